@@ -1,0 +1,37 @@
+"""jmeta: meta-learning in JAX, every method a transformation of one pure episode function.
+
+    tasks ──► episode ──► adaptation ──► meta-gradient ──► meta-optimizer ──► training loop ──► evaluation
+
+A *learner* (`jmeta.learners`) is three pure functions: `init`, `adapt`, `predict`. `jmeta.episode(learner, loss_fn)` is
+one pass, adapt to a task and be judged on it; `jax.value_and_grad(episode_fn, has_aux=True)` is its meta-gradient;
+`jmeta.over_tasks` averages either over a batch of tasks; `jmeta.meta_trainer` makes meta-steps of it and
+`jmeta.evaluate` reports accuracy with an interval. Inner loops are `jmeta.adaptation.descend`, and how they are
+differentiated is an `adjoint`. Samplers are in `jmeta.tasks`, networks in `jmeta.models`.
+"""
+
+from . import adaptation, adjoints, evaluation, learners, losses, models, tasks, training
+from .episodes import episode, over_tasks
+from .evaluation import evaluate
+from .training import meta_trainer
+from .types import Batch, Learner, Model, Task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Task",
+    "Model",
+    "Learner",
+    "episode",
+    "over_tasks",
+    "meta_trainer",
+    "evaluate",
+    "adaptation",
+    "adjoints",
+    "learners",
+    "losses",
+    "models",
+    "tasks",
+    "training",
+    "evaluation",
+]

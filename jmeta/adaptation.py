@@ -1,0 +1,140 @@
+"""Inner loops: gradient descent as a pure, differentiable function of its start and its context.
+
+This is what optimisation-based learners do inside `adapt`, and what a researcher composes to write a new one. How the
+loop is differentiated is an argument (see `jmeta.adjoints`), not another loop.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from . import adjoints
+from .adjoints import Adjoint, InnerLoop, MakeOptimizer, Objective
+from .types import Aux, Batch, LossFn, Model, PyTree, RandomKey
+
+
+def descend(
+    objective: Objective,
+    optimizer: optax.GradientTransformation | MakeOptimizer,
+    *,
+    num_steps: int,
+    adjoint: Adjoint = adjoints.unrolled(),
+) -> InnerLoop:
+    """An inner loop: `num_steps` steps of `optimizer` on `objective`.
+
+    Args:
+      objective: `(params, context, step, key) -> (loss, aux)`. Whatever a meta-gradient shall flow into goes into
+        `params` or `context`, not into a closure; `step` is an int32 scalar that counts from 0; each step has a fresh
+        `key`.
+      optimizer: any optax transformation, or a function `context -> transformation` when its hyper-parameters are
+        learned.
+      num_steps: number of steps, at least 0.
+      adjoint: how the loop is differentiated.
+
+    Returns:
+      `inner_loop(params, context, key) -> (params, aux)`; `aux["inner_losses"]` is `[num_steps]`, the objective
+      *before* each step.
+
+    Raises:
+      ValueError: if `num_steps` is negative.
+
+    Example:
+      >>> import jax, optax
+      >>> objective = lambda params, context, step, key: ((params - context) ** 2, {})
+      >>> loop = descend(objective, optax.sgd(0.25), num_steps=2)
+      >>> params, aux = loop(0.0, 1.0, jax.random.key(0))
+      >>> float(params)
+      0.75
+    """
+    if num_steps < 0:
+        raise ValueError(f"num_steps={num_steps} is negative; 0 steps leave the initial model as it is")
+    make_optimizer = optimizer if callable(optimizer) else lambda _: optimizer
+    return adjoint(objective, make_optimizer, num_steps)
+
+
+def split_params(params: PyTree, is_adapted: Callable[[str], bool]) -> tuple[PyTree, PyTree]:
+    """Split parameters into those an inner loop adapts and those it leaves alone.
+
+    Args:
+      params: any pytree of parameters.
+      is_adapted: says of a leaf's path, written as `"params/conv_0/kernel"`, whether the inner loop adapts it.
+
+    Returns:
+      `(adapted, rest)`: two trees like `params`, with `None` where the other one has the leaf; `merge_params` is the
+      inverse.
+
+    Raises:
+      ValueError: if no leaf, or no such name, is selected.
+
+    Example:
+      >>> split_params({"body": 1.0, "head": 2.0}, lambda path: "head" in path)
+      ({'body': None, 'head': 2.0}, {'body': 1.0, 'head': None})
+    """
+    selected = jax.tree_util.tree_map_with_path(lambda path, _: bool(is_adapted(path_name(path))), params)
+    if not any(jax.tree.leaves(selected)):
+        names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        raise ValueError(f"the inner loop would adapt nothing: none of the parameters {names} was selected")
+    adapted = jax.tree.map(lambda leaf, chosen: leaf if chosen else None, params, selected)
+    rest = jax.tree.map(lambda leaf, chosen: None if chosen else leaf, params, selected)
+    return adapted, rest
+
+
+def merge_params(adapted: PyTree, rest: PyTree) -> PyTree:
+    """The inverse of `split_params`.
+
+    Example:
+      >>> merge_params({"body": None, "head": 2.0}, {"body": 1.0, "head": None})
+      {'body': 1.0, 'head': 2.0}
+    """
+    return jax.tree.map(lambda a, b: b if a is None else a, adapted, rest, is_leaf=lambda leaf: leaf is None)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A leaf's path as one word: `"params/conv_0/kernel"`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def apply_to_support(model: Model) -> Callable[[PyTree, PyTree, RandomKey | None], tuple[PyTree, PyTree]]:
+    """`(params, x, key) -> (outputs, params)`: run a model on the support, storing its statistics if it stores any.
+
+    Learners use this wherever they look at the support, so that a model with a `calibrate` function normalises the
+    query by the support's statistics and a model without one is simply applied.
+    """
+    if model.calibrate is not None:
+        return model.calibrate
+    return lambda params, x, key: (model.apply(params, x, key), params)
+
+
+def support_loss(model: Model, loss_fn: LossFn) -> Callable[[PyTree, Batch, RandomKey | None], tuple[Any, Aux]]:
+    """`(params, support, key) -> (loss, aux)`: what an inner loop descends, in most learners."""
+    run = apply_to_support(model)
+
+    def loss_on_support(params: PyTree, support: Batch, key: RandomKey | None) -> tuple[Any, Aux]:
+        outputs, _ = run(params, support.x, key)
+        return loss_fn(outputs, support)
+
+    return loss_on_support
+
+
+def learned_rates(rates: PyTree) -> optax.GradientTransformation:
+    """Gradient descent with a learning rate for each leaf, or each number, of the parameters: ∆ = −rate ⊙ gradient.
+
+    Give it to `descend` as `lambda context: learned_rates(context.rates)`, and the rates get a meta-gradient.
+
+    Args:
+      rates: a tree like the parameters; each leaf a scalar or an array of the parameter's shape.
+
+    Example:
+      >>> optimizer = learned_rates({"w": 0.1})
+      >>> updates, _ = optimizer.update({"w": 2.0}, optimizer.init({"w": 0.0}))
+      >>> updates
+      {'w': -0.2}
+    """
+
+    def scaled(grads: PyTree, params: PyTree) -> PyTree:
+        del params
+        return jax.tree.map(lambda rate, grad: -rate * grad, rates, grads)
+
+    return optax.stateless(scaled)

@@ -1,0 +1,157 @@
+"""The core of jmeta: one pure episode function, of which every method is a transformation.
+
+An episode adapts to a task and is judged on it: `(meta_params, task, key) -> (loss, aux)`. Differentiate it with
+`jax.value_and_grad(..., has_aux=True)` or any other estimator of that signature, average it over tasks with
+`over_tasks`, and give it to `jmeta.meta_trainer`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .types import Aux, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
+
+
+def episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
+    """Adapt to a task's support, then be judged on its query.
+
+    Args:
+      learner: what adaptation is.
+      loss_fn: `(outputs, batch) -> (loss, aux)`, by which predictions for the query are judged.
+
+    Returns:
+      The episode function `(meta_params, task, key) -> (loss, aux)` of one task.
+
+    Example:
+      >>> import jmeta, jax
+      >>> from jmeta import learners, losses, models, tasks
+      >>> sample = tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)
+      >>> learner = learners.protonet(models.mlp([32, 16]), num_ways=5)
+      >>> episode_fn = jmeta.episode(learner, losses.cross_entropy)
+      >>> task = sample(jax.random.key(0))
+      >>> meta_params = learner.init(jax.random.key(1), task)
+      >>> loss, aux = episode_fn(meta_params, task, jax.random.key(2))
+    """
+
+    def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[jax.Array, Aux]:
+        key_adapt, key_predict = jax.random.split(key)
+        adapted = learner.adapt(meta_params, task.support, key_adapt)
+        outputs = learner.predict(meta_params, adapted, task.query.x, key_predict)
+        return loss_fn(outputs, task.query)
+
+    return episode_fn
+
+
+def reptile_episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
+    """Reptile's surrogate: ½‖θ − φ‖² with φ, what adaptation arrives at, held constant; its gradient is θ − φ.
+
+    The same trainer then serves Reptile: plain SGD at rate ε on this gradient is θ ← θ + ε(φ − θ).
+
+    Args:
+      learner: its adapted state must have the structure of its meta-parameters, as in `learners.reptile`.
+      loss_fn: its `aux` on the query is reported; it has no part in the gradient.
+
+    Returns:
+      An episode function.
+
+    Raises:
+      ValueError: at trace time, if adapted state and meta-parameters differ in structure.
+
+    Reference:
+      Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, arXiv:1803.02999, algorithm 2.
+    """
+
+    def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[jax.Array, Aux]:
+        key_adapt, key_predict = jax.random.split(key)
+        adapted = jax.lax.stop_gradient(learner.adapt(meta_params, task.support, key_adapt))
+        if jax.tree.structure(adapted) != jax.tree.structure(meta_params):
+            raise ValueError(
+                "Reptile moves the meta-parameters towards the adapted state, so the two must have one structure, but "
+                f"they are {jax.tree.structure(meta_params)} and {jax.tree.structure(adapted)}"
+            )
+        distance = optax.tree.norm(jax.tree.map(jnp.subtract, meta_params, adapted), squared=True)
+        _, aux = loss_fn(learner.predict(meta_params, adapted, task.query.x, key_predict), task.query)
+        return 0.5 * distance, jax.lax.stop_gradient(aux)
+
+    return episode_fn
+
+
+def over_tasks(
+    fn: Callable[[PyTree, PyTree, RandomKey], Any], batching: str | int = "vmap"
+) -> Callable[[PyTree, PyTree, RandomKey], Any]:
+    """Average an episode function, or its gradient function, over stacked tasks.
+
+    Averaging the *gradient function* by `"scan"` holds one task's residuals at a time; the gradient of an averaged
+    episode function holds those of all tasks. The results agree up to rounding.
+
+    Args:
+      fn: `(meta_params, task, key) -> result`; every leaf of the result is averaged over tasks, as floating point.
+      batching: `"vmap"`, all tasks at once; `"scan"`, one after another; or a number of tasks, that many at once and
+        the chunks one after another.
+
+    Returns:
+      `(meta_params, tasks, key) -> mean result`, where every leaf of `tasks` has the tasks on its first axis. The task
+      at index i gets the i-th of `jax.random.split(key, num_tasks)`, whatever the batching.
+
+    Raises:
+      ValueError: if `batching` is none of these; at trace time if it does not divide the number of tasks, or if `tasks`
+        is not stacked.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jmeta
+      >>> mean = jmeta.over_tasks(lambda meta_params, task, key: meta_params * task, batching="scan")
+      >>> float(mean(2.0, jnp.array([1.0, 3.0]), jax.random.key(0)))
+      4.0
+    """
+    is_chunk = isinstance(batching, int) and not isinstance(batching, bool) and batching > 0
+    if batching not in ("vmap", "scan") and not is_chunk:
+        raise ValueError(f"batching={batching!r}; expected 'vmap', 'scan' or a positive number of tasks at once")
+
+    def mean_over_tasks(meta_params: PyTree, tasks: PyTree, key: RandomKey) -> Any:
+        num_tasks = count_tasks(tasks)
+        keys = jax.random.split(key, num_tasks)
+        chunk = num_tasks if batching == "vmap" else 1 if batching == "scan" else int(batching)
+        if num_tasks % chunk:
+            raise ValueError(f"batching={batching} does not divide the {num_tasks} tasks; pass a divisor, or 'vmap'")
+        at_once = jax.vmap(fn, in_axes=(None, 0, 0), axis_name="tasks")
+        if chunk == num_tasks:
+            return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), at_once(meta_params, tasks, keys))
+        if chunk == 1:
+            return _mean_of_scan(lambda task_and_key: fn(meta_params, *task_and_key), (tasks, keys), num_tasks)
+        chunks = jax.tree.map(lambda leaf: leaf.reshape(num_tasks // chunk, chunk, *leaf.shape[1:]), (tasks, keys))
+        sum_of_chunk = lambda chunk: jax.tree.map(lambda leaf: leaf.sum(0), at_once(meta_params, *chunk))  # noqa: E731
+        return _mean_of_scan(sum_of_chunk, chunks, num_tasks)
+
+    return mean_over_tasks
+
+
+def count_tasks(tasks: PyTree) -> int:
+    """The number of stacked tasks: the common first axis of all leaves.
+
+    Raises:
+      ValueError: if there is no leaf, or the leaves disagree.
+    """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(tasks)]
+    counts = {shape[0] for shape in shapes if shape}
+    if len(counts) != 1 or () in shapes:
+        raise ValueError(
+            f"expected stacked tasks, the tasks on the first axis of every leaf, but the leaves have shapes {shapes}; "
+            "stack tasks with `jax.vmap(sample)(jax.random.split(key, num_tasks))`"
+        )
+    (count,) = counts
+    return count
+
+
+def _mean_of_scan(fn: Callable[[Any], Any], xs: PyTree, count: int) -> Any:
+    """The sum of `fn(x)` over the leading axis of `xs`, by `count`; holds one result at a time."""
+    first = jax.eval_shape(fn, jax.tree.map(lambda leaf: leaf[0], xs))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.result_type(leaf.dtype, jnp.float32)), first)
+
+    def add(total: PyTree, x: PyTree) -> tuple[PyTree, None]:
+        return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, fn(x)), None
+
+    total, _ = jax.lax.scan(add, zeros, xs)
+    return jax.tree.map(lambda leaf: leaf / count, total)

@@ -1,0 +1,213 @@
+"""Judging a learner on many tasks: means with 95 % intervals, and never without the protocol's name.
+
+A prediction for one query is *inductive* if it does not depend on the other queries, and *transductive* if it does, as
+happens when batch normalisation uses the statistics of the query set. The difference is worth points of accuracy, so
+`evaluate` finds out which of the two a learner is, and reports both where both exist.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from jaxtyping import Array, Float
+
+from .leaks import leaks
+from .types import Aux, Batch, Learner, LossFn, PyTree, RandomKey, Task
+
+
+class Estimate(NamedTuple):
+    """A mean with its uncertainty.
+
+    Attributes:
+      mean: of `values`.
+      half_width: of the two-sided 95 % confidence interval of the mean (Student's t).
+      values: `[count]` float64, one for each task (or seed).
+    """
+
+    mean: float
+    half_width: float
+    values: np.ndarray
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} ± {self.half_width:.4f}"
+
+
+class Evaluation(NamedTuple):
+    """What was measured, and how.
+
+    Attributes:
+      protocol: name of the evaluation protocol.
+      num_tasks: number of tasks.
+      inductive: estimates by name, each query predicted without the others. For a learner that uses the statistics of
+        its queries, each query is predicted together with the support alone.
+      transductive: estimates by name, all queries of a task predicted together; `None` if that makes no difference.
+    """
+
+    protocol: str
+    num_tasks: int
+    inductive: dict[str, Estimate]
+    transductive: dict[str, Estimate] | None
+
+
+def evaluate(
+    learner: Learner,
+    loss_fn: LossFn,
+    meta_params: PyTree,
+    sample: Callable[[RandomKey], Task],
+    key: RandomKey,
+    *,
+    protocol: str,
+    num_tasks: int,
+    tasks_at_once: int = 1,
+) -> Evaluation:
+    """Adapt to `num_tasks` fresh tasks and average what `loss_fn` reports on their queries.
+
+    Adaptation has a random key; prediction is deterministic (no dropout). The same `key` draws the same tasks for any
+    learner, so two learners may be compared task by task with `paired_difference`.
+
+    Args:
+      learner: with the number of inner steps to be tested.
+      loss_fn: `(outputs, batch) -> (loss, aux)`; the loss and each scalar of `aux` are reported.
+      meta_params: what was meta-learned.
+      sample: `key -> Task`.
+      key: draws the tasks.
+      protocol: name of the protocol that the numbers belong to.
+      num_tasks: at least 2.
+      tasks_at_once: tasks in one `vmap`; a matter of speed and memory only.
+
+    Raises:
+      ValueError: if `num_tasks` is below 2 (there is no interval), or `tasks_at_once` is not positive.
+
+    Example:
+      >>> import jax, jmeta
+      >>> sample = jmeta.tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)
+      >>> learner = jmeta.learners.nearest_mean(num_ways=5)
+      >>> result = jmeta.evaluate(
+      ...     learner, jmeta.losses.cross_entropy, {}, sample, jax.random.key(0), protocol="blobs", num_tasks=20)
+      >>> 0 <= result.inductive["accuracy"].mean <= 1, result.transductive
+      (True, None)
+    """
+    if num_tasks < 2 or tasks_at_once < 1:
+        raise ValueError(f"num_tasks={num_tasks} and tasks_at_once={tasks_at_once}; expected at least 2 and at least 1")
+    sample = sample if isinstance(sample, jax.tree_util.Partial) else jax.tree_util.Partial(sample)
+    keys = jax.random.split(key, num_tasks)
+    key_task, key_adapt = jax.random.split(keys[0])
+    is_transductive = leaks(learner, meta_params, sample(key_task), key_adapt).is_leaking
+    alone = support_and_one_query(learner) if is_transductive else learner
+    measure = partial(_per_task, loss_fn, meta_params, sample, keys, tasks_at_once)
+    return Evaluation(protocol, num_tasks, measure(alone), measure(learner) if is_transductive else None)
+
+
+def support_and_one_query(learner: Learner) -> Learner:
+    """The same learner, predicting each query in one batch with the support alone.
+
+    Makes any learner inductive: statistics are those of the support and the one query.
+
+    Reference:
+      Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, arXiv:1803.02999, section 6.1.
+    """
+
+    def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> tuple[PyTree, PyTree]:
+        return learner.adapt(meta_params, support, key), support.x
+
+    def predict(meta_params: PyTree, adapted: tuple[PyTree, PyTree], x: PyTree, key: RandomKey | None) -> PyTree:
+        inner_adapted, support_x = adapted
+
+        def predict_one(query_x: PyTree) -> PyTree:
+            together = jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), support_x, query_x)
+            outputs = learner.predict(meta_params, inner_adapted, together, key)
+            return jax.tree.map(lambda leaf: leaf[-1], outputs)
+
+        return jax.vmap(predict_one)(x)
+
+    return Learner(learner.init, adapt, predict)
+
+
+def estimate(values: Float[np.ndarray, " count"] | Float[Array, " count"]) -> Estimate:
+    """The mean of independent values and its 95 % interval, by Student's t with `count - 1` degrees of freedom.
+
+    Raises:
+      ValueError: if there are fewer than two values.
+
+    Example:
+      >>> import numpy as np
+      >>> print(estimate(np.array([0.0, 1.0, 0.0, 1.0])))
+      0.5000 ± 0.9187
+    """
+    values = np.asarray(values, np.float64)
+    if values.size < 2:
+        raise ValueError(f"an interval needs at least two values, but there is {values.size}")
+    half_width = scipy.stats.t.ppf(0.975, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size)
+    return Estimate(float(values.mean()), float(half_width), values)
+
+
+def paired_difference(first: Estimate, second: Estimate) -> Estimate:
+    """`first - second` on the same tasks, with the interval of the difference, which is narrower than theirs.
+
+    Raises:
+      ValueError: if the two were not measured on equally many tasks.
+    """
+    if first.values.shape != second.values.shape:
+        raise ValueError(
+            f"a paired difference needs the same tasks, but there are {first.values.size} and {second.values.size}; "
+            "evaluate both with one key and one num_tasks"
+        )
+    return estimate(first.values - second.values)
+
+
+def adaptation_curve(
+    make_learner: Callable[[int], Learner],
+    loss_fn: LossFn,
+    meta_params: PyTree,
+    sample: Callable[[RandomKey], Task],
+    key: RandomKey,
+    *,
+    protocol: str,
+    num_tasks: int,
+    nums_steps: tuple[int, ...],
+    tasks_at_once: int = 1,
+) -> dict[int, Evaluation]:
+    """The same tasks evaluated after different numbers of inner steps.
+
+    Args:
+      make_learner: `num_steps -> Learner`, all sharing `meta_params`.
+      nums_steps: the numbers of inner steps.
+
+    The other arguments are those of `evaluate`.
+
+    Returns:
+      An `Evaluation` for each number of steps.
+    """
+    arguments = (loss_fn, meta_params, sample, key)
+    return {
+        num_steps: evaluate(
+            make_learner(num_steps), *arguments, protocol=protocol, num_tasks=num_tasks, tasks_at_once=tasks_at_once
+        )
+        for num_steps in nums_steps
+    }
+
+
+def _per_task(
+    loss_fn: LossFn,
+    meta_params: PyTree,
+    sample: Callable[[RandomKey], Task],
+    keys: Array,
+    tasks_at_once: int,
+    learner: Learner,
+) -> dict[str, Estimate]:
+    @jax.jit
+    def run(meta_params: PyTree, sample: Callable[[RandomKey], Task], keys: Array) -> Aux:
+        def one_task(key: RandomKey) -> Aux:
+            key_task, key_adapt = jax.random.split(key)
+            task = sample(key_task)
+            adapted = learner.adapt(meta_params, task.support, key_adapt)
+            loss, aux = loss_fn(learner.predict(meta_params, adapted, task.query.x, None), task.query)
+            return {"loss": loss, **aux}
+
+        return jax.lax.map(one_task, keys, batch_size=tasks_at_once)
+
+    return {name: estimate(np.asarray(values)) for name, values in run(meta_params, sample, keys).items()}

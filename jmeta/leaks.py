@@ -1,0 +1,83 @@
+"""Does a prediction for one query depend on the other queries? The detector behind "transductive or inductive".
+
+The most misreported detail of few-shot learning: a network that normalises the query set by its own statistics sees all
+queries of a task at once, which is worth points of accuracy. `jmeta.evaluate` asks this module before it reports a
+number, and `jmeta.testing` offers it for tests.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .types import Learner, PyTree, RandomKey, Task
+
+
+class LeakReport(NamedTuple):
+    """Whether, and by how much, predictions depend on the company they are made in.
+
+    Attributes:
+      is_leaking: whether a prediction changed by more than `tolerance`.
+      change_when_dropped: largest change of a query's outputs when the other queries are dropped.
+      change_when_permuted: largest change of a query's outputs when the queries are predicted in another order.
+      tolerance: what rounding may change, from the outputs' size and precision.
+    """
+
+    is_leaking: bool
+    change_when_dropped: float
+    change_when_permuted: float
+    tolerance: float
+
+
+def leaks(learner: Learner, meta_params: PyTree, task: Task, key: RandomKey) -> LeakReport:
+    """Predict a task's queries together, one by one, and in another order, and compare.
+
+    Args:
+      learner: any learner.
+      meta_params: ideally trained ones: a network that outputs zeros hides a leak.
+      task: one task with at least two queries.
+      key: for adaptation; prediction is deterministic.
+
+    Raises:
+      ValueError: if the task has fewer than two queries: there are no others to depend on.
+
+    Example:
+      >>> import jax, jmeta
+      >>> task = jmeta.tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)(jax.random.key(0))
+      >>> leaks(jmeta.learners.nearest_mean(num_ways=5), {}, task, jax.random.key(1)).is_leaking
+      False
+    """
+    num_queries = jax.tree.leaves(task.query.x)[0].shape[0]
+    if num_queries < 2:
+        raise ValueError(f"the task has {num_queries} query; a leak between queries shows only with at least two")
+
+    @jax.jit
+    def outputs_three_ways(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[PyTree, PyTree, PyTree]:
+        adapted = learner.adapt(meta_params, task.support, key)
+        predict = lambda x: learner.predict(meta_params, adapted, x, None)  # noqa: E731
+        x, backwards = task.query.x, jax.tree.map(lambda leaf: leaf[::-1], task.query.x)
+        one_by_one = jax.lax.map(lambda one: predict(jax.tree.map(lambda leaf: leaf[None], one)), x)
+        return (
+            predict(x),
+            jax.tree.map(lambda leaf: leaf[:, 0], one_by_one),
+            jax.tree.map(lambda leaf: leaf[::-1], predict(backwards)),
+        )
+
+    together, alone, permuted = outputs_three_ways(meta_params, task, key)
+    dropped, moved = _largest_change(together, alone), _largest_change(together, permuted)
+    tolerance = max(_rounding(leaf) for leaf in jax.tree.leaves(together))
+    return LeakReport(max(dropped, moved) > tolerance, dropped, moved, tolerance)
+
+
+def _largest_change(outputs: PyTree, others: PyTree) -> float:
+    def change(a: jax.Array, b: jax.Array) -> float:
+        same = (a == b) | (jnp.isnan(a) & jnp.isnan(b))  # -inf, the logit of an absent class, equals itself
+        return float(jnp.max(jnp.where(same, 0.0, jnp.abs(a - b))))
+
+    return max(change(a, b) for a, b in zip(jax.tree.leaves(outputs), jax.tree.leaves(others), strict=True))
+
+
+def _rounding(outputs: jax.Array) -> float:
+    finite = np.abs(np.asarray(outputs, np.float64))[np.isfinite(outputs)]
+    return float(jnp.finfo(outputs.dtype).eps * 1e3 * max(1.0, finite.max(initial=0.0)))

@@ -1,0 +1,180 @@
+"""MAML++: MAML with the repairs that make it train reliably.
+
+Three of them live here. Each parameter array has its own learned rate for each inner step; each inner step has its own
+scales and biases of the norm layers, learned but not adapted; and early in training the query loss is taken after
+*every* inner step, Σₜ wₜ L(φₜ; query), the weights moving from uniform to the last step alone. The last is more than a
+loss of final predictions, so this file exports an episode function beside the learner.
+
+Reference: Antoniou, Edwards, Storkey, "How to train your MAML", 2019, arXiv:1810.09502, section 4. Differs from the
+paper: statistics of norm layers are those that the model's policy says, never running averages; no switch from first to
+second order in mid-training; the weights move linearly.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from .. import adjoints
+from ..adaptation import descend, learned_rates, merge_params, split_params, support_loss
+from ..adjoints import Adjoint, InnerLoop
+from ..models import is_norm, is_statistic
+from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
+from .maml import store_support_statistics
+
+
+class _Context(NamedTuple):
+    rates: PyTree  # of this step
+    norms: PyTree  # of this step: scales, biases and statistics
+    support: Batch
+
+
+def maml_plus_plus(
+    model: Model,
+    loss_fn: LossFn,
+    *,
+    num_steps: int,
+    initial_lr: float,
+    adjoint: Adjoint = adjoints.unrolled(),
+) -> Learner:
+    """Learn an initialisation, a rate for each parameter array and step, and norm parameters for each step.
+
+    With more inner steps than were trained, the rates and norms of the last trained step serve for the rest.
+
+    Args:
+      model, loss_fn, num_steps, adjoint: as in `maml`.
+      initial_lr: inner learning rate that every parameter array and step starts with.
+
+    Returns:
+      A learner with meta-parameters `{"params", "norms", "lr"}`; the leaves of the last two have the steps on their
+      first axis. Its adapted state are parameters of `model`.
+
+    Raises:
+      ValueError: if `num_steps` is negative.
+
+    Example:
+      >>> from jmeta import learners, losses, models
+      >>> model = models.conv4(5, num_filters=8)
+      >>> learner = learners.maml_plus_plus(model, losses.cross_entropy, num_steps=5, initial_lr=0.1)
+
+    Reference:
+      Antoniou, Edwards, Storkey, "How to train your MAML", 2019, arXiv:1810.09502, section 4.
+    """
+    inner_step = _one_step(model, loss_fn, adjoint)
+
+    def init(key: RandomKey, task: Task) -> PyTree:
+        params, norms = split_params(model.init(key, task.support.x), _is_adapted)
+        num_rows = max(num_steps, 1)
+        stacked = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], num_rows, 0), norms)
+        rates = jax.tree.map(lambda leaf: jnp.full(num_rows, initial_lr, leaf.dtype), params)
+        return {"params": params, "norms": stacked, "lr": rates}
+
+    def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> PyTree:
+        key_steps, key_statistics = jax.random.split(key)
+
+        def step(params: PyTree, index_and_key: tuple[Any, RandomKey]) -> tuple[PyTree, None]:
+            return inner_step(meta_params, params, support, *index_and_key), None
+
+        params, _ = jax.lax.scan(step, meta_params["params"], _steps_and_keys(num_steps, key_steps))
+        params = merge_params(params, _row(meta_params["norms"], jnp.array(max(num_steps - 1, 0))))
+        return store_support_statistics(model, params, support, key_statistics)
+
+    def predict(meta_params: PyTree, adapted: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:
+        del meta_params
+        return model.apply(adapted, x, key)
+
+    return Learner(init, adapt, predict)
+
+
+def multi_step_episode(
+    model: Model,
+    loss_fn: LossFn,
+    *,
+    num_steps: int,
+    annealed_until: float = 0.1,
+    adjoint: Adjoint = adjoints.unrolled(),
+) -> EpisodeFn:
+    """MAML++'s meta-training episode: the query loss after every inner step, weighted.
+
+    The weights are uniform at the start and move linearly to the last step alone, while `task.progress` goes from 0 to
+    `annealed_until`; from then on this is the plain episode of `maml_plus_plus`.
+
+    Args:
+      model, loss_fn, num_steps, adjoint: as given to `maml_plus_plus`.
+      annealed_until: share of training after which only the last step counts, above 0.
+
+    Returns:
+      An episode function on the meta-parameters of `maml_plus_plus`; its `aux` is that of the last step.
+
+    Raises:
+      ValueError: if `num_steps` or `annealed_until` is not positive; at trace time if tasks have no `progress`.
+
+    Reference:
+      Antoniou, Edwards, Storkey, "How to train your MAML", 2019, arXiv:1810.09502, section 4, "multi-step loss".
+    """
+    if num_steps < 1 or annealed_until <= 0:
+        raise ValueError(f"num_steps={num_steps} and annealed_until={annealed_until}; both must be positive")
+    inner_step = _one_step(model, loss_fn, adjoint)
+
+    def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Array, Aux]:
+        if task.progress is None:
+            raise ValueError("the multi-step loss needs task.progress; pass num_total_steps to training.sampled_steps")
+        key_steps, key_query = jax.random.split(key)
+
+        def step(params: PyTree, index_and_key: tuple[Any, RandomKey]) -> tuple[PyTree, tuple[Array, Aux]]:
+            index, key_step = index_and_key
+            params = inner_step(meta_params, params, task.support, index, key_step)
+            whole = merge_params(params, _row(meta_params["norms"], index))
+            whole = store_support_statistics(model, whole, task.support, key_step)
+            outputs = model.apply(whole, task.query.x, jax.random.fold_in(key_query, index))
+            return params, loss_fn(outputs, task.query)
+
+        _, (losses, aux) = jax.lax.scan(step, meta_params["params"], _steps_and_keys(num_steps, key_steps))
+        loss = jnp.dot(_step_weights(task.progress, num_steps, annealed_until), losses)
+        return loss, jax.tree.map(lambda leaf: leaf[-1], aux)
+
+    return episode_fn
+
+
+def _step_weights(progress: Float[Array, ""], num_steps: int, annealed_until: float) -> Float[Array, " num_steps"]:
+    share_of_last = jnp.clip(progress / annealed_until, 0.0, 1.0)
+    last = jnp.zeros(num_steps).at[-1].set(1.0)
+    return (1 - share_of_last) / num_steps + share_of_last * last
+
+
+def _one_step(model: Model, loss_fn: LossFn, adjoint: Adjoint):
+    """One inner step, `(meta_params, params, support, step, key) -> params`.
+
+    Gradient descent keeps no state between steps, so a scan over single steps is the whole loop, and every
+    intermediate parameter is at hand for the multi-step loss.
+    """
+    loss_on_support = support_loss(model, loss_fn)
+
+    def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
+        del step
+        return loss_on_support(merge_params(params, context.norms), context.support, key)
+
+    descend_once: InnerLoop = descend(
+        objective, lambda context: learned_rates(context.rates), num_steps=1, adjoint=adjoint
+    )
+
+    def inner_step(meta_params: PyTree, params: PyTree, support: Batch, step: Int[Array, ""], key: RandomKey) -> PyTree:
+        context = _Context(_row(meta_params["lr"], step), _row(meta_params["norms"], step), support)
+        params, _ = descend_once(params, context, key)
+        return params
+
+    return inner_step
+
+
+def _row(stacked: PyTree, step: Int[Array, ""]) -> PyTree:
+    """What belongs to this step; the last row serves for all later ones."""
+    return jax.tree.map(lambda leaf: leaf[jnp.minimum(step, leaf.shape[0] - 1)], stacked)
+
+
+def _is_adapted(path: str) -> bool:
+    return not (is_norm(path) or is_statistic(path))
+
+
+def _steps_and_keys(num_steps: int, key: RandomKey) -> tuple[Int[Array, " num_steps"], Array]:
+    return jnp.arange(num_steps), jax.random.split(key, num_steps)

@@ -1,0 +1,81 @@
+"""Meta-SGD: MAML that also learns the inner learning rate of every single parameter.
+
+An inner step is φₜ₊₁ = φₜ − α ⊙ ∇L(φₜ; support), where α has the shape of the parameters and is meta-learned with them:
+it decides how far *and in which direction* a task may move each of them.
+
+Reference: Li, Zhou, Chen, Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017, arXiv:1707.09835,
+eq. 1, algorithm 1. Differs from the paper: α starts at one number instead of a random one in [0.005, 0.1]; several
+steps are allowed and share α.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .. import adjoints
+from ..adaptation import descend, learned_rates, merge_params, split_params, support_loss
+from ..adjoints import Adjoint
+from ..models import is_statistic
+from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
+from .maml import store_support_statistics
+
+
+class _Context(NamedTuple):
+    rates: PyTree
+    rest: PyTree
+    support: Batch
+
+
+def meta_sgd(
+    model: Model,
+    loss_fn: LossFn,
+    *,
+    num_steps: int,
+    initial_lr: float,
+    adjoint: Adjoint = adjoints.unrolled(),
+) -> Learner:
+    """Learn an initialisation and a learning rate for each parameter.
+
+    Args:
+      model, loss_fn, num_steps, adjoint: as in `maml`.
+      initial_lr: inner learning rate that every parameter starts with.
+
+    Returns:
+      A learner with meta-parameters `{"params": ..., "lr": ...}`, two trees of one form (`None` in `lr` for statistics
+      of norm layers), whose adapted state are parameters of `model`.
+
+    Raises:
+      ValueError: if `num_steps` is negative.
+
+    Example:
+      >>> from jmeta import learners, losses, models
+      >>> learner = learners.meta_sgd(models.mlp([40, 40, 1]), losses.squared_error, num_steps=1, initial_lr=0.01)
+
+    Reference:
+      Li, Zhou, Chen, Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017, arXiv:1707.09835, eq. 1.
+    """
+    loss_on_support = support_loss(model, loss_fn)
+
+    def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
+        del step
+        return loss_on_support(merge_params(params, context.rest), context.support, key)
+
+    inner_loop = descend(objective, lambda context: learned_rates(context.rates), num_steps=num_steps, adjoint=adjoint)
+
+    def init(key: RandomKey, task: Task) -> PyTree:
+        params = model.init(key, task.support.x)
+        adapted, _ = split_params(params, lambda path: not is_statistic(path))
+        return {"params": params, "lr": jax.tree.map(lambda leaf: jnp.full_like(leaf, initial_lr), adapted)}
+
+    def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> PyTree:
+        key_descend, key_statistics = jax.random.split(key)
+        start, rest = split_params(meta_params["params"], lambda path: not is_statistic(path))
+        adapted, _ = inner_loop(start, _Context(meta_params["lr"], rest, support), key_descend)
+        return store_support_statistics(model, merge_params(adapted, rest), support, key_statistics)
+
+    def predict(meta_params: PyTree, adapted: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:
+        del meta_params
+        return model.apply(adapted, x, key)
+
+    return Learner(init, adapt, predict)

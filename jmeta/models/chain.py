@@ -1,0 +1,56 @@
+"""Two networks in a row as one model: a body that embeds and a head that decides.
+
+Learners that treat the two differently (ANIL adapts the head, BOIL the body) take them apart; this puts them together.
+"""
+
+import jax
+
+from ..types import Model, PyTree, RandomKey
+
+
+def chain(body: Model, head: Model) -> Model:
+    """`head(body(x))`, with parameters `{"body": ..., "head": ...}`.
+
+    The result stores statistics if either part does.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jmeta import models
+      >>> model = models.chain(models.mlp([16, 8]), models.mlp([5]))
+      >>> params = model.init(jax.random.key(0), jnp.ones((3, 4)))
+      >>> sorted(params), model.apply(params, jnp.ones((3, 4)), None).shape
+      (['body', 'head'], (3, 5))
+    """
+
+    def init(key: RandomKey, x: PyTree) -> PyTree:
+        key_body, key_head = jax.random.split(key)
+        body_params = body.init(key_body, x)
+        features = jax.eval_shape(lambda params: body.apply(params, x, None), body_params)
+        zeros = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), features)
+        return {"body": body_params, "head": head.init(key_head, zeros)}
+
+    def apply(params: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:
+        key_body, key_head = _split(key)
+        return head.apply(params["head"], body.apply(params["body"], x, key_body), key_head)
+
+    def calibrate(params: PyTree, x: PyTree, key: RandomKey | None) -> tuple[PyTree, PyTree]:
+        key_body, key_head = _split(key)
+        features, body_params = _run(body, params["body"], x, key_body)
+        outputs, head_params = _run(head, params["head"], features, key_head)
+        return outputs, {"body": body_params, "head": head_params}
+
+    stores_statistics = body.calibrate is not None or head.calibrate is not None
+    return Model(init, apply, calibrate if stores_statistics else None)
+
+
+def _run(model: Model, params: PyTree, x: PyTree, key: RandomKey | None) -> tuple[PyTree, PyTree]:
+    if model.calibrate is not None:
+        return model.calibrate(params, x, key)
+    return model.apply(params, x, key), params
+
+
+def _split(key: RandomKey | None) -> tuple[RandomKey | None, RandomKey | None]:
+    if key is None:
+        return None, None
+    key_body, key_head = jax.random.split(key)
+    return key_body, key_head

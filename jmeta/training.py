@@ -1,0 +1,211 @@
+"""Meta-training: meta-steps as a pure function of their state, many of them in one dispatch.
+
+Everything a run needs to go on is in its `MetaState` and one random key: the key of a meta-step is derived from the
+run's key and the step's number, so a state that was saved and restored continues with the same tasks and the same bits,
+and any single step can be replayed. Loops that print, save and stop are the caller's (see `experiments/`).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from .episodes import count_tasks
+from .types import Aux, GradFn, MetaTrainer, PyTree, RandomKey, Task
+
+SampleTasks = Callable[[RandomKey], PyTree]
+"""`key -> stacked tasks`; a `jax.tree_util.Partial` if it holds arrays, so that they are arguments, not constants."""
+
+
+class MetaState(NamedTuple):
+    """What the next meta-step needs, and what has been skipped so far.
+
+    Attributes:
+      meta_params: the parameters being meta-learned.
+      optimizer_state: the meta-optimizer's.
+      step: int32, meta-steps done, skipped ones included.
+      num_skipped: int32, meta-steps skipped since their loss or gradient was not finite.
+      num_skipped_in_a_row: int32, how many of them were the latest.
+      last_skipped_step: int32, the latest one's number, or -1.
+    """
+
+    meta_params: PyTree
+    optimizer_state: PyTree
+    step: Int[Array, ""]
+    num_skipped: Int[Array, ""]
+    num_skipped_in_a_row: Int[Array, ""]
+    last_skipped_step: Int[Array, ""]
+
+
+def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) -> MetaTrainer:
+    """Meta-steps of an optax optimizer on a meta-gradient.
+
+    A meta-step whose loss or gradient is not finite changes neither parameters nor optimizer; it is counted in the
+    state, and the caller decides when there were too many.
+
+    Args:
+      grad_fn: `(meta_params, tasks, key) -> ((loss, aux), grads)` on stacked tasks, such as
+        `over_tasks(jax.value_and_grad(episode_fn, has_aux=True))`.
+      meta_optimizer: any optax transformation.
+
+    Returns:
+      `init(meta_params) -> MetaState`, which copies the parameters so that the state may be donated, and
+      `update(state, tasks, key) -> (state, aux)`; `aux` is that of the episode and `loss`, `grad_norm`, `is_skipped`.
+
+    Raises:
+      ValueError: at trace time, if the gradient's tree is not that of the meta-parameters.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> grad_fn = jax.value_and_grad(lambda theta, task, key: ((theta - task.mean()) ** 2, {}), has_aux=True)
+      >>> trainer = meta_trainer(grad_fn, optax.sgd(0.5))
+      >>> state, aux = trainer.update(trainer.init(jnp.array(0.0)), jnp.ones(4), jax.random.key(0))
+      >>> float(state.meta_params), int(state.step)
+      (1.0, 1)
+    """
+
+    def init(meta_params: PyTree) -> MetaState:
+        zero = jnp.zeros((), jnp.int32)
+        state = MetaState(meta_params, meta_optimizer.init(meta_params), zero, zero, zero, zero - 1)
+        return jax.tree.map(jnp.array, state)  # copies: a donated buffer must be nobody else's
+
+    def update(state: MetaState, tasks: PyTree, key: RandomKey) -> tuple[MetaState, Aux]:
+        (loss, aux), grads = grad_fn(state.meta_params, tasks, key)
+        _check_structure(grads, state.meta_params)
+        is_finite = _all_finite((loss, grads))
+        updates, optimizer_state = meta_optimizer.update(grads, state.optimizer_state, state.meta_params)
+        stepped = (optax.apply_updates(state.meta_params, updates), optimizer_state)
+        kept = (state.meta_params, state.optimizer_state)
+        meta_params, optimizer_state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), stepped, kept)
+        skipped = 1 - is_finite.astype(jnp.int32)
+        state = MetaState(
+            meta_params=meta_params,
+            optimizer_state=optimizer_state,
+            step=state.step + 1,
+            num_skipped=state.num_skipped + skipped,
+            num_skipped_in_a_row=(state.num_skipped_in_a_row + 1) * skipped,
+            last_skipped_step=jnp.where(is_finite, state.last_skipped_step, state.step),
+        )
+        return state, {**aux, "loss": loss, "grad_norm": optax.tree.norm(grads), "is_skipped": skipped}
+
+    return MetaTrainer(init, update)
+
+
+def step_keys(key: RandomKey, step: Int[Array, ""] | int) -> tuple[RandomKey, RandomKey]:
+    """`(key_tasks, key_update)` of the meta-step with this number, in the run with this key.
+
+    They depend on nothing else, which is what makes a run resumable and any step of it replayable:
+
+    Example:
+      >>> import jax
+      >>> key_tasks, key_update = step_keys(jax.random.key(0), 41)
+    """
+    key_tasks, key_update = jax.random.split(jax.random.fold_in(key, step))
+    return key_tasks, key_update
+
+
+def sampled_steps(
+    trainer: MetaTrainer, *, num_steps: int, num_total_steps: int | None = None
+) -> Callable[[MetaState, SampleTasks, RandomKey], tuple[MetaState, Aux]]:
+    """Many meta-steps in one dispatch: a compiled scan over sampling tasks and updating.
+
+    Args:
+      trainer: as returned by `meta_trainer`.
+      num_steps: meta-steps in one call.
+      num_total_steps: length of the whole run; when given, each task's `progress` leaf is set to `step /
+        num_total_steps`.
+
+    Returns:
+      `run(state, sample_tasks, key) -> (state, aux)`, compiled; the state is donated, that is, used up; `key` is the
+      run's key, the same in every call. Each leaf of `aux` has the steps on its first axis.
+
+    Raises:
+      ValueError: if `num_steps` is not positive.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> grad_fn = jax.value_and_grad(lambda theta, tasks, key: ((theta - tasks.mean()) ** 2, {}), has_aux=True)
+      >>> trainer = meta_trainer(grad_fn, optax.sgd(0.1))
+      >>> run = sampled_steps(trainer, num_steps=100)
+      >>> sample_tasks = jax.tree_util.Partial(lambda key: 3 + 0.1 * jax.random.normal(key, (8,)))
+      >>> state, aux = run(trainer.init(jnp.array(0.0)), sample_tasks, jax.random.key(0))
+      >>> aux["loss"].shape, round(float(state.meta_params))
+      ((100,), 3)
+    """
+    if num_steps <= 0:
+        raise ValueError(f"num_steps={num_steps}; a run needs at least one meta-step")
+
+    def run(state: MetaState, sample_tasks: SampleTasks, key: RandomKey) -> tuple[MetaState, Aux]:
+        def one_step(state: MetaState, _: None) -> tuple[MetaState, Aux]:
+            key_tasks, key_update = step_keys(key, state.step)
+            tasks = _with_progress(sample_tasks(key_tasks), state.step, num_total_steps)
+            return trainer.update(state, tasks, key_update)
+
+        return jax.lax.scan(one_step, state, None, length=num_steps)
+
+    # a plain Python function is not a pytree: wrap it so that both kinds of sampler are valid arguments
+    compiled = jax.jit(run, donate_argnums=0)
+    return lambda state, sample_tasks, key: compiled(state, _as_pytree(sample_tasks), key)
+
+
+def fed_steps(
+    trainer: MetaTrainer, *, num_total_steps: int | None = None
+) -> Callable[[MetaState, PyTree, RandomKey], tuple[MetaState, Aux]]:
+    """Meta-steps on tasks that the host brings, for data that does not fit on the device.
+
+    Args:
+      trainer: as returned by `meta_trainer`.
+      num_total_steps: as in `sampled_steps`.
+
+    Returns:
+      `run(state, tasks, key) -> (state, aux)`, compiled, with the state donated. Every leaf of `tasks` is
+      `[steps, tasks, ...]`: one dispatch makes as many meta-steps as it is given.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> grad_fn = jax.value_and_grad(lambda theta, tasks, key: ((theta - tasks.mean()) ** 2, {}), has_aux=True)
+      >>> trainer = meta_trainer(grad_fn, optax.sgd(0.5))
+      >>> state, aux = fed_steps(trainer)(trainer.init(jnp.array(0.0)), jnp.ones((3, 4)), jax.random.key(0))
+      >>> int(state.step)
+      3
+    """
+
+    def run(state: MetaState, tasks: PyTree, key: RandomKey) -> tuple[MetaState, Aux]:
+        def one_step(state: MetaState, tasks: PyTree) -> tuple[MetaState, Aux]:
+            _, key_update = step_keys(key, state.step)
+            return trainer.update(state, _with_progress(tasks, state.step, num_total_steps), key_update)
+
+        return jax.lax.scan(one_step, state, tasks)
+
+    return jax.jit(run, donate_argnums=0)
+
+
+def _as_pytree(sample_tasks: SampleTasks) -> SampleTasks:
+    return sample_tasks if isinstance(sample_tasks, jax.tree_util.Partial) else jax.tree_util.Partial(sample_tasks)
+
+
+def _with_progress(tasks: PyTree, step: Int[Array, ""], num_total_steps: int | None) -> PyTree:
+    if num_total_steps is None:
+        return tasks
+    if not isinstance(tasks, Task):
+        raise ValueError(
+            f"num_total_steps sets the progress of a jmeta.Task, but the tasks are {type(tasks).__name__}"
+        )
+    progress: Float[Array, " tasks"] = jnp.full(count_tasks(tasks.query), step / num_total_steps, jnp.float32)
+    return tasks._replace(progress=progress)
+
+
+def _all_finite(tree: PyTree) -> Bool[Array, ""]:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _check_structure(grads: PyTree, meta_params: PyTree) -> None:
+    expected, got = jax.tree.structure(meta_params), jax.tree.structure(grads)
+    if expected != got:
+        raise ValueError(
+            f"grad_fn returned a gradient of structure {got}, but the meta-parameters are {expected}; "
+            "it must be `((loss, aux), grads)` with the gradient of its first argument"
+        )

@@ -1,0 +1,102 @@
+"""The vocabulary of jmeta: the few types that every other module speaks in.
+
+Everything here is a `NamedTuple` (a pytree, so it crosses `jit`, `vmap` and `scan`) or the signature of a function;
+there is no logic. Functions are written for **one task**; `jmeta.over_tasks` puts the batch of tasks outside.
+
+Every `init` takes its random key first; every other function takes its key last. A key of `None` asks for the
+deterministic behaviour (no dropout), as evaluation does.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Bool, Float, Key
+
+PyTree = Any
+RandomKey = Key[Array, ""]
+Aux = dict[str, Any]  # scalars of interest, by name: what a loss or an episode says beside its value
+
+
+class Batch(NamedTuple):
+    """Some examples of one task.
+
+    Attributes:
+      x: inputs; a pytree whose leaves have the examples on their first axis.
+      y: targets; likewise. For classification an int32 array of labels in `0..num_ways-1`.
+      mask: `[examples]`, True for a real example and False for padding; `None` when all are real. Tasks of unequal size
+        are padded to one shape and masked: a masked example changes no loss and no adapted state.
+    """
+
+    x: PyTree
+    y: PyTree
+    mask: Bool[Array, "examples"] | None = None
+
+
+class Task(NamedTuple):
+    """One draw from the task distribution.
+
+    Attributes:
+      support: the examples to adapt to.
+      query: the examples to be judged on.
+      progress: share of meta-training done, in [0, 1]; `None` where nothing depends on it. A leaf of the task, so that
+        what changes during training (MAML++'s loss weights) needs neither a second compile nor a global counter.
+    """
+
+    support: Batch
+    query: Batch
+    progress: Float[Array, ""] | None = None
+
+
+class Model(NamedTuple):
+    """A network as a pair of pure functions, and a third one if its normalisation stores statistics.
+
+    Attributes:
+      init: `(key, x) -> params`, from a batch of inputs.
+      apply: `(params, x, key | None) -> outputs`, examples on the first axis of both.
+      calibrate: `(params, x, key | None) -> (outputs, params)`: one pass in which every norm layer uses the statistics
+        of `x`, and stores them in the returned `params`, where later calls of `apply` find them. `None` when the model
+        stores no statistics.
+    """
+
+    init: Callable[[RandomKey, PyTree], PyTree]
+    apply: Callable[[PyTree, PyTree, RandomKey | None], PyTree]
+    calibrate: Callable[[PyTree, PyTree, RandomKey | None], tuple[PyTree, PyTree]] | None = None
+
+
+class Learner(NamedTuple):
+    """A way to learn from a few examples: three pure functions.
+
+    What `adapt` returns is whatever the method infers from a task: fast weights (MAML), prototypes, ridge weights, a
+    recurrent state. Adapt once, predict often.
+
+    Attributes:
+      init: `(key, task) -> meta_params`; of `task` only shapes and dtypes matter.
+      adapt: `(meta_params, support, key) -> adapted`; it never sees the query.
+      predict: `(meta_params, adapted, x, key | None) -> outputs`, one output for each example of `x`.
+    """
+
+    init: Callable[[RandomKey, Task], PyTree]
+    adapt: Callable[[PyTree, Batch, RandomKey], PyTree]
+    predict: Callable[[PyTree, PyTree, PyTree, RandomKey | None], PyTree]
+
+
+LossFn = Callable[[PyTree, Batch], tuple[Array, Aux]]
+"""`(outputs, batch) -> (loss, aux)`: the loss averaged over `batch.mask`, and scalars worth reporting."""
+
+EpisodeFn = Callable[[PyTree, PyTree, RandomKey], tuple[Array, Aux]]
+"""`(meta_params, task, key) -> (loss, aux)`: adapt to a task, be judged on it."""
+
+GradFn = Callable[[PyTree, PyTree, RandomKey], tuple[tuple[Array, Aux], PyTree]]
+"""`(meta_params, task, key) -> ((loss, aux), grads)`, as `jax.value_and_grad(episode_fn, has_aux=True)` returns."""
+
+
+class MetaTrainer(NamedTuple):
+    """Meta-optimisation as a pair of pure functions.
+
+    Attributes:
+      init: `meta_params -> state`.
+      update: `(state, tasks, key) -> (state, aux)`, one meta-step on stacked tasks.
+    """
+
+    init: Callable[[PyTree], PyTree]
+    update: Callable[[PyTree, PyTree, RandomKey], tuple[PyTree, Aux]]

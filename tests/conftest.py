@@ -1,0 +1,40 @@
+"""What every test runs under: strict JAX, shapes checked at run time, and the persistent compilation cache."""
+
+import os
+import pathlib
+
+import jax
+import jaxtyping
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update(
+    "jax_compilation_cache_dir",
+    os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(pathlib.Path(__file__).parents[1] / ".cache" / "jax"),
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+# Before anything imports jmeta: every annotated function of jmeta has its arguments' shapes and dtypes checked.
+jaxtyping.install_import_hook("jmeta", "beartype.beartype")
+
+
+@pytest.fixture
+def float64():
+    """Run one test in double precision."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def data_dir():
+    """The folder of real data sets that `JMETA_DATA` names; the test is skipped where there is none."""
+    folder = os.environ.get("JMETA_DATA")
+    if not folder:
+        pytest.skip("JMETA_DATA is not set: this test reads real data")
+    return pathlib.Path(folder)

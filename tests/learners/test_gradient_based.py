@@ -1,0 +1,329 @@
+"""MAML and its family: closed forms, finite differences, and the identities that tie one method to another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jmeta
+from jmeta import Batch, Model, Task, adjoints, learners, losses, models
+from jmeta.learners.maml_plus_plus import _step_weights
+
+from ..differences import assert_gradient_is_central_difference
+from ..networks import identity, in_default_precision, regression_task, smooth_mlp
+
+LOSS, INNER, STEPS, LR = losses.squared_error, optax.sgd(0.1), 3, 0.1
+
+
+def assert_trees_close(a, b, rtol=1e-10):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-12), a, b)
+
+
+def meta_gradient(learner, meta_params, task, key, episode_fn=None):
+    episode_fn = episode_fn or jmeta.episode(learner, LOSS)
+    return jax.jit(jax.grad(lambda params: episode_fn(params, task, key)[0]))(meta_params)
+
+
+def family():
+    model, body, head = smooth_mlp(), smooth_mlp(4), in_default_precision(models.mlp([1]))
+    return {
+        "maml": learners.maml(model, LOSS, INNER, num_steps=STEPS),
+        "anil": learners.anil(body, head, LOSS, INNER, num_steps=STEPS),
+        "boil": learners.boil(body, head, LOSS, INNER, num_steps=STEPS),
+        "meta_sgd": learners.meta_sgd(model, LOSS, num_steps=STEPS, initial_lr=LR),
+        "maml_plus_plus": learners.maml_plus_plus(model, LOSS, num_steps=STEPS, initial_lr=LR),
+        "cavia": learners.cavia(model, LOSS, INNER, num_steps=STEPS, num_context=2),
+    }
+
+
+@pytest.mark.parametrize("name", family())
+def test_the_meta_gradient_is_the_central_difference(float64, name, key):
+    learner, task = family()[name], regression_task(key)
+    episode_fn = jmeta.episode(learner, LOSS)
+    meta_params = learner.init(jax.random.key(1), task)
+    assert_gradient_is_central_difference(lambda params: episode_fn(params, task, key)[0], meta_params)
+
+
+@pytest.mark.parametrize("name", family())
+def test_the_inner_loop_lowers_the_support_loss(float64, name, key):
+    learner, task = family()[name], regression_task(key)
+    meta_params = learner.init(jax.random.key(1), task)
+    adapted = learner.adapt(meta_params, task.support, key)
+    none = Batch(task.support.x, task.support.y, jnp.zeros(5, bool))  # no example, no gradient, no adaptation
+    unadapted = learner.adapt(meta_params, none, key)
+    before, after = (
+        LOSS(learner.predict(meta_params, state, task.support.x, None), task.support)[0]
+        for state in (unadapted, adapted)
+    )
+    assert after < before
+
+
+def test_first_order_maml_is_the_query_gradient_at_the_adapted_parameters(float64, key):
+    model, task = smooth_mlp(), regression_task(key)
+    learner = learners.first_order_maml(model, LOSS, INNER, num_steps=STEPS)
+    meta_params = learner.init(jax.random.key(1), task)
+    adapted = learner.adapt(meta_params, task.support, key)
+    expected = jax.grad(lambda params: LOSS(model.apply(params, task.query.x, None), task.query)[0])(adapted)
+    assert_trees_close(meta_gradient(learner, meta_params, task, key), expected)
+
+
+def test_maml_is_first_order_plus_second_derivatives_written_out(float64, key):
+    """One step: ∇θ L(θ − α∇L(θ)) = (I − αH) g, with the Hessian formed explicitly."""
+    model, task = smooth_mlp(), regression_task(key)
+    learner = learners.maml(model, LOSS, INNER, num_steps=1)
+    meta_params = learner.init(jax.random.key(1), task)
+    flat, unravel = jax.flatten_util.ravel_pytree(meta_params)
+    loss = lambda vector, batch: LOSS(model.apply(unravel(vector), batch.x, None), batch)[0]
+    hessian = jax.hessian(loss)(flat, task.support)
+    adapted = flat - LR * jax.grad(loss)(flat, task.support)
+    expected = (jnp.eye(flat.size) - LR * hessian) @ jax.grad(loss)(adapted, task.query)
+    got, _ = jax.flatten_util.ravel_pytree(meta_gradient(learner, meta_params, task, key))
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+def test_anil_of_an_empty_body_is_maml(float64, key):
+    model, task = smooth_mlp(), regression_task(key)
+    anil = learners.anil(identity(), model, LOSS, INNER, num_steps=STEPS)
+    maml = learners.maml(model, LOSS, INNER, num_steps=STEPS)
+    params = model.init(jax.random.key(1), task.support.x)
+    got = meta_gradient(anil, {"body": {}, "head": params}, task, key)["head"]
+    assert_trees_close(got, meta_gradient(maml, params, task, key))
+
+
+def test_boil_with_an_empty_head_is_maml(float64, key):
+    model, task = smooth_mlp(), regression_task(key)
+    boil = learners.boil(model, identity(), LOSS, INNER, num_steps=STEPS)
+    maml = learners.maml(model, LOSS, INNER, num_steps=STEPS)
+    params = model.init(jax.random.key(1), task.support.x)
+    got = meta_gradient(boil, {"body": params, "head": {}}, task, key)["body"]
+    assert_trees_close(got, meta_gradient(maml, params, task, key))
+
+
+def test_anil_leaves_the_body_and_boil_the_head_alone(key):
+    task, body, head = regression_task(key), smooth_mlp(4), models.mlp([1])
+    for name, still, moving in (("anil", "body", "head"), ("boil", "head", "body")):
+        learner = getattr(learners, name)(body, head, LOSS, INNER, num_steps=STEPS)
+        meta_params = learner.init(key, task)
+        adapted = learner.adapt(meta_params, task.support, key)
+        jax.tree.map(np.testing.assert_array_equal, adapted[still], meta_params[still])
+        assert not np.allclose(*(jax.flatten_util.ravel_pytree(tree[moving])[0] for tree in (adapted, meta_params)))
+
+
+def test_meta_sgd_with_constant_rates_is_maml(float64, key):
+    model, task = smooth_mlp(), regression_task(key)
+    meta_sgd = learners.meta_sgd(model, LOSS, num_steps=STEPS, initial_lr=LR)
+    maml = learners.maml(model, LOSS, INNER, num_steps=STEPS)
+    meta_params = meta_sgd.init(jax.random.key(1), task)
+    got = meta_gradient(meta_sgd, meta_params, task, key)
+    assert_trees_close(got["params"], meta_gradient(maml, meta_params["params"], task, key))
+    # and the derivative of one common rate is the sum of those of all rates
+    common = jax.grad(
+        lambda rate: jmeta.episode(learners.maml(model, LOSS, optax.sgd(rate), num_steps=STEPS), LOSS)(
+            meta_params["params"], task, key
+        )[0]
+    )(LR)
+    np.testing.assert_allclose(sum(leaf.sum() for leaf in jax.tree.leaves(got["lr"])), common, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["meta_sgd", "maml_plus_plus"])
+def test_learned_rates_keep_their_gradient_at_first_order(float64, name, key):
+    task = regression_task(key)
+    learner = getattr(learners, name)(
+        smooth_mlp(), LOSS, num_steps=STEPS, initial_lr=LR, adjoint=adjoints.first_order()
+    )
+    grads = meta_gradient(learner, learner.init(jax.random.key(1), task), task, key)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads["lr"]))
+
+
+def test_maml_plus_plus_at_its_start_is_maml(float64, key):
+    model, task = smooth_mlp(), regression_task(key)
+    plus = learners.maml_plus_plus(model, LOSS, num_steps=STEPS, initial_lr=LR)
+    maml = learners.maml(model, LOSS, INNER, num_steps=STEPS)
+    meta_params = plus.init(jax.random.key(1), task)
+    params = model.init(jax.random.key(1), task.support.x)
+    assert_trees_close(meta_gradient(plus, meta_params, task, key)["params"], meta_gradient(maml, params, task, key))
+
+
+def normalised_model() -> Model:
+    """One layer with a norm by the statistics of the call, under the names that Flax gives."""
+
+    def init(key, x):
+        kernel = jax.random.normal(key, (x.shape[-1], 4)) * 0.5
+        return {"dense": kernel, "norm_0": {"scale": jnp.ones(4), "bias": jnp.zeros(4)}, "head": jnp.ones((4, 1))}
+
+    def apply(params, x, key):
+        h = x @ params["dense"]
+        h = (h - h.mean(0, keepdims=True)) / jnp.sqrt(h.var(0, keepdims=True) + 1e-3)
+        return jnp.tanh(h * params["norm_0"]["scale"][None] + params["norm_0"]["bias"][None]) @ params["head"]
+
+    return Model(init, apply)
+
+
+def test_maml_plus_plus_keeps_norm_parameters_for_each_step_and_does_not_adapt_them(float64, key):
+    model, task = normalised_model(), regression_task(key)
+    learner = learners.maml_plus_plus(model, LOSS, num_steps=STEPS, initial_lr=LR)
+    meta_params = learner.init(jax.random.key(1), task)
+    assert meta_params["norms"]["norm_0"]["scale"].shape == (STEPS, 4)
+    assert meta_params["params"]["norm_0"] == {"scale": None, "bias": None}
+    scale = jnp.arange(1.0, STEPS + 1)[:, None] * jnp.ones((STEPS, 4))
+    meta_params["norms"]["norm_0"]["scale"] = scale
+    adapted = learner.adapt(meta_params, task.support, key)
+    np.testing.assert_array_equal(adapted["norm_0"]["scale"], scale[-1])
+    # the same loop by hand
+    params = model.init(jax.random.key(1), task.support.x)
+    for step in range(STEPS):
+        params["norm_0"]["scale"] = scale[step]
+        grads = jax.grad(lambda p: LOSS(model.apply(p, task.support.x, None), task.support)[0])(params)
+        for name in ("dense", "head"):
+            params[name] = params[name] - LR * grads[name]
+    assert_trees_close(adapted, params)
+
+
+def test_maml_plus_plus_repeats_its_last_step_when_tested_with_more(float64, key):
+    task = regression_task(key)
+    make = lambda steps: learners.maml_plus_plus(smooth_mlp(), LOSS, num_steps=steps, initial_lr=LR)
+    meta_params = make(2).init(jax.random.key(1), task)
+    meta_params["lr"] = jax.tree.map(lambda leaf: leaf * jnp.array([1.0, 0.5]), meta_params["lr"])
+    longer = {**meta_params, "lr": jax.tree.map(lambda leaf: leaf[jnp.array([0, 1, 1, 1])], meta_params["lr"])}
+    assert_trees_close(
+        make(4).adapt(meta_params, task.support, key), make(4).adapt(longer, task.support, key), rtol=1e-14
+    )
+
+
+def test_the_multi_step_loss_ends_as_the_plain_episode(float64, key):
+    model, task = normalised_model(), regression_task(key)
+    learner = learners.maml_plus_plus(model, LOSS, num_steps=STEPS, initial_lr=LR)
+    multi = learners.multi_step_episode(model, LOSS, num_steps=STEPS, annealed_until=0.5)
+    meta_params = learner.init(jax.random.key(1), task)
+    at = lambda progress: task._replace(progress=jnp.asarray(progress))
+    plain, aux = jmeta.episode(learner, LOSS)(meta_params, task, key)
+    late, late_aux = multi(meta_params, at(0.7), key)
+    np.testing.assert_allclose(late, plain, rtol=1e-12)
+    np.testing.assert_allclose(late_aux["squared_error"], aux["squared_error"], rtol=1e-12)
+    early, _ = multi(meta_params, at(0.0), key)
+    each = []
+    for steps in range(1, STEPS + 1):
+        shorter = learners.maml_plus_plus(model, LOSS, num_steps=steps, initial_lr=LR)
+        each.append(jmeta.episode(shorter, LOSS)(meta_params, task, key)[0])
+    np.testing.assert_allclose(early, sum(each) / STEPS, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("progress", "expected"), [(0.0, [0.5, 0.5]), (0.05, [0.25, 0.75]), (0.9, [0.0, 1.0])])
+def test_the_weights_of_the_multi_step_loss_move_to_the_last_step(progress, expected):
+    np.testing.assert_allclose(_step_weights(jnp.asarray(progress), 2, 0.1), expected, atol=1e-7)
+
+
+def test_the_multi_step_loss_asks_for_progress(key):
+    episode_fn = learners.multi_step_episode(smooth_mlp(), LOSS, num_steps=2)
+    with pytest.raises(ValueError, match="needs task.progress; pass num_total_steps"):
+        episode_fn({}, regression_task(key), key)
+
+
+def test_cavia_adapts_the_context_alone_and_starts_from_none(float64, key):
+    model, task = smooth_mlp(), regression_task(key)
+    learner = learners.cavia(model, LOSS, INNER, num_steps=STEPS, num_context=2)
+    meta_params = learner.init(jax.random.key(1), task)
+    adapted = learner.adapt(meta_params, task.support, key)
+    assert np.abs(adapted.context).max() > 0
+    context = jnp.zeros(2)
+    for _ in range(STEPS):
+        with_context = lambda c: jnp.concatenate([task.support.x, jnp.tile(c, (5, 1))], 1)
+        loss = lambda c: LOSS(model.apply(meta_params, with_context(c), None), task.support)[0]
+        context = context - LR * jax.grad(loss)(context)
+    np.testing.assert_allclose(adapted.context, context, rtol=1e-10)
+
+
+def test_cavia_appends_constant_channels_to_images():
+    from jmeta.learners.cavia import _append
+
+    images = _append(jnp.zeros((3, 4, 4, 1)), jnp.array([1.0, 2.0]))
+    assert images.shape == (3, 4, 4, 3)
+    np.testing.assert_array_equal(images[..., 1:], jnp.broadcast_to(jnp.array([1.0, 2.0]), (3, 4, 4, 2)))
+
+
+def classification_task(key) -> Task:
+    key_support, key_query = jax.random.split(key)
+    labels = jnp.array([0, 1, 2, 0, 1, 2])
+    centres = 2 * jax.nn.one_hot(labels, 3)
+    return Task(
+        Batch(centres + jax.random.normal(key_support, (6, 3)), labels),
+        Batch(centres + jax.random.normal(key_query, (6, 3)), labels),
+    )
+
+
+def test_proto_maml_without_steps_is_a_prototypical_network(float64, key):
+    model, task = smooth_mlp(4), classification_task(key)
+    proto_maml = learners.proto_maml(model, losses.cross_entropy, INNER, num_ways=3, num_steps=0)
+    protonet = learners.protonet(model, num_ways=3)
+    params = proto_maml.init(key, task)
+    outputs = [
+        jax.nn.log_softmax(
+            learner.predict(meta_params, learner.adapt(meta_params, task.support, key), task.query.x, None)
+        )
+        for learner, meta_params in ((proto_maml, params), (protonet, {"params": params}))
+    ]
+    np.testing.assert_allclose(*outputs, rtol=1e-9)
+
+
+def test_proto_maml_adapts_body_and_head_and_its_gradient_is_the_central_difference(float64, key):
+    task = classification_task(key)
+    learner = learners.proto_maml(smooth_mlp(4), losses.cross_entropy, INNER, num_ways=3, num_steps=2)
+    meta_params = learner.init(key, task)
+    adapted = learner.adapt(meta_params, task.support, key)
+    assert not np.allclose(adapted.body["params"]["head"]["kernel"], meta_params["params"]["head"]["kernel"])
+    episode_fn = jmeta.episode(learner, losses.cross_entropy)
+    assert_gradient_is_central_difference(lambda params: episode_fn(params, task, key)[0], meta_params)
+
+
+def test_proto_maml_gives_an_absent_class_no_probability(key):
+    task = classification_task(key)
+    learner = learners.proto_maml(smooth_mlp(4), losses.cross_entropy, INNER, num_ways=4, num_steps=2)
+    meta_params = learner.init(key, task)
+    outputs = learner.predict(meta_params, learner.adapt(meta_params, task.support, key), task.query.x, None)
+    assert np.all(outputs[:, 3] == -np.inf)
+    grads = jax.grad(lambda p: jmeta.episode(learner, losses.cross_entropy)(p, task, key)[0])(meta_params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+def test_reptile_draws_fresh_minibatches_of_real_examples(key):
+    from jmeta.learners.reptile import _minibatch
+
+    support = Batch(jnp.arange(10.0)[:, None], jnp.arange(10), jnp.arange(10) < 6)
+    drawn = [_minibatch(support, 4, jax.random.key(i)) for i in range(50)]
+    labels = np.stack([batch.y for batch in drawn])
+    assert labels.shape == (50, 4)
+    assert labels.max() == 5
+    assert set(labels.ravel()) == set(range(6))
+    assert all(len(set(row)) == 4 for row in labels)
+    assert all(batch.mask.all() for batch in drawn)
+    np.testing.assert_array_equal(_minibatch(support, 8, key).mask.sum(), 6)
+
+
+def test_reptile_on_the_whole_support_is_first_order_maml(float64, key):
+    model, task = smooth_mlp(), regression_task(key)
+    reptile = learners.reptile(model, LOSS, INNER, num_steps=STEPS)
+    maml = learners.maml(model, LOSS, INNER, num_steps=STEPS)
+    meta_params = reptile.init(jax.random.key(1), task)
+    assert_trees_close(*(learner.adapt(meta_params, task.support, key) for learner in (reptile, maml)))
+
+
+def test_maml_refuses_to_adapt_nothing(key):
+    task = regression_task(key)
+    learner = learners.maml(smooth_mlp(), LOSS, INNER, num_steps=1, is_adapted=lambda path: "absent" in path)
+    with pytest.raises(ValueError, match="adapt nothing"):
+        learner.adapt(learner.init(key, task), task.support, key)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: learners.maml(smooth_mlp(), LOSS, INNER, num_steps=-1), "num_steps=-1"),
+        (lambda: learners.cavia(smooth_mlp(), LOSS, INNER, num_steps=1, num_context=0), "num_context=0"),
+        (lambda: learners.reptile(smooth_mlp(), LOSS, INNER, num_steps=1, batch_size=0), "batch_size=0"),
+        (lambda: learners.multi_step_episode(smooth_mlp(), LOSS, num_steps=0), "num_steps=0"),
+    ],
+)
+def test_impossible_numbers_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,87 @@
+"""The core: one episode, averaged over tasks in any batching."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jmeta
+from jmeta import Learner, learners, losses
+from jmeta.episodes import reptile_episode
+
+from .networks import regression_task, smooth_mlp, stacked_regression_tasks
+
+INNER = optax.sgd(0.1)
+
+
+def make_maml():
+    return learners.maml(smooth_mlp(), losses.squared_error, INNER, num_steps=2)
+
+
+def test_an_episode_is_adapt_then_predict_then_judge(key):
+    learner, task = make_maml(), regression_task(key)
+    meta_params = learner.init(key, task)
+    loss, aux = jmeta.episode(learner, losses.squared_error)(meta_params, task, key)
+    key_adapt, key_predict = jax.random.split(key)
+    adapted = learner.adapt(meta_params, task.support, key_adapt)
+    outputs = learner.predict(meta_params, adapted, task.query.x, key_predict)
+    np.testing.assert_array_equal(loss, jnp.mean((outputs - task.query.y) ** 2))
+    assert set(aux) == {"squared_error"}
+
+
+@pytest.mark.parametrize("batching", ["vmap", "scan", 1, 2, 4])
+@pytest.mark.parametrize("of", ["episode", "gradient"])
+def test_every_batching_is_the_mean_of_a_python_loop(float64, batching, of, key):
+    learner = make_maml()
+    tasks = stacked_regression_tasks(key)
+    meta_params = learner.init(key, regression_task(key))
+    fn = jmeta.episode(learner, losses.squared_error)
+    if of == "gradient":
+        fn = jax.value_and_grad(fn, has_aux=True)
+    got = jax.jit(jmeta.over_tasks(fn, batching=batching))(meta_params, tasks, key)
+    each = [
+        fn(meta_params, jax.tree.map(lambda leaf, i=i: leaf[i], tasks), task_key)
+        for i, task_key in enumerate(jax.random.split(key, 4))
+    ]
+    expected = jax.tree.map(lambda *leaves: sum(leaves) / 4, *each)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), got, expected)
+
+
+def test_counts_in_aux_are_averaged_as_floats(key):
+    fn = jmeta.over_tasks(lambda meta_params, task, key: {"hits": task, "done": task > 1}, batching="scan")
+    assert fn(None, jnp.array([1, 2]), key) == {"hits": 1.5, "done": 0.5}
+
+
+@pytest.mark.parametrize("batching", ["map", 0, -2, True])
+def test_unknown_batching_is_refused(batching):
+    with pytest.raises(ValueError, match="expected 'vmap', 'scan' or a positive number"):
+        jmeta.over_tasks(lambda *_: 0.0, batching=batching)
+
+
+def test_a_chunk_that_does_not_divide_the_tasks_is_refused(key):
+    with pytest.raises(ValueError, match="batching=3 does not divide the 4 tasks"):
+        jmeta.over_tasks(lambda m, task, key: task, batching=3)(None, jnp.zeros(4), key)
+
+
+@pytest.mark.parametrize("tasks", [(jnp.zeros(3), jnp.zeros(4)), (jnp.zeros(3), jnp.zeros(()))])
+def test_tasks_that_are_not_stacked_are_refused(tasks, key):
+    with pytest.raises(ValueError, match="expected stacked tasks"):
+        jmeta.over_tasks(lambda m, task, key: 0.0)(None, tasks, key)
+
+
+def test_reptiles_gradient_is_the_way_to_the_adapted_parameters(float64, key):
+    learner = learners.reptile(smooth_mlp(), losses.squared_error, INNER, num_steps=3)
+    task = regression_task(key)
+    meta_params = learner.init(key, task)
+    grads, aux = jax.grad(reptile_episode(learner, losses.squared_error), has_aux=True)(meta_params, task, key)
+    adapted = learner.adapt(meta_params, task.support, jax.random.split(key)[0])
+    jax.tree.map(lambda g, theta, phi: np.testing.assert_allclose(g, theta - phi), grads, meta_params, adapted)
+    outputs = learner.predict(meta_params, adapted, task.query.x, None)
+    np.testing.assert_allclose(aux["squared_error"], jnp.mean((outputs - task.query.y) ** 2))
+
+
+def test_reptile_refuses_a_learner_that_adapts_something_else(key):
+    learner = Learner(lambda key, task: {"w": 1.0}, lambda m, support, key: [1.0], lambda m, a, x, key: x)
+    with pytest.raises(ValueError, match="must have one structure"):
+        reptile_episode(learner, losses.squared_error)({"w": 1.0}, regression_task(key), key)

@@ -1,0 +1,138 @@
+"""Judging: the interval is Student's, tasks are the same for all, and transductive is told from inductive."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jmeta
+from jmeta import Learner, evaluation, learners, losses, tasks
+from jmeta.leaks import leaks
+
+from .networks import smooth_mlp
+
+SAMPLE = tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=2)
+ARGUMENTS = {"protocol": "blobs", "num_tasks": 12}
+
+
+def normalising_learner() -> Learner:
+    """Nearest mean on features centred by the mean of the call: the smallest transductive learner."""
+
+    def adapt(meta_params, support, key):
+        centred = support.x - support.x.mean(0, keepdims=True)
+        return jnp.stack([(centred * (support.y == k)[:, None]).sum(0) for k in range(3)]) / 2
+
+    def predict(meta_params, adapted, x, key):
+        centred = x - x.mean(0, keepdims=True)
+        return -jnp.square(centred[:, None] - adapted[None]).sum(-1)
+
+    return Learner(lambda key, task: {}, adapt, predict)
+
+
+def test_the_interval_is_students():
+    values = np.array([1.0, 2.0, 4.0, 7.0])
+    got = evaluation.estimate(values)
+    assert got.mean == 3.5
+    np.testing.assert_allclose(got.half_width, 3.18244630528 * values.std(ddof=1) / 2, rtol=1e-9)
+
+
+def test_the_interval_covers_the_truth_about_95_times_in_100():
+    draws = np.random.default_rng(0).standard_normal((2000, 6))
+    covered = np.mean([abs(e.mean) <= e.half_width for e in map(evaluation.estimate, draws)])
+    assert abs(covered - 0.95) < 3 * np.sqrt(0.95 * 0.05 / 2000)
+
+
+def test_every_metric_of_every_task_is_that_of_a_plain_loop(key):
+    learner = learners.nearest_mean(num_ways=3)
+    result = jmeta.evaluate(learner, losses.cross_entropy, {}, SAMPLE, key, **ARGUMENTS, tasks_at_once=4)
+    assert (result.protocol, result.num_tasks, result.transductive) == ("blobs", 12, None)
+    for i, task_key in enumerate(jax.random.split(key, 12)):
+        key_task, key_adapt = jax.random.split(task_key)
+        task = SAMPLE(key_task)
+        outputs = learner.predict({}, learner.adapt({}, task.support, key_adapt), task.query.x, None)
+        loss, aux = losses.cross_entropy(outputs, task.query)
+        np.testing.assert_allclose(result.inductive["loss"].values[i], loss, rtol=1e-4)
+        np.testing.assert_allclose(result.inductive["accuracy"].values[i], aux["accuracy"], rtol=1e-6)
+
+
+def test_tasks_at_once_is_a_matter_of_speed_only(key):
+    learner = learners.nearest_mean(num_ways=3)
+    one, five = (
+        jmeta.evaluate(learner, losses.cross_entropy, {}, SAMPLE, key, **ARGUMENTS, tasks_at_once=n) for n in (1, 5)
+    )
+    np.testing.assert_allclose(one.inductive["loss"].values, five.inductive["loss"].values, rtol=1e-4)
+
+
+def test_a_transductive_learner_gets_both_rows(key):
+    result = jmeta.evaluate(normalising_learner(), losses.cross_entropy, {}, SAMPLE, key, **ARGUMENTS)
+    assert result.transductive is not None
+    assert not np.allclose(result.transductive["loss"].values, result.inductive["loss"].values)
+
+
+def test_support_and_one_query_is_what_its_name_says(key):
+    learner, task = normalising_learner(), SAMPLE(key)
+    inductive = evaluation.support_and_one_query(learner)
+    outputs = inductive.predict({}, inductive.adapt({}, task.support, key), task.query.x, None)
+    adapted = learner.adapt({}, task.support, key)
+    for i, query in enumerate(task.query.x):
+        together = jnp.concatenate([task.support.x, query[None]])
+        np.testing.assert_allclose(outputs[i], learner.predict({}, adapted, together, None)[-1], rtol=1e-4)
+    assert leaks(learner, {}, task, key).is_leaking
+    assert not leaks(inductive, {}, task, key).is_leaking
+
+
+def test_a_leak_report_measures_the_change(key):
+    report = leaks(normalising_learner(), {}, SAMPLE(key), key)
+    assert report.change_when_dropped > report.tolerance > report.change_when_permuted
+
+
+def test_a_leak_needs_two_queries_to_show(key):
+    task = SAMPLE(key)
+    single = task._replace(query=jax.tree.map(lambda leaf: leaf[:1], task.query))
+    with pytest.raises(ValueError, match="at least two"):
+        leaks(normalising_learner(), {}, single, key)
+
+
+def test_a_paired_difference_is_narrower_than_its_parts(key):
+    models = [smooth_mlp(4), smooth_mlp(4)]
+    results = []
+    for i, model in enumerate(models):
+        learner = learners.protonet(model, num_ways=3)
+        meta_params = learner.init(jax.random.key(i), SAMPLE(key))
+        results.append(jmeta.evaluate(learner, losses.cross_entropy, meta_params, SAMPLE, key, **ARGUMENTS))
+    first, second = (result.inductive["accuracy"] for result in results)
+    difference = evaluation.paired_difference(first, second)
+    np.testing.assert_allclose(difference.mean, first.mean - second.mean, atol=1e-12)
+    np.testing.assert_array_equal(difference.values, first.values - second.values)
+
+
+def test_the_curve_starts_at_the_unadapted_model(key):
+    sample = tasks.sinusoid(num_shots=5, num_queries=5)
+    model = smooth_mlp()
+    make = lambda num_steps: learners.maml(model, losses.squared_error, optax.sgd(0.01), num_steps=num_steps)
+    meta_params = make(0).init(key, sample(key))
+    curve = evaluation.adaptation_curve(
+        make, losses.squared_error, meta_params, sample, key, protocol="sinusoid", num_tasks=4, nums_steps=(0, 1, 3)
+    )
+    assert list(curve) == [0, 1, 3]
+    for i, task_key in enumerate(jax.random.split(key, 4)):
+        task = sample(jax.random.split(task_key)[0])
+        loss, _ = losses.squared_error(model.apply(meta_params, task.query.x, None), task.query)
+        np.testing.assert_allclose(curve[0].inductive["loss"].values[i], loss, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("num_tasks", "at_once"), [(1, 1), (2, 0)])
+def test_impossible_numbers_are_refused(key, num_tasks, at_once):
+    with pytest.raises(ValueError, match="expected at least 2 and at least 1"):
+        jmeta.evaluate(
+            learners.nearest_mean(num_ways=3), losses.cross_entropy, {}, SAMPLE, key,
+            protocol="blobs", num_tasks=num_tasks, tasks_at_once=at_once,
+        )  # fmt: skip
+
+
+def test_an_interval_and_a_difference_need_enough_values():
+    with pytest.raises(ValueError, match="at least two values"):
+        evaluation.estimate(np.ones(1))
+    with pytest.raises(ValueError, match="one key and one num_tasks"):
+        evaluation.paired_difference(evaluation.estimate(np.arange(3.0)), evaluation.estimate(np.arange(4.0)))

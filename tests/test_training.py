@@ -1,0 +1,150 @@
+"""Meta-steps: pure, resumable at any step, deaf to NaN, compiled once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.tree_util import Partial
+
+import jmeta
+from jmeta import Task, learners, losses, tasks, training
+
+from .networks import smooth_mlp
+
+LEARNER = learners.maml(smooth_mlp(), losses.squared_error, optax.sgd(0.01), num_steps=1)
+SAMPLE = tasks.stacked(tasks.sinusoid(num_shots=5, num_queries=5), 4)
+
+
+@pytest.fixture
+def trainer():
+    episode_fn = jmeta.episode(LEARNER, losses.squared_error)
+    return jmeta.meta_trainer(jmeta.over_tasks(jax.value_and_grad(episode_fn, has_aux=True)), optax.adam(1e-3))
+
+
+@pytest.fixture
+def meta_params(key):
+    return LEARNER.init(key, jax.tree.map(lambda leaf: leaf[0], SAMPLE(key)))
+
+
+def assert_same_bits(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_one_dispatch_of_many_steps_equals_many_of_few_bit_for_bit(trainer, meta_params, key):
+    whole, whole_aux = training.sampled_steps(trainer, num_steps=6)(trainer.init(meta_params), SAMPLE, key)
+    run, state, parts = training.sampled_steps(trainer, num_steps=2), trainer.init(meta_params), []
+    for _ in range(3):
+        state, aux = run(state, SAMPLE, key)
+        parts.append(aux)
+    assert_same_bits(state, whole)
+    assert_same_bits(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts), whole_aux)
+    assert int(whole.step) == 6
+
+
+def test_a_step_can_be_replayed_from_its_number(trainer, meta_params, key):
+    run = training.sampled_steps(trainer, num_steps=1)
+    state, _ = run(trainer.init(meta_params), SAMPLE, key)
+    kept = jax.tree.map(jnp.array, state)
+    after, _ = run(state, SAMPLE, key)
+    key_tasks, key_update = training.step_keys(key, 1)
+    replayed, _ = jax.jit(trainer.update)(kept, SAMPLE(key_tasks), key_update)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), replayed, after)
+
+
+def test_fed_tasks_train_as_sampled_ones(trainer, meta_params, key):
+    sampled, _ = training.sampled_steps(trainer, num_steps=3)(trainer.init(meta_params), SAMPLE, key)
+    fed = [SAMPLE(training.step_keys(key, step)[0]) for step in range(3)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fed)
+    state, aux = training.fed_steps(trainer)(trainer.init(meta_params), stacked, key)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state, sampled)
+    assert aux["loss"].shape == (3,)
+
+
+def test_the_first_state_is_a_copy_so_that_donation_spares_the_callers_parameters(trainer, meta_params, key):
+    training.sampled_steps(trainer, num_steps=1)(trainer.init(meta_params), SAMPLE, key)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(meta_params))
+
+
+def test_a_run_is_compiled_once(meta_params, key):
+    traces = []
+
+    def grad_fn(params, tasks, key):
+        traces.append(None)
+        return (jnp.sum(params), {}), jnp.ones_like(params)
+
+    trainer = jmeta.meta_trainer(grad_fn, optax.sgd(0.1))
+    run, state = training.sampled_steps(trainer, num_steps=2), trainer.init(jnp.zeros(2))
+    state, _ = run(state, SAMPLE, key)
+    count = len(traces)
+    run(state, SAMPLE, jax.random.key(1))
+    assert len(traces) == count
+
+
+def failing_trainer(bad_steps):
+    """A trainer whose gradient is NaN when the tasks say so, and tasks that say so at given steps."""
+
+    def grad_fn(params, tasks, key):
+        grads = jnp.where(tasks.any(), jnp.nan, 1.0) * jnp.ones_like(params)
+        return (jnp.sum(params), {}), grads
+
+    keys = [jax.random.key_data(training.step_keys(jax.random.key(0), step)[0]) for step in bad_steps]
+    sample = Partial(lambda keys, key: (keys == jax.random.key_data(key)[None]).all(-1), jnp.stack(keys))
+    return jmeta.meta_trainer(grad_fn, optax.adam(0.1)), sample
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(key):
+    trainer, sample = failing_trainer([1, 3, 4])
+    run = training.sampled_steps(trainer, num_steps=1)
+    state, seen = trainer.init(jnp.zeros(2)), []
+    for _ in range(6):
+        before = jax.tree.map(np.asarray, (state.meta_params, state.optimizer_state))
+        state, aux = run(state, sample, key)
+        if aux["is_skipped"][0]:
+            assert_same_bits((state.meta_params, state.optimizer_state), before)
+        seen.append((int(state.num_skipped), int(state.num_skipped_in_a_row), int(state.last_skipped_step)))
+    assert seen == [(0, 0, -1), (1, 1, 1), (1, 0, 1), (2, 1, 3), (3, 2, 4), (3, 0, 4)]
+    assert int(state.step) == 6
+    assert np.isfinite(state.meta_params).all()
+
+
+def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is(key):
+    trainer = jmeta.meta_trainer(lambda p, t, k: ((jnp.inf, {}), jnp.ones_like(p)), optax.sgd(1.0))
+    state, _ = trainer.update(trainer.init(jnp.zeros(2)), None, key)
+    np.testing.assert_array_equal(state.meta_params, 0.0)
+
+
+def test_progress_goes_from_zero_towards_one(key):
+    seen = []
+
+    def grad_fn(params, tasks, key):
+        return (jnp.sum(params), {"progress": tasks.progress.mean()}), jnp.zeros_like(params)
+
+    trainer = jmeta.meta_trainer(grad_fn, optax.sgd(0.1))
+    run, state = training.sampled_steps(trainer, num_steps=2, num_total_steps=8), trainer.init(jnp.zeros(2))
+    for _ in range(4):
+        state, aux = run(state, SAMPLE, key)
+        seen.extend(aux["progress"].tolist())
+    np.testing.assert_allclose(seen, np.arange(8) / 8)
+
+
+def test_progress_is_refused_where_tasks_have_no_such_leaf(trainer, meta_params, key):
+    run = training.sampled_steps(trainer, num_steps=1, num_total_steps=2)
+    with pytest.raises(ValueError, match=r"progress of a jmeta.Task, but the tasks are"):
+        run(trainer.init(meta_params), lambda key: tuple(SAMPLE(key)), key)
+
+
+def test_a_gradient_of_another_structure_is_refused(key):
+    trainer = jmeta.meta_trainer(lambda p, t, k: ((jnp.zeros(()), {}), [p["w"]]), optax.sgd(0.1))
+    with pytest.raises(ValueError, match="returned a gradient of structure"):
+        trainer.update(trainer.init({"w": jnp.zeros(2)}), None, key)
+
+
+def test_no_steps_are_refused(trainer):
+    with pytest.raises(ValueError, match="at least one meta-step"):
+        training.sampled_steps(trainer, num_steps=0)
+
+
+def test_tasks_are_what_the_sampler_gives(key):
+    assert isinstance(SAMPLE(key), Task)
+    assert SAMPLE(key).support.x.shape == (4, 5, 1)
