@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from . import adjoints
@@ -96,23 +97,32 @@ def path_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def apply_to_support(model: Model) -> Callable[[PyTree, PyTree, RandomKey | None], tuple[PyTree, PyTree]]:
-    """`(params, x, key) -> (outputs, params)`: run a model on the support, storing its statistics if it stores any.
+def apply_to_support(model: Model, params: PyTree, support: Batch, key: RandomKey | None) -> tuple[PyTree, PyTree]:
+    """`(outputs, params)` of a model on a support, the parameters holding its statistics if the model stores any.
 
-    Learners use this wherever they look at the support, so that a model with a `calibrate` function normalises the
-    query by the support's statistics and a model without one is simply applied.
+    Learners use this wherever they look at the support. The model sees padding as zeros, so what padding holds, even
+    NaN, changes nothing; but statistics over examples still count those zeros in.
     """
+    x = support.x
+    if support.mask is not None:
+        mask = support.mask
+        is_real = lambda leaf: mask.reshape(-1, *[1] * (leaf.ndim - 1))  # noqa: E731
+        x = jax.tree.map(lambda leaf: jnp.where(is_real(leaf), leaf, jnp.zeros_like(leaf)), x)
     if model.calibrate is not None:
-        return model.calibrate
-    return lambda params, x, key: (model.apply(params, x, key), params)
+        return model.calibrate(params, x, key)
+    return model.apply(params, x, key), params
+
+
+def with_support_statistics(model: Model, params: PyTree, support: Batch, key: RandomKey | None) -> PyTree:
+    """`params` with the norm layers' statistics set to the support's, if the model stores any."""
+    return params if model.calibrate is None else apply_to_support(model, params, support, key)[1]
 
 
 def support_loss(model: Model, loss_fn: LossFn) -> Callable[[PyTree, Batch, RandomKey | None], tuple[Any, Aux]]:
     """`(params, support, key) -> (loss, aux)`: what an inner loop descends, in most learners."""
-    run = apply_to_support(model)
 
     def loss_on_support(params: PyTree, support: Batch, key: RandomKey | None) -> tuple[Any, Aux]:
-        outputs, _ = run(params, support.x, key)
+        outputs, _ = apply_to_support(model, params, support, key)
         return loss_fn(outputs, support)
 
     return loss_on_support

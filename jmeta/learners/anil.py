@@ -13,11 +13,10 @@ import jax
 import optax
 
 from .. import adjoints
-from ..adaptation import apply_to_support, descend, support_loss
+from ..adaptation import apply_to_support, descend, support_loss, with_support_statistics
 from ..adjoints import Adjoint
 from ..models.chain import chain
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
-from .maml import store_support_statistics
 
 
 def anil(
@@ -65,10 +64,10 @@ def anil(
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> PyTree:
         key_body, key_descend, key_statistics = jax.random.split(key, 3)
-        features, body_params = apply_to_support(body)(meta_params["body"], support.x, key_body)
+        features, body_params = apply_to_support(body, meta_params["body"], support, key_body)
         embedded = support._replace(x=features)
         head_params, _ = inner_loop(meta_params["head"], embedded, key_descend)
-        head_params = store_support_statistics(head, head_params, embedded, key_statistics)
+        head_params = with_support_statistics(head, head_params, embedded, key_statistics)
         return {"body": body_params, "head": head_params}
 
     def predict(meta_params: PyTree, adapted: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:

@@ -17,10 +17,9 @@ import optax
 from jaxtyping import Array, Float, Shaped
 
 from .. import adjoints
-from ..adaptation import descend, support_loss
+from ..adaptation import descend, support_loss, with_support_statistics
 from ..adjoints import Adjoint
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
-from .maml import store_support_statistics
 
 
 class _Adapted(NamedTuple):
@@ -80,7 +79,7 @@ def cavia(
         key_descend, key_statistics = jax.random.split(key)
         context, _ = inner_loop(_no_context(support.x), (meta_params, support), key_descend)
         appended = support._replace(x=_append(support.x, context))
-        return _Adapted(context, store_support_statistics(model, meta_params, appended, key_statistics))
+        return _Adapted(context, with_support_statistics(model, meta_params, appended, key_statistics))
 
     def predict(meta_params: PyTree, adapted: _Adapted, x: PyTree, key: RandomKey | None) -> PyTree:
         # without stored statistics the network is the meta-parameters themselves

@@ -15,7 +15,7 @@ import jax
 import optax
 
 from .. import adjoints
-from ..adaptation import MakeOptimizer, apply_to_support, descend, merge_params, split_params, support_loss
+from ..adaptation import MakeOptimizer, descend, merge_params, split_params, support_loss, with_support_statistics
 from ..adjoints import Adjoint
 from ..models import is_statistic
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
@@ -71,21 +71,13 @@ def maml(
         key_descend, key_statistics = jax.random.split(key)
         start, rest = split_params(meta_params, lambda path: is_adapted(path) and not is_statistic(path))
         adapted, _ = inner_loop(start, (rest, support), key_descend)
-        return store_support_statistics(model, merge_params(adapted, rest), support, key_statistics)
+        return with_support_statistics(model, merge_params(adapted, rest), support, key_statistics)
 
     def predict(meta_params: PyTree, adapted: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:
         del meta_params
         return model.apply(adapted, x, key)
 
     return Learner(init, adapt, predict)
-
-
-def store_support_statistics(model: Model, params: PyTree, support: Batch, key: RandomKey) -> PyTree:
-    """`params` with the norm layers' statistics set to the support's, if the model stores any."""
-    if model.calibrate is None:
-        return params
-    _, params = apply_to_support(model)(params, support.x, key)
-    return params
 
 
 def _inner_loop(

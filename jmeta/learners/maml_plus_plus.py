@@ -17,11 +17,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .. import adjoints
-from ..adaptation import descend, learned_rates, merge_params, split_params, support_loss
+from ..adaptation import descend, learned_rates, merge_params, split_params, support_loss, with_support_statistics
 from ..adjoints import Adjoint, InnerLoop
 from ..models import is_norm, is_statistic
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
-from .maml import store_support_statistics
 
 
 class _Context(NamedTuple):
@@ -78,7 +77,7 @@ def maml_plus_plus(
 
         params, _ = jax.lax.scan(step, meta_params["params"], _steps_and_keys(num_steps, key_steps))
         params = merge_params(params, _row(meta_params["norms"], jnp.array(max(num_steps - 1, 0))))
-        return store_support_statistics(model, params, support, key_statistics)
+        return with_support_statistics(model, params, support, key_statistics)
 
     def predict(meta_params: PyTree, adapted: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:
         del meta_params
@@ -126,7 +125,7 @@ def multi_step_episode(
             index, key_step = index_and_key
             params = inner_step(meta_params, params, task.support, index, key_step)
             whole = merge_params(params, _row(meta_params["norms"], index))
-            whole = store_support_statistics(model, whole, task.support, key_step)
+            whole = with_support_statistics(model, whole, task.support, key_step)
             outputs = model.apply(whole, task.query.x, jax.random.fold_in(key_query, index))
             return params, loss_fn(outputs, task.query)
 

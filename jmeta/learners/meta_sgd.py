@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from .. import adjoints
-from ..adaptation import descend, learned_rates, merge_params, split_params, support_loss
+from ..adaptation import descend, learned_rates, merge_params, split_params, support_loss, with_support_statistics
 from ..adjoints import Adjoint
 from ..models import is_statistic
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
-from .maml import store_support_statistics
 
 
 class _Context(NamedTuple):
@@ -72,7 +71,7 @@ def meta_sgd(
         key_descend, key_statistics = jax.random.split(key)
         start, rest = split_params(meta_params["params"], lambda path: not is_statistic(path))
         adapted, _ = inner_loop(start, _Context(meta_params["lr"], rest, support), key_descend)
-        return store_support_statistics(model, merge_params(adapted, rest), support, key_statistics)
+        return with_support_statistics(model, merge_params(adapted, rest), support, key_statistics)
 
     def predict(meta_params: PyTree, adapted: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:
         del meta_params

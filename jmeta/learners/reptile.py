@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import optax
 
 from .. import adjoints
-from ..adaptation import descend, merge_params, split_params, support_loss
+from ..adaptation import descend, merge_params, split_params, support_loss, with_support_statistics
 from ..models import is_statistic
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
-from .maml import store_support_statistics
 
 
 def reptile(
@@ -72,7 +71,7 @@ def reptile(
         key_descend, key_statistics = jax.random.split(key)
         start, rest = split_params(meta_params, lambda path: not is_statistic(path))
         adapted, _ = inner_loop(start, (rest, support), key_descend)
-        return store_support_statistics(model, merge_params(adapted, rest), support, key_statistics)
+        return with_support_statistics(model, merge_params(adapted, rest), support, key_statistics)
 
     def predict(meta_params: PyTree, adapted: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:
         del meta_params

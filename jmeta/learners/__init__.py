@@ -1,0 +1,44 @@
+"""Learners: one method a file, each a factory that returns a `jmeta.Learner`.
+
+Three methods train on more than a loss of query predictions, and export their own episode function beside the learner:
+`multi_step_episode` (MAML++), `pretrain_episode` (Baseline++) and `jmeta.episodes.reptile_episode`.
+"""
+
+from .anil import anil
+from .boil import boil
+from .cavia import cavia
+from .fine_tune import fine_tune, pretrain_episode
+from .first_order_maml import first_order_maml
+from .from_scratch import from_scratch
+from .maml import maml
+from .maml_plus_plus import maml_plus_plus, multi_step_episode
+from .matching import matching
+from .meta_sgd import meta_sgd
+from .nearest_mean import nearest_mean
+from .proto_maml import proto_maml
+from .protonet import protonet
+from .relation import relation, relation_loss
+from .reptile import reptile
+from .ridge import ridge
+
+__all__ = [
+    "anil",
+    "boil",
+    "cavia",
+    "fine_tune",
+    "first_order_maml",
+    "from_scratch",
+    "maml",
+    "maml_plus_plus",
+    "matching",
+    "meta_sgd",
+    "multi_step_episode",
+    "nearest_mean",
+    "pretrain_episode",
+    "proto_maml",
+    "protonet",
+    "relation",
+    "relation_loss",
+    "reptile",
+    "ridge",
+]

@@ -1,0 +1,185 @@
+"""Baseline++ and Baseline: pre-train on all classes at once, then fine-tune a new head for each task.
+
+A body f and a head are trained as an ordinary classifier of all meta_train classes (`pretrain_episode`). A task
+freezes f and fits a fresh head to the embedded support by a few optimizer steps on the cross-entropy. The cosine head
+of Baseline++ has logits s cos(f(x), wₖ), the linear one of Baseline wₖ · f(x) + bₖ. No episode is seen in training,
+and yet this is a baseline that many a meta-learner does not beat. Paper: Chen, Liu, Kira, Wang, Huang, "A Closer Look
+at Few-shot Classification", 2019, arXiv:1904.04232, section 3.2.
+
+What differs from the paper: each step uses the whole support instead of a random part of it; the optimizer is the
+caller's; cosine weights start as unit vectors in random directions, and have no learned length.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Shaped
+
+from ..adaptation import descend, support_loss
+from ..losses import cross_entropy
+from ..types import Aux, Batch, EpisodeFn, Learner, Model, PyTree, RandomKey, Task
+from .comparison import check_num_ways, directions, embed, embed_support, exclude_absent, one_hot_labels
+
+_HEADS = ("cosine", "linear")
+
+
+class FineTuned(NamedTuple):
+    """What is inferred from a support.
+
+    Attributes:
+      body: parameters of the body, with the support's statistics if it stores any.
+      head: parameters of the task's own head.
+      counts: `[ways]`, real examples of each class.
+    """
+
+    body: PyTree
+    head: PyTree
+    counts: Array
+
+
+def fine_tune(
+    body: Model,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_classes: int,
+    num_ways: int,
+    num_steps: int,
+    head: str = "cosine",
+    scale: float = 10.0,
+) -> Learner:
+    """Freeze a pre-trained body and fit a fresh head to the support.
+
+    Args:
+      body: embeds inputs; `apply` returns `[examples, features]`. It sees the support without dropout.
+      optimizer: takes the steps of a task's head.
+      num_classes: number of classes that the body is pre-trained on, by `pretrain_episode`.
+      num_ways: number of classes in a task; labels are `0..num_ways-1`. A class without a real support example gets a
+        logit of -inf.
+      num_steps: steps of the head, at least 0; the paper takes 100.
+      head: `"cosine"` (Baseline++) or `"linear"` (Baseline).
+      scale: what a cosine is multiplied by to be a logit, positive. Of no effect with the linear head.
+
+    Returns:
+      A learner whose meta-parameters are `{"body": ..., "head": ...}`, as `pretrain_episode` trains them; `adapt`
+      uses the body alone, and its adapted state is `FineTuned`. It is differentiable, so an episode would train the
+      body too.
+
+    Raises:
+      ValueError: if a number is out of its range or `head` is neither of the two; at trace time if the body's outputs
+        or the labels are not what is written above.
+
+    Example:
+      >>> import jax, jmeta, optax
+      >>> body = jmeta.models.mlp([32, 16])
+      >>> learner = fine_tune(body, optax.sgd(0.1), num_classes=64, num_ways=5, num_steps=10)
+      >>> task = jmeta.tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)(jax.random.key(0))
+      >>> meta_params = learner.init(jax.random.key(1), task)
+      >>> pretrain_fn = pretrain_episode(body, num_classes=64)  # for jmeta.meta_trainer, on batches of all classes
+      >>> loss, aux = pretrain_fn(meta_params, task.support, jax.random.key(2))
+
+    Reference:
+      Chen, Liu, Kira, Wang, Huang, "A Closer Look at Few-shot Classification", 2019, arXiv:1904.04232, section 3.2.
+    """
+    check_num_ways(num_ways)
+    head_of_all, head_of_task = _make_head(head, num_classes, scale), _make_head(head, num_ways, scale)
+    head_loss = support_loss(head_of_task, _cross_entropy_of_present)
+
+    def objective(params: PyTree, context: Batch, step: Any, key: RandomKey) -> tuple[Any, Aux]:
+        del step
+        return head_loss(params, context, key)
+
+    inner_loop = descend(objective, optimizer, num_steps=num_steps)
+
+    def init(key: RandomKey, task: Task) -> PyTree:
+        key_body, key_head = jax.random.split(key)
+        params = body.init(key_body, task.support.x)
+        features = jax.eval_shape(lambda x: embed(body, params, x, None), task.support.x)
+        return {"body": params, "head": head_of_all.init(key_head, jnp.zeros(features.shape, features.dtype))}
+
+    def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> FineTuned:
+        key_head, key_descend = jax.random.split(key)
+        features, body_params = embed_support(body, meta_params["body"], support, None)
+        start = head_of_task.init(key_head, features)
+        params, _ = inner_loop(start, support._replace(x=features), key_descend)
+        return FineTuned(body_params, params, one_hot_labels(support, num_ways, features.dtype).sum(0))
+
+    def predict(
+        meta_params: PyTree, adapted: FineTuned, x: PyTree, key: RandomKey | None
+    ) -> Float[Array, "examples ways"]:
+        del meta_params
+        return exclude_absent(head_of_task.apply(adapted.head, embed(body, adapted.body, x, key), None), adapted.counts)
+
+    return Learner(init, adapt, predict)
+
+
+def pretrain_episode(body: Model, *, num_classes: int, head: str = "cosine", scale: float = 10.0) -> EpisodeFn:
+    """Supervised training of what `fine_tune` starts from, as an episode function.
+
+    Args:
+      body, num_classes, head, scale: as given to `fine_tune`, whose `init` makes the meta-parameters.
+
+    Returns:
+      `(meta_params, batch, key) -> (loss, aux)`: the cross-entropy of one batch of examples with labels in
+      `0..num_classes-1`. It takes the place of a task: several batches, stacked, go through `jmeta.over_tasks`.
+
+    Raises:
+      ValueError: if `num_classes` or `scale` is not positive or `head` is neither of the two.
+
+    Example:
+      See `fine_tune`.
+
+    Reference:
+      Chen et al., 2019, arXiv:1904.04232, section 3.2.
+    """
+    head_of_all = _make_head(head, num_classes, scale)
+
+    def episode_fn(meta_params: PyTree, task: Batch, key: RandomKey) -> tuple[Float[Array, ""], Aux]:
+        features, _ = embed_support(body, meta_params["body"], task, key)
+        return cross_entropy(head_of_all.apply(meta_params["head"], features, None), task)
+
+    return episode_fn
+
+
+def _make_head(head: str, num_outputs: int, scale: float) -> Model:
+    if head not in _HEADS:
+        raise ValueError(f"head={head!r}; expected one of {', '.join(map(repr, _HEADS))}")
+    if num_outputs < 1:
+        raise ValueError(f"num_classes={num_outputs}; expected the number of classes to pre-train on, at least 1")
+    if not scale > 0:
+        raise ValueError(f"scale={scale}; expected a positive number, such as 10")
+    return _linear_head(num_outputs) if head == "linear" else _cosine_head(num_outputs, scale)
+
+
+def _linear_head(num_outputs: int) -> Model:
+    """wₖ · x + bₖ for each of the weight vectors, which start with a mean square of 1 / features."""
+
+    def init(key: RandomKey, x: Float[Array, "examples features"]) -> PyTree:
+        weights = jax.random.normal(key, (num_outputs, x.shape[1]), x.dtype) / x.shape[1] ** 0.5
+        return {"weights": weights, "bias": jnp.zeros(num_outputs, x.dtype)}
+
+    def apply(params: PyTree, x: Float[Array, "examples features"], key: RandomKey | None) -> Array:
+        del key
+        return jnp.matmul(x, params["weights"].T, precision="highest") + params["bias"][None, :]
+
+    return Model(init, apply)
+
+
+def _cosine_head(num_outputs: int, scale: float) -> Model:
+    """s cos(x, wₖ) for each of the weight vectors, which start with length 1."""
+
+    def init(key: RandomKey, x: Float[Array, "examples features"]) -> PyTree:
+        return {"weights": directions(jax.random.normal(key, (num_outputs, x.shape[1]), x.dtype))}
+
+    def apply(params: PyTree, x: Float[Array, "examples features"], key: RandomKey | None) -> Array:
+        del key
+        return scale * jnp.matmul(directions(x), directions(params["weights"]).T, precision="highest")
+
+    return Model(init, apply)
+
+
+def _cross_entropy_of_present(outputs: Shaped[Array, "examples ways"], batch: Batch) -> tuple[Float[Array, ""], Aux]:
+    """The cross-entropy among the classes that the batch shows: padded ways do not push the others' logits."""
+    counts = one_hot_labels(batch, outputs.shape[1], outputs.dtype).sum(0)
+    return cross_entropy(exclude_absent(outputs, counts), batch)

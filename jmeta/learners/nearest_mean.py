@@ -1,0 +1,78 @@
+"""Nearest mean: the honest baseline of few-shot classification, which learns nothing.
+
+Prototypical networks without a network: the logit of class k for an input x is −‖x − cₖ‖², where cₖ is the mean of
+the raw inputs of class k in the support. What a meta-learner gains over this number is what meta-learning brought.
+
+What differs from the literature: nothing; this is the nearest-centroid classifier (Tibshirani et al., "Diagnosis of
+multiple cancer types by shrunken centroids of gene expression", 2002, without the shrinkage).
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..types import Batch, Learner, PyTree, RandomKey, Task
+from .comparison import check_num_ways, class_means, exclude_absent, one_hot_labels
+
+
+class ClassMeans(NamedTuple):
+    """`means`: `[ways, pixels]`; `counts`: `[ways]`, real examples of each class."""
+
+    means: Array
+    counts: Array
+
+
+def nearest_mean(*, num_ways: int) -> Learner:
+    """Classify by squared distance to the mean of the raw inputs of each class.
+
+    Args:
+      num_ways: number of classes in a task; labels are `0..num_ways-1`. A class without a real support example gets a
+        logit of -inf.
+
+    Returns:
+      A learner of inputs `[examples, ...]`, which it flattens. Its meta-parameters are `{}`: there is nothing to
+      train.
+
+    Raises:
+      ValueError: if `num_ways` is not positive; at trace time if the labels are not a vector of integers.
+
+    Example:
+      >>> import jax.numpy as jnp, jmeta
+      >>> support = jmeta.Batch(x=jnp.array([[0.0], [4.0]]), y=jnp.array([0, 1]))
+      >>> learner = nearest_mean(num_ways=2)
+      >>> adapted = learner.adapt({}, support, None)
+      >>> learner.predict({}, adapted, jnp.array([[1.0]]), None).tolist()
+      [[-1.0, -9.0]]
+
+    Reference:
+      Tibshirani, Hastie, Narasimhan, Chu, "Diagnosis of multiple cancer types by shrunken centroids of gene
+      expression", 2002, without the shrinkage.
+    """
+    check_num_ways(num_ways)
+
+    def init(key: RandomKey, task: Task) -> PyTree:
+        del key, task
+        return {}
+
+    def adapt(meta_params: PyTree, support: Batch, key: RandomKey | None) -> ClassMeans:
+        del meta_params, key
+        pixels = _flatten(support.x)
+        one_hot = one_hot_labels(support, num_ways, pixels.dtype)
+        if support.mask is not None:
+            pixels = jnp.where(support.mask[:, None], pixels, 0.0)  # padding may hold NaN
+        return ClassMeans(*class_means(pixels, one_hot))
+
+    def predict(
+        meta_params: PyTree, adapted: ClassMeans, x: PyTree, key: RandomKey | None
+    ) -> Float[Array, "examples ways"]:
+        del meta_params, key
+        differences = _flatten(x)[:, None, :] - adapted.means[None, :, :]
+        return exclude_absent(-jnp.square(differences).sum(-1), adapted.counts)
+
+    return Learner(init, adapt, predict)
+
+
+def _flatten(x: PyTree) -> Float[Array, "examples pixels"]:
+    x = jnp.asarray(x)
+    return x.reshape(x.shape[0], -1).astype(jnp.promote_types(x.dtype, jnp.float32))

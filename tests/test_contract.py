@@ -1,0 +1,97 @@
+"""Every learner, sampler and adjoint of the registry through the same contract."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jmeta
+from jmeta import learners, losses, models, tasks, testing
+
+from .networks import regression_task
+from .registry import ADJOINTS, LEARNERS, SAMPLERS, WAYS, sample_for
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_learner_obeys_the_contract(name, key):
+    learner, loss_fn, episode_fn, *flags = LEARNERS[name]
+    depends_on_order, has_meta_params, ignores_padding, is_constant = flags
+    testing.check_learner(
+        learner,
+        loss_fn,
+        sample_for(LEARNERS[name]),
+        key,
+        episode_fn=None if name == "maml_plus_plus" else episode_fn,
+        depends_on_order=depends_on_order,
+        has_meta_params=has_meta_params,
+        ignores_padding=ignores_padding,
+        is_constant=is_constant,
+    )
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_obeys_the_contract(name, key):
+    testing.check_sampler(SAMPLERS[name], key, num_ways=None if name == "sinusoid" else WAYS)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_no_learner_leaks_between_queries(name, key):
+    entry = LEARNERS[name]
+    task = sample_for(entry)(key)
+    meta_params = entry.learner.init(key, task)
+    assert not testing.leaks(entry.learner, meta_params, task, key).is_leaking
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model, steps: learners.maml(model, losses.squared_error, optax.sgd(0.1), num_steps=steps),
+        lambda model, steps: learners.first_order_maml(model, losses.squared_error, optax.sgd(0.1), num_steps=steps),
+        lambda model, steps: learners.reptile(model, losses.squared_error, optax.sgd(0.1), num_steps=steps),
+    ],
+    ids=["maml", "first_order_maml", "reptile"],
+)
+def test_zero_inner_steps_is_the_initial_model(make, key):
+    model, task = models.mlp([4, 1]), regression_task(key)
+    learner = make(model, 0)
+    meta_params = learner.init(key, task)
+    adapted = learner.adapt(meta_params, task.support, key)
+    jax.tree.map(np.testing.assert_array_equal, adapted, meta_params)
+
+
+@pytest.mark.parametrize("name", ADJOINTS)
+def test_every_adjoint_adapts_to_the_same_parameters(name, key):
+    task = regression_task(key)
+    make = lambda adjoint: learners.maml(
+        models.mlp([4, 1]), losses.squared_error, optax.adam(0.1), num_steps=3, adjoint=adjoint
+    )
+    reference, learner = make(ADJOINTS["unrolled"]), make(ADJOINTS[name])
+    meta_params = learner.init(key, task)
+    adapted, expected = (each.adapt(meta_params, task.support, key) for each in (learner, reference))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), adapted, expected)
+
+
+def test_learning_happens_from_blobs_and_helps_on_new_ones(key):
+    """Prototypes of a learned embedding beat prototypes of the inputs when most features are noise."""
+
+    def noisy(sample, key):
+        key_task, key_support, key_query = jax.random.split(key, 3)
+        task = sample(key_task)
+        noise = lambda batch, key: batch._replace(
+            x=jnp.concatenate([batch.x, 8 * jax.random.normal(key, (batch.x.shape[0], 4))], 1)
+        )
+        return task._replace(support=noise(task.support, key_support), query=noise(task.query, key_query))
+
+    sample = jax.tree_util.Partial(noisy, tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=4, num_features=4))
+    learner = learners.protonet(models.mlp([32, 8]), num_ways=3)
+    episode_fn = jmeta.episode(learner, losses.cross_entropy)
+    trainer = jmeta.meta_trainer(jmeta.over_tasks(jax.value_and_grad(episode_fn, has_aux=True)), optax.adam(3e-3))
+    state = trainer.init(learner.init(key, sample(key)))
+    state, _ = jmeta.training.sampled_steps(trainer, num_steps=400)(state, tasks.stacked(sample, 8), key)
+    results = [
+        jmeta.evaluate(each, losses.cross_entropy, params, sample, key, protocol="noisy blobs", num_tasks=200)
+        for each, params in ((learner, state.meta_params), (learners.nearest_mean(num_ways=3), {}))
+    ]
+    learned, raw = (result.inductive["accuracy"] for result in results)
+    assert learned.mean - raw.mean > 0.1, (str(learned), str(raw))
