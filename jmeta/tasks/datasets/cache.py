@@ -1,0 +1,88 @@
+"""Arrays that are costly to make, kept in one checked file each.
+
+A file begins with the SHA-256 of what follows. It is written beside its place and then moved there, so a reader sees
+either all of it or nothing; a damaged one is refused with a warning and made again.
+"""
+
+import hashlib
+import io
+import os
+import pathlib
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+
+def cached_arrays(name: str, make: Callable[[], Arrays], cache_dir: str | os.PathLike | None = None) -> Arrays:
+    """The arrays that `make()` returns, read from the cache where they are in it.
+
+    Args:
+      name: file name; whatever the arrays depend on should be part of it.
+      make: makes the arrays.
+      cache_dir: folder of the cache; by default what the environment variable `JMETA_CACHE` says, or else the user's
+        cache folder on this platform.
+
+    Returns:
+      The arrays by name. A damaged file is made again, and a folder that cannot be written to is done without, both
+      with a warning.
+
+    Example:
+      >>> import numpy as np, tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     _ = cached_arrays("squares", lambda: {"x": np.arange(3) ** 2}, folder)
+      ...     cached_arrays("squares", lambda: {}, folder)["x"].tolist()
+      [0, 1, 4]
+    """
+    path = (pathlib.Path(cache_dir) if cache_dir is not None else _default_folder()) / name
+    try:
+        return _read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        warnings.warn(f"the cached file {path} cannot be used and is made again: {error}", stacklevel=2)
+    arrays = make()
+    try:
+        _write(path, arrays)
+    except OSError as error:
+        message = f"cannot write {path}, so it is made again each time: {error}; set JMETA_CACHE to a folder of yours"
+        warnings.warn(message, stacklevel=2)
+    return arrays
+
+
+def _default_folder() -> pathlib.Path:
+    if named := os.environ.get("JMETA_CACHE"):
+        return pathlib.Path(named)
+    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
+        return pathlib.Path(local) / "jmeta" / "cache"
+    if sys.platform == "darwin":
+        return pathlib.Path.home() / "Library" / "Caches" / "jmeta"
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "jmeta"
+
+
+def _read(path: pathlib.Path) -> Arrays:
+    content = path.read_bytes()
+    digest, payload = content[:32], content[32:]
+    if hashlib.sha256(payload).digest() != digest:
+        raise ValueError("its checksum does not fit its content")
+    with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _write(path: pathlib.Path, arrays: Arrays) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    payload = buffer.getvalue()
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(hashlib.sha256(payload).digest() + payload)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,230 @@
+"""N-way K-shot tasks from labelled arrays that live on the device.
+
+This is where image tasks come from: `few_shot` turns an array `[classes, examples, ...]` into a sampler
+`sample(key) -> Task`, and `stacked` turns one task into many. A sampler is a `jax.tree_util.Partial`: its arrays are
+leaves, so it can be an argument of a jitted function and the data never becomes a compile-time constant, and two
+samplers of equal settings share one compilation.
+
+Only the images of the task are gathered, and only they are rotated, scaled and distorted. Classes and examples are
+drawn by a Fisher-Yates shuffle cut off after its first few steps, which for 20 of 4112 classes is over a hundred times
+faster on a CPU than a random permutation or a top-k.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Int, Shaped, UInt32
+
+from ..types import Batch, RandomKey, Task
+from .class_arrays import (
+    Augment,
+    check_positive,
+    check_rotations,
+    checked_class_sizes,
+    finish,
+    group_by_class,
+    rotate,
+)
+
+
+def few_shot(
+    images: Shaped[Array | np.ndarray, "classes examples *shape"],
+    *,
+    num_ways: int,
+    num_shots: int,
+    num_queries: int,
+    rotations: str = "none",
+    groups: Int[Array | np.ndarray, "_"] | None = None,
+    class_sizes: Int[Array | np.ndarray, "_"] | None = None,
+    augment: Augment | None = None,
+) -> Partial:
+    """A sampler of N-way K-shot classification tasks.
+
+    Classes are drawn without replacement and get the labels `0..num_ways-1` in random order; the examples of a class
+    are drawn without replacement, so support and query are disjoint. Examples come in random order: nothing can be
+    learned from a position.
+
+    Args:
+      images: uint8 in 0..255, kept as such on the device and sampled as float32 in [0, 1]; or floating point, sampled
+        as float32 and not scaled. `shape` is `(height, width, channels)`, or anything when `rotations` is "none".
+      num_ways: classes in a task.
+      num_shots: support examples of each class.
+      num_queries: query examples of each class.
+      rotations: "none"; "per_class", each class of a task is turned by its own random multiple of 90° (Finn et al.
+        2017); or "as_classes", each rotation of a class is a class, four times as many in all (Vinyals et al. 2016).
+        Images are turned when sampled: no copies are stored.
+      groups: for each class the group that it belongs to (an alphabet). A task then lies within one group, drawn
+        uniformly among the groups of at least `num_ways` classes.
+      class_sizes: for each class the number of its examples that are real; they come first. All are real by default.
+      augment: `(image, key) -> image` of one float32 image, applied to every sampled image with a key of its own.
+
+    Returns:
+      `sample(key) -> Task`, with float32 `x` and int32 `y`.
+
+    Raises:
+      ValueError: if a number is not positive, there are too few classes or examples, `rotations` is unknown or the
+        images cannot be turned, or lengths disagree; at trace time if `augment` changes an image's shape or dtype.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> images = np.zeros((20, 10, 28, 28, 1), np.uint8)
+      >>> sample = few_shot(images, num_ways=5, num_shots=1, num_queries=3, rotations="per_class")
+      >>> task = jax.jit(sample)(jax.random.key(0))
+      >>> task.support.x.shape, task.query.y.shape
+      ((5, 28, 28, 1), (15,))
+
+    Reference:
+      Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra, "Matching Networks for One Shot Learning", 2016,
+      arXiv:1606.04080, section 4.1 (rotations as classes); Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning", 2017,
+      arXiv:1703.03400, section 5.2.
+    """
+    check_positive({"num_ways": num_ways, "num_shots": num_shots, "num_queries": num_queries})
+    check_rotations(images, rotations, ("none", "per_class", "as_classes"))
+    sizes = checked_class_sizes(images, class_sizes, at_least=num_shots + num_queries)
+    members, group_sizes = _members_of_groups(images.shape[0], groups)
+    enough = group_sizes * (4 if rotations == "as_classes" else 1) >= num_ways
+    if not enough.any():
+        raise ValueError(
+            f"num_ways={num_ways}, but {'the largest group has' if groups is not None else 'there are'} only "
+            f"{group_sizes.max()} classes (rotations={rotations!r}); lower num_ways or bring more classes"
+        )
+    draw = _FewShot(num_ways, num_shots, num_queries, rotations, augment)
+    arrays = (images, members[enough], group_sizes[enough], sizes)
+    return Partial(draw, *(jnp.asarray(array) for array in arrays))
+
+
+def stacked(sample: Callable[[RandomKey], Task], num_tasks: int) -> Partial:
+    """A sampler of `num_tasks` stacked tasks: every leaf gets the tasks on its first axis.
+
+    Args:
+      sample: a sampler of one task. If it is a `Partial`, its arrays stay leaves.
+      num_tasks: number of tasks in a batch.
+
+    Returns:
+      `sample(key) -> tasks`; the task at index i comes from the i-th of `jax.random.split(key, num_tasks)`.
+
+    Raises:
+      ValueError: if `num_tasks` is not positive.
+
+    Example:
+      >>> import jax
+      >>> from jmeta import tasks
+      >>> sample = stacked(tasks.sinusoid(num_shots=5, num_queries=10), 25)
+      >>> sample(jax.random.key(0)).query.x.shape
+      (25, 10, 1)
+    """
+    check_positive({"num_tasks": num_tasks})
+    return Partial(_Stacked(num_tasks), sample if isinstance(sample, Partial) else Partial(sample))
+
+
+def draw_distinct(bits: UInt32[Array, "count"], population: Int[Array, ""] | int) -> Int[Array, "count"]:
+    """As many distinct numbers of `0..population-1` as there are random `bits`, every ordered selection equally likely.
+
+    The first steps of a Fisher-Yates shuffle that remembers only the places it changed: time and memory grow with
+    `count`², not with the population, which may be a traced number. `count` must not exceed it. With
+    n numbers the odds are off by about n / 2³², below 10⁻⁵ for any data set here.
+
+    Example:
+      >>> import jax
+      >>> sorted(draw_distinct(jax.random.bits(jax.random.key(0), 3), 3).tolist())
+      [0, 1, 2]
+    """
+    steps = jnp.arange(len(bits))
+    swapped_with = steps + (bits % (population - steps).astype(jnp.uint32)).astype(jnp.int32)
+
+    def current(moved: Array, step: Array, place: Array) -> Array:
+        """What the shuffle has at `place` before `step`: the place itself unless an earlier step put another there."""
+        last = jnp.max(jnp.where((swapped_with == place) & (steps < step), steps, -1), initial=-1)
+        return jnp.where(last >= 0, moved[last], place)
+
+    def swap(moved: Array, step: Array) -> tuple[Array, Array]:
+        drawn = current(moved, step, swapped_with[step])
+        return jnp.where(steps == step, current(moved, step, step), moved), drawn
+
+    return jax.lax.scan(swap, steps, steps)[1]
+
+
+@dataclass(frozen=True)
+class _FewShot:
+    """The settings of `few_shot`: hashable, and so the static part of its `Partial`."""
+
+    num_ways: int
+    num_shots: int
+    num_queries: int
+    rotations: str
+    augment: Augment | None
+
+    def __call__(
+        self,
+        images: Shaped[Array, "classes examples *shape"],
+        members: Int[Array, "groups members"],
+        group_sizes: Int[Array, "groups"],
+        class_sizes: Int[Array, "classes"],
+        key: RandomKey,
+    ) -> Task:
+        key_bits, key_support, key_query = jax.random.split(key, 3)
+        ways, num_each = self.num_ways, self.num_shots + self.num_queries
+        # One call for all the randomness but the augmentation's: each further call costs compile time.
+        bits = jax.random.bits(key_bits, (1 + 2 * ways + 2 * ways * num_each,))
+        of_group, of_classes, of_turns, of_examples, of_order = jnp.split(
+            bits, np.cumsum([1, ways, ways, ways * num_each])
+        )
+        group = of_group[0] % group_sizes.shape[0]
+        classes, turns = self.draw_classes(members[group], group_sizes[group], of_classes, of_turns)
+        examples = jax.vmap(draw_distinct)(of_examples.reshape(ways, num_each), class_sizes[classes])
+        order_support, order_query = jnp.split(of_order, [ways * self.num_shots])
+        support = self.gather(images, classes, turns, examples[:, : self.num_shots], order_support, key_support)
+        query = self.gather(images, classes, turns, examples[:, self.num_shots :], order_query, key_query)
+        return Task(support, query)
+
+    def draw_classes(
+        self,
+        members: Int[Array, "members"],
+        num_members: Int[Array, ""],
+        of_classes: UInt32[Array, "ways"],
+        of_turns: UInt32[Array, "ways"],
+    ) -> tuple[Int[Array, "ways"], Int[Array, "ways"]]:
+        if self.rotations == "as_classes":
+            drawn = draw_distinct(of_classes, 4 * num_members)
+            return members[drawn % num_members], drawn // num_members
+        turns = of_turns % (4 if self.rotations == "per_class" else 1)
+        return members[draw_distinct(of_classes, num_members)], turns.astype(jnp.int32)
+
+    def gather(
+        self,
+        images: Shaped[Array, "classes examples *shape"],
+        classes: Int[Array, "ways"],
+        turns: Int[Array, "ways"],
+        examples: Int[Array, "ways chosen"],
+        of_order: UInt32[Array, "ways*chosen"],
+        key: RandomKey,
+    ) -> Batch:
+        order = jnp.argsort(of_order)
+        labels = order // examples.shape[1]
+        x = images[classes[labels], examples.reshape(-1)[order]]
+        if self.rotations != "none":
+            x = rotate(x, turns[labels])
+        return Batch(finish(x, self.augment, key), labels.astype(jnp.int32))
+
+
+@dataclass(frozen=True)
+class _Stacked:
+    num_tasks: int
+
+    def __call__(self, sample: Partial, key: RandomKey) -> Task:
+        return jax.vmap(sample)(jax.random.split(key, self.num_tasks))
+
+
+def _members_of_groups(
+    num_classes: int, groups: Int[Array | np.ndarray, "_"] | None
+) -> tuple[Int[np.ndarray, "groups members"], Int[np.ndarray, "groups"]]:
+    """For each group the indices of its classes, padded with zeros, and how many; one group if `groups` is None."""
+    groups = np.zeros(num_classes, np.int32) if groups is None else np.asarray(groups)
+    if len(groups) != num_classes:
+        raise ValueError(f"groups has {len(groups)} entries for {num_classes} classes; pass one for each class")
+    members, sizes = group_by_class(np.arange(num_classes, dtype=np.int32), groups)
+    return members, sizes

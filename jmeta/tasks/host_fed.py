@@ -1,0 +1,114 @@
+"""Tasks for data that do not fit on the device: drawn and stacked on the host by Grain, a few batches ahead.
+
+The device path (`few_shot`, `stacked`) is simpler and faster where it fits. This one reads single examples from
+anything that can be indexed: a memory-mapped array, a TFDS data source, a list of files behind a function. Batch number
+i depends only on the seed and on i, and the iterator's state can be saved and restored, so a resumed run sees the same
+tasks.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from ..types import Batch, Task
+from .class_arrays import check_positive
+
+
+def host_fed(
+    source: Sequence[Any] | np.ndarray,
+    labels: Int[np.ndarray, "_"],
+    *,
+    num_ways: int,
+    num_shots: int,
+    num_queries: int,
+    num_tasks: int,
+    seed: int,
+    get_image: Callable[[Any], np.ndarray] = np.asarray,
+    num_threads: int = 2,
+    prefetch: int = 4,
+) -> Any:
+    """An endless stream of stacked tasks, as NumPy arrays.
+
+    Args:
+      source: `source[i]` is example i.
+      labels: the class of each example; any integers. Classes with fewer than `num_shots + num_queries` examples are
+        left out.
+      num_ways: classes in a task.
+      num_shots: support examples of each class.
+      num_queries: query examples of each class.
+      num_tasks: tasks in a batch.
+      seed: of everything drawn.
+      get_image: turns `source[i]` into an array; uint8 is then scaled to [0, 1].
+      num_threads: threads that read examples.
+      prefetch: batches kept ready.
+
+    Returns:
+      A `grain.IterDataset` of `Task`s whose leaves have the tasks on their first axis. `iter()` gives an iterator with
+      `get_state()` and `set_state(state)`; states are dictionaries of numbers, and Orbax stores them.
+
+    Raises:
+      ValueError: if a number is not positive, `labels` do not fit `source` or too few classes are large enough.
+      ImportError: if Grain is not installed.
+
+    Example:
+      >>> import numpy as np
+      >>> images = np.zeros((60, 8, 8, 1), np.uint8)
+      >>> stream = host_fed(
+      ...     images, np.arange(60) % 10, num_ways=5, num_shots=1, num_queries=2, num_tasks=4, seed=0, num_threads=0
+      ... )
+      >>> next(iter(stream)).query.x.shape
+      (4, 10, 8, 8, 1)
+    """
+    sizes = {"num_ways": num_ways, "num_shots": num_shots, "num_queries": num_queries, "num_tasks": num_tasks}
+    check_positive(sizes)
+    if len(labels) != len(source):
+        raise ValueError(f"{len(labels)} labels for {len(source)} examples; pass one for each")
+    examples_of = tuple(np.flatnonzero(labels == label) for label in np.unique(labels))
+    large_enough = tuple(of_class for of_class in examples_of if len(of_class) >= num_shots + num_queries)
+    if len(large_enough) < num_ways:
+        raise ValueError(
+            f"num_ways={num_ways}, but only {len(large_enough)} of {len(examples_of)} classes have the "
+            f"{num_shots + num_queries} examples that a task needs; lower num_ways, num_shots or num_queries"
+        )
+    try:
+        import grain
+    except ImportError as error:
+        raise ImportError('the host-fed path takes Grain: pip install "jmeta[data]"') from error
+    draw = _Draw(source, large_enough, num_ways, num_shots, num_queries, num_tasks, seed, get_image)
+    steps = grain.MapDataset.range(np.iinfo(np.int64).max).map(draw)
+    return steps.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch))
+
+
+@dataclass(frozen=True, eq=False)
+class _Draw:
+    """Batch number `step`, as a pure function of the seed and the step."""
+
+    source: Sequence[Any] | np.ndarray
+    examples_of: tuple[np.ndarray, ...]
+    num_ways: int
+    num_shots: int
+    num_queries: int
+    num_tasks: int
+    seed: int
+    get_image: Callable[[Any], np.ndarray]
+
+    def __call__(self, step: int) -> Task:
+        rng = np.random.default_rng([self.seed, step])
+        tasks = [self.draw_task(rng) for _ in range(self.num_tasks)]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *tasks)
+
+    def draw_task(self, rng: np.random.Generator) -> Task:
+        classes = rng.choice(len(self.examples_of), self.num_ways, replace=False)
+        num_each = self.num_shots + self.num_queries
+        chosen = np.stack([rng.choice(self.examples_of[c], num_each, replace=False) for c in classes])
+        return Task(self.read(chosen[:, : self.num_shots], rng), self.read(chosen[:, self.num_shots :], rng))
+
+    def read(self, chosen: Int[np.ndarray, "ways each"], rng: np.random.Generator) -> Batch:
+        order = rng.permutation(chosen.size)
+        images = np.stack([self.get_image(self.source[int(i)]) for i in chosen.reshape(-1)[order]])
+        x = images.astype(np.float32) / 255 if images.dtype == np.uint8 else images.astype(np.float32)
+        return Batch(x, (order // chosen.shape[1]).astype(np.int32))

@@ -1,0 +1,230 @@
+"""N-way K-shot sampling: what a task contains, how it is distributed, what is refused."""
+
+import itertools
+from collections import Counter
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jmeta.tasks import few_shot, stacked
+from jmeta.tasks.class_arrays import rotate
+from jmeta.tasks.few_shot import draw_distinct
+
+NUM_CLASSES, NUM_EXAMPLES = 12, 8
+
+
+def numbered(num_classes=NUM_CLASSES, num_examples=NUM_EXAMPLES):
+    """Examples of one feature that says which class and which example it is: 100 * class + example."""
+    return (100 * np.arange(num_classes)[:, None] + np.arange(num_examples))[:, :, None].astype(np.float32)
+
+
+def decode(batch):
+    values = np.asarray(batch.x[:, 0]).astype(int)
+    return values // 100, values % 100, np.asarray(batch.y)
+
+
+@jax.jit
+def draw(sample, key):
+    """Compiled once for all samplers of equal settings."""
+    return sample(key)
+
+
+def many_tasks(sample, num_tasks, seed=0):
+    return draw(stacked(sample, num_tasks), jax.random.key(seed))
+
+
+def chi_square(counts):
+    counts = np.asarray(counts, float)
+    return ((counts - counts.mean()) ** 2 / counts.mean()).sum()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data(), st.sampled_from([1, 2, 6]), st.sampled_from([1, 3]), st.just(2), st.integers(0, 2**31 - 1))
+def test_a_task_is_balanced_distinct_and_disjoint(data, num_ways, num_shots, num_queries, seed):
+    smallest = num_shots + num_queries
+    class_sizes = np.array(data.draw(st.lists(st.integers(smallest, 8), min_size=12, max_size=12)))
+    sample = few_shot(
+        numbered(), num_ways=num_ways, num_shots=num_shots, num_queries=num_queries, class_sizes=class_sizes
+    )
+    task = draw(sample, jax.random.key(seed))
+    seen = set()
+    class_of_label = {}
+    for batch, num_each in ((task.support, num_shots), (task.query, num_queries)):
+        classes, examples, labels = decode(batch)
+        assert batch.mask is None
+        assert Counter(labels.tolist()) == dict.fromkeys(range(num_ways), num_each)
+        for class_, example, label in zip(classes, examples, labels, strict=True):
+            assert class_of_label.setdefault(int(label), class_) == class_
+            assert example < class_sizes[class_]
+            assert (class_, example) not in seen
+            seen.add((class_, example))
+    assert len(set(class_of_label.values())) == num_ways
+
+
+def test_ways_shots_and_order_are_uniform():
+    num_tasks = 6000
+    tasks = many_tasks(few_shot(numbered(6, 4), num_ways=2, num_shots=1, num_queries=2), num_tasks)
+    values, labels = np.asarray(tasks.support.x[..., 0]).astype(int), np.asarray(tasks.support.y)
+    first_of_label_0 = values[np.arange(num_tasks), labels.argmin(1)]
+    pairs = Counter(zip(first_of_label_0 // 100, values[np.arange(num_tasks), labels.argmax(1)] // 100, strict=True))
+    assert len(pairs) == 30  # ordered pairs of distinct classes
+    assert chi_square(list(pairs.values())) < 60  # 29 degrees of freedom: 1 in 1000 exceeds 58
+    assert chi_square(list(Counter(first_of_label_0 % 100).values())) < 17  # 3 degrees of freedom
+    orders = Counter(map(tuple, np.asarray(tasks.query.y).tolist()))
+    assert len(orders) == 6  # 4 queries, two of each label
+    assert chi_square(list(orders.values())) < 21  # 5 degrees of freedom
+
+
+def test_draw_distinct_makes_every_ordered_selection_equally_likely():
+    bits = jax.random.bits(jax.random.key(0), (24_000, 3))
+    drawn = np.asarray(jax.vmap(lambda bits: draw_distinct(bits, 4))(bits))
+    counts = Counter(map(tuple, drawn.tolist()))
+    assert set(counts) == set(itertools.permutations(range(4), 3))
+    assert chi_square(list(counts.values())) < 50  # 23 degrees of freedom: 1 in 1000 exceeds 49.7
+
+
+def test_draw_distinct_of_all_is_a_permutation_for_a_traced_population():
+    drawn = jax.jit(draw_distinct)(jax.random.bits(jax.random.key(1), (50,)), jnp.array(50))
+    assert sorted(drawn.tolist()) == list(range(50))
+
+
+def test_the_same_key_draws_the_same_task_and_another_key_another():
+    sample = few_shot(numbered(), num_ways=5, num_shots=2, num_queries=3)
+    one, same, other = (draw(sample, jax.random.key(seed)) for seed in (3, 3, 4))
+    chex.assert_trees_all_equal(one, same)
+    chex.assert_trees_all_equal(one, sample(jax.random.key(3)))  # not compiled
+    assert not np.array_equal(one.support.x, other.support.x)
+
+
+def test_stacked_tasks_are_the_tasks_of_the_split_keys():
+    sample = few_shot(numbered(), num_ways=5, num_shots=2, num_queries=3)
+    tasks = many_tasks(sample, 3, seed=5)
+    for i, key in enumerate(jax.random.split(jax.random.key(5), 3)):
+        chex.assert_trees_all_equal(jax.tree.map(lambda leaf, i=i: leaf[i], tasks), draw(sample, key))
+
+
+def test_other_data_of_the_same_shape_do_not_retrace():
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def draw(sample, key):
+        return stacked(sample, 2)(key)
+
+    for offset in (0, 1):
+        sample = few_shot(numbered() + offset, num_ways=5, num_shots=2, num_queries=3)
+        for seed in range(2):
+            draw(sample, jax.random.key(seed))
+    assert not any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(sample))  # on the device
+
+
+def test_uint8_is_scaled_to_the_unit_interval_and_floats_are_kept():
+    images = np.full((5, 2, 3, 3, 1), 255, np.uint8)
+    images[..., 0, 0, 0] = 51
+    sizes = {"num_ways": 5, "num_shots": 1, "num_queries": 1}
+    x = draw(few_shot(images, **sizes), jax.random.key(0)).support.x
+    assert x.dtype == jnp.float32
+    np.testing.assert_allclose(np.unique(x), [0.2, 1.0], rtol=1e-6)
+    x = draw(few_shot(images.astype(np.float16), **sizes), jax.random.key(0)).support.x
+    assert x.dtype == jnp.float32
+    assert set(np.unique(x)) == {51.0, 255.0}
+
+
+def quarter_turns_of(images, x):
+    """For each sampled image the (class, example, turns) of the original that it is, found by comparison."""
+    found = {}
+    for c, e, turns in np.ndindex(*images.shape[:2], 4):
+        found[np.rot90(images[c, e], turns).tobytes()] = (c, e, turns)
+    return [found[np.round(255 * image).astype(np.uint8).tobytes()] for image in np.asarray(x)]
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return np.random.default_rng(0).integers(0, 256, (3, 4, 4, 4, 2), np.uint8)
+
+
+@pytest.mark.parametrize("rotations", ["none", "per_class", "as_classes"])
+def test_rotations_are_those_of_numpy_and_shared_by_a_class(pictures, rotations):
+    sample = few_shot(pictures, num_ways=3, num_shots=2, num_queries=2, rotations=rotations)
+    tasks = many_tasks(sample, 60)
+    drawn = set()
+    for i in range(60):
+        class_of_label = {}
+        for batch in (tasks.support, tasks.query):
+            for (c, _, turns), label in zip(quarter_turns_of(pictures, batch.x[i]), batch.y[i].tolist(), strict=True):
+                assert class_of_label.setdefault(label, (c, turns)) == (c, turns)
+        assert len(set(class_of_label.values())) == 3
+        if rotations != "as_classes":
+            assert len({c for c, _ in class_of_label.values()}) == 3
+        drawn |= set(class_of_label.values())
+    assert len(drawn) == (3 if rotations == "none" else 12)
+
+
+def test_rotations_as_classes_count_as_classes(pictures):
+    sample = few_shot(pictures, num_ways=12, num_shots=1, num_queries=1, rotations="as_classes")
+    task = draw(sample, jax.random.key(0))
+    assert len({(c, turns) for c, _, turns in quarter_turns_of(pictures, task.support.x)}) == 12
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_rotate_equals_rot90(pictures, turns):
+    np.testing.assert_array_equal(
+        rotate(jnp.asarray(pictures[0]), jnp.full(4, turns)), np.rot90(pictures[0], turns, axes=(1, 2))
+    )
+
+
+def test_tasks_within_groups_leave_out_groups_that_are_too_small():
+    groups = np.array([7, 7, 7, 7, 2, 2, 2, 2, 2, 5, 5, 5])  # 4, 5 and 3 classes
+    tasks = many_tasks(few_shot(numbered(), num_ways=4, num_shots=1, num_queries=1, groups=groups), 300)
+    classes = np.asarray(tasks.support.x[..., 0]).astype(int) // 100
+    group = groups[classes]
+    assert (group == group[:, :1]).all()
+    counts = Counter(group[:, 0].tolist())
+    assert set(counts) == {7, 2}  # uniform over groups, not over classes
+    assert 110 < counts[7] < 190
+
+
+def test_augment_gets_a_key_of_its_own_for_every_image():
+    def noise(image, key):
+        return image + jax.random.uniform(key)
+
+    images = np.zeros((5, 4, 1), np.float32)
+    task = draw(few_shot(images, num_ways=5, num_shots=2, num_queries=2, augment=noise), jax.random.key(0))
+    values = np.concatenate([task.support.x[:, 0], task.query.x[:, 0]])
+    assert len(np.unique(values)) == 20
+
+
+def test_augment_that_changes_the_shape_is_refused():
+    sample = few_shot(numbered(), num_ways=2, num_shots=1, num_queries=1, augment=lambda image, key: image[None])
+    with pytest.raises(ValueError, match=r"augment turned an image of shape \(1,\)"):
+        draw(sample, jax.random.key(0))
+
+
+GOOD = {"num_ways": 5, "num_shots": 1, "num_queries": 2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (GOOD | {"num_shots": 0}, "num_shots=0; expected at least 1"),
+        (GOOD | {"num_ways": 13}, "num_ways=13, but there are only 12 classes"),
+        (GOOD | {"num_queries": 8}, "needs 9 examples of each class .* class 0 only 8"),
+        (GOOD | {"rotations": "all"}, "rotations='all'; expected one of 'none'"),
+        (GOOD | {"rotations": "per_class"}, "needs square images"),
+        (GOOD | {"groups": np.zeros(3, int)}, "groups has 3 entries for 12 classes"),
+        (GOOD | {"groups": np.arange(12)}, "the largest group has only 1 classes"),
+        (GOOD | {"class_sizes": np.full(12, 9)}, "at most 9, but images have shape"),
+        (GOOD | {"class_sizes": np.full(12, 2)}, "12 classes have fewer, class 0 only 2"),
+    ],
+)
+def test_mistakes_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        few_shot(numbered(), **arguments)
+
+
+def test_integer_images_other_than_uint8_are_refused():
+    with pytest.raises(ValueError, match="dtype int32; pass uint8"):
+        few_shot(numbered().astype(np.int32), **GOOD)

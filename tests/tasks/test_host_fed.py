@@ -1,0 +1,78 @@
+"""The host-fed path: valid tasks, the same ones for the same seed, and a state that resumes."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from jmeta.tasks import host_fed
+
+LABELS = np.repeat(np.arange(8), [3, 6, 6, 6, 6, 6, 6, 7]) * 10  # class 0 is too small
+IMAGES = np.arange(len(LABELS), dtype=np.float32)[:, None]  # each example is its own index
+
+
+def stream(seed=0, **arguments):
+    sizes = {"num_ways": 5, "num_shots": 2, "num_queries": 3, "num_tasks": 4} | arguments
+    return host_fed(IMAGES, LABELS, seed=seed, **sizes)
+
+
+def test_tasks_are_balanced_disjoint_and_of_large_enough_classes():
+    tasks = next(iter(stream()))
+    chex.assert_trees_all_equal_dtypes(tasks, jax.tree.map(lambda x: x, tasks))
+    assert tasks.support.x.shape == (4, 10, 1)
+    for i in range(4):
+        examples = np.concatenate([tasks.support.x[i, :, 0], tasks.query.x[i, :, 0]]).astype(int)
+        labels = np.concatenate([tasks.support.y[i], tasks.query.y[i]])
+        assert len(set(examples)) == 25
+        assert 0 not in LABELS[examples]
+        assert len(set(zip(LABELS[examples], labels, strict=True))) == 5
+        np.testing.assert_array_equal(np.bincount(tasks.support.y[i]), [2] * 5)
+        np.testing.assert_array_equal(np.bincount(tasks.query.y[i]), [3] * 5)
+
+
+def test_the_seed_decides_and_batches_differ():
+    one, same, other = (iter(stream(seed)) for seed in (0, 0, 1))
+    first = next(one)
+    chex.assert_trees_all_equal(first, next(same))
+    assert not np.array_equal(first.support.x, next(other).support.x)
+    assert not np.array_equal(first.support.x, next(one).support.x)
+
+
+def test_a_restored_iterator_goes_on_where_the_saved_one_was():
+    running = iter(stream())
+    for _ in range(3):
+        next(running)
+    state = running.get_state()
+    expected = [next(running) for _ in range(3)]
+    resumed = iter(stream())
+    resumed.set_state(state)
+    for tasks in expected:
+        chex.assert_trees_all_equal(tasks, next(resumed))
+
+
+def test_uint8_records_of_any_kind_are_read_and_scaled():
+    records = [{"image": np.full((2, 2, 1), 51, np.uint8)} for _ in LABELS]
+    tasks = next(
+        iter(
+            host_fed(
+                records,
+                LABELS,
+                num_ways=5,
+                num_shots=1,
+                num_queries=1,
+                num_tasks=2,
+                seed=0,
+                get_image=lambda record: record["image"],
+            )
+        )
+    )
+    np.testing.assert_allclose(tasks.support.x, np.full((2, 5, 2, 2, 1), 0.2, np.float32))
+
+
+def test_mistakes_are_refused():
+    with pytest.raises(ValueError, match="only 7 of 8 classes have the 5 examples"):
+        stream(num_ways=8)
+    with pytest.raises(ValueError, match="num_tasks=0"):
+        stream(num_tasks=0)
+    with pytest.raises(ValueError, match="46 labels for 45 examples"):
+        host_fed(IMAGES[:-1], LABELS, num_ways=2, num_shots=1, num_queries=1, num_tasks=1, seed=0)
