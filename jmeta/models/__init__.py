@@ -1,0 +1,39 @@
+"""Networks as `jmeta.Model(init, apply, calibrate)`, and bridges from other libraries' modules.
+
+The rest of jmeta knows a network only as a `Model`. Convolution and pooling are in `primitives`, normalisation and its
+policies in `norms`; statistics are ordinary leaves of the parameters, never hidden state.
+"""
+
+from .chain import chain as chain
+from .conv4 import conv4 as conv4
+from .from_equinox import from_equinox as from_equinox
+from .from_haiku import from_haiku as from_haiku
+from .from_linen import from_linen as from_linen
+from .from_nnx import from_nnx as from_nnx
+from .mlp import mlp as mlp
+from .norms import frozen as frozen
+from .norms import is_head as is_head
+from .norms import is_norm as is_norm
+from .norms import is_statistic as is_statistic
+from .primitives import convolution as convolution
+from .primitives import max_pool as max_pool
+from .primitives import patch_conv as patch_conv
+from .resnet12 import resnet12 as resnet12
+
+__all__ = [
+    "mlp",
+    "conv4",
+    "resnet12",
+    "chain",
+    "from_linen",
+    "from_nnx",
+    "from_equinox",
+    "from_haiku",
+    "frozen",
+    "is_head",
+    "is_norm",
+    "is_statistic",
+    "convolution",
+    "patch_conv",
+    "max_pool",
+]

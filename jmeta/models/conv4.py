@@ -1,0 +1,118 @@
+"""The four-layer convolutional network of few-shot learning, with its head or as an embedding.
+
+Nearly every few-shot paper reports on it. It is a `Model` like any other; learners know nothing of its layers but what
+their names say (`is_head`, `is_norm`).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from ..types import Model
+from .norms import Norm, as_model, check_policy
+from .primitives import convolution, max_pool
+
+
+def conv4(
+    num_outputs: int | None,
+    *,
+    num_filters: int = 64,
+    norm: str = "batch",
+    pooling: str = "max",
+    conv: str = "auto",
+    dtype: Any = None,
+) -> Model:
+    """Four blocks of 3x3 convolution, normalisation, halving of the image and ReLU.
+
+    Kernels start as Glorot's uniform, the norm's epsilon is 10⁻³. A convolution before a norm over examples has no
+    bias, which such a norm would cancel. The maximum is taken before the ReLU: the same function, on a quarter of the
+    elements.
+
+    Args:
+      num_outputs: width of the linear head, `params/head`; `None` for no head, the embedding of metric methods.
+      num_filters: channels of every block.
+      norm: whose statistics normalise: `"batch"`, of the examples of the call (transductive on a query); `"support"`,
+        stored by `calibrate`; `"group"`, `"layer"`, of one example; or `"none"`. See `jmeta.models.norms`.
+      pooling: `"max"`, 2x2 maxima that leave out odd borders; or `"strided"`, convolutions of stride 2.
+      conv: form of the convolutions: `"patches"`, fast on CPUs, above all where weights differ between tasks; `"xla"`;
+        or `"auto"`, decided now by JAX's default backend.
+      dtype: of the activations, such as `jax.numpy.bfloat16`; parameters, statistics and outputs stay float32. `None`
+        takes that of the parameters and inputs.
+
+    Returns:
+      A model of images `[examples, height, width, channels]` with outputs `[examples, num_outputs]`, or `[examples,
+      features]` without a head: from 28x28 pixels that is `num_filters` features, or `4 * num_filters` if strided.
+
+    Raises:
+      ValueError: if a number is not positive or a name unknown; at trace time if the input is not a batch of images, or
+        too small for four halvings (16x16 pixels with `pooling="max"`).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> model = conv4(5, num_filters=8)
+      >>> params = model.init(jax.random.key(0), jnp.zeros((2, 28, 28, 1)))
+      >>> model.apply(params, jnp.zeros((2, 28, 28, 1)), None).shape
+      (2, 5)
+
+    Reference:
+      Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra, "Matching Networks for One Shot Learning", 2016,
+      arXiv:1606.04080, section 4.1. Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep
+      Networks", 2017, arXiv:1703.03400, section 5.2, uses strides and averages the last image, where this flattens it.
+    """
+    for name, number in (("num_outputs", num_outputs), ("num_filters", num_filters)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name}={number}; expected a positive number")
+    if pooling not in ("max", "strided"):
+        raise ValueError(f"pooling={pooling!r}; expected 'max' or 'strided'")
+    check_policy(norm)
+    network = _Conv4(num_outputs, num_filters, norm, pooling, convolution(conv), dtype)
+    return as_model(network, stores_statistics=norm == "support")
+
+
+class _Conv4(nn.Module):
+    num_outputs: int | None
+    num_filters: int
+    norm: str
+    pooling: str
+    conv: Callable[..., Array]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, *, deterministic: bool, calibrating: bool) -> Float[Array, "examples features"]:
+        del deterministic
+        check_images(x, smallest=16 if self.pooling == "max" else 1)
+        if self.dtype is not None:
+            x = x.astype(self.dtype)
+        for i in range(4):
+            x = nn.Conv(
+                self.num_filters,
+                (3, 3),
+                strides=2 if self.pooling == "strided" else 1,
+                use_bias=self.norm not in ("batch", "support"),
+                kernel_init=nn.initializers.glorot_uniform(),
+                conv_general_dilated=self.conv,
+                dtype=self.dtype,
+                name=f"conv_{i}",
+            )(x)
+            x = Norm(self.norm, name=f"norm_{i}")(x, calibrating=calibrating)
+            x = jax.nn.relu(max_pool(x) if self.pooling == "max" else x)
+        return head(x.reshape(x.shape[0], -1), self.num_outputs, self.dtype)
+
+
+def check_images(x: Array, *, smallest: int) -> None:
+    """Raise `ValueError` unless `x` is a batch of images of at least `smallest` rows and columns."""
+    if x.ndim != 4 or min(x.shape[1:3]) < smallest:
+        raise ValueError(
+            f"expected images [examples, height, width, channels] of at least {smallest}x{smallest} pixels, but the "
+            f"input has shape {x.shape}; add the axis of channels, or use larger images or other pooling"
+        )
+
+
+def head(x: Float[Array, "examples features"], num_outputs: int | None, dtype: Any) -> Float[Array, "examples outputs"]:
+    """The linear output layer named `head`, if there is one; float32 out of activations of a lower precision."""
+    if num_outputs is not None:
+        x = nn.Dense(num_outputs, kernel_init=nn.initializers.glorot_uniform(), dtype=dtype, name="head")(x)
+    return x if dtype is None else x.astype("float32")

@@ -1,0 +1,164 @@
+"""Normalisation as a named policy, never as hidden state, and the names by which learners find its parameters.
+
+`conv4` and `resnet12` are built from `Norm`. What a norm layer stores are ordinary leaves under `stats/`, filled by the
+model's `calibrate`; which statistics normalise the query is the policy, so every evaluation can say what it did:
+
+| policy | statistics | a prediction depends on |
+|---|---|---|
+| `"batch"` | of the examples of the call | the other queries: transductive |
+| `"support"` | stored by `calibrate`; differentiable | the support only |
+| `"group"` | of one example, over groups of up to 16 channels | that example |
+| `"layer"` | of one example, over all its channels | that example |
+| `"none"` | | that example |
+
+The per-step norm parameters of MAML++ are no policy of the model: the learner holds one copy of every leaf that
+`is_norm` selects for each inner step.
+"""
+
+import math
+import re
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from ..types import Model, PyTree, RandomKey
+
+POLICIES = ("batch", "support", "group", "layer", "none")
+
+_NORM_NAME = re.compile(r"norm|(?<![a-z])bn(?![a-z])")
+_HEAD_NAME = re.compile(r"(?<![a-z])(head|classifier|logits|readout)(?![a-z])")
+_STATISTICS = ("stats", "batch_stats")
+
+
+def is_norm(path: str) -> bool:
+    """Whether a leaf, named by its path, is a learned parameter (scale, bias) of a norm layer.
+
+    It goes by the usual names of layers (`norm_0`, `BatchNorm_1`, `bn2`, `layer_norm`), in any part of the path.
+
+    Example:
+      >>> is_norm("params/norm_0/scale"), is_norm("params/conv_0/kernel"), is_norm("stats/norm_0/mean")
+      (True, False, False)
+    """
+    return not is_statistic(path) and bool(_NORM_NAME.search(path.lower()))
+
+
+def is_head(path: str) -> bool:
+    """Whether a leaf, named by its path, belongs to the output layer: `head`, `classifier`, `logits` or `readout`.
+
+    Example:
+      >>> is_head("params/head/kernel"), is_head("params/conv_0/kernel")
+      (True, False)
+    """
+    return bool(_HEAD_NAME.search(path.lower()))
+
+
+def is_statistic(path: str) -> bool:
+    """Whether a leaf, named by its path, is a stored statistic (or other state), which no gradient step may change.
+
+    Example:
+      >>> is_statistic("stats/norm_0/mean"), is_statistic("params/norm_0/scale")
+      (True, False)
+    """
+    return any(part in _STATISTICS for part in path.split("/"))
+
+
+def frozen(model: Model) -> Model:
+    """The same model with its statistics left as they are: a `Model` whose `calibrate` is `None`.
+
+    Fill the statistics once, from many examples of meta_train, and evaluate with them fixed. That is what running
+    averages approximate:
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jmeta import models
+    >>> model = models.conv4(5, num_filters=4, norm="support")
+    >>> many_images = jax.random.uniform(jax.random.key(0), (8, 16, 16, 1))
+    >>> params = model.init(jax.random.key(1), many_images)
+    >>> _, params = model.calibrate(params, many_images, None)
+    >>> models.frozen(model).calibrate is None
+    True
+    """
+    return Model(model.init, model.apply)
+
+
+class Norm(nn.Module):
+    """One norm layer of a stated policy, with a learned scale and bias for each channel.
+
+    Statistics are computed in float32 at least, whatever the dtype of the activations.
+
+    Attributes:
+      policy: see the table of this module.
+      epsilon: added to the variance.
+    """
+
+    policy: str
+    epsilon: float = 1e-3
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "examples height width channels"], *, calibrating: bool) -> Array:
+        if self.policy == "none":
+            return x
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if self.policy in ("group", "layer"):
+            size = math.gcd(channels, 16) if self.policy == "group" else channels
+            grouped = wide.reshape(*x.shape[:3], channels // size, size)
+            mean, variance = _moments(grouped, (1, 2, 4))
+            normalised = ((grouped - mean) * lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+            return (normalised * _row(scale) + _row(bias)).astype(x.dtype)
+        mean, variance = self._statistics(wide, calibrating)
+        return ((wide - mean) * (lax.rsqrt(variance + self.epsilon) * _row(scale)) + _row(bias)).astype(x.dtype)
+
+    def _statistics(self, x: Array, calibrating: bool) -> tuple[Array, Array]:
+        if self.policy == "batch":
+            return _moments(x, (0, 1, 2))
+        stored_mean = self.variable("stats", "mean", jnp.zeros, x.shape[-1:])
+        stored_variance = self.variable("stats", "var", jnp.ones, x.shape[-1:])
+        if not calibrating:
+            return _row(stored_mean.value), _row(stored_variance.value)
+        mean, variance = _moments(x, (0, 1, 2))
+        stored_mean.value = mean.reshape(-1).astype(stored_mean.value.dtype)
+        stored_variance.value = variance.reshape(-1).astype(stored_variance.value.dtype)
+        return mean, variance
+
+
+def check_policy(norm: str) -> None:
+    """Raise `ValueError` if `norm` is no policy."""
+    if norm not in POLICIES:
+        raise ValueError(f"norm={norm!r}; expected one of {', '.join(map(repr, POLICIES))}")
+
+
+def as_model(network: nn.Module, *, stores_statistics: bool) -> Model:
+    """The model of a network of this package, called as `network(x, deterministic=..., calibrating=...)`."""
+
+    def init(key: RandomKey, x: PyTree) -> PyTree:
+        return network.init(key, x, deterministic=True, calibrating=False)
+
+    def apply(params: PyTree, x: PyTree, key: RandomKey | None) -> Any:
+        return network.apply(params, x, deterministic=key is None, calibrating=False, rngs=_dropout(key))
+
+    def calibrate(params: PyTree, x: PyTree, key: RandomKey | None) -> tuple[Any, PyTree]:
+        outputs, stored = network.apply(
+            params, x, deterministic=key is None, calibrating=True, rngs=_dropout(key), mutable=["stats"]
+        )
+        return outputs, {**params, **stored}
+
+    return Model(init, apply, calibrate if stores_statistics else None)
+
+
+def _dropout(key: RandomKey | None) -> dict[str, RandomKey] | None:
+    return None if key is None else {"dropout": key}
+
+
+def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Mean and biased variance, in two passes: the one-pass form cancels where the mean is large."""
+    mean = x.mean(axes, keepdims=True)
+    return mean, jnp.square(x - mean).mean(axes, keepdims=True)
+
+
+def _row(values: Array) -> Array:
+    return values.reshape(1, 1, 1, -1)
