@@ -1,0 +1,227 @@
+"""The pieces that recipes are composed of: plain typed values, in four groups.
+
+    data        which tasks to meta-train on             Sinusoid, Blobs, Images, Folder
+    model       which network                            Mlp, Conv4
+    method      how to learn from a task                 Maml, Reptile, Protonet, ...
+    training    how long, how fast, what to watch        Training
+    testing     which tasks to choose and judge by       Testing
+
+`experiments.build` turns them into functions, and checks that they fit together.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+# Data
+
+
+@dataclass(frozen=True)
+class Sinusoid:
+    """Sine waves, drawn and not stored."""
+
+    num_shots: int = 10
+    num_queries: int = 10
+    num_test_queries: int = 100
+
+
+@dataclass(frozen=True)
+class Blobs:
+    """Gaussian blobs: classification without data."""
+
+    num_ways: int = 5
+    num_shots: int = 1
+    num_queries: int = 5
+    num_features: int = 8
+    spread: float = 1.0
+
+
+ProtocolName = Literal["glyphs", "finn2017", "reptile2018", "vinyals", "lake"]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of classes, loaded, split, rotated and drawn as a named protocol says (see `jmeta.tasks.protocols`)."""
+
+    protocol: ProtocolName
+    train_ways: int | None = None
+    """Classes in a training task, in place of the protocol's."""
+    train_shots: int | None = None
+    """Support examples of each class in training, in place of the protocol's."""
+    train_queries: int | None = None
+    """Queries of each class in training, in place of the protocol's."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Your own images, a folder for each class (see `jmeta.tasks.datasets.folder`)."""
+
+    path: str = ""
+    size: tuple[int, int] | None = (28, 28)
+    """Height and width that images are resized to; as they are if not given."""
+    num_channels: int = 1
+    """1 for grey, 3 for colours."""
+    train_ways: int | None = None
+    """Classes in a training task; as many as at test if not given."""
+    num_queries: int = 5
+    """Queries of each class, in training and at test."""
+    host_fed: bool = False
+    """Draw training tasks on the host, a few batches ahead, for images that do not fit on the device."""
+
+
+Data = Sinusoid | Blobs | Images | Folder
+
+# Models
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """A multilayer perceptron."""
+
+    hidden: tuple[int, ...] = (40, 40)
+
+
+@dataclass(frozen=True)
+class Conv4:
+    """Four blocks of convolution, normalisation and ReLU."""
+
+    num_filters: int = 64
+    pooling: Literal["max", "strided"] = "max"
+    norm: Literal["batch", "support", "group", "layer", "none"] = "batch"
+    """Whose statistics normalise: of the call (transductive), of the support, of one example, or none."""
+
+
+Network = Mlp | Conv4
+
+# Methods. `num_test_steps`, the inner steps at test, is the protocol's, or else `num_steps`, if not given
+
+
+@dataclass(frozen=True)
+class Maml:
+    """MAML, second order or first."""
+
+    num_steps: int = 1
+    inner_lr: float = 0.01
+    num_test_steps: int | None = None
+    adjoint: Literal["unrolled", "first_order"] = "unrolled"
+
+
+@dataclass(frozen=True)
+class MetaSgd:
+    """MAML with a learned rate for every parameter."""
+
+    num_steps: int = 1
+    initial_lr: float = 0.01
+    num_test_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class MamlPlusPlus:
+    """MAML with multi-step loss, and rates and norms of each step."""
+
+    num_steps: int = 5
+    initial_lr: float = 0.1
+    num_test_steps: int | None = None
+    annealed_until: float = 0.1
+
+
+@dataclass(frozen=True)
+class Reptile:
+    """Reptile, with an inner Adam without momentum."""
+
+    num_steps: int = 5
+    batch_size: int = 10
+    inner_lr: float = 1e-3
+    num_test_steps: int | None = None
+    test_batch_size: int = 5
+
+
+@dataclass(frozen=True)
+class Protonet:
+    """Prototypical networks."""
+
+    distance: Literal["euclidean", "cosine", "mahalanobis"] = "euclidean"
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Matching networks."""
+
+    full_context: bool = True
+    num_process_steps: int = 5
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Ridge regression on learned features (R2D2)."""
+
+
+@dataclass(frozen=True)
+class ProtoMaml:
+    """MAML whose head starts at the prototypes."""
+
+    num_steps: int = 5
+    inner_lr: float = 0.1
+    num_test_steps: int | None = None
+
+
+Method = Maml | MetaSgd | MamlPlusPlus | Reptile | Protonet | Matching | Ridge | ProtoMaml
+
+# Training and testing
+
+
+@dataclass(frozen=True)
+class Training:
+    """The outer loop. All numbers of steps but `halve_lr_every` are multiples of `steps_per_dispatch`."""
+
+    num_steps: int
+    tasks_per_step: int
+    steps_per_dispatch: int
+    """Meta-steps that run in one compiled call, between two lines of the log."""
+    evaluate_every: int
+    """Meta-steps between two evaluations on meta_valid; also the longest way between two checkpoints."""
+    checkpoint_every: int | None = None
+    """Meta-steps between checkpoints; at every evaluation if not given."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 1e-3
+    schedule: Literal["constant", "halved", "linear"] = "constant"
+    """Rate of the meta-optimizer: as it is, halved every `halve_lr_every` steps, or going linearly to zero."""
+    halve_lr_every: int = 2000
+    clip_norm: float | None = None
+    """Largest norm of a meta-gradient, beyond which it is scaled down."""
+    batching: Literal["vmap", "scan"] | int = "vmap"
+    """Tasks of a meta-step at once: all, one, or this many."""
+    num_valid_tasks: int = 200
+    patience: int | None = None
+    """Evaluations without a better score on meta_valid after which training stops; never if not given."""
+    max_skipped_in_a_row: int = 20
+    """Meta-steps in a row with a loss or gradient that is not finite, after which the run is given up."""
+    keep_last: int = 3
+    """Checkpoints kept beside the best."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Testing:
+    """The tasks that a model is chosen by (of meta_valid) and judged by (of meta_test)."""
+
+    num_ways: int = 5
+    num_shots: int = 1
+    num_tasks: int | None = None
+    """Tasks of meta_test; the protocol's number, or else 1000, if not given."""
+    tasks_at_once: int = 8
+    """A matter of speed and memory only."""
+
+
+class Recipe(Protocol):
+    """What every recipe has; its own class says which data, model and method these are."""
+
+    @property
+    def data(self) -> Data: ...
+    @property
+    def model(self) -> Network: ...
+    @property
+    def method(self) -> Method: ...
+    @property
+    def training(self) -> Training: ...
+    @property
+    def testing(self) -> Testing: ...

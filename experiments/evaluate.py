@@ -1,0 +1,288 @@
+"""Judge a trained run on meta_test: `python -m experiments.evaluate RUN [--protocol NAME] [--inner-steps 0 1 5 10]`.
+
+RUN is the folder of one seed or that of all seeds of a recipe. The parameters are those chosen on meta_valid. Results
+are printed, with the name of their protocol, and kept in the run folder as `evaluation.json`, one entry a protocol.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+import jmeta
+from configs import parts
+from jmeta import Learner, checkpoints
+from jmeta.evaluation import Estimate, Evaluation, estimate
+from jmeta.types import PyTree
+
+from . import console, loop, pictures, recipes, run_folder
+from .build import Experiment, build
+from .sources import named_protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Judge a trained run on meta_test."""
+
+    run: tyro.conf.Positional[pathlib.Path]
+    """Folder of one seed's run, or the one that has the folders of all seeds."""
+    protocol: parts.ProtocolName | None = None
+    """Another protocol than the recipe's, if none of its test classes was trained on."""
+    num_ways: int | None = None
+    """Classes in a test task, in place of the recipe's."""
+    num_shots: int | None = None
+    """Support examples of each class of a test task, in place of the recipe's."""
+    num_tasks: int | None = None
+    """Test tasks, in place of the recipe's."""
+    inner_steps: tuple[int, ...] = ()
+    """Numbers of inner steps to draw the adaptation curve for, such as 0 1 5 10."""
+
+
+class Timed(NamedTuple):
+    """An evaluation and what it took.
+
+    Attributes:
+      evaluation: the estimates.
+      seconds: without compilation.
+      compile_seconds: tracing and compiling.
+    """
+
+    evaluation: Evaluation
+    seconds: float
+    compile_seconds: float
+
+
+def seed_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The folders of the seeds' runs in a folder, which may be such a one itself.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if (folder / "config.json").is_file():
+        return [folder]
+    found = sorted(path.parent for path in folder.glob("seed_*/config.json"))
+    if not found:
+        raise ValueError(f"{folder} is not a run folder and has none in it; pass what --run-dir was, or runs/NAME")
+    return found
+
+
+def load_run(folder: pathlib.Path) -> tuple[str, parts.Recipe, PyTree]:
+    """`(recipe name, recipe, meta-parameters)`, the last those with the best score on meta_valid.
+
+    Raises:
+      ValueError: if the folder holds no run, or one without a checkpoint yet.
+    """
+    name, options = run_folder.read_config(folder)
+    recipe = recipes.with_options(recipes.load(name), options)
+    like = loop.init_state(build(recipe), recipe.training.seed)
+    restored = checkpoints.restore(folder / "checkpoints", like, best=True)
+    if restored is None:
+        raise ValueError(f"{folder} has no checkpoint yet; train it first")
+    return name, recipe, restored[1].best_meta_params
+
+
+def tested_otherwise(recipe: parts.Recipe, options: Options) -> parts.Recipe:
+    """The recipe with the options' test tasks and its own training tasks.
+
+    Raises:
+      ValueError: if it was not trained on images, or was trained on classes that another protocol tests.
+    """
+    given = {name: getattr(options, name) for name in ("num_ways", "num_shots", "num_tasks")}
+    testing = dataclasses.replace(recipe.testing, **{k: v for k, v in given.items() if v is not None})
+    changed: dict[str, Any] = {"testing": testing}
+    if isinstance(recipe.data, parts.Images):
+        ways = recipe.data.train_ways or named_protocol(recipe.data.protocol).train_ways or recipe.testing.num_ways
+        protocol = options.protocol or recipe.data.protocol
+        _check_unseen(recipe.data.protocol, protocol)
+        changed["data"] = dataclasses.replace(recipe.data, protocol=protocol, train_ways=ways)
+    elif options.protocol is not None:
+        raise ValueError(f"--protocol {options.protocol} is one of images, but the run is not; leave it out")
+    return dataclasses.replace(recipe, **changed)  # pyright: ignore[reportArgumentType]
+
+
+def _check_unseen(trained: parts.ProtocolName, tested: parts.ProtocolName) -> None:
+    if trained == tested or named_protocol(trained).dataset != named_protocol(tested).dataset:
+        return
+    seen = set(named_protocol(trained).load(None).meta_train.class_names)
+    judged = named_protocol(tested).load(None).meta_test.class_names
+    if overlap := seen & set(judged):
+        raise ValueError(
+            f"--protocol {tested}: {len(overlap)} of its {len(judged)} test classes are among those that {trained} "
+            f"trains on; train a run with --data.protocol {tested}"
+        )
+
+
+def timed_evaluation(
+    experiment: Experiment,
+    learner: Learner,
+    meta_params: PyTree,
+    *,
+    tasks_at_once: int,
+    num_steps: int | None = None,
+) -> Timed:
+    """A learner on the fixed tasks of meta_test, the same for every learner; `num_steps` goes with the protocol."""
+    start = time.perf_counter()
+    with console.compile_clock() as compiling:
+        evaluation = jmeta.evaluate(
+            learner,
+            experiment.loss_fn,
+            meta_params,
+            experiment.source.meta_test,
+            loop.split_key("meta_test"),
+            protocol=experiment.source.protocol + (f", {num_steps} inner steps" if num_steps is not None else ""),
+            num_tasks=experiment.source.num_test_tasks,
+            tasks_at_once=tasks_at_once,
+        )
+    return Timed(evaluation, time.perf_counter() - start - compiling.seconds, compiling.seconds)
+
+
+def evaluated(experiment: Experiment, meta_params: PyTree, tasks_at_once: int) -> Timed:
+    """The experiment's own learner on meta_test."""
+    steps = experiment.num_test_steps
+    return timed_evaluation(experiment, experiment.learner, meta_params, tasks_at_once=tasks_at_once, num_steps=steps)
+
+
+def table_row(name: str, timed: Timed) -> dict[str, str]:
+    """One line of the table of results."""
+    evaluation = timed.evaluation
+    metric = main_metric(evaluation)
+    both = evaluation.transductive
+    return {
+        "": name,
+        f"{metric}, inductive": shown(metric, evaluation.inductive[metric]),
+        "transductive": shown(metric, both[metric]) if both else "same",
+        "tasks": str(evaluation.num_tasks),
+        "tasks/s": f"{evaluation.num_tasks * (2 if both else 1) / max(timed.seconds, 1e-9):.0f}",
+        "compile": f"{timed.compile_seconds:.1f} s",
+        "protocol": evaluation.protocol,
+    }
+
+
+def main_metric(evaluation: Evaluation) -> str:
+    """Accuracy where there is one, else loss."""
+    return "accuracy" if "accuracy" in evaluation.inductive else "loss"
+
+
+def shown(metric: str, value: Estimate) -> str:
+    """An estimate as text; accuracy in per cent."""
+    if metric != "accuracy":
+        return f"{value.mean:.3f} ± {value.half_width:.3f}"
+    return f"{100 * value.mean:.2f} ± {100 * value.half_width:.2f} %"
+
+
+def curve(
+    experiment: Experiment, meta_params: PyTree, nums_steps: tuple[int, ...], *, tasks_at_once: int
+) -> dict[int, Timed]:
+    """The same test tasks after different numbers of inner steps.
+
+    Raises:
+      ValueError: if the learner has no inner steps.
+    """
+    make = experiment.make_learner
+    if make is None:
+        raise ValueError("--inner-steps was given, but this method adapts without gradient steps; leave it out")
+    return {
+        steps: timed_evaluation(experiment, make(steps), meta_params, tasks_at_once=tasks_at_once, num_steps=steps)
+        for steps in sorted(set(nums_steps))
+    }
+
+
+def store(folder: pathlib.Path, split_hash: str | None, results: dict[str, Timed]) -> None:
+    """Add results, by name, to the folder's `evaluation.json`."""
+    path = folder / "evaluation.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    for name, timed in results.items():
+        stored[f"{name} | {timed.evaluation.protocol}"] = {**_as_json(timed), "split_hash": split_hash}
+    run_folder.replace_text(path, json.dumps(stored, indent=1) + "\n")
+
+
+def evaluate_seed(folder: pathlib.Path, options: Options) -> Timed:
+    """Evaluate one seed's run, print and store the result, and draw its pictures."""
+    name, recipe, meta_params = load_run(folder)
+    experiment, tasks_at_once = build(tested_otherwise(recipe, options)), recipe.testing.tasks_at_once
+    timed = evaluated(experiment, meta_params, tasks_at_once)
+    results = {name: timed}
+    if options.inner_steps:
+        by_steps = curve(experiment, meta_params, options.inner_steps, tasks_at_once=tasks_at_once)
+        results |= {f"{name}, {steps} inner steps": result for steps, result in by_steps.items()}
+        draw_curve(folder, name, experiment.source.protocol, by_steps)
+    if is_image_task(experiment):
+        draw_episode(folder, name, experiment, meta_params)
+    store(folder, experiment.source.split_hash, results)
+    console.print_table(f"{folder}: meta_test", [table_row(key, result) for key, result in results.items()])
+    return timed
+
+
+def is_image_task(experiment: Experiment) -> bool:
+    """Whether inputs are `[height, width, channels]`."""
+    task = jax.eval_shape(experiment.source.meta_test, jax.random.key(0))
+    return hasattr(task.query.x, "shape") and len(task.query.x.shape) == 4
+
+
+def draw_episode(folder: pathlib.Path, name: str, experiment: Experiment, meta_params: PyTree) -> pathlib.Path:
+    """The first test task with the learner's predictions, as `test_episode.png`."""
+    key_task, key_adapt = jax.random.split(jax.random.split(loop.split_key("meta_test"), 2)[0])
+    learner = experiment.learner
+
+    @jax.jit
+    def predictions(meta_params: PyTree) -> tuple[Any, Any]:
+        task = experiment.source.meta_test(key_task)
+        adapted = learner.adapt(meta_params, task.support, key_adapt)
+        return task, learner.predict(meta_params, adapted, task.query.x, None)
+
+    task, logits = jax.device_get(predictions(meta_params))
+    return pictures.episode(folder / "test_episode.png", task, logits, title=f"{name}, a test task")
+
+
+def draw_curve(folder: pathlib.Path, name: str, protocol: str, by_steps: dict[int, Timed]) -> pathlib.Path:
+    """The adaptation curve as `adaptation_curve.png`, inductive and, where it differs, transductive."""
+    first = next(iter(by_steps.values())).evaluation
+    metric = main_metric(first)
+    curves = {"inductive": {steps: timed.evaluation.inductive[metric] for steps, timed in by_steps.items()}}
+    transductive = {s: t.evaluation.transductive[metric] for s, t in by_steps.items() if t.evaluation.transductive}
+    curves |= {"transductive": transductive} if transductive else {}
+    title = f"{name}\n{protocol}"
+    return pictures.adaptation_curve(folder / "adaptation_curve.png", curves, metric=metric, title=title)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; returns the exit status."""
+    options = tyro.cli(Options, args=arguments, prog="python -m experiments.evaluate")
+    console.use_compilation_cache()
+    try:
+        results = [evaluate_seed(folder, options).evaluation for folder in seed_folders(options.run)]
+    except console.USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if len(results) > 1:
+        metric = main_metric(results[0])
+        over_seeds = estimate(np.array([result.inductive[metric].mean for result in results]))
+        print(f"{len(results)} seeds: {metric}, inductive, {shown(metric, over_seeds)} (95 % interval over seeds)")
+    return 0
+
+
+def _as_json(timed: Timed) -> dict[str, Any]:
+    def plain(estimates: dict[str, Estimate] | None) -> dict[str, Any] | None:
+        if estimates is None:
+            return None
+        return {name: {"mean": value.mean, "half_width": value.half_width} for name, value in estimates.items()}
+
+    evaluation = timed.evaluation
+    return {
+        "protocol": evaluation.protocol,
+        "num_tasks": evaluation.num_tasks,
+        "inductive": plain(evaluation.inductive),
+        "transductive": plain(evaluation.transductive),
+        "seconds": timed.seconds,
+        "compile_seconds": timed.compile_seconds,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

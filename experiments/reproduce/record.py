@@ -1,0 +1,120 @@
+"""Make a row of the results from a trained run: `python -m experiments.reproduce.record RUN NAME --title "..."`.
+
+The run is judged on the whole of its protocol, and its weights are kept beside the numbers.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import tyro
+
+from jmeta.evaluation import Estimate, Evaluation
+
+from .. import console, evaluate
+from . import rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Judge a trained run and keep the result, with its weights, as a row of the results table."""
+
+    run: tyro.conf.Positional[pathlib.Path]
+    """Folder of one seed's run."""
+    name: tyro.conf.Positional[str]
+    """Of the row's files."""
+    title: str
+    """What the table calls the row."""
+    protocol: str | None = None
+    """Another protocol than the recipe's."""
+    num_ways: int | None = None
+    """Classes in a test task, in place of the recipe's."""
+    num_shots: int | None = None
+    """Support examples of each class, in place of the recipe's."""
+    num_tasks: int | None = None
+    """Test tasks, in place of the protocol's."""
+    inner_steps: tuple[int, ...] = ()
+    """Numbers of inner steps to judge, one line each."""
+
+
+def record(options: Options) -> rows.Row:
+    """Judge, and write the row."""
+    name, recipe, meta_params = evaluate.load_run(options.run)
+    test = {key: getattr(options, key) for key in ("protocol", "num_ways", "num_shots", "num_tasks", "inner_steps")}
+    recorded = json.loads((options.run / "config.json").read_text())
+    facts: dict[str, Any] = {
+        "title": options.title,
+        "recipe": name,
+        "command": rows.command_of(name, recipe),
+        "hash": recorded["hash"],
+        "options": recorded["options"],
+        "test": test | {"inner_steps": list(options.inner_steps)},
+        "seed": recipe.training.seed,
+        "device": str(jax.devices()[0].device_kind),
+        "jax": jax.__version__,
+        "train": _training(options.run, recipe.training.num_steps),
+    }
+    _, experiment = rows.experiment_of(facts)
+    facts["split_hash"] = experiment.source.split_hash
+    timed = [
+        evaluate.timed_evaluation(
+            experiment, learner, meta_params, tasks_at_once=recipe.testing.tasks_at_once, num_steps=steps
+        )
+        for learner, steps in rows.learners_of(facts, experiment)
+    ]
+    facts["metric"] = evaluate.main_metric(timed[0].evaluation)
+    facts["evaluations"] = [_as_json(each.evaluation, facts["metric"]) for each in timed]
+    per_task = {
+        f"{i} {kind}": estimates[facts["metric"]].values
+        for i, each in enumerate(timed)
+        for kind in ("inductive", "transductive")
+        if (estimates := getattr(each.evaluation, kind)) is not None
+    }
+    row = rows.Row(options.name, facts, rows.flattened(meta_params), per_task)
+    rows.write(row)
+    console.print_table(options.title, [evaluate.table_row(options.name, each) for each in timed])
+    return row
+
+
+def _training(folder: pathlib.Path, num_steps: int) -> dict[str, Any]:
+    """How long the run trained, by its own log: meta-steps, the best one, and seconds without compilation."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if line["split"] == "meta_train"]
+    return {
+        "num_steps": max(line["step"] for line in trained),
+        "of_num_steps": num_steps,
+        "seconds": round(sum(line["seconds"] for line in trained), 1),
+    }
+
+
+def _as_json(evaluation: Evaluation, metric: str) -> dict[str, Any]:
+    def plain(estimates: dict[str, Estimate] | None) -> dict[str, float] | None:
+        if estimates is None:
+            return None
+        return {"mean": estimates[metric].mean, "half_width": estimates[metric].half_width}
+
+    return {
+        "protocol": evaluation.protocol,
+        "num_tasks": evaluation.num_tasks,
+        "inductive": plain(evaluation.inductive),
+        "transductive": plain(evaluation.transductive),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; returns the exit status."""
+    options = tyro.cli(Options, args=arguments, prog="python -m experiments.reproduce.record")
+    console.use_compilation_cache()
+    try:
+        record(options)
+    except console.USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

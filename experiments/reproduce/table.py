@@ -1,0 +1,99 @@
+"""Write RESULTS.md from the recorded rows: `python -m experiments.reproduce.table`.
+
+Nothing in that file is typed by hand but what papers report, which stands here, in a table of its own.
+"""
+
+import pathlib
+import sys
+
+from jmeta.evaluation import Estimate, estimate, paired_difference
+
+from .. import run_folder
+from ..evaluate import shown
+from . import rows
+
+RESULTS = pathlib.Path(__file__).parents[2] / "RESULTS.md"
+
+INTRODUCTION = """# Results
+
+Made by `python -m experiments.reproduce.table` from the rows in `experiments/reproduce/rows`; nothing is typed by
+hand. Intervals are 95 %, over test tasks. *Inductive*: each query is predicted without the others. *Transductive*: all
+queries of a task together, where that makes a difference. Every row keeps its weights: the test suite judges them again
+on 200 tasks, and fails when they are more than three standard errors away.
+
+A number belongs to its protocol, which is named beside it, and to our seeded splits. What papers report, under theirs,
+is in a table of its own below, for orientation and not for comparison.
+"""
+
+# Only what was read in the papers' own tables.
+PUBLISHED = """| paper | protocol | 5-way 1-shot | 5-way 5-shot | 20-way 1-shot | 20-way 5-shot |
+|---|---|---|---|---|---|
+| MAML (Finn et al. 2017) | finn2017, transductive | 98.7 ± 0.4 | 99.9 ± 0.1 | 95.8 ± 0.3 | 98.9 ± 0.2 |
+| first-order MAML (same) | finn2017, transductive | 98.3 ± 0.5 | 99.2 ± 0.2 | 89.4 ± 0.5 | 97.9 ± 0.1 |
+| Reptile (Nichol et al. 2018) | reptile2018, inductive | 95.39 ± 0.09 | 98.90 ± 0.10 | 88.14 ± 0.15 | 96.65 ± 0.33 |
+| Reptile (same) | reptile2018, transductive | 97.68 ± 0.04 | 99.48 ± 0.06 | 89.43 ± 0.14 | 97.12 ± 0.32 |
+| prototypical networks (Snell et al. 2017) | vinyals | 98.8 | 99.7 | 96.0 | 98.9 |
+| matching networks (Vinyals et al. 2016) | vinyals | 98.1 | 98.9 | 93.8 | 98.5 |
+
+Sinusoids, mean squared error of MAML at 5 shots, trained with 10, after 1, 5 and 10 inner steps: 0.67, 0.38, 0.35 (Finn
+et al. 2017).
+"""
+
+# Rows that differ in one thing: judged on the same test tasks, so the difference is taken task by task.
+PAIRS = (("omniglot_maml_20w1s", "omniglot_first_order_maml_20w1s"),)
+
+
+def render() -> str:
+    """The text of RESULTS.md."""
+    recorded = [rows.read(name) for name in rows.names()]
+    parts = [INTRODUCTION, "## Measured\n", _table(recorded)]
+    parts += [text for pair in PAIRS if (text := _difference(*pair, {row.name: row for row in recorded}))]
+    parts += ["## How each row was made\n", *(_details(row) for row in recorded)]
+    parts += ["## What papers report\n", PUBLISHED]
+    return "\n".join(parts)
+
+
+def _table(recorded: list[rows.Row]) -> str:
+    lines = ["| method | protocol | inductive | transductive | meta-steps | training |", "|---|---|---|---|---|---|"]
+    for row in recorded:
+        facts, train = row.facts, row.facts["train"]
+        steps = f"{train['num_steps']:,}"
+        if train["num_steps"] != train["of_num_steps"]:
+            steps += f" of {train['of_num_steps']:,}"
+        for i, evaluation in enumerate(facts["evaluations"]):
+            values = {kind: row.per_task.get(f"{i} {kind}") for kind in ("inductive", "transductive")}
+            cells = ["same" if value is None else shown(facts["metric"], estimate(value)) for value in values.values()]
+            duration = f"{train['seconds'] / 60:.0f} min, {facts['device']}"
+            lines.append(f"| {' | '.join([facts['title'], evaluation['protocol'], *cells, steps, duration])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _difference(first: str, second: str, by_name: dict[str, rows.Row]) -> str | None:
+    if not {first, second} <= set(by_name):
+        return None
+    lines = []
+    for kind in ("inductive", "transductive"):
+        difference: Estimate = paired_difference(
+            *(estimate(by_name[name].per_task[f"0 {kind}"]) for name in (first, second))
+        )
+        lines.append(f"* {kind}: {shown('accuracy', difference)}")
+    titles = [by_name[name].facts["title"] for name in (first, second)]
+    return f"{titles[0]} minus {titles[1]}, task by task:\n\n" + "\n".join(lines) + "\n"
+
+
+def _details(row: rows.Row) -> str:
+    facts = row.facts
+    split = f", split {facts['split_hash'][:12]}" if facts["split_hash"] else ""
+    default = f"`{row.name}`: configuration {facts['hash']}{split}, seed {facts['seed']}, jax {facts['jax']}"
+    return f"* **{facts['title']}**. {default}.\n\n  ```\n  {facts['command']}\n  ```\n"
+
+
+def main() -> int:
+    """Write the file."""
+    run_folder.replace_text(RESULTS, render())
+    print(f"wrote {RESULTS.name} from {len(rows.names())} rows")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

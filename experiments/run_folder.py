@@ -1,0 +1,199 @@
+"""A run's folder: what was asked for, what happened, and who is writing.
+
+    config.json        the recipe's name, every option, and their hash
+    sessions.jsonl     one line for each time the run was started: versions, device, git commit, step resumed from
+    metrics.jsonl      one line for each log interval and each evaluation; also as TensorBoard files in tensorboard/
+    checkpoints/       see `jmeta.checkpoints`
+    lock               held by the process that writes; the system releases it, however that process ends
+
+Metrics are written before the checkpoint of their step. So after a kill, whatever the restored step did not see is the
+tail of the log, and is cut.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import math
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+
+import jmeta
+
+from .console import StoppedError
+
+Line = dict[str, Any]
+
+
+class FolderInUseError(StoppedError):
+    """Another process writes to the run folder."""
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Hold a run folder, making it if need be; no other process can, until this block or this process ends.
+
+    Raises:
+      FolderInUseError: if a process holds it; its id is in the message.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise FolderInUseError(
+                f"{folder} is being written by process {holder}; wait for it, stop it, or choose another --run-dir"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def config_hash(options: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that identify a set of options, whatever their order."""
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def write_config(folder: pathlib.Path, recipe_name: str, recipe: Any) -> None:
+    """Record a recipe in its run folder; where one is recorded already, it must be the same.
+
+    Raises:
+      ValueError: if the folder belongs to other options; the first ones that differ are named.
+    """
+    options = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    config = {"recipe": recipe_name, "hash": config_hash(options), "options": options}
+    path = folder / "config.json"
+    if not path.exists():
+        replace_text(path, json.dumps(config, indent=2) + "\n")
+        return
+    recorded = json.loads(path.read_text())
+    if (recorded["recipe"], recorded["hash"]) == (config["recipe"], config["hash"]):
+        return
+    old, new = ({"recipe": c["recipe"], **_flat(c["options"])} for c in (recorded, config))
+    differing = [f"{k} was {old.get(k)}, is {new.get(k)}" for k in {**old, **new} if old.get(k) != new.get(k)]
+    raise ValueError(
+        f"{folder} holds a run with other options ({'; '.join(differing[:4])}); choose another --run-dir, or repeat "
+        "its options to resume"
+    )
+
+
+def read_config(folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
+    """`(recipe name, options)` of a run.
+
+    Raises:
+      ValueError: if the folder holds no run.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a run folder: there is no {path.name} in it; pass what --run-dir was")
+    config = json.loads(path.read_text())
+    return config["recipe"], config["options"]
+
+
+def record_session(folder: pathlib.Path, *, seed: int, resumed_from: int) -> None:
+    """Append what this start of the run runs on."""
+    device = jax.devices()[0]
+    session = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "resumed_from": resumed_from,
+        "seed": seed,
+        "command": sys.orig_argv[1:],
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jmeta": jmeta.__version__,
+        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "cpus": os.cpu_count(),
+        "git_commit": _git_commit(),
+    }
+    with (folder / "sessions.jsonl").open("a") as file:
+        file.write(json.dumps(session) + "\n")
+
+
+class MetricsLog:
+    """Appends lines of metrics to `metrics.jsonl` and TensorBoard, first cutting those after the step resumed from."""
+
+    def __init__(self, folder: pathlib.Path, *, last_step: int) -> None:
+        self.path = folder / "metrics.jsonl"
+        cut_metrics(self.path, last_step)
+        self._file = self.path.open("a")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1, flush_secs=3600)
+
+    def append(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of one step; a number that is not finite is written as `null`."""
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
+        for name, value in finite.items():
+            if value is not None:
+                self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def to_disk(self) -> None:
+        """Return when everything appended is on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._board.flush()
+
+    def close(self) -> None:
+        self.to_disk()
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(folder: pathlib.Path, split: str | None = None) -> list[Line]:
+    """The logged lines of a run, of one split or of all; a torn last line is left out."""
+    lines = _whole_lines(folder / "metrics.jsonl")
+    return [line for line in lines if split in (None, line["split"])]
+
+
+def cut_metrics(path: pathlib.Path, last_step: int) -> None:
+    """Remove, atomically, the lines after `last_step` and a line that was being written when its process died."""
+    if path.exists():
+        kept = [json.dumps(line) + "\n" for line in _whole_lines(path) if line["step"] <= last_step]
+        replace_text(path, "".join(kept))
+
+
+def replace_text(path: pathlib.Path, text: str) -> None:
+    """Give a file new content in one step: a reader, or a crash, sees the old or the new."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _whole_lines(path: pathlib.Path) -> list[Line]:
+    lines = []
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:  # torn by a kill: nothing after it can be trusted
+            break
+    return lines
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in options.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _git_commit() -> str | None:
+    command = ["git", "rev-parse", "HEAD"]
+    with contextlib.suppress(OSError):
+        result = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parent, check=False)
+        return result.stdout.strip() or None if result.returncode == 0 else None
+    return None

@@ -1,0 +1,165 @@
+"""Where a recipe's tasks come from: samplers of its data, and the words that its numbers stand beside."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from configs import parts
+from jmeta import tasks
+from jmeta.tasks import protocols
+from jmeta.tasks.datasets import folder
+from jmeta.tasks.datasets.image_classes import ImageClasses, split_hash
+from jmeta.tasks.protocols import Protocol
+
+SampleTask = jax.tree_util.Partial
+"""`key -> Task`, with the data as its leaves."""
+
+
+class HostTasks(NamedTuple):
+    """Stacked tasks drawn on the host, as many as a meta-step sees: what `jmeta.tasks.host_fed` returns."""
+
+    tasks: Any
+
+
+class Source(NamedTuple):
+    """Where tasks come from.
+
+    Attributes:
+      meta_train: a sampler of single tasks, or a stream of stacked ones.
+      meta_valid, meta_test: samplers of single tasks.
+      protocol: in words, how they are drawn for testing; every number is written beside it.
+      num_test_tasks: of meta_test.
+      split_hash: of which class is in which split; `None` where there are no classes.
+      train_ways, test_ways: outputs of a network with a head.
+      test_steps: inner steps at test that the protocol prescribes, if it does.
+    """
+
+    meta_train: SampleTask | HostTasks
+    meta_valid: SampleTask
+    meta_test: SampleTask
+    protocol: str
+    num_test_tasks: int
+    split_hash: str | None
+    train_ways: int
+    test_ways: int
+    test_steps: int | None
+
+
+def source(data: parts.Data, testing: parts.Testing, part: parts.Training) -> Source:
+    """The tasks of a recipe.
+
+    Raises:
+      ValueError, FileNotFoundError: if the data are not there, or too few for such tasks.
+    """
+    match data:
+        case parts.Sinusoid():
+            return _sinusoid(data, testing)
+        case parts.Blobs():
+            return _blobs(data, testing)
+        case parts.Images():
+            return _images(data, testing)
+        case parts.Folder():
+            return _folder(data, testing, part)
+
+
+def _sinusoid(data: parts.Sinusoid, testing: parts.Testing) -> Source:
+    trained = tasks.sinusoid(num_shots=data.num_shots, num_queries=data.num_queries)
+    tested = tasks.sinusoid(num_shots=testing.num_shots, num_queries=data.num_test_queries)
+    num_tasks = testing.num_tasks or 1000
+    words = f"sinusoid {testing.num_shots}-shot, {data.num_test_queries} queries, {num_tasks} tasks"
+    return Source(trained, tested, tested, words, num_tasks, None, train_ways=1, test_ways=1, test_steps=None)
+
+
+def _blobs(data: parts.Blobs, testing: parts.Testing) -> Source:
+    trained, tested = (
+        tasks.gaussian_blobs(
+            num_ways=part.num_ways,
+            num_shots=part.num_shots,
+            num_queries=data.num_queries,
+            num_features=data.num_features,
+            spread=data.spread,
+        )
+        for part in (data, testing)
+    )
+    num_tasks = testing.num_tasks or 1000
+    words = f"blobs {testing.num_ways}-way {testing.num_shots}-shot, {data.num_queries} queries, {num_tasks} tasks"
+    return Source(trained, tested, tested, words, num_tasks, None, data.num_ways, testing.num_ways, test_steps=None)
+
+
+def _images(data: parts.Images, testing: parts.Testing) -> Source:
+    protocol = named_protocol(data.protocol)
+    splits = protocol.load(None)
+    ways, shots = testing.num_ways, testing.num_shots
+    samplers = protocol.samplers(
+        splits,
+        num_ways=ways,
+        num_shots=shots,
+        train_ways=data.train_ways,
+        train_shots=data.train_shots,
+        train_queries=data.train_queries,
+    )
+    num_tasks = testing.num_tasks or protocol.num_test_tasks
+    return Source(
+        *samplers,
+        protocol=protocol.describe(num_ways=ways, num_shots=shots, num_tasks=num_tasks),
+        num_test_tasks=num_tasks,
+        split_hash=split_hash(splits),
+        train_ways=data.train_ways or protocol.train_ways or ways,
+        test_ways=ways,
+        test_steps=dict(protocol.inner_steps).get(ways),
+    )
+
+
+def _folder(data: parts.Folder, testing: parts.Testing, part: parts.Training) -> Source:
+    if not data.path:
+        raise ValueError("pass the folder of your images: --data.path DIR")
+    splits = folder.load(data.path, size=data.size, num_channels=data.num_channels)
+    split = split_hash(splits)
+    own = Protocol("folder", pathlib.Path(data.path).name, lambda _: splits, test_queries=data.num_queries)
+    ways, num_tasks = data.train_ways or testing.num_ways, testing.num_tasks or own.num_test_tasks
+    if data.host_fed:
+        pixels, labels = _flat_examples(splits.meta_train)
+        stream = tasks.host_fed(
+            pixels,
+            labels,
+            num_ways=ways,
+            num_shots=testing.num_shots,
+            num_queries=data.num_queries,
+            num_tasks=part.tasks_per_step,
+            seed=part.seed,
+        )
+        splits = splits._replace(meta_train=splits.meta_valid)  # so that only the others go to the device
+        samplers = own.samplers(splits, num_ways=testing.num_ways, num_shots=testing.num_shots)
+        samplers = (HostTasks(stream), samplers.meta_valid, samplers.meta_test)
+    else:
+        samplers = own.samplers(
+            splits,
+            num_ways=testing.num_ways,
+            num_shots=testing.num_shots,
+            train_ways=ways,
+            train_queries=data.num_queries,
+        )
+    return Source(
+        *samplers,
+        protocol=own.describe(num_ways=testing.num_ways, num_shots=testing.num_shots, num_tasks=num_tasks),
+        num_test_tasks=num_tasks,
+        split_hash=split,
+        train_ways=ways,
+        test_ways=testing.num_ways,
+        test_steps=None,
+    )
+
+
+def _flat_examples(classes: ImageClasses) -> tuple[np.ndarray, np.ndarray]:
+    """The real examples of all classes, and their classes."""
+    num_classes, num_each = classes.images.shape[:2]
+    sizes = np.full(num_classes, num_each) if classes.class_sizes is None else classes.class_sizes
+    is_real = np.arange(num_each)[None] < sizes[:, None]
+    return classes.images[is_real], np.repeat(np.arange(num_classes), sizes)
+
+
+def named_protocol(name: parts.ProtocolName) -> Protocol:
+    """The protocol of this name."""
+    return getattr(protocols, name)

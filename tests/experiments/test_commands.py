@@ -1,0 +1,142 @@
+"""The command lines: what they refuse, and a tiny run from training to a table and pictures."""
+
+import dataclasses
+import json
+import pathlib
+import shlex
+
+import pytest
+
+from configs.parts import Maml
+from experiments import evaluate, quickstart, recipes, train
+from experiments.build import build
+
+TINY = shlex.split(
+    "--model.hidden 8 --training.num-steps 20 --training.tasks-per-step 2 --training.steps-per-dispatch 10 "
+    "--training.evaluate-every 10 --training.num-valid-tasks 6 --testing.num-tasks 6 --testing.tasks-at-once 3"
+)
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    """Commands write to `runs/`; and the compilation cache stays that of the tests."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("experiments.console.use_compilation_cache", lambda: None)
+
+
+def test_a_misspelt_recipe_is_refused_with_a_suggestion(capsys):
+    assert train.main(["sinusoid_mamal"]) == 1
+    assert "there is no recipe 'sinusoid_mamal'; did you mean sinusoid_maml" in capsys.readouterr().err
+
+
+def test_a_misspelt_option_is_refused_with_a_suggestion(capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.main(["blobs_protonet", "--training.num-step", "3"])
+    assert caught.value.code == 2
+    assert "--training.num-steps" in capsys.readouterr().err
+
+
+def test_a_value_that_is_no_choice_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["blobs_protonet", "--method.distance", "manhattan"])
+    assert "euclidean" in capsys.readouterr().err
+
+
+def test_help_shows_the_recipes_and_a_recipes_paper(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    assert "sinusoid_maml" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        train.main(["sinusoid_maml", "--help"])
+    assert "1703.03400" in capsys.readouterr().out
+
+
+def test_from_training_to_a_table(capsys, tmp_path):
+    assert train.main(["blobs_protonet", *TINY, "--run-dir", "out", "--seeds", "2"]) == 0
+    assert "2 seeds: best on meta_valid" in capsys.readouterr().out
+    assert evaluate.main(["out"]) == 0
+    output = capsys.readouterr().out
+    assert "blobs 5-way 1-shot, 5 queries, 6 tasks" in output
+    assert "2 seeds: accuracy, inductive" in output
+    for seed in (0, 1):
+        folder = tmp_path / "out" / f"seed_{seed}"
+        (stored,) = json.loads((folder / "evaluation.json").read_text()).values()
+        assert stored["num_tasks"] == 6
+        assert 0 <= stored["inductive"]["accuracy"]["mean"] <= 1
+        assert stored["transductive"] is None
+        assert (folder / "learning_curve.png").stat().st_size > 5000
+    assert train.main(["blobs_protonet", *TINY, "--run-dir", "out", "--training.lr", "0.5"]) == 1
+    assert "training.lr was 0.001, is 0.5" in capsys.readouterr().err
+
+
+def test_the_curve_over_inner_steps(capsys, tmp_path):
+    assert train.main(["sinusoid_maml", *TINY, "--method.num-test-steps", "1", "--run-dir", "out"]) == 0
+    assert evaluate.main(["out/seed_0", "--inner-steps", "1", "0", "5", "--num-tasks", "5"]) == 0
+    stored = json.loads((tmp_path / "out" / "seed_0" / "evaluation.json").read_text())
+    losses = {name.split(" | ")[0]: entry["inductive"]["loss"]["mean"] for name, entry in stored.items()}
+    assert losses["sinusoid_maml"] == losses["sinusoid_maml, 1 inner steps"] != losses["sinusoid_maml, 0 inner steps"]
+    assert (tmp_path / "out" / "seed_0" / "adaptation_curve.png").stat().st_size > 5000
+
+
+def test_a_curve_without_inner_steps_is_refused(capsys):
+    assert train.main(["blobs_protonet", *TINY, "--run-dir", "out"]) == 0
+    assert evaluate.main(["out", "--inner-steps", "1"]) == 1
+    assert "adapts without gradient steps" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_run_is_refused(capsys, tmp_path):
+    assert evaluate.main([str(tmp_path)]) == 1
+    assert "is not a run folder" in capsys.readouterr().err
+
+
+def test_the_default_folder_follows_from_the_options():
+    for _ in range(2):
+        assert train.main(["blobs_protonet", *TINY]) == 0
+    (folder,) = pathlib.Path("runs").iterdir()
+    assert folder.name.startswith("blobs_protonet-")
+
+
+def test_another_protocol_is_refused_when_its_test_classes_were_trained_on(data_dir):
+    del data_dir
+    recipe = recipes.load("omniglot_finn2017_maml")
+    with pytest.raises(ValueError, match=r"--protocol lake: \d+ of its 659 test classes are among those that finn2017"):
+        evaluate.tested_otherwise(recipe, evaluate.Options(pathlib.Path("."), protocol="lake"))
+
+
+def test_another_protocol_keeps_the_training_tasks(data_dir):
+    del data_dir
+    recipe = recipes.load("omniglot_vinyals_protonet")
+    options = evaluate.Options(pathlib.Path("."), protocol="glyphs", num_ways=3, num_tasks=50)
+    source = build(evaluate.tested_otherwise(recipe, options)).source
+    assert (source.train_ways, source.test_ways) == (60, 3)
+    assert source.protocol == "glyphs/glyphs 3-way 1-shot, 3 queries, 50 tasks"
+
+
+def test_the_quickstart_leaves_what_it_says(capsys, tmp_path, tiny_folder, monkeypatch):
+    data = dataclasses.replace(tiny_folder.data, host_fed=False)
+    protonet = dataclasses.replace(tiny_folder, data=data)
+    tiny = {"glyphs_protonet": protonet, "glyphs_maml": dataclasses.replace(protonet, method=Maml())}
+    monkeypatch.setattr(recipes, "load", tiny.get)
+    assert quickstart.main(["--num-steps", "11", "--num-tasks", "10"]) == 0
+    output = capsys.readouterr().out
+    for words in ("nearest mean of pixels", "glyphs_protonet: ", "glyphs_maml: ", "1 inner steps", "step 20/20"):
+        assert words in output
+    for name in quickstart.RECIPES:
+        folder = tmp_path / "runs" / "quickstart" / name
+        assert {path.name + "/" * path.is_dir() for path in folder.iterdir()} >= set(quickstart.LEFT)
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_says_what_it_reproduces_and_comes_back_from_its_options(name):
+    recipe = recipes.load(name)
+    for word in ("Paper:", f"Command:  python -m experiments.train {name}", "Time:", "Expected:"):
+        assert word in (recipe.__doc__ or "")
+    options = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    assert recipes.with_options(recipe, options) == recipe
+
+
+def test_an_output_for_each_way_fixes_the_ways():
+    recipe = recipes.load("glyphs_maml")
+    other = dataclasses.replace(recipe.data, train_ways=3)
+    with pytest.raises(ValueError, match="training tasks have 3 ways and test tasks 5"):
+        build(dataclasses.replace(recipe, data=other))

@@ -1,0 +1,103 @@
+"""Every row of the results, judged again from the weights that it keeps."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import jmeta
+from experiments import evaluate
+from experiments.reproduce import record, rows, table
+from jmeta.evaluation import estimate
+
+NUM_TASKS = 200
+
+
+@pytest.mark.parametrize("name", rows.names())
+def test_the_kept_weights_still_score_what_the_row_says(name, request):
+    """On other tasks than the row's, so that the comparison is one of two samples."""
+    row = rows.read(name)
+    if row.facts["split_hash"]:
+        request.getfixturevalue("data_dir")
+    recipe, experiment = rows.experiment_of(row.facts, num_tasks=NUM_TASKS)
+    meta_params = rows.restored(experiment, row.meta_params)
+    for i, (learner, _) in enumerate(rows.learners_of(row.facts, experiment)):
+        result = jmeta.evaluate(
+            learner,
+            experiment.loss_fn,
+            meta_params,
+            experiment.source.meta_test,
+            jax.random.key(2026),
+            protocol=experiment.source.protocol,
+            num_tasks=NUM_TASKS,
+            tasks_at_once=recipe.testing.tasks_at_once,
+        )
+        for kind in ("inductive", "transductive"):
+            estimates = getattr(result, kind)
+            assert (estimates is None) == (f"{i} {kind}" not in row.per_task)
+            if estimates is not None:
+                assert_same_mean(estimates[row.facts["metric"]].values, row.per_task[f"{i} {kind}"])
+
+
+def assert_same_mean(measured: np.ndarray, recorded: np.ndarray) -> None:
+    error = np.sqrt(measured.var(ddof=1) / len(measured) + recorded.var(ddof=1) / len(recorded))
+    assert abs(measured.mean() - recorded.mean()) <= 3 * max(error, 1e-3), (measured.mean(), recorded.mean(), error)
+
+
+def test_a_row_is_not_its_neighbour():
+    """The comparison above can fail: a score that is four points lower is told apart."""
+    recorded = np.random.default_rng(0).normal(0.95, 0.05, 1000)
+    assert_same_mean(recorded[:200], recorded)
+    with pytest.raises(AssertionError):
+        assert_same_mean(recorded[:200] - 0.04, recorded)
+
+
+@pytest.mark.parametrize("name", rows.names())
+def test_a_row_agrees_with_its_own_tasks(name):
+    row = rows.read(name)
+    for i, evaluation in enumerate(row.facts["evaluations"]):
+        for kind in ("inductive", "transductive"):
+            if evaluation[kind] is None:
+                continue
+            again = estimate(row.per_task[f"{i} {kind}"])
+            np.testing.assert_allclose(again.mean, evaluation[kind]["mean"], rtol=1e-5)
+            np.testing.assert_allclose(again.half_width, evaluation[kind]["half_width"], rtol=1e-4)
+            assert len(again.values) == evaluation["num_tasks"]
+    assert (rows.FOLDER / f"{name}.npz").stat().st_size <= rows.MAX_BYTES
+
+
+def test_the_results_page_is_what_the_rows_say():
+    assert table.RESULTS.read_text() == table.render(), "run `python -m experiments.reproduce.table`"
+
+
+def test_a_trained_run_becomes_a_row(tmp_path, monkeypatch, capsys):
+    from experiments import train
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rows, "FOLDER", tmp_path / "rows")
+    command = ["sinusoid_maml", "--run-dir", "run", "--training.num-steps", "20", "--training.steps-per-dispatch", "10"]
+    command += ["--training.evaluate-every", "20", "--training.num-valid-tasks", "8", "--testing.num-tasks", "16"]
+    assert train.main(command) == 0
+    arguments = ["run/seed_0", "tiny", "--title", "Tiny", "--inner-steps", "0", "2"]
+    assert record.main(arguments) == 0
+    row = rows.read("tiny")
+    assert len(row.facts["evaluations"]) == 2
+    assert "--training.num-steps 20" in row.facts["command"]
+    recipe, experiment = rows.experiment_of(row.facts)
+    meta_params = rows.restored(experiment, row.meta_params)
+    _, _, trained = evaluate.load_run(pathlib.Path("run/seed_0"))
+    jax.tree.map(np.testing.assert_array_equal, meta_params, trained)
+    learner, _ = rows.learners_of(row.facts, experiment)[1]
+    again = evaluate.timed_evaluation(experiment, learner, meta_params, tasks_at_once=recipe.testing.tasks_at_once)
+    np.testing.assert_allclose(again.evaluation.inductive["loss"].values, row.per_task["1 inductive"], rtol=1e-5)
+    assert "Tiny" in table.render()
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    from experiments import recipes
+    from experiments.build import build
+
+    experiment = build(recipes.load("sinusoid_maml"))
+    with pytest.raises(ValueError, match="not those of its recipe"):
+        rows.restored(experiment, {"params/head/kernel": np.zeros((2, 2))})
