@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jmeta
 from configs.parts import Training
-from jmeta import Learner, checkpoints, tasks, training
-from jmeta.evaluation import Estimate, estimate
+from jmeta import checkpoints, tasks, training
+from jmeta.evaluation import Estimate, estimate, per_task_metrics
 from jmeta.training import MetaState
 from jmeta.types import Aux, PyTree, RandomKey
 
@@ -128,22 +127,12 @@ def dispatcher(experiment: Experiment, part: Training, start: RunState) -> Calla
 
 def validator(experiment: Experiment, part: Training, tasks_at_once: int) -> Callable[[PyTree], dict[str, Estimate]]:
     """`meta_params -> estimates` on the fixed tasks of meta_valid, compiled once."""
-    episode_fn = jmeta.episode(_deterministic(experiment.learner), experiment.loss_fn)
-
-    @jax.jit
-    def measure(meta_params: PyTree, sample: jax.tree_util.Partial, keys: jax.Array) -> Aux:
-        def one_task(key: RandomKey) -> Aux:
-            key_task, key_episode = jax.random.split(key)
-            loss, aux = episode_fn(meta_params, sample(key_task), key_episode)
-            return {"loss": loss, **aux}
-
-        return jax.lax.map(one_task, keys, batch_size=tasks_at_once)
-
-    keys = jax.random.split(split_key("meta_valid"), part.num_valid_tasks)
+    measure = per_task_metrics(experiment.learner, experiment.loss_fn)
+    numbers = {"num_tasks": part.num_valid_tasks, "tasks_at_once": tasks_at_once}
 
     def validate(meta_params: PyTree) -> dict[str, Estimate]:
-        measured = measure(meta_params, experiment.source.meta_valid, keys)
-        return {name: estimate(np.asarray(values)) for name, values in measured.items()}
+        measured, _ = measure(meta_params, experiment.source.meta_valid, split_key("meta_valid"), **numbers)
+        return {name: estimate(values) for name, values in measured.items()}
 
     return validate
 
@@ -246,11 +235,6 @@ def _evaluate(
     best = "  (best)" if int(state.best_step) == step else ""
     progress.say(f"step {step}  meta_valid {shown} {estimates[shown]}{best}")
     return state
-
-
-def _deterministic(learner: Learner) -> Learner:
-    """The learner predicting as in evaluation, without a key: no dropout."""
-    return learner._replace(predict=lambda meta_params, adapted, x, _: learner.predict(meta_params, adapted, x, None))
 
 
 def _explain_divergence(experiment: Experiment, state: RunState, folder: pathlib.Path) -> str:

@@ -6,7 +6,6 @@ happens when batch normalisation uses the statistics of the query set. The diffe
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -91,15 +90,82 @@ def evaluate(
       >>> 0 <= result.inductive["accuracy"].mean <= 1, result.transductive
       (True, None)
     """
-    if num_tasks < 2 or tasks_at_once < 1:
-        raise ValueError(f"num_tasks={num_tasks} and tasks_at_once={tasks_at_once}; expected at least 2 and at least 1")
-    sample = sample if isinstance(sample, jax.tree_util.Partial) else jax.tree_util.Partial(sample)
-    keys = jax.random.split(key, num_tasks)
-    key_task, key_adapt = jax.random.split(keys[0])
-    is_transductive = leaks(learner, meta_params, sample(key_task), key_adapt).is_leaking
-    alone = support_and_one_query(learner) if is_transductive else learner
-    measure = partial(_per_task, loss_fn, meta_params, sample, keys, tasks_at_once)
-    return Evaluation(protocol, num_tasks, measure(alone), measure(learner) if is_transductive else None)
+    if num_tasks < 2:
+        raise ValueError(f"num_tasks={num_tasks}; an interval needs at least 2")
+    key_task, key_adapt = jax.random.split(jax.random.split(key, num_tasks)[0])
+    task = jax.tree.map(lambda leaf: leaf[0], _draw(_as_partial(sample), key_task[None]))
+    is_transductive = leaks(learner, meta_params, task, key_adapt).is_leaking
+    measure = per_task_metrics(learner, loss_fn, also_alone=is_transductive)
+    values = measure(meta_params, sample, key, num_tasks=num_tasks, tasks_at_once=tasks_at_once)
+    together, alone = ({name: estimate(array) for name, array in metrics.items()} for metrics in values)
+    return Evaluation(protocol, num_tasks, *((alone, together) if is_transductive else (together, None)))
+
+
+def per_task_metrics(
+    learner: Learner, loss_fn: LossFn, *, also_alone: bool = False
+) -> Callable[..., tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """What `evaluate` measures, as a function that is compiled once and called often.
+
+    Args:
+      learner, loss_fn: as for `evaluate`.
+      also_alone: whether to predict each query with the support alone, too.
+
+    Returns:
+      `measure(meta_params, sample, key, *, num_tasks, tasks_at_once=1) -> (together, alone)`: the loss and every scalar
+      of `aux` by name, `[num_tasks]` float64; `alone` is empty unless asked for.
+
+    Example:
+      >>> import jax, jmeta
+      >>> sample = jmeta.tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)
+      >>> measure = per_task_metrics(jmeta.learners.nearest_mean(num_ways=5), jmeta.losses.cross_entropy)
+      >>> together, alone = measure({}, sample, jax.random.key(0), num_tasks=20, tasks_at_once=8)
+      >>> together["accuracy"].shape, alone
+      ((20,), {})
+    """
+    predict_alone = support_and_one_query(learner).predict
+
+    def one_task(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Aux, Aux]:
+        def judged(outputs: PyTree) -> Aux:
+            loss, aux = loss_fn(outputs, task.query)
+            return {"loss": loss, **aux}
+
+        adapted = learner.adapt(meta_params, task.support, key)
+        together = judged(learner.predict(meta_params, adapted, task.query.x, None))
+        if not also_alone:
+            return together, {}
+        return together, judged(predict_alone(meta_params, (adapted, task.support.x), task.query.x, None))
+
+    on_tasks = jax.jit(jax.vmap(one_task, in_axes=(None, 0, 0)))
+
+    def measure(
+        meta_params: PyTree,
+        sample: Callable[[RandomKey], Task],
+        key: RandomKey,
+        *,
+        num_tasks: int,
+        tasks_at_once: int = 1,
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        if num_tasks < 1 or tasks_at_once < 1:
+            raise ValueError(f"num_tasks={num_tasks} and tasks_at_once={tasks_at_once}; expected at least 1")
+        keys = jax.vmap(jax.random.split)(jax.random.split(key, num_tasks))
+        # every chunk has one shape, so that one program serves: the last is filled up, and the filling dropped
+        at = np.arange(-(-num_tasks // tasks_at_once) * tasks_at_once).reshape(-1, tasks_at_once) % num_tasks
+        sample = _as_partial(sample)
+        chunks = [on_tasks(meta_params, _draw(sample, keys[rows, 0]), keys[rows, 1]) for rows in at]
+        joined = jax.tree.map(lambda *parts: np.concatenate(parts).astype(np.float64)[:num_tasks], *chunks)
+        return joined
+
+    return measure
+
+
+@jax.jit
+def _draw(sample: jax.tree_util.Partial, keys: Array) -> PyTree:
+    """Stacked tasks. A program of its own, so that all learners share it: samplers can be slow to compile."""
+    return jax.vmap(sample)(keys)
+
+
+def _as_partial(sample: Callable[[RandomKey], Task]) -> jax.tree_util.Partial:
+    return sample if isinstance(sample, jax.tree_util.Partial) else jax.tree_util.Partial(sample)
 
 
 def support_and_one_query(learner: Learner) -> Learner:
@@ -189,25 +255,3 @@ def adaptation_curve(
         )
         for num_steps in nums_steps
     }
-
-
-def _per_task(
-    loss_fn: LossFn,
-    meta_params: PyTree,
-    sample: Callable[[RandomKey], Task],
-    keys: Array,
-    tasks_at_once: int,
-    learner: Learner,
-) -> dict[str, Estimate]:
-    @jax.jit
-    def run(meta_params: PyTree, sample: Callable[[RandomKey], Task], keys: Array) -> Aux:
-        def one_task(key: RandomKey) -> Aux:
-            key_task, key_adapt = jax.random.split(key)
-            task = sample(key_task)
-            adapted = learner.adapt(meta_params, task.support, key_adapt)
-            loss, aux = loss_fn(learner.predict(meta_params, adapted, task.query.x, None), task.query)
-            return {"loss": loss, **aux}
-
-        return jax.lax.map(one_task, keys, batch_size=tasks_at_once)
-
-    return {name: estimate(np.asarray(values)) for name, values in run(meta_params, sample, keys).items()}

@@ -191,9 +191,7 @@ def _with_progress(tasks: PyTree, step: Int[Array, ""], num_total_steps: int | N
     if num_total_steps is None:
         return tasks
     if not isinstance(tasks, Task):
-        raise ValueError(
-            f"num_total_steps sets the progress of a jmeta.Task, but the tasks are {type(tasks).__name__}"
-        )
+        raise ValueError(f"num_total_steps sets the progress of a jmeta.Task, but the tasks are {type(tasks).__name__}")
     progress: Float[Array, " tasks"] = jnp.full(count_tasks(tasks.query), step / num_total_steps, jnp.float32)
     return tasks._replace(progress=progress)
 

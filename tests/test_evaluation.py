@@ -124,7 +124,7 @@ def test_the_curve_starts_at_the_unadapted_model(key):
 
 @pytest.mark.parametrize(("num_tasks", "at_once"), [(1, 1), (2, 0)])
 def test_impossible_numbers_are_refused(key, num_tasks, at_once):
-    with pytest.raises(ValueError, match="expected at least 2 and at least 1"):
+    with pytest.raises(ValueError, match="num_tasks="):
         jmeta.evaluate(
             learners.nearest_mean(num_ways=3), losses.cross_entropy, {}, SAMPLE, key,
             protocol="blobs", num_tasks=num_tasks, tasks_at_once=at_once,

@@ -166,7 +166,7 @@ class _FewShot:
         class_sizes: Int[Array, "classes"],
         key: RandomKey,
     ) -> Task:
-        key_bits, key_support, key_query = jax.random.split(key, 3)
+        key_bits, key_augment = jax.random.split(key)
         ways, num_each = self.num_ways, self.num_shots + self.num_queries
         # One call for all the randomness but the augmentation's: each further call costs compile time.
         bits = jax.random.bits(key_bits, (1 + 2 * ways + 2 * ways * num_each,))
@@ -176,10 +176,21 @@ class _FewShot:
         group = of_group[0] % group_sizes.shape[0]
         classes, turns = self.draw_classes(members[group], group_sizes[group], of_classes, of_turns)
         examples = jax.vmap(draw_distinct)(of_examples.reshape(ways, num_each), class_sizes[classes])
-        order_support, order_query = jnp.split(of_order, [ways * self.num_shots])
-        support = self.gather(images, classes, turns, examples[:, : self.num_shots], order_support, key_support)
-        query = self.gather(images, classes, turns, examples[:, self.num_shots :], order_query, key_query)
-        return Task(support, query)
+        # Support before query, and each in random order; gathered, turned and augmented together.
+        num_support = ways * self.num_shots
+        support, query = jnp.split(jnp.arange(ways * num_each).reshape(ways, num_each), [self.num_shots], axis=1)
+        of_support, of_query = jnp.split(of_order, [num_support])
+        chosen = jnp.concatenate(
+            [support.reshape(-1)[jnp.argsort(of_support)], query.reshape(-1)[jnp.argsort(of_query)]]
+        )
+        labels = chosen // num_each
+        x = images[classes[labels], examples.reshape(-1)[chosen]]
+        if self.rotations != "none":
+            x = rotate(x, turns[labels])
+        batch = Batch(finish(x, self.augment, key_augment), labels.astype(jnp.int32))
+        return Task(
+            jax.tree.map(lambda leaf: leaf[:num_support], batch), jax.tree.map(lambda leaf: leaf[num_support:], batch)
+        )
 
     def draw_classes(
         self,
@@ -193,22 +204,6 @@ class _FewShot:
             return members[drawn % num_members], drawn // num_members
         turns = of_turns % (4 if self.rotations == "per_class" else 1)
         return members[draw_distinct(of_classes, num_members)], turns.astype(jnp.int32)
-
-    def gather(
-        self,
-        images: Shaped[Array, "classes examples *shape"],
-        classes: Int[Array, "ways"],
-        turns: Int[Array, "ways"],
-        examples: Int[Array, "ways chosen"],
-        of_order: UInt32[Array, "ways*chosen"],
-        key: RandomKey,
-    ) -> Batch:
-        order = jnp.argsort(of_order)
-        labels = order // examples.shape[1]
-        x = images[classes[labels], examples.reshape(-1)[order]]
-        if self.rotations != "none":
-            x = rotate(x, turns[labels])
-        return Batch(finish(x, self.augment, key), labels.astype(jnp.int32))
 
 
 @dataclass(frozen=True)
