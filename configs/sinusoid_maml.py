@@ -14,10 +14,10 @@ class SinusoidMaml:
     Time:     about 1 minute on 2 CPU cores.
     Expected: mean squared error at 5 shots after 1, 5, 10 steps at most the paper's 0.67, 0.38, 0.35.
 
-    Trained with 10 shots, tested with 5, as in the paper. Differs from the paper: meta_valid chooses the model, by its
-    loss after 10 inner steps. Trained for one step, a model goes on getting better at one step while a few steps more
-    begin to diverge on rare tasks, which then rule the mean: after all 70,000 meta-steps it is in the hundreds or not
-    finite for some seeds, where the median still improves.
+    Trained with 10 shots, tested with 5, as in the paper. Differs from the paper: meta-gradients are clipped, and
+    meta_valid chooses the model by its loss after 10 inner steps. Trained for one step, a model goes on getting better
+    at one step, while 5 or 10 steps begin to diverge on one task in a thousand, and such tasks rule the mean. Without
+    the two measures the mean over 10,000 tasks after 10 steps is not finite, where the median is 0.14.
     """
 
     data: Sinusoid = Sinusoid(num_shots=10, num_queries=10)
@@ -28,7 +28,8 @@ class SinusoidMaml:
         tasks_per_step=25,
         steps_per_dispatch=500,
         evaluate_every=2500,
-        num_valid_tasks=2000,
+        num_valid_tasks=5000,
+        clip_norm=1.0,
     )
     testing: Testing = Testing(num_tasks=10_000, num_shots=5, tasks_at_once=100)
 
