@@ -128,7 +128,8 @@ def _method(method: parts.Method, network: _Network, loss_fn: LossFn, source: So
                     f"training tasks have {source.train_ways} ways and test tasks {source.test_ways}, but this method "
                     "has an output for each way; set data.train_ways or testing.num_ways"
                 )
-            test_steps = method.num_test_steps or source.test_steps or method.num_steps
+            candidates = (method.num_test_steps, source.test_steps, method.num_steps)
+            test_steps = next(steps for steps in candidates if steps is not None)
             if isinstance(method, parts.Reptile):
                 return _reptile(method, network.with_head(source.test_ways), loss_fn, test_steps)
             return _descending(method, network, loss_fn, source.test_ways, test_steps)

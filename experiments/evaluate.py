@@ -76,14 +76,19 @@ def load_run(folder: pathlib.Path) -> tuple[str, parts.Recipe, PyTree]:
     """`(recipe name, recipe, meta-parameters)`, the last those with the best score on meta_valid.
 
     Raises:
-      ValueError: if the folder holds no run, or one without a checkpoint yet.
+      ValueError: if the folder holds no run, one without a checkpoint yet, one that never had a finite score, or one of
+        other classes than the data now have.
     """
     name, options = run_folder.read_config(folder)
     recipe = recipes.with_options(recipes.load(name), options)
-    like = loop.init_state(build(recipe), recipe.training.seed)
+    experiment = build(recipe)
+    run_folder.check_split(folder, experiment.source.split_hash)
+    like = loop.init_state(experiment, recipe.training.seed)
     restored = checkpoints.restore(folder / "checkpoints", like, best=True)
     if restored is None:
         raise ValueError(f"{folder} has no checkpoint yet; train it first")
+    if not np.isfinite(restored[1].best_score):
+        raise ValueError(f"{folder} never had a finite score on meta_valid, so there is no model to judge")
     return name, recipe, restored[1].best_meta_params
 
 
@@ -109,12 +114,13 @@ def tested_otherwise(recipe: parts.Recipe, options: Options) -> parts.Recipe:
 def _check_unseen(trained: parts.ProtocolName, tested: parts.ProtocolName) -> None:
     if trained == tested or named_protocol(trained).dataset != named_protocol(tested).dataset:
         return
-    seen = set(named_protocol(trained).load(None).meta_train.class_names)
+    splits = named_protocol(trained).load(None)
+    seen = {*splits.meta_train.class_names, *splits.meta_valid.class_names}
     judged = named_protocol(tested).load(None).meta_test.class_names
     if overlap := seen & set(judged):
         raise ValueError(
             f"--protocol {tested}: {len(overlap)} of its {len(judged)} test classes are among those that {trained} "
-            f"trains on; train a run with --data.protocol {tested}"
+            f"trains on or chooses models by; train a run with --data.protocol {tested}"
         )
 
 
@@ -158,7 +164,7 @@ def table_row(name: str, timed: Timed) -> dict[str, str]:
         f"{metric}, inductive": shown(metric, evaluation.inductive[metric]),
         "transductive": shown(metric, both[metric]) if both else "same",
         "tasks": str(evaluation.num_tasks),
-        "tasks/s": f"{evaluation.num_tasks * (2 if both else 1) / max(timed.seconds, 1e-9):.0f}",
+        "tasks/s": f"{evaluation.num_tasks / max(timed.seconds, 1e-9):.0f}",
         "compile": f"{timed.compile_seconds:.1f} s",
         "protocol": evaluation.protocol,
     }

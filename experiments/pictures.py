@@ -41,7 +41,7 @@ def learning_curve(folder: pathlib.Path) -> pathlib.Path:
         _mark_best(axes[0], names, valid)
         axes[0, -1].legend(loc="best")
         recipe, _ = run_folder.read_config(folder)
-        name = recipe if folder.name == recipe else f"{recipe}, {folder.name}"
+        name = recipe if folder.name.startswith(recipe) else f"{recipe}, {folder.name}"
         figure.suptitle(name, x=0.01, ha="left", fontsize=10)
         return _saved(figure, folder / "learning_curve.png")
 

@@ -43,16 +43,18 @@ class Options:
 
 def run(options: Options) -> dict[str, evaluate.Timed]:
     """Train, evaluate, draw and store; returns the results by name, the baseline first."""
+    folders = {}
     for name in RECIPES:
         recipe = recipes.load(name)
         if options.num_steps is not None:
             unit = recipe.training.steps_per_dispatch
             shorter = dataclasses.replace(recipe.training, num_steps=-(-options.num_steps // unit) * unit)
             recipe = dataclasses.replace(recipe, training=shorter)  # pyright: ignore[reportArgumentType]
-        train.train_one(name, recipe, options.run_dir / name)
+        # named by the options too: a recipe that has changed starts anew, and a quick look is in nobody's way
+        folders[name] = train.folder_of(name, recipe, options.run_dir)
+        train.train_one(name, recipe, folders[name])
     results: dict[str, evaluate.Timed] = {}
-    for name in RECIPES:
-        folder = options.run_dir / name
+    for name, folder in folders.items():
         _, recipe, meta_params = evaluate.load_run(folder)
         experiment = build(evaluate.tested_otherwise(recipe, evaluate.Options(folder, num_tasks=options.num_tasks)))
         tasks_at_once = recipe.testing.tasks_at_once

@@ -67,20 +67,21 @@ def config_hash(options: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def write_config(folder: pathlib.Path, recipe_name: str, recipe: Any) -> None:
-    """Record a recipe in its run folder; where one is recorded already, it must be the same.
+def write_config(folder: pathlib.Path, recipe_name: str, recipe: Any, split_hash: str | None) -> None:
+    """Record a recipe and how its classes are split in a run folder; what is recorded already must be the same.
 
     Raises:
-      ValueError: if the folder belongs to other options; the first ones that differ are named.
+      ValueError: if the folder belongs to other options, the first ones that differ are named; or to another split.
     """
     options = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    config = {"recipe": recipe_name, "hash": config_hash(options), "options": options}
+    config = {"recipe": recipe_name, "hash": config_hash(options), "split_hash": split_hash, "options": options}
     path = folder / "config.json"
     if not path.exists():
         replace_text(path, json.dumps(config, indent=2) + "\n")
         return
     recorded = json.loads(path.read_text())
     if (recorded["recipe"], recorded["hash"]) == (config["recipe"], config["hash"]):
+        check_split(folder, split_hash)
         return
     old, new = ({"recipe": c["recipe"], **_flat(c["options"])} for c in (recorded, config))
     differing = [f"{k} was {old.get(k)}, is {new.get(k)}" for k in {**old, **new} if old.get(k) != new.get(k)]
@@ -88,6 +89,16 @@ def write_config(folder: pathlib.Path, recipe_name: str, recipe: Any) -> None:
         f"{folder} holds a run with other options ({'; '.join(differing[:4])}); choose another --run-dir, or repeat "
         "its options to resume"
     )
+
+
+def check_split(folder: pathlib.Path, split_hash: str | None) -> None:
+    """Raise `ValueError` unless the classes are split as when the run began: else it would be judged on its own."""
+    recorded = json.loads((folder / "config.json").read_text())["split_hash"]
+    if recorded != split_hash:
+        raise ValueError(
+            f"{folder} was begun with other classes in meta_train, meta_valid and meta_test (split {recorded}, now "
+            f"{split_hash}): were classes added to the data, or taken away? Restore them, or begin another run"
+        )
 
 
 def read_config(folder: pathlib.Path) -> tuple[str, dict[str, Any]]:

@@ -131,7 +131,9 @@ def _folder(data: parts.Folder, testing: parts.Testing, part: parts.Training) ->
             seed=part.seed,
         )
         splits = splits._replace(meta_train=splits.meta_valid)  # so that only the others go to the device
-        samplers = own.samplers(splits, num_ways=testing.num_ways, num_shots=testing.num_shots)
+        samplers = own.samplers(
+            splits, num_ways=testing.num_ways, num_shots=testing.num_shots, train_queries=data.num_queries
+        )
         samplers = (HostTasks(stream), samplers.meta_valid, samplers.meta_test)
     else:
         samplers = own.samplers(

@@ -55,16 +55,22 @@ def parse(arguments: list[str]) -> tuple[str, Recipe, Options]:
 def train_one(name: str, recipe: Recipe, folder: pathlib.Path) -> loop.RunState:
     """Train or go on training one seed in its folder, and draw its learning curve."""
     with run_folder.locked(folder):
-        run_folder.write_config(folder, name, recipe)
-        state = loop.run(build(recipe), recipe.training, folder, name=name, tasks_at_once=recipe.testing.tasks_at_once)
+        experiment = build(recipe)
+        run_folder.write_config(folder, name, recipe, experiment.source.split_hash)
+        state = loop.run(experiment, recipe.training, folder, name=name, tasks_at_once=recipe.testing.tasks_at_once)
         pictures.learning_curve(folder)
     return state
 
 
+def folder_of(name: str, recipe: Recipe, parent: pathlib.Path) -> pathlib.Path:
+    """Where a recipe with these options is run by default: the same options find the same run."""
+    options_hash = run_folder.config_hash(dataclasses.asdict(recipe))  # pyright: ignore[reportArgumentType]
+    return parent / f"{name}-{options_hash}"
+
+
 def train(name: str, recipe: Recipe, options: Options) -> pathlib.Path:
     """Train all seeds; returns the folder that has their folders."""
-    options_hash = run_folder.config_hash(dataclasses.asdict(recipe))  # pyright: ignore[reportArgumentType]
-    folder = options.run_dir or pathlib.Path("runs", f"{name}-{options_hash}")
+    folder = options.run_dir or folder_of(name, recipe, pathlib.Path("runs"))
     scores = []
     for seed in range(recipe.training.seed, recipe.training.seed + options.seeds):
         training = dataclasses.replace(recipe.training, seed=seed)

@@ -103,14 +103,26 @@ def apply_to_support(model: Model, params: PyTree, support: Batch, key: RandomKe
     Learners use this wherever they look at the support. The model sees padding as zeros, so what padding holds, even
     NaN, changes nothing; but statistics over examples still count those zeros in.
     """
-    x = support.x
-    if support.mask is not None:
-        mask = support.mask
-        is_real = lambda leaf: mask.reshape(-1, *[1] * (leaf.ndim - 1))  # noqa: E731
-        x = jax.tree.map(lambda leaf: jnp.where(is_real(leaf), leaf, jnp.zeros_like(leaf)), x)
+    x = without_padding(support).x
     if model.calibrate is not None:
         return model.calibrate(params, x, key)
     return model.apply(params, x, key), params
+
+
+def without_padding(batch: Batch) -> Batch:
+    """The batch with zeros for the inputs of its padding: whatever padding holds, even NaN, is gone.
+
+    Example:
+      >>> import jax.numpy as jnp, jmeta
+      >>> batch = jmeta.Batch(x=jnp.array([1.0, jnp.nan]), y=jnp.zeros(2), mask=jnp.array([True, False]))
+      >>> without_padding(batch).x.tolist()
+      [1.0, 0.0]
+    """
+    if batch.mask is None:
+        return batch
+    mask = batch.mask
+    blank = lambda leaf: jnp.where(mask.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, jnp.zeros_like(leaf))  # noqa: E731
+    return batch._replace(x=jax.tree.map(blank, batch.x))
 
 
 def with_support_statistics(model: Model, params: PyTree, support: Batch, key: RandomKey | None) -> PyTree:

@@ -92,7 +92,7 @@ def save(
         final.rename(folder / f"{_TEMPORARY}replaced")
     temporary.rename(final)
     _to_disk(folder, recursive=False)
-    _prune(folder, keep_last)
+    _prune(folder, keep_last, newest=step)
     return final
 
 
@@ -201,20 +201,24 @@ def _check_alike(path: pathlib.Path, saved: dict[str, str], expected: dict[str, 
             raise ValueError(f"{path} has a leaf {name} ({saved[name]}) that is not expected; {advice}")
 
 
-def _prune(folder: pathlib.Path, keep_last: int) -> None:
-    best_step = _best_step(folder)
-    for step in steps(folder)[:-keep_last]:
-        if step != best_step:
+def _prune(folder: pathlib.Path, keep_last: int, newest: int) -> None:
+    """Keep the last few and the best. Later steps than the newest save are of a future that a resumed run left."""
+    best_step = _best_step(folder, up_to=newest)
+    kept = [step for step in steps(folder) if step <= newest][-keep_last:]
+    for step in steps(folder):
+        if step not in kept and step != best_step:
             doomed = folder / f"{_TEMPORARY}doomed_{step}"  # renamed first: half a checkpoint must not have its name
             (folder / _name(step)).rename(doomed)
             shutil.rmtree(doomed)
     shutil.rmtree(folder / f"{_TEMPORARY}replaced", ignore_errors=True)
 
 
-def _best_step(folder: pathlib.Path) -> int | None:
+def _best_step(folder: pathlib.Path, up_to: int | None = None) -> int | None:
     """The first step with the highest score, by the manifests alone."""
     scores = {}
     for step in steps(folder):
+        if up_to is not None and step > up_to:
+            continue
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             score = json.loads((folder / _name(step) / _MANIFEST).read_text())["score"]
             if score is not None:

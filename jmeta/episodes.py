@@ -116,7 +116,7 @@ def over_tasks(
         chunk = num_tasks if batching == "vmap" else 1 if batching == "scan" else int(batching)
         if num_tasks % chunk:
             raise ValueError(f"batching={batching} does not divide the {num_tasks} tasks; pass a divisor, or 'vmap'")
-        at_once = jax.vmap(fn, in_axes=(None, 0, 0), axis_name="tasks")
+        at_once = jax.vmap(fn, in_axes=(None, 0, 0))
         if chunk == num_tasks:
             return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), at_once(meta_params, tasks, keys))
         if chunk == 1:

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Array, Float
 
+from .adaptation import without_padding
 from .leaks import leaks
 from .types import Aux, Batch, Learner, LossFn, PyTree, RandomKey, Task
 
@@ -94,7 +95,8 @@ def evaluate(
         raise ValueError(f"num_tasks={num_tasks}; an interval needs at least 2")
     key_task, key_adapt = jax.random.split(jax.random.split(key, num_tasks)[0])
     task = jax.tree.map(lambda leaf: leaf[0], _draw(_as_partial(sample), key_task[None]))
-    is_transductive = leaks(learner, meta_params, task, key_adapt).is_leaking
+    has_others = jax.tree.leaves(task.query.x)[0].shape[0] > 1  # a single query has none to depend on
+    is_transductive = has_others and leaks(learner, meta_params, task, key_adapt).is_leaking
     measure = per_task_metrics(learner, loss_fn, also_alone=is_transductive)
     values = measure(meta_params, sample, key, num_tasks=num_tasks, tasks_at_once=tasks_at_once)
     together, alone = ({name: estimate(array) for name, array in metrics.items()} for metrics in values)
@@ -127,13 +129,14 @@ def per_task_metrics(
     def one_task(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Aux, Aux]:
         def judged(outputs: PyTree) -> Aux:
             loss, aux = loss_fn(outputs, task.query)
-            return {"loss": loss, **aux}
+            return {"loss": loss, **{name: value for name, value in aux.items() if jnp.ndim(value) == 0}}
 
         adapted = learner.adapt(meta_params, task.support, key)
         together = judged(learner.predict(meta_params, adapted, task.query.x, None))
         if not also_alone:
             return together, {}
-        return together, judged(predict_alone(meta_params, (adapted, task.support.x), task.query.x, None))
+        support_x = without_padding(task.support).x
+        return together, judged(predict_alone(meta_params, (adapted, support_x), task.query.x, None))
 
     on_tasks = jax.jit(jax.vmap(one_task, in_axes=(None, 0, 0)))
 
@@ -171,14 +174,14 @@ def _as_partial(sample: Callable[[RandomKey], Task]) -> jax.tree_util.Partial:
 def support_and_one_query(learner: Learner) -> Learner:
     """The same learner, predicting each query in one batch with the support alone.
 
-    Makes any learner inductive: statistics are those of the support and the one query.
+    Makes any learner inductive: statistics are those of the support, padding counted in as zeros, and the one query.
 
     Reference:
       Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, arXiv:1803.02999, section 6.1.
     """
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> tuple[PyTree, PyTree]:
-        return learner.adapt(meta_params, support, key), support.x
+        return learner.adapt(meta_params, support, key), without_padding(support).x
 
     def predict(meta_params: PyTree, adapted: tuple[PyTree, PyTree], x: PyTree, key: RandomKey | None) -> PyTree:
         inner_adapted, support_x = adapted

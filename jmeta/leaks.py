@@ -73,7 +73,8 @@ def leaks(learner: Learner, meta_params: PyTree, task: Task, key: RandomKey) -> 
 def _largest_change(outputs: PyTree, others: PyTree) -> float:
     def change(a: jax.Array, b: jax.Array) -> float:
         same = (a == b) | (jnp.isnan(a) & jnp.isnan(b))  # -inf, the logit of an absent class, equals itself
-        return float(jnp.max(jnp.where(same, 0.0, jnp.abs(a - b))))
+        difference = jnp.where(same, 0.0, jnp.abs(a - b))
+        return float(jnp.max(jnp.where(jnp.isnan(difference), jnp.inf, difference)))  # finite here, NaN there: a change
 
     return max(change(a, b) for a, b in zip(jax.tree.leaves(outputs), jax.tree.leaves(others), strict=True))
 

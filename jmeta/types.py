@@ -24,7 +24,8 @@ class Batch(NamedTuple):
       x: inputs; a pytree whose leaves have the examples on their first axis.
       y: targets; likewise. For classification an int32 array of labels in `0..num_ways-1`.
       mask: `[examples]`, True for a real example and False for padding; `None` when all are real. Tasks of unequal size
-        are padded to one shape and masked: a masked example changes no loss and no adapted state.
+        are padded to one shape and masked: a masked example changes no loss and no adapted state, but
+        norm layers with statistics over examples count it in, as zeros: unequal tasks want a norm of single examples.
     """
 
     x: PyTree

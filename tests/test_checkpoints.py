@@ -200,3 +200,13 @@ def test_the_manifest_names_leaves_and_files(tmp_path):
     assert manifest["leaves"]["['half']"] == "bfloat16[5]"
     written = {str(p.relative_to(checkpoint)) for p in checkpoint.rglob("*") if p.is_file()}
     assert set(manifest["files"]) == written - {"manifest.json"}
+
+
+def test_a_save_removes_the_later_steps_of_an_abandoned_future(tmp_path):
+    """A run resumed from an older checkpoint, since newer ones are damaged, must not lose what it saves to them."""
+    for step in (10, 20, 30):
+        checkpoints.save(tmp_path, step, jnp.array(step), keep_last=2, score=0.5 if step == 10 else None)
+    saved = checkpoints.save(tmp_path, 15, jnp.array(15), keep_last=2)
+    assert saved.is_dir()
+    assert checkpoints.steps(tmp_path) == [10, 15]
+    assert checkpoints.restore(tmp_path, jnp.array(0))[0] == 15

@@ -136,3 +136,38 @@ def test_an_interval_and_a_difference_need_enough_values():
         evaluation.estimate(np.ones(1))
     with pytest.raises(ValueError, match="one key and one num_tasks"):
         evaluation.paired_difference(evaluation.estimate(np.arange(3.0)), evaluation.estimate(np.arange(4.0)))
+
+
+def test_a_prediction_that_is_nan_alone_is_a_leak(key):
+    """An unbiased variance over the queries is finite for many and NaN for one."""
+    learner = learners.nearest_mean(num_ways=3)
+    scaled = learner._replace(predict=lambda m, a, x, k: learner.predict(m, a, x / x.std(0, ddof=1, keepdims=True), k))
+    report = leaks(scaled, {}, SAMPLE(key), key)
+    assert report.is_leaking
+    assert report.change_when_dropped == np.inf
+
+
+def test_only_scalars_of_aux_are_reported(key):
+    def with_vector(outputs, batch):
+        loss, aux = losses.cross_entropy(outputs, batch)
+        return loss, {**aux, "each": outputs}
+
+    result = jmeta.evaluate(learners.nearest_mean(num_ways=3), with_vector, {}, SAMPLE, key, **ARGUMENTS)
+    assert set(result.inductive) == {"loss", "accuracy"}
+
+
+def test_a_single_query_is_inductive(key):
+    sample = tasks.sinusoid(num_shots=3, num_queries=1)
+    learner = learners.maml(smooth_mlp(), losses.squared_error, optax.sgd(0.01), num_steps=1)
+    meta_params = learner.init(key, sample(key))
+    result = jmeta.evaluate(learner, losses.squared_error, meta_params, sample, key, **ARGUMENTS)
+    assert result.transductive is None
+
+
+def test_padding_of_the_support_is_blank_beside_one_query(key):
+    task = SAMPLE(key)
+    support = task.support._replace(x=task.support.x.at[-1].set(jnp.nan), mask=jnp.arange(6) < 5)
+    centred = Learner(lambda key, task: {}, lambda m, s, k: 0.0, lambda m, a, x, k: x - x.mean(0, keepdims=True))
+    inductive = evaluation.support_and_one_query(centred)
+    outputs = inductive.predict({}, inductive.adapt({}, support, key), task.query.x, None)
+    assert np.isfinite(outputs).all()

@@ -9,12 +9,12 @@ import pathlib
 import sys
 from typing import Any
 
-import jax
 import tyro
 
+from configs import parts
 from jmeta.evaluation import Estimate, Evaluation
 
-from .. import console, evaluate
+from .. import console, evaluate, run_folder
 from . import rows
 
 
@@ -28,7 +28,7 @@ class Options:
     """Of the row's files."""
     title: str
     """What the table calls the row."""
-    protocol: str | None = None
+    protocol: parts.ProtocolName | None = None
     """Another protocol than the recipe's."""
     num_ways: int | None = None
     """Classes in a test task, in place of the recipe's."""
@@ -53,8 +53,6 @@ def record(options: Options) -> rows.Row:
         "options": recorded["options"],
         "test": test | {"inner_steps": list(options.inner_steps)},
         "seed": recipe.training.seed,
-        "device": str(jax.devices()[0].device_kind),
-        "jax": jax.__version__,
         "train": _training(options.run, recipe.training.num_steps),
     }
     _, experiment = rows.experiment_of(facts)
@@ -80,10 +78,13 @@ def record(options: Options) -> rows.Row:
 
 
 def _training(folder: pathlib.Path, num_steps: int) -> dict[str, Any]:
-    """How long the run trained, by its own log: meta-steps, the best one, and seconds without compilation."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    trained = [line for line in lines if line["split"] == "meta_train"]
+    """How long the run trained and on what, by its own log; seconds of meta-steps, without compiling and validating."""
+    trained = run_folder.read_metrics(folder, "meta_train")
+    session = json.loads((folder / "sessions.jsonl").read_text().splitlines()[-1])
     return {
+        "device": session["device"],
+        "cpus": session["cpus"],
+        "jax": session["jax"],
         "num_steps": max(line["step"] for line in trained),
         "of_num_steps": num_steps,
         "seconds": round(sum(line["seconds"] for line in trained), 1),

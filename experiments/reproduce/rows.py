@@ -7,6 +7,7 @@ the metric of every test task, from which differences between rows are computed 
 import dataclasses
 import json
 import pathlib
+import shlex
 from typing import Any, NamedTuple
 
 import jax
@@ -133,8 +134,10 @@ def command_of(name: str, recipe: parts.Recipe) -> str:
             path = f"{prefix}{field.name.replace('_', '-')}"
             if dataclasses.is_dataclass(new) and type(new) is type(old):
                 words += overrides(new, old, f"{path}.")
+            elif new != old and isinstance(new, bool):
+                words.append(f"--{path}" if new else f"--{prefix}no-{path.removeprefix(prefix)}")
             elif new != old:
-                words += [f"--{path}", str(new)]
+                words += [f"--{path}", *(str(word) for word in (new if isinstance(new, tuple) else (new,)))]
         return words
 
-    return " ".join(["python -m experiments.train", name, *overrides(recipe, recipes.load(name), "")])
+    return shlex.join(["python", "-m", "experiments.train", name, *overrides(recipe, recipes.load(name), "")])

@@ -63,7 +63,7 @@ def _table(recorded: list[rows.Row]) -> str:
         for i, evaluation in enumerate(facts["evaluations"]):
             values = {kind: row.per_task.get(f"{i} {kind}") for kind in ("inductive", "transductive")}
             cells = ["same" if value is None else shown(facts["metric"], estimate(value)) for value in values.values()]
-            duration = f"{train['seconds'] / 60:.0f} min, {facts['device']}"
+            duration = f"{train['seconds'] / 60:.1f} min, {train['device']}, {train['cpus']} cores"
             lines.append(f"| {' | '.join([facts['title'], evaluation['protocol'], *cells, steps, duration])} |")
     return "\n".join(lines) + "\n"
 
@@ -84,7 +84,7 @@ def _difference(first: str, second: str, by_name: dict[str, rows.Row]) -> str | 
 def _details(row: rows.Row) -> str:
     facts = row.facts
     split = f", split {facts['split_hash'][:12]}" if facts["split_hash"] else ""
-    default = f"`{row.name}`: configuration {facts['hash']}{split}, seed {facts['seed']}, jax {facts['jax']}"
+    default = f"`{row.name}`: configuration {facts['hash']}{split}, seed {facts['seed']}, jax {facts['train']['jax']}"
     return f"* **{facts['title']}**. {default}.\n\n  ```\n  {facts['command']}\n  ```\n"
 
 

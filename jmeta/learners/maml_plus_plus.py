@@ -123,9 +123,10 @@ def multi_step_episode(
 
         def step(params: PyTree, index_and_key: tuple[Any, RandomKey]) -> tuple[PyTree, tuple[Array, Aux]]:
             index, key_step = index_and_key
-            params = inner_step(meta_params, params, task.support, index, key_step)
+            key_descend, key_statistics = jax.random.split(key_step)
+            params = inner_step(meta_params, params, task.support, index, key_descend)
             whole = merge_params(params, _row(meta_params["norms"], index))
-            whole = with_support_statistics(model, whole, task.support, key_step)
+            whole = with_support_statistics(model, whole, task.support, key_statistics)
             outputs = model.apply(whole, task.query.x, jax.random.fold_in(key_query, index))
             return params, loss_fn(outputs, task.query)
 

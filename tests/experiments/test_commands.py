@@ -1,14 +1,16 @@
 """The command lines: what they refuse, and a tiny run from training to a table and pictures."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import shlex
 
+import jax
 import pytest
 
 from configs.parts import Maml
-from experiments import evaluate, quickstart, recipes, train
+from experiments import evaluate, loop, quickstart, recipes, train
 from experiments.build import build
 
 TINY = shlex.split(
@@ -122,7 +124,7 @@ def test_the_quickstart_leaves_what_it_says(capsys, tmp_path, tiny_folder, monke
     for words in ("nearest mean of pixels", "glyphs_protonet: ", "glyphs_maml: ", "1 inner steps", "step 20/20"):
         assert words in output
     for name in quickstart.RECIPES:
-        folder = tmp_path / "runs" / "quickstart" / name
+        (folder,) = (tmp_path / "runs" / "quickstart").glob(f"{name}-*")
         assert {path.name + "/" * path.is_dir() for path in folder.iterdir()} >= set(quickstart.LEFT)
 
 
@@ -140,3 +142,25 @@ def test_an_output_for_each_way_fixes_the_ways():
     other = dataclasses.replace(recipe.data, train_ways=3)
     with pytest.raises(ValueError, match="training tasks have 3 ways and test tasks 5"):
         build(dataclasses.replace(recipe, data=other))
+
+
+def test_zero_inner_steps_at_test_are_a_number_of_inner_steps():
+    recipe = recipes.load("sinusoid_maml")
+    none = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, num_test_steps=0))
+    assert build(none).num_test_steps == 0
+
+
+def test_evaluation_tasks_share_no_key_with_a_run():
+    """The keys of meta_valid's and meta_test's tasks are not those that runs with small seeds split and fold in."""
+    own = [loop.split_key(split) for split in ("meta_valid", "meta_test")]
+    of_runs = [key for seed in range(5) for key in jax.random.split(jax.random.key(seed))]
+    words = lambda keys: {tuple(jax.random.key_data(key).tolist()) for key in keys}
+    assert not words(own) & words(of_runs)
+
+
+def test_a_run_that_never_scored_is_not_judged(tiny_blobs, monkeypatch):
+    monkeypatch.setattr("experiments.loop.with_score", lambda state, score: state)
+    with contextlib.suppress(Exception):
+        train.train_one("blobs_protonet", tiny_blobs, pathlib.Path("run"))
+    with pytest.raises(ValueError, match="never had a finite score"):
+        evaluate.load_run(pathlib.Path("run"))

@@ -17,7 +17,7 @@ from jmeta.tasks import stacked
 
 def prepared(folder, recipe, name="sinusoid_maml"):
     folder.mkdir(exist_ok=True)
-    run_folder.write_config(folder, name, recipe)
+    run_folder.write_config(folder, name, recipe, None)
     return folder
 
 

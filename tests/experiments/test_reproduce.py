@@ -101,3 +101,21 @@ def test_weights_of_another_network_are_refused(tmp_path):
     experiment = build(recipes.load("sinusoid_maml"))
     with pytest.raises(ValueError, match="not those of its recipe"):
         rows.restored(experiment, {"params/head/kernel": np.zeros((2, 2))})
+
+
+def test_a_rows_command_is_one_that_the_program_takes():
+    import dataclasses
+    import shlex
+
+    from experiments import recipes, train
+
+    recipe = recipes.load("omniglot_vinyals_matching")
+    method = dataclasses.replace(recipe.method, full_context=False)
+    training = dataclasses.replace(recipe.training, num_steps=1000, patience=3)
+    changed = dataclasses.replace(recipe, method=method, training=training)
+    words = shlex.split(rows.command_of("omniglot_vinyals_matching", changed))
+    assert words[:3] == ["python", "-m", "experiments.train"]
+    assert train.parse(words[3:])[1] == changed
+    sinusoid = dataclasses.replace(recipes.load("sinusoid_maml"), model=recipes.load("sinusoid_maml").model)
+    wider = dataclasses.replace(sinusoid, model=dataclasses.replace(sinusoid.model, hidden=(8, 8, 8)))
+    assert train.parse(shlex.split(rows.command_of("sinusoid_maml", wider))[3:])[1] == wider

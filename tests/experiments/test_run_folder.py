@@ -16,11 +16,11 @@ def test_a_folder_has_one_writer(tmp_path):
 
 
 def test_a_folder_has_one_configuration(tmp_path, tiny_blobs):
-    run_folder.write_config(tmp_path, "blobs_protonet", tiny_blobs)
-    run_folder.write_config(tmp_path, "blobs_protonet", tiny_blobs)
+    run_folder.write_config(tmp_path, "blobs_protonet", tiny_blobs, "hash")
+    run_folder.write_config(tmp_path, "blobs_protonet", tiny_blobs, "hash")
     other = dataclasses.replace(tiny_blobs, training=dataclasses.replace(tiny_blobs.training, lr=0.5))
     with pytest.raises(ValueError, match=r"training\.lr was 0\.001, is 0\.5"):
-        run_folder.write_config(tmp_path, "blobs_protonet", other)
+        run_folder.write_config(tmp_path, "blobs_protonet", other, "hash")
     name, options = run_folder.read_config(tmp_path)
     assert (name, options["training"]["lr"]) == ("blobs_protonet", 0.001)
 
@@ -56,3 +56,12 @@ def test_what_is_logged_is_read_again(tmp_path):
         {"step": 1, "split": "meta_train", "loss": 0.5, "grad_norm": None}
     ]
     assert [line["split"] for line in run_folder.read_metrics(tmp_path)] == ["meta_train", "meta_valid"]
+
+
+def test_a_run_refuses_classes_that_are_split_otherwise(tmp_path, tiny_blobs):
+    """Else a class that was trained on could come to be tested on, after a folder of images was added to the data."""
+    run_folder.write_config(tmp_path, "blobs_protonet", tiny_blobs, "hash")
+    with pytest.raises(ValueError, match="begun with other classes"):
+        run_folder.write_config(tmp_path, "blobs_protonet", tiny_blobs, "other hash")
+    with pytest.raises(ValueError, match="begun with other classes"):
+        run_folder.check_split(tmp_path, "other hash")
