@@ -178,7 +178,8 @@ class Training:
     steps_per_dispatch: int
     """Meta-steps that run in one compiled call, between two lines of the log."""
     evaluate_every: int
-    """Meta-steps between two evaluations on meta_valid; also the longest way between two checkpoints."""
+    """Meta-steps between two evaluations on meta_valid, which choose the model (by all queries together, for a learner
+    to which that makes a difference); also the longest way between two checkpoints."""
     checkpoint_every: int | None = None
     """Meta-steps between checkpoints; at every evaluation if not given."""
     optimizer: Literal["adam", "sgd"] = "adam"

@@ -1,7 +1,7 @@
 """What a person sees while scripts work: progress with rate and time left, tables, and compile time told apart.
 
-On a terminal there is a bar; elsewhere (a log file, CI) plain lines, one at each evaluation and at least every ten
-seconds.
+On a terminal there is a bar; elsewhere (a log file, CI) plain lines, one at each evaluation and between them at
+most one every ten seconds.
 """
 
 import contextlib

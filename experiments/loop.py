@@ -2,7 +2,7 @@
 
 All that a run depends on is in its `RunState`, and dispatches begin at multiples of `steps_per_dispatch` whether or not
 the run was interrupted. So a run that is killed, at whatever moment, and started again computes the same programs on
-the same numbers, and ends in the same bits.
+the same numbers, and ends in the same bits: on one kind of device and one version of JAX, that is.
 """
 
 import pathlib

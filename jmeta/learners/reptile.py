@@ -5,7 +5,8 @@ A task is learned by plain training on minibatches of its support, θ → φ, an
 ½‖θ − stop_gradient(φ)‖² (see `jmeta.episodes.reptile_episode`), so that the same trainer serves.
 
 Reference: Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, arXiv:1803.02999, algorithm 2.
-Differs from the paper's code: an inner optimizer with state (Adam) starts afresh for every task.
+Differs from the paper's code: an inner optimizer with state (Adam) starts afresh for every task, and minibatches are
+drawn independently, not as parts of a shuffled pass over the support.
 """
 
 from typing import Any
