@@ -29,6 +29,7 @@ class OmniglotFinn2017Maml:
         evaluate_every=1000,
         num_valid_tasks=200,
         lr=1e-3,
+        batching="scan",
     )
     testing: Testing = Testing(num_ways=5, num_shots=1)
 

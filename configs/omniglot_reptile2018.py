@@ -29,6 +29,7 @@ class OmniglotReptile2018:
         num_valid_tasks=200,
         optimizer="sgd",
         lr=1.0,
+        batching="scan",
         schedule="linear",
     )
     testing: Testing = Testing(num_ways=5, num_shots=1)

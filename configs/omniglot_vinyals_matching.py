@@ -28,6 +28,7 @@ class OmniglotVinyalsMatching:
         evaluate_every=500,
         num_valid_tasks=200,
         lr=1e-3,
+        batching="scan",
         schedule="halved",
         halve_lr_every=5000,
         clip_norm=10.0,

@@ -28,6 +28,7 @@ class OmniglotVinyalsR2d2:
         evaluate_every=500,
         num_valid_tasks=200,
         lr=1e-3,
+        batching="scan",
         schedule="halved",
         halve_lr_every=5000,
         patience=10,

@@ -210,7 +210,7 @@ class Testing:
     num_shots: int = 1
     num_tasks: int | None = None
     """Tasks of meta_test; the protocol's number, or else 1000, if not given."""
-    tasks_at_once: int = 8
+    tasks_at_once: int = 4
     """A matter of speed and memory only."""
 
 

@@ -5,6 +5,7 @@ happens when batch normalisation uses the statistics of the query set. The diffe
 `evaluate` finds out which of the two a learner is, and reports both where both exist.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -138,7 +139,10 @@ def per_task_metrics(
         support_x = without_padding(task.support).x
         return together, judged(predict_alone(meta_params, (adapted, support_x), task.query.x, None))
 
-    on_tasks = jax.jit(jax.vmap(one_task, in_axes=(None, 0, 0)))
+    @jax.jit
+    def on_chunks(meta_params: PyTree, tasks: PyTree, keys: RandomKey) -> tuple[Aux, Aux]:
+        at_once = jax.vmap(one_task, in_axes=(None, 0, 0))
+        return jax.lax.map(lambda chunk: at_once(meta_params, *chunk), (tasks, keys))
 
     def measure(
         meta_params: PyTree,
@@ -151,20 +155,30 @@ def per_task_metrics(
         if num_tasks < 1 or tasks_at_once < 1:
             raise ValueError(f"num_tasks={num_tasks} and tasks_at_once={tasks_at_once}; expected at least 1")
         keys = jax.vmap(jax.random.split)(jax.random.split(key, num_tasks))
-        # every chunk has one shape, so that one program serves: the last is filled up, and the filling dropped
-        at = np.arange(-(-num_tasks // tasks_at_once) * tasks_at_once).reshape(-1, tasks_at_once) % num_tasks
+        # every dispatch has one shape, so that one program serves: the last is filled up, and the filling dropped
+        shape = (min(_CHUNKS_PER_DISPATCH, -(-num_tasks // tasks_at_once)), tasks_at_once)
+        at = np.arange(-(-num_tasks // math.prod(shape)) * math.prod(shape)).reshape(-1, *shape) % num_tasks
         sample = _as_partial(sample)
-        chunks = [on_tasks(meta_params, _draw(sample, keys[rows, 0]), keys[rows, 1]) for rows in at]
-        joined = jax.tree.map(lambda *parts: np.concatenate(parts).astype(np.float64)[:num_tasks], *chunks)
-        return joined
+        results = [on_chunks(meta_params, _draw(sample, keys[rows, 0]), keys[rows, 1]) for rows in at]
+        return jax.tree.map(lambda *parts: np.concatenate(parts).reshape(-1)[:num_tasks].astype(np.float64), *results)
 
     return measure
 
 
+# One dispatch reuses its memory from chunk to chunk. Fresh pages for every chunk cost a CPU more than the arithmetic.
+_CHUNKS_PER_DISPATCH = 16
+
+
 @jax.jit
-def _draw(sample: jax.tree_util.Partial, keys: Array) -> PyTree:
-    """Stacked tasks. A program of its own, so that all learners share it: samplers can be slow to compile."""
-    return jax.vmap(sample)(keys)
+def _draw(sample: jax.tree_util.Partial, keys: RandomKey) -> PyTree:
+    """Stacked tasks, on as many axes as the keys have.
+
+    A program of its own, so that all learners share it: samplers can be slow to compile.
+    """
+    draw = sample
+    for _ in keys.shape:
+        draw = jax.vmap(draw)
+    return draw(keys)
 
 
 def _as_partial(sample: Callable[[RandomKey], Task]) -> jax.tree_util.Partial:
