@@ -108,7 +108,7 @@ def _images(data: parts.Images, testing: parts.Testing) -> Source:
         split_hash=split_hash(splits),
         train_ways=data.train_ways or protocol.train_ways or ways,
         test_ways=ways,
-        test_steps=dict(protocol.inner_steps).get(ways),
+        test_steps=protocol.num_inner_steps(num_ways=ways),
     )
 
 

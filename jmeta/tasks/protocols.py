@@ -46,13 +46,14 @@ class Protocol:
       num_test_tasks: tasks of meta_test that a number is the mean over.
       inner_steps: `((num_ways, steps), ...)`, the inner steps at test of gradient-based learners by ways; empty where
         the protocol leaves it to the learner.
-      transductive: whether the paper normalised by batch statistics of the whole query; `None` where it reports both.
+      transductive: whether the published numbers saw the whole query, through its batch statistics; `None` where both
+        kinds are published. `jmeta.evaluate` reports both wherever they differ.
       within_groups: whether a task lies within one group (alphabet).
       augment: distortion of sampled images, as in `few_shot`.
 
     Example:
-      >>> vinyals.describe(num_ways=5, num_shots=1)
-      'vinyals/omniglot 5-way 1-shot, 15 queries, 1000 tasks'
+      >>> lake.describe(num_ways=5, num_shots=1)
+      'lake/omniglot 5-way 1-shot, 15 queries, 1000 tasks'
     """
 
     name: str
@@ -72,15 +73,26 @@ class Protocol:
     augment: Augment | None = None
 
     def describe(self, *, num_ways: int, num_shots: int, num_tasks: int | None = None) -> str:
-        """The words that stand beside a number; `num_tasks` if it is not the protocol's own number of tasks."""
-        queries = num_shots if self.test_queries is None else self.test_queries
-        counted = "1 query" if queries == 1 else f"{queries} queries"
-        tasks = self.num_test_tasks if num_tasks is None else num_tasks
-        return f"{self.name}/{self.dataset} {num_ways}-way {num_shots}-shot, {counted}, {tasks} tasks"
+        """The words that stand beside a number; `num_tasks` if it is not the protocol's own number of tasks.
 
-    def num_inner_steps(self, *, num_ways: int, default: int) -> int:
-        """Inner steps at test for tasks of `num_ways` classes; `default` where the protocol says nothing."""
-        return dict(self.inner_steps).get(num_ways, default)
+        Rotations are named where images are turned at test, and so is a published number that is not inductive alone.
+        """
+        queries = num_shots if self.test_queries is None else self.test_queries
+        tasks = self.num_test_tasks if num_tasks is None else num_tasks
+        words = [f"{self.name}/{self.dataset} {num_ways}-way {num_shots}-shot"]
+        words += [] if self.test_rotations == "none" else [f"rotations {self.test_rotations.replace('_', ' ')}"]
+        words += ["1 query" if queries == 1 else f"{queries} queries", f"{tasks} tasks"]
+        words += {True: ["published transductive"], None: ["published both ways"], False: []}[self.transductive]
+        return ", ".join(words)
+
+    def num_inner_steps(self, *, num_ways: int) -> int | None:
+        """Inner steps at test for tasks of `num_ways` classes; `None` where the protocol leaves it to the learner.
+
+        Example:
+          >>> finn2017.num_inner_steps(num_ways=20)
+          5
+        """
+        return dict(self.inner_steps).get(num_ways)
 
     def samplers(
         self,

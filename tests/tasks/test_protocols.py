@@ -78,22 +78,32 @@ def test_another_split_is_refused(splits):
             protocol.samplers(splits, num_ways=5, num_shots=1)
 
 
-def test_descriptions_carry_name_data_sizes_and_tasks():
+def test_descriptions_carry_what_makes_numbers_differ():
     assert protocols.vinyals.describe(num_ways=20, num_shots=5) == (
-        "vinyals/omniglot 20-way 5-shot, 15 queries, 1000 tasks"
+        "vinyals/omniglot 20-way 5-shot, rotations as classes, 15 queries, 1000 tasks"
     )
     assert protocols.finn2017.describe(num_ways=5, num_shots=1) == (
-        "finn2017/omniglot 5-way 1-shot, 1 query, 600 tasks"
+        "finn2017/omniglot 5-way 1-shot, rotations per class, 1 query, 600 tasks, published transductive"
     )
     assert protocols.reptile2018.describe(num_ways=5, num_shots=5, num_tasks=200) == (
-        "reptile2018/omniglot 5-way 5-shot, 1 query, 200 tasks"
+        "reptile2018/omniglot 5-way 5-shot, 1 query, 200 tasks, published both ways"
     )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"test_rotations": "per_class"}, {"test_queries": 1}, {"num_test_tasks": 7}, {"transductive": True}],
+    ids=lambda change: next(iter(change)),
+)
+def test_protocols_that_differ_at_test_are_described_differently(change):
+    describe = lambda protocol: protocol.describe(num_ways=5, num_shots=1)
+    assert describe(dataclasses.replace(protocols.glyphs, **change)) != describe(protocols.glyphs)
 
 
 def test_inner_steps_are_the_papers():
-    assert [protocols.finn2017.num_inner_steps(num_ways=ways, default=9) for ways in (5, 20, 10)] == [3, 5, 9]
-    assert protocols.reptile2018.num_inner_steps(num_ways=5, default=9) == 50
-    assert protocols.vinyals.num_inner_steps(num_ways=5, default=9) == 9
+    assert [protocols.finn2017.num_inner_steps(num_ways=ways) for ways in (5, 20, 10)] == [3, 5, None]
+    assert protocols.reptile2018.num_inner_steps(num_ways=5) == 50
+    assert protocols.vinyals.num_inner_steps(num_ways=5) is None
 
 
 @pytest.mark.parametrize("protocol", OF_OMNIGLOT, ids=lambda protocol: protocol.name)
