@@ -1,7 +1,8 @@
 """Judge a trained run on meta_test: `python -m experiments.evaluate RUN [--protocol NAME] [--inner-steps 0 1 5 10]`.
 
 RUN is the folder of one seed or that of all seeds of a recipe. The parameters are those chosen on meta_valid. Results
-are printed, with the name of their protocol, and kept in the run folder as `evaluation.json`, one entry a protocol.
+are printed, with the name of their protocol, and kept in the run folder as `evaluation.json`, one entry a protocol;
+the interval over several seeds in `over_seeds.json` of their common folder.
 """
 
 import dataclasses
@@ -18,10 +19,10 @@ import tyro
 import jmeta
 from configs import parts
 from jmeta import Learner, checkpoints
-from jmeta.evaluation import Estimate, Evaluation, estimate
+from jmeta.evaluation import Estimate, Evaluation
 from jmeta.types import PyTree
 
-from . import console, loop, pictures, recipes, run_folder
+from . import console, loop, over_seeds, pictures, recipes, run_folder
 from .build import Experiment, build
 from .sources import named_protocol
 
@@ -262,14 +263,18 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, args=arguments, prog="python -m experiments.evaluate")
     console.use_compilation_cache()
     try:
-        results = [evaluate_seed(folder, options).evaluation for folder in seed_folders(options.run)]
+        results = {folder.name: evaluate_seed(folder, options).evaluation for folder in seed_folders(options.run)}
     except console.USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if len(results) > 1:
-        metric = main_metric(results[0])
-        over_seeds = estimate(np.array([result.inductive[metric].mean for result in results]))
-        print(f"{len(results)} seeds: {metric}, inductive, {shown(metric, over_seeds)} (95 % interval over seeds)")
+        first = next(iter(results.values()))
+        metric = main_metric(first)
+        by_seed = {f"{metric}, inductive": {seed: one.inductive[metric].mean for seed, one in results.items()}}
+        both = {seed: one.transductive[metric].mean for seed, one in results.items() if one.transductive}
+        by_seed |= {f"{metric}, transductive": both} if both else {}
+        for words, over in over_seeds.store(options.run, f"meta_test | {first.protocol}", by_seed).items():
+            print(f"{len(results)} seeds: {words}, {shown(metric, over)} (95 % interval over seeds)")
     return 0
 
 
