@@ -60,6 +60,14 @@ def reptile_episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
     Raises:
       ValueError: at trace time, if adapted state and meta-parameters differ in structure.
 
+    Example:
+      >>> import jax, jmeta, optax
+      >>> from jmeta import learners, losses, models
+      >>> sample = jmeta.tasks.gaussian_blobs(num_ways=5, num_shots=10, num_queries=3)
+      >>> learner = learners.reptile(models.mlp([16, 5]), losses.cross_entropy, optax.sgd(0.1), num_steps=5)
+      >>> grad_fn = jax.value_and_grad(reptile_episode(learner, losses.cross_entropy), has_aux=True)
+      >>> trainer = jmeta.meta_trainer(jmeta.over_tasks(grad_fn), optax.sgd(0.5))  # ε = 0.5
+
     Reference:
       Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, arXiv:1803.02999, algorithm 2.
     """

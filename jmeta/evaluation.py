@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from .adaptation import without_padding
 from .leaks import leaks
@@ -140,7 +140,7 @@ def per_task_metrics(
         return together, judged(predict_alone(meta_params, (adapted, support_x), task.query.x, None))
 
     @jax.jit
-    def on_chunks(meta_params: PyTree, tasks: PyTree, keys: RandomKey) -> tuple[Aux, Aux]:
+    def on_chunks(meta_params: PyTree, tasks: PyTree, keys: Key[Array, "chunks at_once"]) -> tuple[Aux, Aux]:
         at_once = jax.vmap(one_task, in_axes=(None, 0, 0))
         return jax.lax.map(lambda chunk: at_once(meta_params, *chunk), (tasks, keys))
 
@@ -170,7 +170,7 @@ _CHUNKS_PER_DISPATCH = 16
 
 
 @jax.jit
-def _draw(sample: jax.tree_util.Partial, keys: RandomKey) -> PyTree:
+def _draw(sample: jax.tree_util.Partial, keys: Key[Array, "..."]) -> PyTree:
     """Stacked tasks, on as many axes as the keys have.
 
     A program of its own, so that all learners share it: samplers can be slow to compile.
@@ -189,6 +189,16 @@ def support_and_one_query(learner: Learner) -> Learner:
     """The same learner, predicting each query in one batch with the support alone.
 
     Makes any learner inductive: statistics are those of the support, padding counted in as zeros, and the one query.
+
+    Example:
+      >>> import jax, jmeta
+      >>> from jmeta import leaks
+      >>> task = jmeta.tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)(jax.random.key(0))
+      >>> nearest = jmeta.learners.nearest_mean(num_ways=5)
+      >>> centred = lambda m, adapted, x, key: nearest.predict(m, adapted, x - x.mean(0, keepdims=True), key)
+      >>> inductive = support_and_one_query(nearest._replace(predict=centred))
+      >>> leaks.leaks(inductive, {}, task, jax.random.key(1)).is_leaking
+      False
 
     Reference:
       Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, arXiv:1803.02999, section 6.1.
@@ -233,6 +243,12 @@ def paired_difference(first: Estimate, second: Estimate) -> Estimate:
 
     Raises:
       ValueError: if the two were not measured on equally many tasks.
+
+    Example:
+      >>> import numpy as np
+      >>> first, second = estimate(np.array([0.2, 0.9, 0.5])), estimate(np.array([0.1, 0.8, 0.3]))
+      >>> print(first, "less", second, "is", paired_difference(first, second))
+      0.5333 ± 0.8724 less 0.4000 ± 0.8957 is 0.1333 ± 0.1434
     """
     if first.values.shape != second.values.shape:
         raise ValueError(
@@ -264,6 +280,19 @@ def adaptation_curve(
 
     Returns:
       An `Evaluation` for each number of steps.
+
+    Example:
+      >>> import jax, jmeta, optax
+      >>> from jmeta import learners, losses, models
+      >>> model, inner = models.mlp([16, 1]), optax.sgd(0.01)
+      >>> make = lambda num_steps: learners.maml(model, losses.squared_error, inner, num_steps=num_steps)
+      >>> sample = jmeta.tasks.sinusoid(num_shots=5, num_queries=5)
+      >>> meta_params = make(1).init(jax.random.key(0), sample(jax.random.key(1)))
+      >>> curve = adaptation_curve(
+      ...     make, losses.squared_error, meta_params, sample, jax.random.key(2),
+      ...     protocol="sinusoid 5-shot", num_tasks=20, nums_steps=(0, 1))
+      >>> curve[1].inductive["loss"].mean < curve[0].inductive["loss"].mean
+      True
     """
     arguments = (loss_fn, meta_params, sample, key)
     return {

@@ -109,6 +109,16 @@ def multi_step_episode(
     Raises:
       ValueError: if `num_steps` or `annealed_until` is not positive; at trace time if tasks have no `progress`.
 
+    Example:
+      >>> import jax, jmeta, jax.numpy as jnp
+      >>> from jmeta import learners, losses, models
+      >>> model = models.mlp([16, 5])
+      >>> learner = learners.maml_plus_plus(model, losses.cross_entropy, num_steps=3, initial_lr=0.1)
+      >>> episode_fn = multi_step_episode(model, losses.cross_entropy, num_steps=3)
+      >>> task = jmeta.tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)(jax.random.key(0))
+      >>> task = task._replace(progress=jnp.zeros(()))  # in training, `sampled_steps` sets it
+      >>> loss, aux = episode_fn(learner.init(jax.random.key(1), task), task, jax.random.key(2))
+
     Reference:
       Antoniou, Edwards, Storkey, "How to train your MAML", 2019, arXiv:1810.09502, section 4, "multi-step loss".
     """

@@ -1,4 +1,10 @@
-"""The bridge from Equinox: any `equinox.Module`, stateful or not, as a `Model`."""
+"""The bridge from Equinox: any `equinox.Module`, stateful or not, as a `Model`.
+
+An Equinox module *is* its parameters, takes one example, and keeps its state under markers that are new objects in
+every module. A `Model` has parameters of a fixed structure and takes many examples: here a module's arrays are taken
+apart from the rest once, examples are mapped over, and the state becomes ordinary leaves. Equinox is optional: it is
+imported when the bridge is used.
+"""
 
 import inspect
 from collections.abc import Callable

@@ -1,4 +1,9 @@
-"""The bridge from Haiku: what `haiku.transform` or `haiku.transform_with_state` returns, as a `Model`."""
+"""The bridge from Haiku: what `haiku.transform` or `haiku.transform_with_state` returns, as a `Model`.
+
+Haiku is init and apply already, with its state beside the parameters. What is added here is that state as ordinary
+leaves, two modes of call told apart by the key, and `calibrate`. Haiku is optional: it is imported when the bridge is
+used.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,8 @@
-"""The bridge from Flax Linen: any `flax.linen.Module` as a `Model`."""
+"""The bridge from Flax Linen: any `flax.linen.Module` as a `Model`.
+
+Linen is init and apply already. What is added here is a collection of running averages as ordinary leaves, two modes of
+call told apart by the key, and a `calibrate` that stores the statistics of its inputs instead of a moving average.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
