@@ -35,6 +35,43 @@ def test_a_sampler_obeys_the_contract(name, key):
     testing.check_sampler(SAMPLERS[name], key, num_ways=None if name == "sinusoid" else WAYS)
 
 
+def trace_strictly(fn, *arguments):
+    """Trace `fn` where a dtype that is promoted without being asked, or a key that is used twice, is an error."""
+    with jax.numpy_dtype_promotion("strict"), jax.debug_key_reuse(True):
+        jax.jit(lambda *arguments: fn(*arguments)).trace(*arguments)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_learner_promotes_no_dtype_and_uses_no_key_twice(name, key):
+    learner, loss_fn, episode_fn, *_ = LEARNERS[name]
+    task = sample_for(LEARNERS[name])(key)._replace(progress=jnp.float32(0.5))
+
+    def init_adapt_predict(task, key_init, key_adapt, key_predict):
+        meta_params = learner.init(key_init, task)
+        adapted = learner.adapt(meta_params, task.support, key_adapt)
+        still = learner.predict(meta_params, adapted, task.query.x, None)
+        return loss_fn(learner.predict(meta_params, adapted, task.query.x, key_predict), task.query), still
+
+    trace_strictly(init_adapt_predict, task, *jax.random.split(key, 3))
+    meta_params = jax.eval_shape(learner.init, key, task)
+    trace_strictly(jax.value_and_grad(episode_fn, has_aux=True), meta_params, task, key)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_promotes_no_dtype_and_uses_no_key_twice(name, key):
+    trace_strictly(SAMPLERS[name], key)
+    trace_strictly(tasks.stacked(SAMPLERS[name], 3), key)
+
+
+def test_the_strict_checks_can_fail(key):
+    with pytest.raises(jax.errors.KeyReuseError):
+        trace_strictly(lambda key: jax.random.normal(key) + jax.random.uniform(key), key)
+    with pytest.raises(jax.errors.KeyReuseError):
+        trace_strictly(jax.grad(lambda x, key: x * jax.random.normal(key) * jax.random.uniform(key)), 1.0, key)
+    with pytest.raises(jax.dtypes.TypePromotionError):
+        trace_strictly(lambda x: x + jnp.arange(3), jnp.ones(3))
+
+
 @pytest.mark.parametrize("name", LEARNERS)
 def test_no_learner_leaks_between_queries(name, key):
     entry = LEARNERS[name]
