@@ -1,7 +1,7 @@
 """The pieces that recipes are composed of: plain typed values, in four groups.
 
     data        which tasks to meta-train on             Sinusoid, Blobs, Images, Folder
-    model       which network                            Mlp, Conv4
+    model       which network                            Mlp, Conv4, Resnet12
     method      how to learn from a task                 Maml, Reptile, Protonet, ...
     training    how long, how fast, what to watch        Training
     testing     which tasks to choose and judge by       Testing
@@ -90,7 +90,20 @@ class Conv4:
     """Whose statistics normalise: of the call (transductive), of the support, of one example, or none."""
 
 
-Network = Mlp | Conv4
+@dataclass(frozen=True)
+class Resnet12:
+    """Residual blocks of three convolutions each; halves the image once a block."""
+
+    widths: tuple[int, ...] = (64, 160, 320, 640)
+    norm: Literal["batch", "support", "group", "layer", "none"] = "batch"
+    """As for Conv4."""
+    dropout_rate: float = 0.0
+    """Share of every block's output that is dropped in training."""
+    drop_size: int = 1
+    """Side of the squares that are dropped: 1 is dropout, more is DropBlock."""
+
+
+Network = Mlp | Conv4 | Resnet12
 
 # Methods. `num_test_steps`, the inner steps at test, is the protocol's, or else `num_steps`, if not given
 
@@ -101,6 +114,38 @@ class Maml:
 
     num_steps: int = 1
     inner_lr: float = 0.01
+    num_test_steps: int | None = None
+    adjoint: Literal["unrolled", "first_order"] = "unrolled"
+
+
+@dataclass(frozen=True)
+class Anil:
+    """MAML whose inner steps change the head alone."""
+
+    num_steps: int = 5
+    inner_lr: float = 0.1
+    num_test_steps: int | None = None
+    adjoint: Literal["unrolled", "first_order"] = "unrolled"
+
+
+@dataclass(frozen=True)
+class Boil:
+    """MAML whose inner steps change all but the head."""
+
+    num_steps: int = 1
+    inner_lr: float = 0.5
+    num_test_steps: int | None = None
+    adjoint: Literal["unrolled", "first_order"] = "unrolled"
+
+
+@dataclass(frozen=True)
+class Cavia:
+    """A network that all tasks share, with a context vector that inner steps change."""
+
+    num_steps: int = 2
+    inner_lr: float = 1.0
+    num_context: int = 5
+    """Numbers that are adapted; more input features, or channels of an image, for the network."""
     num_test_steps: int | None = None
     adjoint: Literal["unrolled", "first_order"] = "unrolled"
 
@@ -151,6 +196,14 @@ class Matching:
 
 
 @dataclass(frozen=True)
+class Relation:
+    """Relation networks: a learned comparison of a query with each class."""
+
+    hidden: tuple[int, ...] = (64, 8)
+    """Widths of the comparison network, but for its one output."""
+
+
+@dataclass(frozen=True)
 class Ridge:
     """Ridge regression on learned features (R2D2)."""
 
@@ -164,7 +217,27 @@ class ProtoMaml:
     num_test_steps: int | None = None
 
 
-Method = Maml | MetaSgd | MamlPlusPlus | Reptile | Protonet | Matching | Ridge | ProtoMaml
+@dataclass(frozen=True)
+class FineTune:
+    """Train a classifier of all meta_train classes, then fit a fresh head to each task: Baseline++ and Baseline."""
+
+    head: Literal["cosine", "linear"] = "cosine"
+    """Of Baseline++, or of Baseline."""
+    num_steps: int = 100
+    """Steps of a task's head."""
+    inner_lr: float = 0.01
+    """Of the Adam that takes them."""
+    batch_size: int = 64
+    """Examples in a batch; a meta-step sees `training.tasks_per_step` batches."""
+    scale: float = 10.0
+    """What a cosine is multiplied by."""
+
+
+Descending = Maml | Anil | Boil | Cavia | MetaSgd | MamlPlusPlus | ProtoMaml
+"""Methods that adapt by gradient steps from a meta-learned start."""
+Comparing = Protonet | Matching | Relation | Ridge
+"""Methods that compare embeddings, for any number of ways."""
+Method = Descending | Comparing | Reptile | FineTune
 
 # Training and testing
 

@@ -1,6 +1,7 @@
 """Where a recipe's tasks come from: samplers of its data, and the words that its numbers stand beside."""
 
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,8 @@ from jmeta.tasks.protocols import Protocol
 
 SampleTask = jax.tree_util.Partial
 """`key -> Task`, with the data as its leaves."""
+SampleBatch = jax.tree_util.Partial
+"""`key -> Batch`, likewise."""
 
 
 class HostTasks(NamedTuple):
@@ -34,6 +37,8 @@ class Source(NamedTuple):
       split_hash: of which class is in which split; `None` where there are no classes.
       train_ways, test_ways: outputs of a network with a head.
       test_steps: inner steps at test that the protocol prescribes, if it does.
+      supervised: `batch_size -> (sample, num_classes)`: batches over all classes of meta_train, labelled by them;
+        `None` where there are no classes, or only tasks of them.
     """
 
     meta_train: SampleTask | HostTasks
@@ -45,6 +50,7 @@ class Source(NamedTuple):
     train_ways: int
     test_ways: int
     test_steps: int | None
+    supervised: Callable[[int], tuple[SampleBatch, int]] | None = None
 
 
 def source(data: parts.Data, testing: parts.Testing, part: parts.Training) -> Source:
@@ -109,7 +115,25 @@ def _images(data: parts.Images, testing: parts.Testing) -> Source:
         train_ways=data.train_ways or protocol.train_ways or ways,
         test_ways=ways,
         test_steps=protocol.num_inner_steps(num_ways=ways),
+        supervised=_supervised(splits.meta_train, protocol),
     )
+
+
+def _supervised(classes: ImageClasses, protocol: Protocol) -> Callable[[int], tuple[SampleBatch, int]]:
+    """Distorted as the protocol's tasks are, and turned if they are: turned images are classes of their own."""
+    rotations = "none" if protocol.train_rotations == "none" else "as_classes"
+
+    def of_size(batch_size: int) -> tuple[SampleBatch, int]:
+        sample = tasks.supervised(
+            classes.images,
+            batch_size=batch_size,
+            rotations=rotations,
+            class_sizes=classes.class_sizes,
+            augment=protocol.augment,
+        )
+        return sample, len(classes.images) * (1 if rotations == "none" else 4)
+
+    return of_size
 
 
 def _folder(data: parts.Folder, testing: parts.Testing, part: parts.Training) -> Source:
@@ -134,7 +158,7 @@ def _folder(data: parts.Folder, testing: parts.Testing, part: parts.Training) ->
         samplers = own.samplers(
             splits, num_ways=testing.num_ways, num_shots=testing.num_shots, train_queries=data.num_queries
         )
-        samplers = (HostTasks(stream), samplers.meta_valid, samplers.meta_test)
+        samplers, supervised = (HostTasks(stream), samplers.meta_valid, samplers.meta_test), None
     else:
         samplers = own.samplers(
             splits,
@@ -143,6 +167,7 @@ def _folder(data: parts.Folder, testing: parts.Testing, part: parts.Training) ->
             train_ways=ways,
             train_queries=data.num_queries,
         )
+        supervised = _supervised(splits.meta_train, own)
     return Source(
         *samplers,
         protocol=own.describe(num_ways=testing.num_ways, num_shots=testing.num_shots, num_tasks=num_tasks),
@@ -151,6 +176,7 @@ def _folder(data: parts.Folder, testing: parts.Testing, part: parts.Training) ->
         train_ways=ways,
         test_ways=testing.num_ways,
         test_steps=None,
+        supervised=supervised,
     )
 
 

@@ -1,0 +1,184 @@
+"""From a recipe's method to its learner, as it is trained and as it is tested, and to the episode that trains it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import jmeta
+from configs import parts
+from jmeta import Learner, Task, adjoints, episodes, learners, models
+from jmeta.types import EpisodeFn, LossFn, PyTree, RandomKey
+
+from .networks import Network
+from .sources import HostTasks, Source
+
+
+class Built(NamedTuple):
+    """A method, ready to be trained and tested.
+
+    Attributes:
+      init: `key -> meta_params`.
+      episode_fn: what a meta-step descends.
+      tested: the learner, as it is tested.
+      source: where its tasks come from; `meta_train` draws what `episode_fn` takes.
+      make_learner: the learner with another number of inner steps; `None` if it has none.
+      num_test_steps: inner steps that `tested` takes; `None` if it has none.
+    """
+
+    init: Callable[[RandomKey], PyTree]
+    episode_fn: EpisodeFn
+    tested: Learner
+    source: Source
+    make_learner: Callable[[int], Learner] | None = None
+    num_test_steps: int | None = None
+
+
+def build_method(
+    method: parts.Method, network: Network, loss_fn: LossFn, source: Source, *, is_classification: bool
+) -> Built:
+    """The method on this network and these tasks.
+
+    Raises:
+      ValueError: if they do not fit together.
+    """
+    if isinstance(method, parts.Comparing | parts.ProtoMaml | parts.FineTune) and not is_classification:
+        raise ValueError(f"{type(method).__name__} tells classes apart, but these tasks are regression; choose others")
+    match method:
+        case parts.Protonet() | parts.Matching() | parts.Relation() | parts.Ridge():
+            learner = _comparing(method, network, source.train_ways)
+            trained_by = learners.relation_loss if isinstance(method, parts.Relation) else loss_fn
+            episode_fn = jmeta.episode(learner, trained_by)
+            return Built(_init(learner, source), episode_fn, _comparing(method, network, source.test_ways), source)
+        case parts.FineTune():
+            return _fine_tune(method, network, source)
+        case parts.Reptile():
+            return _reptile(method, network, loss_fn, source)
+        case _:
+            return _descending(method, network, loss_fn, source)
+
+
+def _comparing(method: parts.Comparing, network: Network, num_ways: int) -> Learner:
+    """Learners that compare embeddings, which any number of ways may be tested with."""
+    embedding = network.embedding()
+    match method:
+        case parts.Protonet(distance):
+            return learners.protonet(embedding, num_ways=num_ways, distance=distance)
+        case parts.Matching(full_context, num_process_steps):
+            return learners.matching(
+                embedding, num_ways=num_ways, full_context=full_context, num_process_steps=num_process_steps
+            )
+        case parts.Relation(hidden):
+            return learners.relation(embedding, models.mlp((*hidden, 1)), num_ways=num_ways)
+        case parts.Ridge():
+            return learners.ridge(embedding, num_ways=num_ways)
+
+
+def _descending(method: parts.Descending, network: Network, loss_fn: LossFn, source: Source) -> Built:
+    """Learners that adapt by gradient steps, which may be tested with another number of them."""
+    _check_same_ways(source)
+    num_ways = source.test_ways
+    model, embedding, head = network.with_head(num_ways), network.embedding(), models.mlp([num_ways])
+
+    def make(num_steps: int) -> Learner:
+        match method:
+            case parts.Maml(_, lr, _, adjoint):
+                return learners.maml(model, loss_fn, optax.sgd(lr), num_steps=num_steps, adjoint=_adjoint(adjoint))
+            case parts.Anil(_, lr, _, adjoint):
+                inner = optax.sgd(lr)
+                return learners.anil(embedding, head, loss_fn, inner, num_steps=num_steps, adjoint=_adjoint(adjoint))
+            case parts.Boil(_, lr, _, adjoint):
+                inner = optax.sgd(lr)
+                return learners.boil(embedding, head, loss_fn, inner, num_steps=num_steps, adjoint=_adjoint(adjoint))
+            case parts.Cavia(_, lr, num_context, _, adjoint):
+                inner = optax.sgd(lr)
+                return learners.cavia(
+                    model, loss_fn, inner, num_steps=num_steps, num_context=num_context, adjoint=_adjoint(adjoint)
+                )
+            case parts.MetaSgd(_, lr):
+                return learners.meta_sgd(model, loss_fn, num_steps=num_steps, initial_lr=lr)
+            case parts.MamlPlusPlus(_, lr):
+                return learners.maml_plus_plus(model, loss_fn, num_steps=num_steps, initial_lr=lr)
+            case parts.ProtoMaml(_, lr):
+                inner = optax.sgd(lr)
+                return learners.proto_maml(embedding, loss_fn, inner, num_ways=num_ways, num_steps=num_steps)
+
+    learner = make(method.num_steps)
+    episode_fn = jmeta.episode(learner, loss_fn)
+    if isinstance(method, parts.MamlPlusPlus):
+        until = method.annealed_until
+        episode_fn = learners.multi_step_episode(model, loss_fn, num_steps=method.num_steps, annealed_until=until)
+    test_steps = _num_test_steps(method, source)
+    return Built(_init(learner, source), episode_fn, make(test_steps), source, make, test_steps)
+
+
+def _reptile(method: parts.Reptile, network: Network, loss_fn: LossFn, source: Source) -> Built:
+    _check_same_ways(source)
+    model, inner = network.with_head(source.test_ways), optax.adam(method.inner_lr, b1=0.0)
+
+    def make(num_steps: int, batch_size: int = method.test_batch_size) -> Learner:
+        return learners.reptile(model, loss_fn, inner, num_steps=num_steps, batch_size=batch_size)
+
+    learner = make(method.num_steps, method.batch_size)
+    test_steps = _num_test_steps(method, source)
+    episode_fn = episodes.reptile_episode(learner, loss_fn)
+    return Built(_init(learner, source), episode_fn, make(test_steps), source, make, test_steps)
+
+
+def _fine_tune(method: parts.FineTune, network: Network, source: Source) -> Built:
+    """Trained on batches of all classes, which take the place of tasks; tested on tasks of any number of ways."""
+    if source.supervised is None:
+        raise ValueError(
+            "FineTune trains on all classes of meta_train at once, which these data do not offer: use images that are "
+            "drawn on the device (data.protocol, or a folder without data.host_fed)"
+        )
+    sample_batch, num_classes = source.supervised(method.batch_size)
+    body, head, scale = network.embedding(), method.head, method.scale
+
+    def make(num_steps: int) -> Learner:
+        return learners.fine_tune(
+            body,
+            optax.adam(method.inner_lr, eps_root=1e-8),
+            num_classes=num_classes,
+            num_ways=source.test_ways,
+            num_steps=num_steps,
+            head=head,
+            scale=scale,
+        )
+
+    learner = make(method.num_steps)
+    episode_fn = learners.pretrain_episode(body, num_classes=num_classes, head=head, scale=scale)
+    trained_on = source._replace(meta_train=sample_batch)
+    return Built(_init(learner, source), episode_fn, learner, trained_on, make, method.num_steps)
+
+
+def _init(learner: Learner, source: Source) -> Callable[[RandomKey], PyTree]:
+    """`key -> meta_params` for tasks of the source's shapes, which is all that a learner's `init` looks at."""
+    return jax.jit(lambda key: learner.init(key, _zeros_like_one(source)))
+
+
+def _zeros_like_one(source: Source) -> Task:
+    if isinstance(source.meta_train, HostTasks):
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), next(iter(source.meta_train.tasks)))
+    shapes = jax.eval_shape(source.meta_train, jax.random.key(0))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _adjoint(name: str) -> adjoints.Adjoint:
+    return adjoints.unrolled() if name == "unrolled" else adjoints.first_order()
+
+
+def _num_test_steps(method: parts.Descending | parts.Reptile, source: Source) -> int:
+    """Those of the recipe, or else those of the protocol, or else as many as in training."""
+    candidates = (method.num_test_steps, source.test_steps, method.num_steps)
+    return next(steps for steps in candidates if steps is not None)
+
+
+def _check_same_ways(source: Source) -> None:
+    if source.train_ways != source.test_ways:
+        raise ValueError(
+            f"training tasks have {source.train_ways} ways and test tasks {source.test_ways}, but this method has an "
+            "output for each way; set data.train_ways or testing.num_ways"
+        )

@@ -1,0 +1,36 @@
+"""A recipe's network before the method has said what comes out of it."""
+
+from typing import NamedTuple
+
+from configs import parts
+from jmeta import Model, models
+
+
+class Network(NamedTuple):
+    """Makes models of one kind, with a head or without.
+
+    Example:
+      >>> network = Network(parts.Mlp(hidden=(16, 8)))
+      >>> embedding, classifier = network.embedding(), network.with_head(5)
+    """
+
+    part: parts.Network
+
+    def embedding(self) -> Model:
+        """Without a head: outputs are features."""
+        return self._model(None)
+
+    def with_head(self, num_outputs: int) -> Model:
+        """With a linear head."""
+        return self._model(num_outputs)
+
+    def _model(self, num_outputs: int | None) -> Model:
+        match self.part:
+            case parts.Mlp(hidden):
+                return models.mlp(hidden if num_outputs is None else (*hidden, num_outputs))
+            case parts.Conv4(num_filters, pooling, norm):
+                return models.conv4(num_outputs, num_filters=num_filters, pooling=pooling, norm=norm)
+            case parts.Resnet12(widths, norm, dropout_rate, drop_size):
+                return models.resnet12(
+                    num_outputs, widths=widths, norm=norm, dropout_rate=dropout_rate, drop_size=drop_size
+                )
