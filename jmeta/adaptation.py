@@ -13,6 +13,7 @@ import optax
 
 from . import adjoints
 from .adjoints import Adjoint, InnerLoop, MakeOptimizer, Objective
+from .models.chain import apply_and_calibrate
 from .types import Aux, Batch, LossFn, Model, PyTree, RandomKey
 
 
@@ -103,10 +104,7 @@ def apply_to_support(model: Model, params: PyTree, support: Batch, key: RandomKe
     Learners use this wherever they look at the support. The model sees padding as zeros, so what padding holds, even
     NaN, changes nothing; but statistics over examples still count those zeros in.
     """
-    x = without_padding(support).x
-    if model.calibrate is not None:
-        return model.calibrate(params, x, key)
-    return model.apply(params, x, key), params
+    return apply_and_calibrate(model, params, without_padding(support).x, key)
 
 
 def without_padding(batch: Batch) -> Batch:

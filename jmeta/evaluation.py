@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from .adaptation import without_padding
 from .leaks import leaks
+from .tasks.few_shot import as_partial
 from .types import Aux, Batch, Learner, LossFn, PyTree, RandomKey, Task
 
 
@@ -95,7 +96,7 @@ def evaluate(
     if num_tasks < 2:
         raise ValueError(f"num_tasks={num_tasks}; an interval needs at least 2")
     key_task, key_adapt = jax.random.split(jax.random.split(key, num_tasks)[0])
-    task = jax.tree.map(lambda leaf: leaf[0], _draw(_as_partial(sample), key_task[None]))
+    task = jax.tree.map(lambda leaf: leaf[0], _draw(as_partial(sample), key_task[None]))
     has_others = jax.tree.leaves(task.query.x)[0].shape[0] > 1  # a single query has none to depend on
     is_transductive = has_others and leaks(learner, meta_params, task, key_adapt).is_leaking
     measure = per_task_metrics(learner, loss_fn, also_alone=is_transductive)
@@ -158,7 +159,7 @@ def per_task_metrics(
         # every dispatch has one shape, so that one program serves: the last is filled up, and the filling dropped
         shape = (min(_CHUNKS_PER_DISPATCH, -(-num_tasks // tasks_at_once)), tasks_at_once)
         at = np.arange(-(-num_tasks // math.prod(shape)) * math.prod(shape)).reshape(-1, *shape) % num_tasks
-        sample = _as_partial(sample)
+        sample = as_partial(sample)
         results = [on_chunks(meta_params, _draw(sample, keys[rows, 0]), keys[rows, 1]) for rows in at]
         return jax.tree.map(lambda *parts: np.concatenate(parts).reshape(-1)[:num_tasks].astype(np.float64), *results)
 
@@ -179,10 +180,6 @@ def _draw(sample: jax.tree_util.Partial, keys: Key[Array, "..."]) -> PyTree:
     for _ in keys.shape:
         draw = jax.vmap(draw)
     return draw(keys)
-
-
-def _as_partial(sample: Callable[[RandomKey], Task]) -> jax.tree_util.Partial:
-    return sample if isinstance(sample, jax.tree_util.Partial) else jax.tree_util.Partial(sample)
 
 
 def support_and_one_query(learner: Learner) -> Learner:

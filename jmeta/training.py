@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from .episodes import count_tasks
+from .tasks.few_shot import as_partial
 from .types import Aux, GradFn, MetaTrainer, PyTree, RandomKey, Task
 
 SampleTasks = Callable[[RandomKey], PyTree]
@@ -75,7 +76,7 @@ def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) 
     def update(state: MetaState, tasks: PyTree, key: RandomKey) -> tuple[MetaState, Aux]:
         (loss, aux), grads = grad_fn(state.meta_params, tasks, key)
         _check_structure(grads, state.meta_params)
-        is_finite = _all_finite((loss, grads))
+        is_finite = all_finite((loss, grads))
         updates, optimizer_state = meta_optimizer.update(grads, state.optimizer_state, state.meta_params)
         stepped = (optax.apply_updates(state.meta_params, updates), optimizer_state)
         kept = (state.meta_params, state.optimizer_state)
@@ -146,9 +147,8 @@ def sampled_steps(
 
         return jax.lax.scan(one_step, state, None, length=num_steps)
 
-    # a plain Python function is not a pytree: wrap it so that both kinds of sampler are valid arguments
     compiled = jax.jit(run, donate_argnums=0)
-    return lambda state, sample_tasks, key: compiled(state, _as_pytree(sample_tasks), key)
+    return lambda state, sample_tasks, key: compiled(state, as_partial(sample_tasks), key)
 
 
 def fed_steps(
@@ -183,10 +183,6 @@ def fed_steps(
     return jax.jit(run, donate_argnums=0)
 
 
-def _as_pytree(sample_tasks: SampleTasks) -> SampleTasks:
-    return sample_tasks if isinstance(sample_tasks, jax.tree_util.Partial) else jax.tree_util.Partial(sample_tasks)
-
-
 def _with_progress(tasks: PyTree, step: Int[Array, ""], num_total_steps: int | None) -> PyTree:
     if num_total_steps is None:
         return tasks
@@ -196,7 +192,14 @@ def _with_progress(tasks: PyTree, step: Int[Array, ""], num_total_steps: int | N
     return tasks._replace(progress=progress)
 
 
-def _all_finite(tree: PyTree) -> Bool[Array, ""]:
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether every number of a tree, which has at least one leaf, is finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> bool(all_finite({"loss": jnp.array(1.0), "grads": jnp.array([0.0, jnp.nan])}))
+      False
+    """
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 

@@ -35,15 +35,16 @@ def chain(body: Model, head: Model) -> Model:
 
     def calibrate(params: PyTree, x: PyTree, key: RandomKey | None) -> tuple[PyTree, PyTree]:
         key_body, key_head = _split(key)
-        features, body_params = _run(body, params["body"], x, key_body)
-        outputs, head_params = _run(head, params["head"], features, key_head)
+        features, body_params = apply_and_calibrate(body, params["body"], x, key_body)
+        outputs, head_params = apply_and_calibrate(head, params["head"], features, key_head)
         return outputs, {"body": body_params, "head": head_params}
 
     stores_statistics = body.calibrate is not None or head.calibrate is not None
     return Model(init, apply, calibrate if stores_statistics else None)
 
 
-def _run(model: Model, params: PyTree, x: PyTree, key: RandomKey | None) -> tuple[PyTree, PyTree]:
+def apply_and_calibrate(model: Model, params: PyTree, x: PyTree, key: RandomKey | None) -> tuple[PyTree, PyTree]:
+    """`(outputs, params)`: `calibrate` of any model; one that stores no statistics leaves its parameters alone."""
     if model.calibrate is not None:
         return model.calibrate(params, x, key)
     return model.apply(params, x, key), params

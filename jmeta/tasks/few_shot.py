@@ -12,6 +12,7 @@ faster on a CPU than a random permutation or a top-k.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +119,17 @@ def stacked(sample: Callable[[RandomKey], Task], num_tasks: int) -> Partial:
       (25, 10, 1)
     """
     check_positive({"num_tasks": num_tasks})
-    return Partial(_Stacked(num_tasks), sample if isinstance(sample, Partial) else Partial(sample))
+    return Partial(_Stacked(num_tasks), as_partial(sample))
+
+
+def as_partial(sample: Callable[[RandomKey], Any]) -> Partial:
+    """The sampler as a pytree, which an argument of a jitted function has to be; a plain function has no leaves.
+
+    Example:
+      >>> as_partial(lambda key: key)("key")
+      'key'
+    """
+    return sample if isinstance(sample, Partial) else Partial(sample)
 
 
 def draw_distinct(bits: UInt32[Array, "count"], population: Int[Array, ""] | int) -> Int[Array, "count"]:

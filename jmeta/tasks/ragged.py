@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Shaped
 
 from ..types import Batch, PyTree, RandomKey, Task
 from .class_arrays import check_positive
+from .few_shot import as_partial
 
 
 def pad_task(task: Task, *, num_support: int, num_query: int) -> Task:
@@ -76,7 +77,7 @@ def ragged(sample: Callable[[RandomKey], Task], *, num_ways: int, min_ways: int 
     if min_ways > num_ways:
         raise ValueError(f"min_ways={min_ways} exceeds num_ways={num_ways}; lower it")
     draw = _Ragged(num_ways, min_ways, min_shots)
-    return Partial(draw, sample if isinstance(sample, Partial) else Partial(sample))
+    return Partial(draw, as_partial(sample))
 
 
 @dataclass(frozen=True)

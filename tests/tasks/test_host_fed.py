@@ -1,14 +1,13 @@
 """The host-fed path: valid tasks, the same ones for the same seed, and a state that resumes."""
 
 import chex
-import jax
 import numpy as np
 import pytest
 
 from jmeta.tasks import host_fed
 
 LABELS = np.repeat(np.arange(8), [3, 6, 6, 6, 6, 6, 6, 7]) * 10  # class 0 is too small
-IMAGES = np.arange(len(LABELS), dtype=np.float32)[:, None]  # each example is its own index
+IMAGES = np.arange(len(LABELS), dtype=np.float64)[:, None]  # each example is its own index
 
 
 def stream(seed=0, **arguments):
@@ -18,8 +17,9 @@ def stream(seed=0, **arguments):
 
 def test_tasks_are_balanced_disjoint_and_of_large_enough_classes():
     tasks = next(iter(stream()))
-    chex.assert_trees_all_equal_dtypes(tasks, jax.tree.map(lambda x: x, tasks))
-    assert tasks.support.x.shape == (4, 10, 1)
+    for batch, num_each in ((tasks.support, 2), (tasks.query, 3)):
+        assert (batch.x.shape, batch.x.dtype) == ((4, 5 * num_each, 1), np.float32)
+        assert (batch.y.shape, batch.y.dtype) == ((4, 5 * num_each), np.int32)
     for i in range(4):
         examples = np.concatenate([tasks.support.x[i, :, 0], tasks.query.x[i, :, 0]]).astype(int)
         labels = np.concatenate([tasks.support.y[i], tasks.query.y[i]])
