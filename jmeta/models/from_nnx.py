@@ -20,8 +20,11 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], *, transductive: bool = Fal
 
     With a key, the module is in training mode: dropout on, batch norm by statistics of the call. Without one it is in
     evaluation mode. `calibrate` stores the statistics of its inputs themselves, not a mixture with the old averages: in
-    the same pass, with a momentum of 0. NNX stops gradients at what it stores: no gradient flows through stored
-    statistics into the inputs that they come from.
+    the same pass, with a momentum of 0.
+
+    Gradients of all orders flow through statistics of the call, so meta-training is exact. But NNX stops them at what
+    it stores: a prediction without a key takes the support's statistics for constants. To differentiate through those
+    too, use `transductive=True`, or write the network in Linen.
 
     Args:
       make: builds the module, as `make(rngs)`.

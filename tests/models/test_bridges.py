@@ -19,23 +19,25 @@ from jmeta import Model, learners, losses, models
 from jmeta.adaptation import path_name
 
 from ..differences import assert_gradient_is_central_difference
-from ..networks import in_default_precision, stacked_regression_tasks
+from ..networks import in_default_precision, regression_task, stacked_regression_tasks
 
 HIDDEN, RATE = 6, 0.3
 
 
 class LinenNet(nn.Module):
+    rate: float = RATE
+
     @nn.compact
     def __call__(self, x, train):
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(nn.Dense(HIDDEN, use_bias=False)(x))
-        return nn.Dense(1, name="head")(nn.Dropout(RATE, deterministic=not train)(jnp.tanh(x)))
+        return nn.Dense(1, name="head")(nn.Dropout(self.rate, deterministic=not train)(jnp.tanh(x)))
 
 
 class NnxNet(nnx.Module):
-    def __init__(self, rngs):
+    def __init__(self, rngs, rate=RATE):
         self.hidden = nnx.Linear(3, HIDDEN, use_bias=False, rngs=rngs)
         self.norm = nnx.BatchNorm(HIDDEN, momentum=0.9, rngs=rngs)
-        self.dropout = nnx.Dropout(RATE, rngs=rngs)
+        self.dropout = nnx.Dropout(rate, rngs=rngs)
         self.head = nnx.Linear(HIDDEN, 1, rngs=rngs)
 
     def __call__(self, x):
@@ -76,9 +78,9 @@ class Bridged(NamedTuple):
     mean: str
 
 
-def linen_model(transductive):
+def linen_model(transductive, rate=RATE):
     evaluation = {"train": transductive}
-    return models.from_linen(LinenNet(), training={"train": True}, evaluation=evaluation, statistics="batch_stats")
+    return models.from_linen(LinenNet(rate), training={"train": True}, evaluation=evaluation, statistics="batch_stats")
 
 
 def haiku_model(transductive):
@@ -184,6 +186,56 @@ def test_stored_statistics_are_differentiable(name, key):
         return jnp.sin(model.apply(calibrated, x[:3] + 1, None)).sum()
 
     assert_gradient_is_central_difference(loss, model.init(key, x))
+
+
+def as_linen(params):
+    """The parameters of `NnxNet` under the names of `LinenNet`."""
+    names = {"hidden": "Dense_0", "norm": "BatchNorm_0", "head": "head"}
+    renamed = lambda layers: {names[name]: layer for name, layer in layers.items()}
+    stats = {"batch_stats": renamed(params["stats"]["batch_stats"])}
+    return {"params": renamed(params["params"]), "stats": stats}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("judged_by", ["the call", "the support"])
+def test_nnx_is_linen_but_for_the_gradient_of_what_it_stores(judged_by, key):
+    """Second-order MAML through batch norm: one loss and one meta-gradient, whichever library wrote the network.
+
+    Judged by the statistics of the call, as in every training episode, there is nothing more to say. Judged by those
+    stored from the support, NNX takes them for constants: it is Linen with its statistics stopped.
+    """
+    linen = linen_model(False, rate=0.0)
+
+    def calibrate_stopped(params, x, key):
+        outputs, calibrated = linen.calibrate(params, x, key)
+        return outputs, {**calibrated, "stats": jax.lax.stop_gradient(calibrated["stats"])}
+
+    task = regression_task(key)
+    nnx_model = in_default_precision(models.from_nnx(lambda rngs: NnxNet(rngs, rate=0.0)))
+    start = nnx_model.init(key, task.support.x)
+    key_query = key if judged_by == "the call" else None
+
+    def loss_and_gradient(model, meta_params):
+        learner = learners.maml(model, losses.squared_error, optax.sgd(0.1), num_steps=3)
+
+        def loss(meta_params):
+            adapted = learner.adapt(meta_params, task.support, key)
+            return losses.squared_error(learner.predict(meta_params, adapted, task.query.x, key_query), task.query)[0]
+
+        return jax.jit(jax.value_and_grad(loss))(meta_params)
+
+    loss, gradient = loss_and_gradient(nnx_model, start)
+    assert jnp.linalg.norm(gradient["params"]["hidden"]["kernel"]) > 1e-3
+    stopped = loss_and_gradient(linen._replace(calibrate=calibrate_stopped), as_linen(start))
+    assert_all_close = lambda a, b: jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-9), a, b)
+    assert_all_close((loss, as_linen(gradient)), stopped)
+    exact_loss, exact = loss_and_gradient(linen, as_linen(start))
+    assert_all_close(loss, exact_loss)
+    if judged_by == "the call":
+        assert_all_close(as_linen(gradient), exact)
+    else:
+        missing = jax.tree.map(jnp.subtract, as_linen(gradient)["params"], exact["params"])
+        assert optax.tree.norm(missing) > 1e-2 * optax.tree.norm(exact["params"])
 
 
 def test_calibrate_with_a_key_is_the_training_pass(bridged, key):
