@@ -9,6 +9,7 @@ import pytest
 import jmeta
 from jmeta import Learner, evaluation, learners, losses, tasks
 from jmeta.leaks import leaks
+from jmeta.models import conv4, frozen
 
 from .networks import smooth_mlp
 
@@ -162,6 +163,29 @@ def test_a_single_query_is_inductive(key):
     meta_params = learner.init(key, sample(key))
     result = jmeta.evaluate(learner, losses.squared_error, meta_params, sample, key, **ARGUMENTS)
     assert result.transductive is None
+
+
+def test_statistics_frozen_from_many_training_examples_make_a_model_inductive(key):
+    """What running averages are for: the same weights with statistics of the call are transductive."""
+    images = jax.random.uniform(key, (8, 6, 8, 8, 1))
+    sample = tasks.few_shot(images[4:], num_ways=3, num_shots=2, num_queries=2)
+    stored, of_call = (
+        conv4(None, num_filters=4, norm=norm, pooling="strided", conv="xla") for norm in ("support", "batch")
+    )
+    many = images[:4].reshape(-1, 8, 8, 1)
+    _, params = jax.jit(stored.calibrate)(stored.init(key, many), many, None)
+
+    def evaluated(model, params):
+        learner = learners.protonet(model, num_ways=3)
+        return jmeta.evaluate(learner, losses.cross_entropy, {"params": params}, sample, key, **ARGUMENTS)
+
+    assert evaluated(frozen(stored), params).transductive is None
+    assert evaluated(of_call, {"params": params["params"]}).transductive is not None
+    fixed, of_support = (learners.protonet(model, num_ways=3).adapt for model in (frozen(stored), stored))
+    support = sample(key).support
+    adapted, moved = (jax.jit(adapt)({"params": params}, support, key).params["stats"] for adapt in (fixed, of_support))
+    jax.tree.map(np.testing.assert_array_equal, adapted, params["stats"])
+    assert not np.allclose(moved["norm_0"]["mean"], params["stats"]["norm_0"]["mean"])
 
 
 def test_padding_of_the_support_is_blank_beside_one_query(key):
