@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-import jmeta
 from jmeta import learners, losses, models, tasks, testing
 
 from .networks import regression_task
@@ -107,28 +106,3 @@ def test_every_adjoint_adapts_to_the_same_parameters(name, key):
     meta_params = learner.init(key, task)
     adapted, expected = (each.adapt(meta_params, task.support, key) for each in (learner, reference))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), adapted, expected)
-
-
-def test_learning_happens_from_blobs_and_helps_on_new_ones(key):
-    """Prototypes of a learned embedding beat prototypes of the inputs when most features are noise."""
-
-    def noisy(sample, key):
-        key_task, key_support, key_query = jax.random.split(key, 3)
-        task = sample(key_task)
-        noise = lambda batch, key: batch._replace(
-            x=jnp.concatenate([batch.x, 8 * jax.random.normal(key, (batch.x.shape[0], 4))], 1)
-        )
-        return task._replace(support=noise(task.support, key_support), query=noise(task.query, key_query))
-
-    sample = jax.tree_util.Partial(noisy, tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=4, num_features=4))
-    learner = learners.protonet(models.mlp([32, 8]), num_ways=3)
-    episode_fn = jmeta.episode(learner, losses.cross_entropy)
-    trainer = jmeta.meta_trainer(jmeta.over_tasks(jax.value_and_grad(episode_fn, has_aux=True)), optax.adam(3e-3))
-    state = trainer.init(learner.init(key, sample(key)))
-    state, _ = jmeta.training.sampled_steps(trainer, num_steps=400)(state, tasks.stacked(sample, 8), key)
-    results = [
-        jmeta.evaluate(each, losses.cross_entropy, params, sample, key, protocol="noisy blobs", num_tasks=200)
-        for each, params in ((learner, state.meta_params), (learners.nearest_mean(num_ways=3), {}))
-    ]
-    learned, raw = (result.inductive["accuracy"] for result in results)
-    assert learned.mean - raw.mean > 0.1, (str(learned), str(raw))
