@@ -2,13 +2,16 @@
 
 All that a run depends on is in its `RunState`, and dispatches begin at multiples of `steps_per_dispatch` whether or not
 the run was interrupted. So a run that is killed, at whatever moment, and started again computes the same programs on
-the same numbers, and ends in the same bits: on one kind of device and one version of JAX, that is.
+the same numbers, and ends in the same bits: on one kind of device and one version of JAX, that is, and with the same
+seeds beside it. Several seeds may share their dispatches; all else is each one's own.
 """
 
+import contextlib
+import dataclasses
 import pathlib
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -99,29 +102,55 @@ def split_key(split: str) -> RandomKey:
     return jax.random.key({"meta_valid": 1_000_000_007, "meta_test": 1_000_000_009}[split])
 
 
-def dispatcher(experiment: Experiment, part: Training, start: RunState) -> Callable[[RunState], tuple[RunState, Aux]]:
-    """`state -> (state, aux)`: one dispatch of `steps_per_dispatch` meta-steps; the state given is used up."""
+Dispatch = Callable[[Sequence[RunState]], list[tuple[RunState, Aux]]]
+"""`states -> [(state, aux), ...]`: one dispatch of `steps_per_dispatch` meta-steps of each seed."""
+
+
+def dispatcher(experiment: Experiment, part: Training, starts: Sequence[RunState]) -> Dispatch:
+    """Dispatches of one seed, which use the state given up; or of several seeds in one `vmap`, which do not.
+
+    What becomes of a seed depends on how many seeds there are and on its place among them, up to rounding, but not on
+    the states of the others: they may be at other steps, and one that is finished may be dispatched and not looked at.
+
+    Raises:
+      ValueError: for several seeds on tasks that come from the host: every seed has its own stream of them.
+    """
     stream, num_total_steps = experiment.source.meta_train, experiment.num_total_steps
-    if not isinstance(stream, HostTasks):
-        sample = tasks.stacked(stream, part.tasks_per_step)
-        run = training.sampled_steps(
-            experiment.trainer, num_steps=part.steps_per_dispatch, num_total_steps=num_total_steps
-        )
+    if isinstance(stream, HostTasks):
+        if len(starts) > 1:
+            raise ValueError(f"{len(starts)} seeds together on tasks from the host; train them one after another")
+        return _fed_dispatcher(experiment, part, stream, starts[0])
+    sample = tasks.stacked(stream, part.tasks_per_step)
+    run = training.sampled_steps(experiment.trainer, num_steps=part.steps_per_dispatch, num_total_steps=num_total_steps)
 
-        def on_device(state: RunState) -> tuple[RunState, Aux]:
-            meta, aux = run(state.meta, sample, state.key)
-            return state._replace(meta=meta), aux
+    def one(states: Sequence[RunState]) -> list[tuple[RunState, Aux]]:
+        (state,) = states
+        meta, aux = run(state.meta, sample, state.key)
+        return [(state._replace(meta=meta), aux)]
 
-        return on_device
+    @jax.jit  # stacked and taken apart inside, where it costs nothing to speak of
+    def run_together(metas: list[MetaState], sample: training.SampleTasks, keys: list[RandomKey]) -> list[Any]:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *metas)
+        results = jax.vmap(run, in_axes=(0, None, 0))(stacked, sample, jnp.stack(keys))
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], results) for i in range(len(keys))]
 
-    run_fed = training.fed_steps(experiment.trainer, num_total_steps=num_total_steps)
+    def several(states: Sequence[RunState]) -> list[tuple[RunState, Aux]]:
+        results = run_together([state.meta for state in states], sample, [state.key for state in states])
+        return [(state._replace(meta=meta), aux) for state, (meta, aux) in zip(states, results, strict=True)]
+
+    return one if len(starts) == 1 else several
+
+
+def _fed_dispatcher(experiment: Experiment, part: Training, stream: HostTasks, start: RunState) -> Dispatch:
+    run_fed = training.fed_steps(experiment.trainer, num_total_steps=experiment.num_total_steps)
     batches = iter(stream.tasks)
     batches.set_state(start.sampler)
 
-    def from_host(state: RunState) -> tuple[RunState, Aux]:
+    def from_host(states: Sequence[RunState]) -> list[tuple[RunState, Aux]]:
+        (state,) = states
         steps = [next(batches) for _ in range(part.steps_per_dispatch)]
         meta, aux = run_fed(state.meta, jax.tree.map(lambda *leaves: np.stack(leaves), *steps), state.key)
-        return state._replace(meta=meta, sampler=batches.get_state()), aux
+        return [(state._replace(meta=meta, sampler=batches.get_state()), aux)]
 
     return from_host
 
@@ -157,19 +186,50 @@ def run(
       ValueError: if numbers of steps are not multiples of `steps_per_dispatch`.
       DivergedError: after `max_skipped_in_a_row` skipped steps.
     """
+    return run_seeds(experiment, part, {part.seed: folder}, name=name, tasks_at_once=tasks_at_once)[part.seed]
+
+
+def run_seeds(
+    experiment: Experiment,
+    part: Training,
+    folders: Mapping[int, pathlib.Path],
+    *,
+    name: str = "run",
+    tasks_at_once: int = 8,
+) -> dict[int, RunState]:
+    """Meta-train several seeds at the same time, each as `run` does one, dispatched together (see `dispatcher`).
+
+    Every seed has its own log, evaluations, early stop, best parameters and checkpoints, in its own folder, and goes
+    on from its own latest checkpoint. A seed that has stopped keeps its place until all have, so that nothing is
+    compiled again and the others get the bits that they would have got.
+
+    Args:
+      experiment: what to compute; its seed is not looked at, unless tasks come from the host.
+      part: for all seeds; its seed is not looked at.
+      folders: by seed, the folder of its run.
+      name, tasks_at_once: as for `run`.
+
+    Returns:
+      By seed, its final state.
+
+    Raises:
+      ValueError: as `run` and `dispatcher`.
+      DivergedError: if any seed had too many skipped steps, when the others are at their end.
+    """
     check_steps(part)
-    state = init_state(experiment, part.seed)
-    restored = checkpoints.restore(folder / "checkpoints", state)
-    step, state = restored or (0, state)
-    run_folder.record_session(folder, seed=part.seed, resumed_from=step)
-    log = run_folder.MetricsLog(folder, last_step=step)
-    try:
-        with console.progress(name, start=step, total=part.num_steps) as progress:
-            if step:
-                progress.say(f"resumed from step {step}")
-            return _steps(experiment, part, folder, state, log, progress, tasks_at_once)
-    finally:
-        log.close()
+    runs = []
+    with contextlib.ExitStack() as logs:
+        for seed, folder in folders.items():
+            runs.append(_SeedRun.opened(experiment, seed, folder, tuple(folders)))
+            logs.callback(runs[-1].log.close)
+        start = min(int(one.state.meta.step) for one in runs)
+        with console.progress(name, start=start, total=part.num_steps) as progress:
+            for one in runs:
+                one.tell_of_resuming(progress, part)
+            _steps(experiment, part, runs, progress, tasks_at_once)
+    if diverged := [one.prefix + one.divergence for one in runs if one.divergence]:
+        raise DivergedError("\n".join(diverged))
+    return {one.seed: one.state for one in runs}
 
 
 def check_steps(part: Training) -> None:
@@ -185,57 +245,105 @@ def check_steps(part: Training) -> None:
             )
 
 
+@dataclasses.dataclass(eq=False)
+class _SeedRun:
+    """One of the seeds that are trained at the same time: where it is, and where it writes."""
+
+    seed: int
+    folder: pathlib.Path
+    state: RunState
+    log: run_folder.MetricsLog
+    prefix: str
+    changes: str
+    divergence: str = ""
+
+    @classmethod
+    def opened(
+        cls, experiment: Experiment, seed: int, folder: pathlib.Path, trained_together: tuple[int, ...]
+    ) -> "_SeedRun":
+        """From the latest checkpoint, or at step 0."""
+        state = init_state(experiment, seed)
+        step, state = checkpoints.restore(folder / "checkpoints", state) or (0, state)
+        changes = run_folder.record_session(
+            folder, seed=seed, resumed_from=step, trained_together=list(trained_together)
+        )
+        log = run_folder.MetricsLog(folder, last_step=step)
+        return cls(seed, folder, state, log, f"seed {seed}: " if len(trained_together) > 1 else "", changes)
+
+    def is_going(self, part: Training) -> bool:
+        return not self.divergence and not is_finished(self.state, part)
+
+    def tell_of_resuming(self, progress: console.Progress, part: Training) -> None:
+        if step := int(self.state.meta.step):
+            progress.say(f"{self.prefix}resumed from step {step}")
+            if self.changes and self.is_going(part):
+                progress.say(
+                    f"{self.prefix}warning: since the last session {self.changes}; so the run may end in other bits "
+                    "than one that was never stopped"
+                )
+
+
 def _steps(
-    experiment: Experiment,
-    part: Training,
-    folder: pathlib.Path,
-    state: RunState,
-    log: run_folder.MetricsLog,
-    progress: console.Progress,
-    tasks_at_once: int,
-) -> RunState:
-    dispatch = dispatcher(experiment, part, state)
+    experiment: Experiment, part: Training, runs: list[_SeedRun], progress: console.Progress, tasks_at_once: int
+) -> None:
+    dispatch = dispatcher(experiment, part, [one.state for one in runs])
     validate = validator(experiment, part, tasks_at_once)
-    while not is_finished(state, part):
+    while going := [one for one in runs if one.is_going(part)]:
         with console.compile_clock() as compiling:
             start = time.perf_counter()
-            state, aux = dispatch(state)
-            metrics = mean_metrics(jax.device_get(aux))
+            results = dispatch([one.state for one in runs])
+            auxes = jax.device_get([aux for _, aux in results])
             seconds = time.perf_counter() - start - compiling.seconds
-        step = int(state.meta.step)
-        log.append(step, "meta_train", {**metrics, "seconds": seconds})
-        progress.update(step, seconds, metrics)
-        if int(state.meta.num_skipped_in_a_row) >= part.max_skipped_in_a_row:
-            log.to_disk()
-            raise DivergedError(_explain_divergence(experiment, state, folder))
-        is_last = step >= part.num_steps
-        is_evaluated = is_last or step % part.evaluate_every == 0
-        if is_evaluated:
-            state = _evaluate(experiment, state, validate, log, progress)
-        if is_evaluated or (part.checkpoint_every and step % part.checkpoint_every == 0):
-            log.to_disk()  # before the checkpoint: what it has seen must not be cut
-            score = float(state.best_score) if is_evaluated and int(state.best_step) == step else None
-            checkpoints.save(folder / "checkpoints", step, state, score=score, keep_last=part.keep_last)
-    return state
+        metrics = {}
+        for one, (state, _), aux in zip(runs, results, auxes, strict=True):
+            if one in going:
+                one.state, metrics[one.seed] = state, mean_metrics(aux)
+                # its share of the time, so that all seeds' together are what passed
+                seconds_each = {"seconds": seconds / len(going)}
+                one.log.append(int(state.meta.step), "meta_train", {**metrics[one.seed], **seconds_each})
+        mean = {name: float(np.mean([each[name] for each in metrics.values()])) for name in metrics[going[0].seed]}
+        progress.update(min(int(one.state.meta.step) for one in going), seconds, mean)
+        for one in going:
+            _after_dispatch(experiment, part, one, validate, progress)
+
+
+def _after_dispatch(
+    experiment: Experiment,
+    part: Training,
+    one: _SeedRun,
+    validate: Callable[[PyTree], dict[str, Estimate]],
+    progress: console.Progress,
+) -> None:
+    """Evaluate and save a seed when it is time to; give it up when it diverges."""
+    step = int(one.state.meta.step)
+    if int(one.state.meta.num_skipped_in_a_row) >= part.max_skipped_in_a_row:
+        one.log.to_disk()
+        one.divergence = _explain_divergence(experiment, one.state, one.folder)
+        return
+    is_evaluated = step >= part.num_steps or step % part.evaluate_every == 0
+    if is_evaluated:
+        _evaluate(experiment, one, validate, progress)
+    if is_evaluated or (part.checkpoint_every and step % part.checkpoint_every == 0):
+        one.log.to_disk()  # before the checkpoint: what it has seen must not be cut
+        score = float(one.state.best_score) if is_evaluated and int(one.state.best_step) == step else None
+        checkpoints.save(one.folder / "checkpoints", step, one.state, score=score, keep_last=part.keep_last)
 
 
 def _evaluate(
     experiment: Experiment,
-    state: RunState,
+    one: _SeedRun,
     validate: Callable[[PyTree], dict[str, Estimate]],
-    log: run_folder.MetricsLog,
     progress: console.Progress,
-) -> RunState:
-    estimates = validate(state.meta.meta_params)
+) -> None:
+    estimates = validate(one.state.meta.meta_params)
     score = estimates["accuracy"].mean if experiment.is_classification else -estimates["loss"].mean
-    step = int(state.meta.step)
-    state = with_score(state, score)
+    step = int(one.state.meta.step)
+    one.state = with_score(one.state, score)
     intervals = {f"{name}_half_width": value.half_width for name, value in estimates.items()}
-    log.append(step, "meta_valid", {name: value.mean for name, value in estimates.items()} | intervals)
+    one.log.append(step, "meta_valid", {name: value.mean for name, value in estimates.items()} | intervals)
     shown = "accuracy" if experiment.is_classification else "loss"
-    best = "  (best)" if int(state.best_step) == step else ""
-    progress.say(f"step {step}  meta_valid {shown} {estimates[shown]}{best}")
-    return state
+    best = "  (best)" if int(one.state.best_step) == step else ""
+    progress.say(f"{one.prefix}step {step}  meta_valid {shown} {estimates[shown]}{best}")
 
 
 def _explain_divergence(experiment: Experiment, state: RunState, folder: pathlib.Path) -> str:

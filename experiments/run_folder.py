@@ -1,7 +1,8 @@
 """A run's folder: what was asked for, what happened, and who is writing.
 
     config.json        the recipe's name, every option, and their hash
-    sessions.jsonl     one line for each time the run was started: versions, device, git commit, step resumed from
+    sessions.jsonl     one line for each time the run was started: versions, device, git commit, step resumed from, and
+                       the seeds that it shared its dispatches with
     metrics.jsonl      one line for each log interval and each evaluation; also as TensorBoard files in tensorboard/
     checkpoints/       see `jmeta.checkpoints`
     lock               held by the process that writes; the system releases it, however that process ends
@@ -14,6 +15,7 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import importlib.metadata
 import json
 import math
 import os
@@ -114,23 +116,38 @@ def read_config(folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
     return config["recipe"], config["options"]
 
 
-def record_session(folder: pathlib.Path, *, seed: int, resumed_from: int) -> None:
-    """Append what this start of the run runs on."""
+def record_session(folder: pathlib.Path, *, seed: int, resumed_from: int, trained_together: list[int]) -> str:
+    """Append what this start of the run runs on.
+
+    Returns:
+      In words, what the bits of the run's numbers depend on that is not as in the session before; empty if nothing, or
+      if nothing of that session is used.
+    """
     device = jax.devices()[0]
     session = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "resumed_from": resumed_from,
         "seed": seed,
+        "trained_together": trained_together,
         "command": sys.orig_argv[1:],
         "python": platform.python_version(),
         "jax": jax.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
         "jmeta": jmeta.__version__,
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
-        "cpus": os.cpu_count(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "git_commit": _git_commit(),
     }
-    with (folder / "sessions.jsonl").open("a") as file:
+    path = folder / "sessions.jsonl"
+    before = _whole_lines(path)[-1:] if resumed_from else []
+    with path.open("a") as file:
         file.write(json.dumps(session) + "\n")
+    return "; ".join(
+        f"{name} was {last[name]}, is {session[name]}"
+        for last in before
+        for name in ("jax", "jaxlib", "device", "cpus", "trained_together")
+        if name in last and last[name] != session[name]
+    )
 
 
 class MetricsLog:

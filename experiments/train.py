@@ -3,18 +3,19 @@
 Every seed has its own folder with its own early stop and best checkpoint: `runs/RECIPE-HASH/seed_0`, ...
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
+from configs import parts
 from configs.parts import Recipe
-from jmeta.evaluation import estimate
 
-from . import console, loop, pictures, recipes, run_folder
+from . import console, loop, over_seeds, pictures, recipes, run_folder
 from .build import build
 
 
@@ -25,7 +26,11 @@ class Options:
     run_dir: pathlib.Path | None = None
     """Folder of the run; `runs/RECIPE-HASH` if not given, so that the same options find the same run."""
     seeds: int = 1
-    """Seeds to train, one after another, from `training.seed` on."""
+    """Seeds to train, from `training.seed` on, each with its own early stop and best checkpoint."""
+    seeds_at_once: int | Literal["auto"] = "auto"
+    """Seeds whose meta-steps share a dispatch. `auto` is as many as were measured to pay, which
+    `python -m experiments.benchmarks.seeds` measures for other machines. Seeds trained together end as those trained
+    alone up to rounding; to the bit only if resumed with the same `seeds` and `seeds-at-once`."""
 
 
 def parse(arguments: list[str]) -> tuple[str, Recipe, Options]:
@@ -47,19 +52,58 @@ def parse(arguments: list[str]) -> tuple[str, Recipe, Options]:
     command_line = dataclasses.make_dataclass("CommandLine", fields, frozen=True)
     program = f"python -m experiments.train {name}"
     parsed = tyro.cli(command_line, args=overrides, prog=program, description=recipe.__doc__)
-    if parsed.options.seeds < 1:
-        raise ValueError(f"--seeds {parsed.options.seeds}; expected at least 1")
+    for option, number in {"--seeds": parsed.options.seeds, "--seeds-at-once": parsed.options.seeds_at_once}.items():
+        if number != "auto" and number < 1:
+            raise ValueError(f"{option} {number}; expected at least 1")
     return name, parsed.recipe, parsed.options
 
 
 def train_one(name: str, recipe: Recipe, folder: pathlib.Path) -> loop.RunState:
     """Train or go on training one seed in its folder, and draw its learning curve."""
-    with run_folder.locked(folder):
-        experiment = build(recipe)
-        run_folder.write_config(folder, name, recipe, experiment.source.split_hash)
-        state = loop.run(experiment, recipe.training, folder, name=name, tasks_at_once=recipe.testing.tasks_at_once)
+    return train_together(name, recipe, {recipe.training.seed: folder})[recipe.training.seed]
+
+
+def train_together(name: str, recipe: Recipe, folders: Mapping[int, pathlib.Path]) -> dict[int, loop.RunState]:
+    """Train or go on training seeds that share their dispatches, each in its folder; returns their states by seed."""
+    with contextlib.ExitStack() as locks:
+        for folder in folders.values():
+            locks.enter_context(run_folder.locked(folder))
+        experiment = build(with_seed(recipe, min(folders)))
+        for seed, folder in folders.items():
+            run_folder.write_config(folder, name, with_seed(recipe, seed), experiment.source.split_hash)
+        at_once = recipe.testing.tasks_at_once
+        try:
+            states = loop.run_seeds(experiment, recipe.training, folders, name=name, tasks_at_once=at_once)
+        except loop.DivergedError:  # of one; the others are at their end
+            _draw_learning_curves(folders)
+            raise
+        _draw_learning_curves(folders)
+    return states
+
+
+def _draw_learning_curves(folders: Mapping[int, pathlib.Path]) -> None:
+    for folder in folders.values():
         pictures.learning_curve(folder)
-    return state
+
+
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """The recipe with another seed."""
+    training = dataclasses.replace(recipe.training, seed=seed)
+    return dataclasses.replace(recipe, training=training)  # pyright: ignore[reportArgumentType]
+
+
+def choose_seeds_at_once(recipe: Recipe, options: Options) -> tuple[int, str]:
+    """How many seeds share a dispatch, and why.
+
+    RULE
+    """
+    if options.seeds == 1:
+        return 1, "there is one"
+    if isinstance(recipe.data, parts.Folder) and recipe.data.host_fed:
+        return 1, "the host draws each seed's tasks"
+    if options.seeds_at_once != "auto":
+        return min(options.seeds_at_once, options.seeds), "as asked for"
+    return 1, "together was not measured to be faster"
 
 
 def folder_of(name: str, recipe: Recipe, parent: pathlib.Path) -> pathlib.Path:
@@ -69,17 +113,35 @@ def folder_of(name: str, recipe: Recipe, parent: pathlib.Path) -> pathlib.Path:
 
 
 def train(name: str, recipe: Recipe, options: Options) -> pathlib.Path:
-    """Train all seeds; returns the folder that has their folders."""
+    """Train all seeds; returns the folder that has their folders.
+
+    Raises:
+      loop.DivergedError: if any seed diverged, when all others are trained.
+    """
     folder = options.run_dir or folder_of(name, recipe, pathlib.Path("runs"))
-    scores = []
-    for seed in range(recipe.training.seed, recipe.training.seed + options.seeds):
-        training = dataclasses.replace(recipe.training, seed=seed)
-        seeded = dataclasses.replace(recipe, training=training)  # pyright: ignore[reportArgumentType]
-        state = train_one(name, seeded, folder / f"seed_{seed}")
-        scores.append(float(state.best_score))
-        print(f"seed {seed}: best on meta_valid {abs(scores[-1]):.4f}, at step {state.best_step}", flush=True)
+    seeds = range(recipe.training.seed, recipe.training.seed + options.seeds)
+    at_once, reason = choose_seeds_at_once(recipe, options)
+    if len(seeds) > 1:
+        print(f"{len(seeds)} seeds, {at_once} at once: {reason}", flush=True)
+    scores, diverged = {}, []
+    for i in range(0, len(seeds), at_once):
+        folders = {seed: folder / f"seed_{seed}" for seed in seeds[i : i + at_once]}
+        try:
+            states = train_together(name, recipe, folders)
+        except loop.DivergedError as error:
+            diverged.append(str(error))
+            continue
+        for seed, state in states.items():
+            scores[f"seed_{seed}"] = abs(float(state.best_score))  # a loss is kept with a minus
+            print(
+                f"seed {seed}: best on meta_valid {scores[f'seed_{seed}']:.4f}, at step {state.best_step}", flush=True
+            )
+    if diverged:
+        raise loop.DivergedError("\n".join(diverged))
     if len(scores) > 1:
-        print(f"{len(scores)} seeds: best on meta_valid {estimate(np.abs(scores))} (95 % interval over seeds)")
+        metric = "loss" if isinstance(recipe.data, parts.Sinusoid) else "accuracy"
+        for words, over in over_seeds.store(folder, "meta_valid", {f"best {metric}": scores}).items():
+            print(f"{len(scores)} seeds: {words} on meta_valid {over} (95 % interval over seeds)")
     return folder
 
 
@@ -97,7 +159,7 @@ def main(arguments: list[str]) -> int:
 
 def _overview() -> str:
     lines = [f"  {name:32} {(recipes.load(name).__doc__ or '').strip().splitlines()[0]}" for name in recipes.names()]
-    usage = "usage: python -m experiments.train RECIPE [--run-dir DIR] [--seeds N] [--overrides]"
+    usage = "usage: python -m experiments.train RECIPE [--run-dir DIR] [--seeds N [--seeds-at-once N]] [--overrides]"
     return "\n".join([usage, "", "recipes:", *lines, "", "python -m experiments.train RECIPE --help lists the options"])
 
 
