@@ -1,4 +1,4 @@
-"""Judge a trained run on meta_test: `python -m experiments.evaluate RUN [--protocol NAME] [--inner-steps 0 1 5 10]`.
+"""Judge a trained run on meta_test: `python -m experiments.evaluate RUN [--baselines] [--inner-steps 0 1 5 10]`.
 
 RUN is the folder of one seed or that of all seeds of a recipe. The parameters are those chosen on meta_valid. Results
 are printed, with the name of their protocol, and kept in the run folder as `evaluation.json`, one entry a protocol;
@@ -6,6 +6,7 @@ the interval over several seeds in `over_seeds.json` of their common folder.
 """
 
 import dataclasses
+import fcntl
 import json
 import pathlib
 import sys
@@ -19,10 +20,10 @@ import tyro
 import jmeta
 from configs import parts
 from jmeta import Learner, checkpoints
-from jmeta.evaluation import Estimate, Evaluation
+from jmeta.evaluation import Estimate, Evaluation, paired_difference
 from jmeta.types import PyTree
 
-from . import console, loop, over_seeds, pictures, recipes, run_folder
+from . import baselines, console, loop, over_seeds, pictures, recipes, run_folder
 from .build import Experiment, build
 from .sources import named_protocol
 
@@ -43,6 +44,9 @@ class Options:
     """Test tasks, in place of the recipe's."""
     inner_steps: tuple[int, ...] = ()
     """Numbers of inner steps to draw the adaptation curve for, such as 0 1 5 10."""
+    baselines: bool = False
+    """Judge on the same tasks what learns nothing from others: the nearest mean of the inputs, and the run's network
+    trained from scratch on each support. The latter takes a while."""
 
 
 class Timed(NamedTuple):
@@ -90,6 +94,9 @@ def load_run(folder: pathlib.Path) -> tuple[str, parts.Recipe, PyTree]:
         raise ValueError(f"{folder} has no checkpoint yet; train it first")
     if not np.isfinite(restored[1].best_score):
         raise ValueError(f"{folder} never had a finite score on meta_valid, so there is no model to judge")
+    step, latest = checkpoints.restore(folder / "checkpoints", like) or restored
+    if not loop.is_finished(latest, recipe.training):
+        print(f"note: {folder} is at step {step} of {recipe.training.num_steps}; judged is the best model until then")
     return name, recipe, restored[1].best_meta_params
 
 
@@ -183,6 +190,20 @@ def shown(metric: str, value: Estimate) -> str:
     return f"{100 * value.mean:.2f} ± {100 * value.half_width:.2f} %"
 
 
+def gains(results: dict[str, Timed], over: str) -> dict[str, str]:
+    """How far each result is from that of one name on the same tasks, inductive, as text; accuracy in points."""
+    metric = main_metric(results[over].evaluation)
+    others = {name: timed.evaluation.inductive[metric] for name, timed in results.items() if name != over}
+    differences = {
+        name: paired_difference(value, results[over].evaluation.inductive[metric]) for name, value in others.items()
+    }
+    if metric != "accuracy":
+        return {name: f"{value.mean:+.3f} ± {value.half_width:.3f} in {metric}" for name, value in differences.items()}
+    return {
+        name: f"{100 * value.mean:+.1f} ± {100 * value.half_width:.1f} points" for name, value in differences.items()
+    }
+
+
 def curve(
     experiment: Experiment, meta_params: PyTree, nums_steps: tuple[int, ...], *, tasks_at_once: int
 ) -> dict[int, Timed]:
@@ -201,12 +222,32 @@ def curve(
 
 
 def store(folder: pathlib.Path, split_hash: str | None, results: dict[str, Timed]) -> None:
-    """Add results, by name, to the folder's `evaluation.json`."""
+    """Add results, by name, to the folder's `evaluation.json`, one process after the other."""
     path = folder / "evaluation.json"
-    stored = json.loads(path.read_text()) if path.exists() else {}
-    for name, timed in results.items():
-        stored[f"{name} | {timed.evaluation.protocol}"] = {**_as_json(timed), "split_hash": split_hash}
-    run_folder.replace_text(path, json.dumps(stored, indent=1) + "\n")
+    with (folder / "evaluation.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        stored = json.loads(path.read_text()) if path.exists() else {}
+        for name, timed in results.items():
+            seconds = {"seconds": timed.seconds, "compile_seconds": timed.compile_seconds}
+            entry = {**as_json(timed.evaluation), **seconds, "split_hash": split_hash}
+            stored[f"{name} | {timed.evaluation.protocol}"] = entry
+        run_folder.replace_text(path, json.dumps(stored, indent=1) + "\n")
+
+
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """What is written of an evaluation: means and half-widths, without the values of single tasks."""
+
+    def plain(estimates: dict[str, Estimate] | None) -> dict[str, Any] | None:
+        if estimates is None:
+            return None
+        return {name: {"mean": value.mean, "half_width": value.half_width} for name, value in estimates.items()}
+
+    return {
+        "protocol": evaluation.protocol,
+        "num_tasks": evaluation.num_tasks,
+        "inductive": plain(evaluation.inductive),
+        "transductive": plain(evaluation.transductive),
+    }
 
 
 def evaluate_seed(folder: pathlib.Path, options: Options) -> Timed:
@@ -215,6 +256,9 @@ def evaluate_seed(folder: pathlib.Path, options: Options) -> Timed:
     experiment, tasks_at_once = build(tested_otherwise(recipe, options)), recipe.testing.tasks_at_once
     timed = evaluated(experiment, meta_params, tasks_at_once)
     results = {name: timed}
+    beside = baselines.learners_of(recipe, experiment) if options.baselines else {}
+    for baseline, learner in beside.items():
+        results[baseline] = timed_evaluation(experiment, learner, {}, tasks_at_once=tasks_at_once)
     if options.inner_steps:
         by_steps = curve(experiment, meta_params, options.inner_steps, tasks_at_once=tasks_at_once)
         results |= {f"{name}, {steps} inner steps": result for steps, result in by_steps.items()}
@@ -223,6 +267,9 @@ def evaluate_seed(folder: pathlib.Path, options: Options) -> Timed:
         draw_episode(folder, name, experiment, meta_params)
     store(folder, experiment.source.split_hash, results)
     console.print_table(f"{folder}: meta_test", [table_row(key, result) for key, result in results.items()])
+    for baseline in beside:
+        gain = gains({name: timed, baseline: results[baseline]}, over=baseline)[name]
+        print(f"{name}: {gain} over {baseline}, task by task")
     return timed
 
 
@@ -276,23 +323,6 @@ def main(arguments: list[str]) -> int:
         for words, over in over_seeds.store(options.run, f"meta_test | {first.protocol}", by_seed).items():
             print(f"{len(results)} seeds: {words}, {shown(metric, over)} (95 % interval over seeds)")
     return 0
-
-
-def _as_json(timed: Timed) -> dict[str, Any]:
-    def plain(estimates: dict[str, Estimate] | None) -> dict[str, Any] | None:
-        if estimates is None:
-            return None
-        return {name: {"mean": value.mean, "half_width": value.half_width} for name, value in estimates.items()}
-
-    evaluation = timed.evaluation
-    return {
-        "protocol": evaluation.protocol,
-        "num_tasks": evaluation.num_tasks,
-        "inductive": plain(evaluation.inductive),
-        "transductive": plain(evaluation.transductive),
-        "seconds": timed.seconds,
-        "compile_seconds": timed.compile_seconds,
-    }
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ import optax
 import jmeta
 from configs import parts
 from jmeta import Learner, Task, adjoints, episodes, learners, models
-from jmeta.types import EpisodeFn, LossFn, PyTree, RandomKey
+from jmeta.types import Aux, EpisodeFn, LossFn, PyTree, RandomKey
 
 from .networks import Network
-from .sources import HostTasks, Source
+from .sources import HostTasks, SampleBatch, Source
 
 
 class Built(NamedTuple):
@@ -128,7 +128,7 @@ def _reptile(method: parts.Reptile, network: Network, loss_fn: LossFn, source: S
 
 
 def _fine_tune(method: parts.FineTune, network: Network, source: Source) -> Built:
-    """Trained on batches of all classes, which take the place of tasks; tested on tasks of any number of ways."""
+    """Trained on batches of all classes, each the support and the query of one task; tested on real tasks."""
     if source.supervised is None:
         raise ValueError(
             "FineTune trains on all classes of meta_train at once, which these data do not offer: use images that are "
@@ -149,8 +149,16 @@ def _fine_tune(method: parts.FineTune, network: Network, source: Source) -> Buil
         )
 
     learner = make(method.num_steps)
-    episode_fn = learners.pretrain_episode(body, num_classes=num_classes, head=head, scale=scale)
-    trained_on = source._replace(meta_train=sample_batch)
+    pretrain_fn = learners.pretrain_episode(body, num_classes=num_classes, head=head, scale=scale)
+
+    def sample(draw: SampleBatch, key: RandomKey) -> Task:
+        batch = draw(key)
+        return Task(batch, batch)
+
+    def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[jax.Array, Aux]:
+        return pretrain_fn(meta_params, task.query, key)
+
+    trained_on = source._replace(meta_train=jax.tree_util.Partial(sample, sample_batch))
     return Built(_init(learner, source), episode_fn, learner, trained_on, make, method.num_steps)
 
 

@@ -11,14 +11,11 @@ import time
 
 import tyro
 
-from jmeta import learners
-from jmeta.evaluation import paired_difference
-
-from . import console, evaluate, recipes, train
+from . import baselines, console, evaluate, recipes, train
 from .build import build
 
-RECIPES = ("glyphs_protonet", "glyphs_maml")
 BASELINE = "nearest mean of pixels"
+RECIPES = ("glyphs_protonet", "glyphs_maml")
 LEFT = {
     "config.json": "every option",
     "metrics.jsonl": "what was logged; tensorboard/ has the same",
@@ -59,25 +56,12 @@ def run(options: Options) -> dict[str, evaluate.Timed]:
         experiment = build(evaluate.tested_otherwise(recipe, evaluate.Options(folder, num_tasks=options.num_tasks)))
         tasks_at_once = recipe.testing.tasks_at_once
         if not results:
-            baseline = learners.nearest_mean(num_ways=recipe.testing.num_ways)
+            baseline = baselines.nearest_mean(experiment)
             results[BASELINE] = evaluate.timed_evaluation(experiment, baseline, {}, tasks_at_once=tasks_at_once)
         results[name] = evaluate.evaluated(experiment, meta_params, tasks_at_once)
         evaluate.store(folder, experiment.source.split_hash, {key: results[key] for key in (BASELINE, name)})
         evaluate.draw_episode(folder, name, experiment, meta_params)
     return results
-
-
-def gains(results: dict[str, evaluate.Timed]) -> dict[str, str]:
-    """How far each method is above the baseline on the same tasks, in points, as text."""
-    pixels = results[BASELINE].evaluation.inductive["accuracy"]
-    differences = {
-        name: paired_difference(timed.evaluation.inductive["accuracy"], pixels)
-        for name, timed in results.items()
-        if name != BASELINE
-    }
-    return {
-        name: f"{100 * value.mean:+.1f} ± {100 * value.half_width:.1f} points" for name, value in differences.items()
-    }
 
 
 def main(arguments: list[str]) -> int:
@@ -92,7 +76,7 @@ def main(arguments: list[str]) -> int:
         return 1
     title = "meta_test: 95 % intervals over tasks, the same tasks for every row"
     console.print_table(title, [evaluate.table_row(name, timed) for name, timed in results.items()])
-    for name, gain in gains(results).items():
+    for name, gain in evaluate.gains(results, over=BASELINE).items():
         print(f"{name}: {gain} over the {BASELINE}, task by task")
     print(f"\n{time.monotonic() - start:.0f} s. In {options.run_dir}, for each method:")
     for name, what in LEFT.items():

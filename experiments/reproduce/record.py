@@ -1,18 +1,18 @@
 """Make a row of the results from a trained run: `python -m experiments.reproduce.record RUN NAME --title "..."`.
 
-The run is judged on the whole of its protocol, and its weights are kept beside the numbers.
+The run is judged on the whole of its protocol, and its weights are kept beside the numbers. A baseline learns nothing
+from other tasks: its row has no weights, and takes from the run what it is compared with, tasks and network.
 """
 
 import dataclasses
 import json
 import pathlib
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
 from configs import parts
-from jmeta.evaluation import Estimate, Evaluation
 
 from .. import console, evaluate, run_folder
 from . import rows
@@ -38,12 +38,16 @@ class Options:
     """Test tasks, in place of the protocol's."""
     inner_steps: tuple[int, ...] = ()
     """Numbers of inner steps to judge, one line each."""
+    baseline: Literal["nearest mean", "from scratch"] | None = None
+    """Judge this on the run's tasks, in place of what the run has learned."""
 
 
 def record(options: Options) -> rows.Row:
     """Judge, and write the row."""
     name, recipe, meta_params = evaluate.load_run(options.run)
     test = {key: getattr(options, key) for key in ("protocol", "num_ways", "num_shots", "num_tasks", "inner_steps")}
+    if options.baseline is not None:
+        test, meta_params = test | {"baseline": options.baseline}, {}
     recorded = json.loads((options.run / "config.json").read_text())
     facts: dict[str, Any] = {
         "title": options.title,
@@ -53,7 +57,7 @@ def record(options: Options) -> rows.Row:
         "options": recorded["options"],
         "test": test | {"inner_steps": list(options.inner_steps)},
         "seed": recipe.training.seed,
-        "train": _training(options.run, recipe.training.num_steps),
+        "train": None if options.baseline else _training(options.run, recipe.training.num_steps),
     }
     _, experiment = rows.experiment_of(facts)
     facts["split_hash"] = experiment.source.split_hash
@@ -61,10 +65,10 @@ def record(options: Options) -> rows.Row:
         evaluate.timed_evaluation(
             experiment, learner, meta_params, tasks_at_once=recipe.testing.tasks_at_once, num_steps=steps
         )
-        for learner, steps in rows.learners_of(facts, experiment)
+        for learner, steps in rows.learners_of(facts, recipe, experiment)
     ]
     facts["metric"] = evaluate.main_metric(timed[0].evaluation)
-    facts["evaluations"] = [_as_json(each.evaluation, facts["metric"]) for each in timed]
+    facts["evaluations"] = [_of_one_metric(evaluate.as_json(each.evaluation), facts["metric"]) for each in timed]
     per_task = {
         f"{i} {kind}": estimates[facts["metric"]].values
         for i, each in enumerate(timed)
@@ -75,6 +79,11 @@ def record(options: Options) -> rows.Row:
     rows.write(row)
     console.print_table(options.title, [evaluate.table_row(options.name, each) for each in timed])
     return row
+
+
+def _of_one_metric(evaluation: dict[str, Any], metric: str) -> dict[str, Any]:
+    kinds = {kind: evaluation[kind] and evaluation[kind][metric] for kind in ("inductive", "transductive")}
+    return evaluation | kinds
 
 
 def _training(folder: pathlib.Path, num_steps: int) -> dict[str, Any]:
@@ -88,20 +97,6 @@ def _training(folder: pathlib.Path, num_steps: int) -> dict[str, Any]:
         "num_steps": max(line["step"] for line in trained),
         "of_num_steps": num_steps,
         "seconds": round(sum(line["seconds"] for line in trained), 1),
-    }
-
-
-def _as_json(evaluation: Evaluation, metric: str) -> dict[str, Any]:
-    def plain(estimates: dict[str, Estimate] | None) -> dict[str, float] | None:
-        if estimates is None:
-            return None
-        return {"mean": estimates[metric].mean, "half_width": estimates[metric].half_width}
-
-    return {
-        "protocol": evaluation.protocol,
-        "num_tasks": evaluation.num_tasks,
-        "inductive": plain(evaluation.inductive),
-        "transductive": plain(evaluation.transductive),
     }
 
 

@@ -19,7 +19,7 @@ from jmeta import Learner
 from jmeta.adaptation import path_name
 from jmeta.types import PyTree
 
-from .. import evaluate, recipes, run_folder
+from .. import baselines, evaluate, recipes, run_folder
 from ..build import Experiment, build
 
 FOLDER = pathlib.Path(__file__).parent / "rows"
@@ -84,11 +84,13 @@ def flattened(meta_params: PyTree) -> dict[str, np.ndarray]:
 
 
 def restored(experiment: Experiment, leaves: dict[str, np.ndarray]) -> PyTree:
-    """The inverse of `flattened`, in the structure that the experiment's `init` gives.
+    """The inverse of `flattened`, in the structure that the experiment's `init` gives; `{}` of a baseline's no leaves.
 
     Raises:
       ValueError: if paths or shapes differ from the experiment's.
     """
+    if not leaves:
+        return {}
     like = jax.eval_shape(experiment.init, jax.random.key(0))
     expected = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
     got = {path: leaf.shape for path, leaf in leaves.items()}
@@ -116,8 +118,15 @@ def experiment_of(facts: dict[str, Any], *, num_tasks: int | None = None) -> tup
     return recipe, build(evaluate.tested_otherwise(recipe, options))
 
 
-def learners_of(facts: dict[str, Any], experiment: Experiment) -> list[tuple[Learner, int | None]]:
+def learners_of(
+    facts: dict[str, Any], recipe: parts.Recipe, experiment: Experiment
+) -> list[tuple[Learner, int | None]]:
     """The learners that a row judges, and their inner steps: one for each number of them, or the recipe's own."""
+    match facts["test"].get("baseline"):
+        case "nearest mean":
+            return [(baselines.nearest_mean(experiment), None)]
+        case "from scratch":
+            return [(baselines.from_scratch(recipe, experiment), baselines.NUM_SCRATCH_STEPS)]
     if not facts["test"]["inner_steps"]:
         return [(experiment.learner, experiment.num_test_steps)]
     assert experiment.make_learner is not None, "only a learner with inner steps has a list of them"

@@ -5,10 +5,11 @@ Nothing in that file is typed by hand but what papers report, which stands here,
 
 import pathlib
 import sys
+from typing import Any
 
 from jmeta.evaluation import Estimate, estimate, paired_difference
 
-from .. import run_folder
+from .. import recipes, run_folder
 from ..evaluate import shown
 from . import rows
 
@@ -46,26 +47,38 @@ PAIRS = (("omniglot_maml_20w1s", "omniglot_first_order_maml_20w1s"),)
 def render() -> str:
     """The text of RESULTS.md."""
     recorded = [rows.read(name) for name in rows.names()]
-    parts = [INTRODUCTION, "## Measured\n", _table(recorded)]
+    parts = [INTRODUCTION, "## Measured\n"]
+    for data in sorted({_data(row) for row in recorded}):
+        parts += [f"### {data}\n", _table([row for row in recorded if _data(row) == data])]
     parts += [text for pair in PAIRS if (text := _difference(*pair, {row.name: row for row in recorded}))]
     parts += ["## How each row was made\n", *(_details(row) for row in recorded)]
     parts += ["## What papers report\n", PUBLISHED]
     return "\n".join(parts)
 
 
+def _data(row: rows.Row) -> str:
+    """What a row's tasks are drawn from, the heading that it stands under: the protocol's name, or the recipe's."""
+    named = row.facts["test"]["protocol"] or row.facts["options"]["data"].get("protocol")
+    return named or type(recipes.load(row.facts["recipe"]).data).__name__.lower()
+
+
 def _table(recorded: list[rows.Row]) -> str:
     lines = ["| method | protocol | inductive | transductive | meta-steps | training |", "|---|---|---|---|---|---|"]
     for row in recorded:
         facts, train = row.facts, row.facts["train"]
-        steps = f"{train['num_steps']:,}"
-        if train["num_steps"] != train["of_num_steps"]:
-            steps += f" of {train['of_num_steps']:,}"
         for i, evaluation in enumerate(facts["evaluations"]):
             values = {kind: row.per_task.get(f"{i} {kind}") for kind in ("inductive", "transductive")}
             cells = ["same" if value is None else shown(facts["metric"], estimate(value)) for value in values.values()]
-            duration = f"{train['seconds'] / 60:.1f} min, {train['device']}, {train['cpus']} cores"
-            lines.append(f"| {' | '.join([facts['title'], evaluation['protocol'], *cells, steps, duration])} |")
+            trained = ["none", "none"] if train is None else _training(train)
+            lines.append(f"| {' | '.join([facts['title'], evaluation['protocol'], *cells, *trained])} |")
     return "\n".join(lines) + "\n"
+
+
+def _training(train: dict[str, Any]) -> list[str]:
+    steps = f"{train['num_steps']:,}"
+    if train["num_steps"] != train["of_num_steps"]:
+        steps += f" of {train['of_num_steps']:,}"
+    return [steps, f"{train['seconds'] / 60:.1f} min, {train['device']}, {train['cpus']} cores"]
 
 
 def _difference(first: str, second: str, by_name: dict[str, rows.Row]) -> str | None:
@@ -84,6 +97,9 @@ def _difference(first: str, second: str, by_name: dict[str, rows.Row]) -> str | 
 def _details(row: rows.Row) -> str:
     facts = row.facts
     split = f", split {facts['split_hash'][:12]}" if facts["split_hash"] else ""
+    if (baseline := facts["test"].get("baseline")) is not None:
+        data_and_network = f"on the tasks{', with the network' if baseline == 'from scratch' else ''} of"
+        return f"* **{facts['title']}**. `{row.name}`: {data_and_network} `{facts['recipe']}`{split}; not trained.\n"
     default = f"`{row.name}`: configuration {facts['hash']}{split}, seed {facts['seed']}, jax {facts['train']['jax']}"
     return f"* **{facts['title']}**. {default}.\n\n  ```\n  {facts['command']}\n  ```\n"
 

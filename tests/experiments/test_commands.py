@@ -1,5 +1,6 @@
 """The command lines: what they refuse, and a tiny run from training to a table and pictures."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -7,11 +8,14 @@ import pathlib
 import shlex
 
 import jax
+import numpy as np
 import pytest
 
+import jmeta
 from configs.parts import Maml
-from experiments import evaluate, loop, quickstart, recipes, train
+from experiments import baselines, evaluate, loop, quickstart, recipes, train
 from experiments.build import build
+from jmeta import checkpoints
 
 TINY = shlex.split(
     "--model.hidden 8 --training.num-steps 20 --training.tasks-per-step 2 --training.steps-per-dispatch 10 "
@@ -78,6 +82,53 @@ def test_the_curve_over_inner_steps(capsys, tmp_path):
     losses = {name.split(" | ")[0]: entry["inductive"]["loss"]["mean"] for name, entry in stored.items()}
     assert losses["sinusoid_maml"] == losses["sinusoid_maml, 1 inner steps"] != losses["sinusoid_maml, 0 inner steps"]
     assert (tmp_path / "out" / "seed_0" / "adaptation_curve.png").stat().st_size > 5000
+
+
+def test_baselines_are_judged_on_the_same_tasks(capsys, tmp_path):
+    assert train.main(["blobs_protonet", *TINY, "--run-dir", "out"]) == 0
+    assert evaluate.main(["out", "--baselines"]) == 0
+    stored = json.loads((tmp_path / "out" / "seed_0" / "evaluation.json").read_text())
+    accuracies = {name.split(" | ")[0]: entry["inductive"]["accuracy"]["mean"] for name, entry in stored.items()}
+    assert set(accuracies) == {"blobs_protonet", baselines.NEAREST_MEAN, baselines.FROM_SCRATCH}
+    output = capsys.readouterr().out
+    for name in (baselines.NEAREST_MEAN, baselines.FROM_SCRATCH):
+        gain = 100 * (accuracies["blobs_protonet"] - accuracies[name])
+        assert f"blobs_protonet: {gain:+.1f} ± " in output
+        assert f" points over {name}, task by task" in output
+
+
+def test_regression_has_no_nearest_mean(capsys, tmp_path):
+    assert train.main(["sinusoid_maml", *TINY, "--run-dir", "out"]) == 0
+    assert evaluate.main(["out", "--baselines"]) == 0
+    stored = json.loads((tmp_path / "out" / "seed_0" / "evaluation.json").read_text())
+    assert {name.split(" | ")[0] for name in stored} == {"sinusoid_maml", baselines.FROM_SCRATCH}
+    assert f"in loss over {baselines.FROM_SCRATCH}, task by task" in capsys.readouterr().out
+
+
+def test_a_run_that_is_not_finished_is_said_to_be(capsys, tiny_blobs, monkeypatch):
+    def save_once(*args, keep=checkpoints.save, **kwargs):
+        keep(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save", save_once)
+    monkeypatch.setattr(recipes, "load", lambda name: tiny_blobs)
+    with pytest.raises(KeyboardInterrupt):
+        train.train_one("blobs_protonet", tiny_blobs, pathlib.Path("run"))
+    monkeypatch.setattr(checkpoints, "save", save_once.__kwdefaults__["keep"])
+    evaluate.load_run(pathlib.Path("run"))
+    assert "note: run is at step 20 of 60" in capsys.readouterr().out
+    train.train_one("blobs_protonet", tiny_blobs, pathlib.Path("run"))
+    evaluate.load_run(pathlib.Path("run"))
+    assert "note:" not in capsys.readouterr().out
+
+
+def test_two_evaluations_at_once_lose_nothing(tmp_path):
+    one = jmeta.evaluation.estimate(np.array([0.0, 1.0]))
+    timed = evaluate.Timed(jmeta.evaluation.Evaluation("blobs", 2, {"accuracy": one}, None), 0.0, 0.0)
+    names = [f"method {i}" for i in range(40)]
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda name: evaluate.store(tmp_path, None, {name: timed}), names))
+    assert set(json.loads((tmp_path / "evaluation.json").read_text())) == {f"{name} | blobs" for name in names}
 
 
 def test_a_curve_without_inner_steps_is_refused(capsys):

@@ -22,7 +22,7 @@ def test_the_kept_weights_still_score_what_the_row_says(name, request):
         request.getfixturevalue("data_dir")
     recipe, experiment = rows.experiment_of(row.facts, num_tasks=NUM_TASKS)
     meta_params = rows.restored(experiment, row.meta_params)
-    for i, (learner, _) in enumerate(rows.learners_of(row.facts, experiment)):
+    for i, (learner, _) in enumerate(rows.learners_of(row.facts, recipe, experiment)):
         result = jmeta.evaluate(
             learner,
             experiment.loss_fn,
@@ -88,10 +88,37 @@ def test_a_trained_run_becomes_a_row(tmp_path, monkeypatch, capsys):
     meta_params = rows.restored(experiment, row.meta_params)
     _, _, trained = evaluate.load_run(pathlib.Path("run/seed_0"))
     jax.tree.map(np.testing.assert_array_equal, meta_params, trained)
-    learner, _ = rows.learners_of(row.facts, experiment)[1]
+    learner, _ = rows.learners_of(row.facts, recipe, experiment)[1]
     again = evaluate.timed_evaluation(experiment, learner, meta_params, tasks_at_once=recipe.testing.tasks_at_once)
     np.testing.assert_allclose(again.evaluation.inductive["loss"].values, row.per_task["1 inductive"], rtol=1e-5)
     assert "Tiny" in table.render()
+
+
+def test_a_baseline_becomes_a_row_without_weights(tmp_path, monkeypatch):
+    from experiments import train
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rows, "FOLDER", tmp_path / "rows")
+    command = [
+        "blobs_protonet",
+        "--run-dir",
+        "run",
+        "--training.num-steps",
+        "20",
+        "--training.steps-per-dispatch",
+        "10",
+    ]
+    command += ["--training.evaluate-every", "20", "--training.num-valid-tasks", "8", "--testing.num-tasks", "16"]
+    assert train.main(command) == 0
+    assert record.main(["run/seed_0", "tiny", "--title", "Tiny", "--baseline", "from scratch"]) == 0
+    row = rows.read("tiny")
+    assert not row.meta_params
+    assert row.facts["train"] is None
+    recipe, experiment = rows.experiment_of(row.facts)
+    ((learner, _),) = rows.learners_of(row.facts, recipe, experiment)
+    again = evaluate.timed_evaluation(experiment, learner, rows.restored(experiment, {}), tasks_at_once=2)
+    np.testing.assert_allclose(again.evaluation.inductive["accuracy"].values, row.per_task["0 inductive"], rtol=1e-5)
+    assert "| none | none |" in table.render()
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
