@@ -154,7 +154,10 @@ def count_tasks(tasks: PyTree) -> int:
 
 
 def _mean_of_scan(fn: Callable[[Any], Any], xs: PyTree, count: int) -> Any:
-    """The sum of `fn(x)` over the leading axis of `xs`, by `count`; holds one result at a time."""
+    """The sum of `fn(x)` over the leading axis of `xs`, by `count`; holds one result at a time.
+
+    Sums are float32 at least; means have the dtypes that `jnp.mean` gives.
+    """
     first = jax.eval_shape(fn, jax.tree.map(lambda leaf: leaf[0], xs))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.result_type(leaf.dtype, jnp.float32)), first)
 
@@ -162,4 +165,8 @@ def _mean_of_scan(fn: Callable[[Any], Any], xs: PyTree, count: int) -> Any:
         return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, fn(x)), None
 
     total, _ = jax.lax.scan(add, zeros, xs)
-    return jax.tree.map(lambda leaf: leaf / count, total)
+    return jax.tree.map(lambda leaf, like: (leaf / count).astype(_mean_dtype(like.dtype)), total, first)
+
+
+def _mean_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    return jax.eval_shape(jnp.mean, jax.ShapeDtypeStruct((), dtype)).dtype

@@ -64,7 +64,8 @@ def leaks(learner: Learner, meta_params: PyTree, task: Task, key: RandomKey) -> 
             jax.tree.map(lambda leaf: leaf[::-1], predict(backwards)),
         )
 
-    together, alone, permuted = outputs_three_ways(meta_params, task, key)
+    with jax.default_matmul_precision("highest"):  # lower ones round otherwise for another number of queries
+        together, alone, permuted = outputs_three_ways(meta_params, task, key)
     dropped, moved = _largest_change(together, alone), _largest_change(together, permuted)
     tolerance = max(_rounding(leaf) for leaf in jax.tree.leaves(together))
     return LeakReport(max(dropped, moved) > tolerance, dropped, moved, tolerance)

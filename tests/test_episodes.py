@@ -53,6 +53,15 @@ def test_counts_in_aux_are_averaged_as_floats(key):
     assert fn(None, jnp.array([1, 2]), key) == {"hits": 1.5, "done": 0.5}
 
 
+@pytest.mark.parametrize("batching", ["scan", 2])
+def test_every_batching_has_one_result_type(batching, key):
+    """Else a state in half precision would change its dtype in a scan over meta-steps."""
+    fn = lambda meta_params, task, key: {"half": task, "count": task > 1, "nested": (task.astype(int), task + 0.5j)}
+    stacked = jnp.arange(4, dtype=jnp.bfloat16)
+    types = [jax.eval_shape(jmeta.over_tasks(fn, each), None, stacked, key) for each in ("vmap", batching)]
+    assert types[0] == types[1]
+
+
 @pytest.mark.parametrize("batching", ["map", 0, -2, True])
 def test_unknown_batching_is_refused(batching):
     with pytest.raises(ValueError, match="expected 'vmap', 'scan' or a positive number"):

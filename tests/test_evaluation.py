@@ -88,6 +88,18 @@ def test_a_leak_report_measures_the_change(key):
     assert report.change_when_dropped > report.tolerance > report.change_when_permuted
 
 
+def test_a_leak_is_looked_for_in_full_precision(key):
+    """Accelerators multiply float32 with fewer bits, and otherwise for one query than for many: no leak."""
+    learner, seen = learners.nearest_mean(num_ways=3), []
+
+    def predict(meta_params, adapted, x, key):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return learner.predict(meta_params, adapted, x, key)
+
+    assert not leaks(learner._replace(predict=predict), {}, SAMPLE(key), key).is_leaking
+    assert set(seen) == {"highest"}
+
+
 def test_a_leak_needs_two_queries_to_show(key):
     task = SAMPLE(key)
     single = task._replace(query=jax.tree.map(lambda leaf: leaf[:1], task.query))

@@ -15,7 +15,7 @@ import jax
 import optax
 
 from .. import adjoints
-from ..adaptation import MakeOptimizer, descend, merge_params, split_params, support_loss, with_support_statistics
+from ..adaptation import descend, merge_params, split_params, support_loss, with_support_statistics
 from ..adjoints import Adjoint
 from ..models import is_statistic
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
@@ -81,7 +81,7 @@ def maml(
 
 
 def _inner_loop(
-    model: Model, loss_fn: LossFn, optimizer: Any | MakeOptimizer, num_steps: int, adjoint: Adjoint
+    model: Model, loss_fn: LossFn, optimizer: optax.GradientTransformation, num_steps: int, adjoint: Adjoint
 ) -> adjoints.InnerLoop:
     loss_on_support = support_loss(model, loss_fn)
 
