@@ -27,6 +27,7 @@ class GlyphsMaml:
         lr=2e-3,
         schedule="linear",
         clip_norm=10.0,
+        batching="scan",
     )
     testing: Testing = Testing(num_ways=5, num_shots=1)
 
