@@ -7,6 +7,8 @@ one pass, adapt to a task and be judged on it; `jax.value_and_grad(episode_fn, h
 `jmeta.over_tasks` averages either over a batch of tasks; `jmeta.meta_trainer` makes meta-steps of it and
 `jmeta.evaluate` reports accuracy with an interval. Inner loops are `jmeta.adaptation.descend`, and how they are
 differentiated is an `adjoint`. Samplers are in `jmeta.tasks`, networks in `jmeta.models`.
+
+`jmeta.checkpoints` and `jmeta.testing` are imported by name, since they bring Orbax and chex with them.
 """
 
 from . import adaptation, adjoints, evaluation, learners, losses, models, tasks, training

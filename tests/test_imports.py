@@ -23,7 +23,6 @@ DATA_FLOW = [
     "checkpoints",
     "testing",
 ]
-# a predicate on paths is all that learners take from models; models in turn know nothing of learners
 
 
 def modules():
