@@ -38,7 +38,7 @@ def store(folder: pathlib.Path, entry: str, measured: Mapping[str, Mapping[str, 
       0.5000 ± 3.1766
     """
     finite = {metric: seeds for metric, seeds in measured.items() if all(map(math.isfinite, seeds.values()))}
-    over = {metric: estimate(np.array(list(seeds.values()))) for metric, seeds in finite.items()}
+    over = {metric: estimate(np.array(list(seeds.values()), np.float64)) for metric, seeds in finite.items()}
     path = folder / FILE
     stored = json.loads(path.read_text()) if path.exists() else {}
     stored[entry] = {

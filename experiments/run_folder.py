@@ -116,6 +116,11 @@ def read_config(folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
     return config["recipe"], config["options"]
 
 
+def num_cpus() -> int | None:
+    """CPU cores that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def record_session(folder: pathlib.Path, *, seed: int, resumed_from: int, trained_together: list[int]) -> str:
     """Append what this start of the run runs on.
 
@@ -135,7 +140,7 @@ def record_session(folder: pathlib.Path, *, seed: int, resumed_from: int, traine
         "jaxlib": importlib.metadata.version("jaxlib"),
         "jmeta": jmeta.__version__,
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": num_cpus(),
         "git_commit": _git_commit(),
     }
     path = folder / "sessions.jsonl"

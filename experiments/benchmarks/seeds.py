@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import console, loop, recipes
+from experiments import console, loop, recipes, run_folder
 from experiments.build import build
 
 STEPS = {  # in a dispatch: the recipe's own, or fewer where a step takes many milliseconds
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
     jax.config.update("jax_enable_compilation_cache", False)  # else compiling would take no time the second time
     rows = [measure(name, num_seeds, options.rounds) for name in options.recipes for num_seeds in options.seeds]
     device = jax.devices()[0]
-    machine = f"{device.device_kind} ({device.platform}), {os.cpu_count()} cores, jax {jax.__version__}"
+    machine = f"{device.device_kind} ({device.platform}), {run_folder.num_cpus()} cores, jax {jax.__version__}"
     load = f"load {os.getloadavg()[0]:.1f}"
     console.print_table(f"a meta-step of all seeds, median of {options.rounds} rounds; {machine}, {load}", rows)
     return 0

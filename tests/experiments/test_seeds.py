@@ -1,0 +1,230 @@
+"""Seeds that share their dispatches: each is trained as it would be alone, whatever becomes of the others."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.parts import Conv4
+from experiments import loop, over_seeds, run_folder, train
+from experiments.benchmarks import seeds as benchmark
+from experiments.build import build
+from jmeta import checkpoints
+
+SEEDS = (3, 4, 5)
+
+
+def folders(parent):
+    found = {seed: parent / f"seed_{seed}" for seed in SEEDS}
+    for folder in found.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def run_seeds(parent, experiment, training):
+    return loop.run_seeds(experiment, training, folders(parent), tasks_at_once=5)
+
+
+def arrays(state):
+    leaves = jax.tree.leaves(state._replace(key=jax.random.key_data(state.key)))
+    return [np.asarray(leaf) for leaf in leaves]
+
+
+def assert_close(state, other):
+    for one, of_other in zip(arrays(state), arrays(other), strict=True):
+        np.testing.assert_allclose(one, of_other, rtol=1e-3, atol=1e-5)
+
+
+def bits(states):
+    return {seed: [leaf.tobytes() for leaf in arrays(state)] for seed, state in states.items()}
+
+
+def logged(parent):
+    """By seed, the lines of its log without times."""
+    lines = {seed: run_folder.read_metrics(folder) for seed, folder in folders(parent).items()}
+    return {seed: [{**line, "seconds": 0} for line in own] for seed, own in lines.items()}
+
+
+def numbers(lines):
+    return np.array([[line[name] for name in sorted(line) if name != "split"] for line in lines])
+
+
+@pytest.mark.parametrize("recipe_name", ["tiny_sinusoid", "tiny_blobs"])
+def test_seeds_together_are_trained_as_each_alone(tmp_path, request, recipe_name):
+    recipe = request.getfixturevalue(recipe_name)
+    experiment, training = build(recipe), recipe.training
+    together = run_seeds(tmp_path / "together", experiment, training)
+    for seed, folder in folders(tmp_path / "alone").items():
+        alone = loop.run(experiment, dataclasses.replace(training, seed=seed), folder, tasks_at_once=5)
+        if recipe_name == "tiny_sinusoid":  # distances do not change with the last bias: it follows rounding alone
+            assert_close(alone, together[seed])
+    for seed, lines in logged(tmp_path / "alone").items():
+        np.testing.assert_allclose(numbers(lines), numbers(logged(tmp_path / "together")[seed]), rtol=1e-3, atol=1e-5)
+        folder = tmp_path / "together" / f"seed_{seed}"
+        assert checkpoints.steps(folder / "checkpoints") == [20, 40, 60]
+        assert list((folder / "tensorboard").glob("events.*"))
+        (session,) = [json.loads(line) for line in (folder / "sessions.jsonl").read_text().splitlines()]
+        assert (session["seed"], session["trained_together"]) == (seed, list(SEEDS))
+    assert len({own[-1]["loss"] for own in logged(tmp_path / "together").values()}) == len(SEEDS)
+
+
+def test_the_time_of_a_dispatch_is_shared_among_its_seeds(tmp_path, tiny_blobs, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr("experiments.loop.time.perf_counter", lambda: 6.0 * next(clock))
+    monkeypatch.setattr("experiments.console.CompileClock.seconds", 0.0)
+    run_seeds(tmp_path, build(tiny_blobs), tiny_blobs.training)
+    lines = [run_folder.read_metrics(folder, "meta_train") for folder in folders(tmp_path).values()]
+    assert {line["seconds"] for own in lines for line in own} == {6.0 / len(SEEDS)}
+
+
+def test_a_seed_that_stops_early_leaves_the_others_as_they_are(tmp_path, tiny_blobs):
+    experiment = build(tiny_blobs)
+    to_the_end = dataclasses.replace(tiny_blobs.training, evaluate_every=10)
+    impatient = dataclasses.replace(to_the_end, patience=2)
+    run_seeds(tmp_path / "whole", experiment, to_the_end)
+    states = run_seeds(tmp_path / "stopped", experiment, impatient)
+    stopped_at = {seed: int(state.meta.step) for seed, state in states.items()}
+    assert len(set(stopped_at.values())) > 1  # else nothing is shown
+    whole = logged(tmp_path / "whole")
+    for seed, lines in logged(tmp_path / "stopped").items():
+        assert lines == [line for line in whole[seed] if line["step"] <= stopped_at[seed]]
+        assert max(checkpoints.steps(tmp_path / "stopped" / f"seed_{seed}" / "checkpoints")) == stopped_at[seed]
+    assert bits(run_seeds(tmp_path / "stopped", experiment, impatient)) == bits(states)  # and stay so
+
+
+@pytest.mark.parametrize("num_saves", [1, 4, 5])
+def test_seeds_that_were_stopped_at_different_steps_go_on_in_the_same_bits(
+    tmp_path, tiny_sinusoid, monkeypatch, num_saves
+):
+    experiment, training = build(tiny_sinusoid), tiny_sinusoid.training
+    whole = run_seeds(tmp_path / "whole", experiment, training)
+    save, saved = checkpoints.save, []
+
+    def save_some(*args, **kwargs):
+        if len(saved) == num_saves:
+            raise KeyboardInterrupt
+        saved.append(save(*args, **kwargs))
+
+    monkeypatch.setattr(checkpoints, "save", save_some)
+    with pytest.raises(KeyboardInterrupt):
+        run_seeds(tmp_path / "stopped", experiment, training)
+    monkeypatch.undo()
+    latest = {
+        max(checkpoints.steps(folder / "checkpoints"), default=0) for folder in folders(tmp_path / "stopped").values()
+    }
+    assert len(latest) == 2
+    assert bits(run_seeds(tmp_path / "stopped", experiment, training)) == bits(whole)
+    assert logged(tmp_path / "stopped") == logged(tmp_path / "whole")
+
+
+def test_a_seed_that_diverges_leaves_the_others_as_they_are(tmp_path, tiny_sinusoid):
+    experiment = build(tiny_sinusoid)
+    training = dataclasses.replace(tiny_sinusoid.training, max_skipped_in_a_row=5)
+    whole = run_seeds(tmp_path / "whole", experiment, training)
+    key = loop.init_state(experiment, 4).key
+    steps = [loop.training.step_keys(key, step)[0] for step in range(23, 60)]
+    keys = jnp.concatenate([jax.random.key_data(jax.random.split(each, training.tasks_per_step)) for each in steps])
+    sample = experiment.source.meta_train
+
+    def poisoned(inner, keys, key):
+        task = inner(key)
+        is_bad = (jax.random.key_data(key)[None] == keys).all(-1).any()
+        return task._replace(query=task.query._replace(y=jnp.where(is_bad, jnp.nan, task.query.y)))
+
+    source = experiment.source._replace(meta_train=jax.tree_util.Partial(poisoned, sample, keys))
+    with pytest.raises(loop.DivergedError, match=r"^seed 4: meta-steps 23 to 29 were skipped"):
+        run_seeds(tmp_path / "poisoned", experiment._replace(source=source), training)
+    for seed in (3, 5):
+        own = checkpoints.restore(tmp_path / "poisoned" / f"seed_{seed}" / "checkpoints", whole[seed])
+        assert own[0] == 60
+        assert_close(own[1], whole[seed])  # not to the bit: it is another program
+
+
+def test_tasks_from_the_host_are_refused_together(tiny_folder):
+    experiment = build(tiny_folder)
+    states = [loop.init_state(experiment, seed) for seed in SEEDS]
+    with pytest.raises(ValueError, match="3 seeds together on tasks from the host"):
+        loop.dispatcher(experiment, tiny_folder.training, states)
+
+
+def test_how_many_at_once(tiny_blobs, tiny_sinusoid, tiny_folder, monkeypatch):
+    def chosen(recipe, seeds, at_once="auto"):
+        return train.choose_seeds_at_once(recipe, train.Options(seeds=seeds, seeds_at_once=at_once))[0]
+
+    assert [chosen(tiny_blobs, seeds) for seeds in (1, 5, 12)] == [1, 5, 10]
+    assert [chosen(recipe, 5) for recipe in (tiny_sinusoid, tiny_folder)] == [1, 1]
+    assert chosen(dataclasses.replace(tiny_blobs, model=Conv4()), 5) == 1
+    assert [chosen(tiny_sinusoid, 5, at_once) for at_once in (2, 9)] == [2, 5]
+    assert chosen(tiny_folder, 5, 5) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert (chosen(tiny_blobs, 5), chosen(tiny_blobs, 5, 5)) == (1, 5)
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--seeds-at-once"])
+def test_less_than_one_seed_is_refused(option, capsys):
+    assert train.main(["blobs_protonet", option, "0"]) == 1
+    assert f"error: {option} 0; expected at least 1" in capsys.readouterr().err
+
+
+def test_the_interval_over_seeds_is_kept(tmp_path, tiny_sinusoid, capsys):
+    options = train.Options(run_dir=tmp_path, seeds=3, seeds_at_once=2)
+    train.train("sinusoid_maml", tiny_sinusoid, options)
+    output = capsys.readouterr().out
+    assert "3 seeds, 2 at once: as asked for" in output
+    stored = json.loads((tmp_path / over_seeds.FILE).read_text())["meta_valid"]["best loss"]
+    best = [min(x["loss"] for x in run_folder.read_metrics(tmp_path / f"seed_{s}", "meta_valid")) for s in range(3)]
+    assert list(stored["seeds"].values()) == pytest.approx(best)
+    assert stored["mean"] == pytest.approx(np.mean(best))
+    assert f"3 seeds: best loss on meta_valid {stored['mean']:.4f} ± {stored['half_width']:.4f}" in output
+
+
+def test_a_seed_without_a_finite_score_has_no_interval_over_seeds(tmp_path):
+    over = over_seeds.store(
+        tmp_path, "a", {"loss": {"seed_0": 1.0, "seed_1": math.inf}, "rate": {"seed_0": 1, "seed_1": 3}}
+    )
+    assert set(over) == {"rate"}
+    over_seeds.store(tmp_path, "b", {"loss": {"seed_0": 1.0, "seed_1": 2.0}})
+    assert set(json.loads((tmp_path / over_seeds.FILE).read_text())) == {"a", "b"}
+
+
+def test_a_session_tells_what_has_changed_since_the_last(tmp_path, monkeypatch):
+    record = lambda step, together=(0,): run_folder.record_session(
+        tmp_path, seed=0, resumed_from=step, trained_together=list(together)
+    )
+    assert [record(0), record(20)] == ["", ""]
+    assert record(20, (0, 1)) == "trained_together was [0], is [0, 1]"
+    monkeypatch.setattr(jax, "__version__", "0.0.1")
+    monkeypatch.setattr(run_folder.os, "sched_getaffinity", lambda pid: range(77), raising=False)
+    assert record(0, (0, 1)) == ""  # nothing is used of what the other version computed
+    monkeypatch.undo()
+    assert record(20, (0, 1)) == f"jax was 0.0.1, is {jax.__version__}; cpus was 77, is {run_folder.num_cpus()}"
+
+
+def test_a_resumed_run_says_in_a_line_what_has_changed(tmp_path, tiny_blobs, monkeypatch, capsys):
+    experiment, training = build(tiny_blobs), tiny_blobs.training
+    save = checkpoints.save
+    with monkeypatch.context() as patched:
+        patched.setattr(jax, "__version__", "0.0.1")
+        patched.setattr(checkpoints, "save", lambda *a, **k: (save(*a, **k), (_ for _ in ()).throw(KeyboardInterrupt)))
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(experiment, training, tmp_path, tasks_at_once=5)
+    capsys.readouterr()
+    loop.run(experiment, training, tmp_path, tasks_at_once=5)
+    expected = f"run: warning: since the last session jax was 0.0.1, is {jax.__version__}; so the run may end in other"
+    assert expected in capsys.readouterr().out
+    loop.run(experiment, training, tmp_path, tasks_at_once=5)  # at its end: nothing is computed
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_the_benchmark_prints_a_row(capsys, monkeypatch, tiny_blobs):
+    monkeypatch.setattr(benchmark.recipes, "load", lambda name: tiny_blobs)
+    monkeypatch.setattr(jax.config, "update", lambda *args: None)
+    assert benchmark.main(["--recipes", "blobs_protonet", "--seeds", "2", "--rounds", "1"]) == 0
+    output = capsys.readouterr().out
+    assert "blobs_protonet" in output
+    assert f"jax {jax.__version__}" in output
+    assert benchmark.main(["--seeds", "1"]) == 1
