@@ -70,7 +70,7 @@ def examine_step(experiment: Experiment, meta_params: PyTree, key: RandomKey, st
     def examine(task_and_key: tuple[Task | Batch, RandomKey]) -> tuple[jax.Array, ...]:
         task, key = task_and_key
         (loss, _), grads = experiment.grad_fn(meta_params, task, key)
-        return loss, optax.tree.norm(grads), _all_finite((loss, grads)), _all_finite(task)
+        return loss, optax.tree.norm(grads), training.all_finite((loss, grads)), training.all_finite(task)
 
     stacked = sample_step(experiment, key, step)
     results = jax.device_get(jax.lax.map(examine, (stacked, update_keys)))
@@ -80,7 +80,3 @@ def examine_step(experiment: Experiment, meta_params: PyTree, key: RandomKey, st
         TaskReport(i, tuple(key_data[i]), *(value[i].item() for value in results))
         for i in range(experiment.tasks_per_step)
     ]
-
-
-def _all_finite(tree: PyTree) -> jax.Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()

@@ -19,6 +19,7 @@ import math
 import re
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
@@ -66,7 +67,7 @@ def is_statistic(path: str) -> bool:
 
 
 def frozen(model: Model) -> Model:
-    """The same model with its statistics left as they are: a `Model` whose `calibrate` is `None`.
+    """The same model with its statistics left as they are: `calibrate` is `None`, and no gradient flows into them.
 
     Fill the statistics once, from many examples of meta_train, and evaluate with them fixed. That is what running
     averages approximate:
@@ -80,7 +81,16 @@ def frozen(model: Model) -> Model:
     >>> models.frozen(model).calibrate is None
     True
     """
-    return Model(model.init, model.apply)
+
+    def apply(params: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:
+        return model.apply(jax.tree_util.tree_map_with_path(_stopped_if_statistic, params), x, key)
+
+    return Model(model.init, apply)
+
+
+def _stopped_if_statistic(path: tuple[Any, ...], leaf: Array) -> Array:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return lax.stop_gradient(leaf) if is_statistic(name) else leaf
 
 
 class Norm(nn.Module):
