@@ -14,13 +14,27 @@ from experiments import evaluate, loop, run_folder
 from experiments.build import build
 from jmeta import checkpoints
 
+OFTEN = shlex.split("--training.tasks-per-step 4 --training.num-valid-tasks 10 --training.seed 7")
+
 # Checkpoints take most of this run's time, so that most kills come in the middle of one.
-OPTIONS = shlex.split(
-    "sinusoid_maml --data.num-shots 3 --model.hidden 8 8 --training.num-steps 1000 --training.tasks-per-step 4 "
-    "--training.steps-per-dispatch 20 --training.evaluate-every 60 --training.checkpoint-every 20 "
-    "--training.num-valid-tasks 10 --training.seed 7"
-)
-NUM_KILLS = 3
+OPTIONS = [
+    "sinusoid_maml",
+    *OFTEN,
+    *shlex.split("--data.num-shots 3 --model.hidden 8 8 --training.num-steps 1000 --training.steps-per-dispatch 20"),
+    *shlex.split("--training.evaluate-every 60 --training.checkpoint-every 20"),
+]
+THREE_SEEDS = [
+    "blobs_protonet",
+    *OFTEN,
+    *shlex.split("--model.hidden 8 8 --training.num-steps 600 --training.steps-per-dispatch 20 --training.patience 20"),
+    *shlex.split("--training.evaluate-every 20 --seeds 3 --seeds-at-once 3"),
+]
+CONVOLUTIONS_AND_BATCH_NORM = [
+    "glyphs_maml",
+    *OFTEN,
+    *shlex.split("--model.num-filters 4 --method.num-test-steps 1 --training.num-steps 60"),
+    *shlex.split("--training.steps-per-dispatch 4 --training.evaluate-every 12 --training.checkpoint-every 4"),
+]
 
 
 def content(folder):
@@ -36,38 +50,49 @@ def content(folder):
 
 def wait_for_checkpoint_after(step, folder, process):
     """Return when there is a checkpoint later than `step`, or the process has ended."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while process.poll() is None and not any(s > step for s in checkpoints.steps(folder / "checkpoints")):
-        assert time.monotonic() < until, "no checkpoint within a minute"
+        assert time.monotonic() < until, "no checkpoint within two minutes"
         time.sleep(0.01)
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_ends_in_the_same_bits(tmp_path, start_process):
-    whole = start_process("experiments.train", *OPTIONS, "--run-dir", tmp_path / "whole")
-    output, _ = whole.communicate(timeout=120)
+@pytest.mark.parametrize(
+    ("options", "seeds", "num_kills"),
+    [
+        pytest.param(OPTIONS, (7,), 3, id="mlp"),
+        pytest.param(THREE_SEEDS, (7, 8, 9), 2, id="three seeds together"),
+        pytest.param(CONVOLUTIONS_AND_BATCH_NORM, (7,), 1, id="convolutions and batch norm"),
+    ],
+)
+def test_a_run_that_is_killed_ends_in_the_same_bits(tmp_path, start_process, options, seeds, num_kills):
+    whole = start_process("experiments.train", *options, "--run-dir", tmp_path / "whole")
+    output, _ = whole.communicate(timeout=240)
     assert whole.returncode == 0, output
 
     moments = random.Random(0)
-    folder = tmp_path / "killed" / "seed_7"
-    num_kills = 0
-    for _ in range(NUM_KILLS):
-        last = max(checkpoints.steps(folder / "checkpoints"), default=0)
-        process = start_process("experiments.train", *OPTIONS, "--run-dir", tmp_path / "killed")
-        wait_for_checkpoint_after(last, folder, process)
+    folders = [tmp_path / "killed" / f"seed_{seed}" for seed in seeds]
+    killed = 0
+    for _ in range(num_kills):
+        last = max(checkpoints.steps(folders[0] / "checkpoints"), default=0)
+        process = start_process("experiments.train", *options, "--run-dir", tmp_path / "killed")
+        wait_for_checkpoint_after(last, folders[0], process)
         time.sleep(moments.uniform(0, 0.4))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        num_kills += process.returncode == -signal.SIGKILL
-    assert num_kills == NUM_KILLS  # none had ended by itself
+        killed += process.returncode == -signal.SIGKILL
+    assert killed == num_kills  # none had ended by itself
 
-    resumed = start_process("experiments.train", *OPTIONS, "--run-dir", tmp_path / "killed")
-    output, _ = resumed.communicate(timeout=120)
+    resumed = start_process("experiments.train", *options, "--run-dir", tmp_path / "killed")
+    output, _ = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, output
-    assert content(folder) == content(tmp_path / "whole" / "seed_7")
-    sessions = [json.loads(line) for line in (folder / "sessions.jsonl").read_text().splitlines()]
-    assert len(sessions) == NUM_KILLS + 1
-    assert sessions[-1]["resumed_from"] > 0
+    resumed_from = []
+    for folder in folders:
+        assert content(folder) == content(tmp_path / "whole" / folder.name)
+        sessions = [json.loads(line) for line in (folder / "sessions.jsonl").read_text().splitlines()]
+        assert len(sessions) == num_kills + 1
+        resumed_from.append(sessions[-1]["resumed_from"])
+    assert max(resumed_from) > 0  # not all: a kill may come between the first checkpoints of two seeds
 
 
 @pytest.mark.slow
