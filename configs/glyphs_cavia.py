@@ -17,7 +17,7 @@ class GlyphsCavia:
 
     data: Images = Images("glyphs")
     model: Conv4 = Conv4(num_filters=32, pooling="strided", norm="group")
-    method: Cavia = Cavia(num_steps=2, inner_lr=1.0, num_context=32)
+    method: Cavia = Cavia(num_steps=2, inner_lr=10.0, num_context=32)
     training: Training = Training(
         num_steps=1000,
         tasks_per_step=8,

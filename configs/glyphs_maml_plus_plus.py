@@ -11,8 +11,9 @@ class GlyphsMamlPlusPlus:
 
     Paper:    Antoniou, Edwards, Storkey, "How to train your MAML", 2019, arXiv:1810.09502.
     Command:  python -m experiments.train glyphs_maml_plus_plus
-    Time:     TIME
-    Expected: EXPECTED
+    Time:     2.4 minutes of meta-steps, measured on 2 CPU cores that were busy with other work too.
+    Expected: 78.0 % inductive and 80.8 % transductive (5-way 1-shot, 1000 test tasks), where the nearest
+              mean of pixels has 43 %.
     """
 
     data: Images = Images("glyphs")

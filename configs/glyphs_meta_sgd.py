@@ -14,6 +14,8 @@ class GlyphsMetaSgd:
     Time:     1.4 minutes of meta-steps, measured on 2 CPU cores that were busy with other work too.
     Expected: 71.7 % inductive and 73.9 % transductive (5-way 1-shot, 1000 test tasks), where the nearest
               mean of pixels has 43 %.
+
+    Training is short: in as many meta-steps `glyphs_maml` has 72.4 % inductive, and in its own 3500 about 85 %.
     """
 
     data: Images = Images("glyphs")

@@ -19,7 +19,7 @@ class GlyphsRelation:
     model: Conv4 = Conv4(num_filters=32, pooling="strided", norm="group")
     method: Relation = Relation(hidden=(128, 32))
     training: Training = Training(
-        num_steps=2000,
+        num_steps=1500,
         tasks_per_step=8,
         steps_per_dispatch=50,
         evaluate_every=500,

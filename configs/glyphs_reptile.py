@@ -17,9 +17,9 @@ class GlyphsReptile:
 
     data: Images = Images("glyphs", train_shots=5, train_queries=1)
     model: Conv4 = Conv4(num_filters=32, pooling="strided", norm="batch")
-    method: Reptile = Reptile(num_steps=5, batch_size=10, inner_lr=1e-3, num_test_steps=50, test_batch_size=5)
+    method: Reptile = Reptile(num_steps=5, batch_size=10, inner_lr=3e-3, num_test_steps=50, test_batch_size=5)
     training: Training = Training(
-        num_steps=1500,
+        num_steps=1000,
         tasks_per_step=5,
         steps_per_dispatch=50,
         evaluate_every=250,

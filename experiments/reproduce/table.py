@@ -19,8 +19,8 @@ INTRODUCTION = """# Results
 
 Made by `python -m experiments.reproduce.table` from the rows in `experiments/reproduce/rows`; nothing is typed by
 hand. Intervals are 95 %, over test tasks. *Inductive*: each query is predicted without the others. *Transductive*: all
-queries of a task together, where that makes a difference. Every row keeps its weights: the test suite judges them again
-on 200 tasks, and fails when they are more than three standard errors away.
+queries of a task together, where that makes a difference. Every trained row keeps its weights: the test suite judges
+them again on 200 tasks, and fails when they are more than three standard errors away.
 
 A number belongs to its protocol, which is named beside it, and to our seeded splits. What papers report, under theirs,
 is in a table of its own below, for orientation and not for comparison.
