@@ -59,11 +59,13 @@ def test_help_shows_the_recipes_and_a_recipes_paper(capsys):
 
 def test_from_training_to_a_table(capsys, tmp_path):
     assert train.main(["blobs_protonet", *TINY, "--run-dir", "out", "--seeds", "2"]) == 0
-    assert "2 seeds: best on meta_valid" in capsys.readouterr().out
+    assert "2 seeds: best accuracy on meta_valid" in capsys.readouterr().out
     assert evaluate.main(["out"]) == 0
     output = capsys.readouterr().out
     assert "blobs 5-way 1-shot, 5 queries, 6 tasks" in output
     assert "2 seeds: accuracy, inductive" in output
+    kept = json.loads((tmp_path / "out" / "over_seeds.json").read_text())
+    assert set(kept) == {"meta_valid", "meta_test | blobs 5-way 1-shot, 5 queries, 6 tasks"}
     for seed in (0, 1):
         folder = tmp_path / "out" / f"seed_{seed}"
         (stored,) = json.loads((folder / "evaluation.json").read_text()).values()
