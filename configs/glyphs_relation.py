@@ -11,8 +11,9 @@ class GlyphsRelation:
 
     Paper:    Sung et al., "Learning to Compare: Relation Network for Few-Shot Learning", 2018, arXiv:1711.06025.
     Command:  python -m experiments.train glyphs_relation
-    Time:     TIME
-    Expected: EXPECTED
+    Time:     3.3 minutes of meta-steps, measured on 2 CPU cores that were busy with other work too.
+    Expected: 81.1 %, inductive (5-way 1-shot, 1000 test tasks), where the nearest
+              mean of pixels has 43 %.
     """
 
     data: Images = Images("glyphs")
