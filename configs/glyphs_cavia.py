@@ -11,13 +11,18 @@ class GlyphsCavia:
 
     Paper:    Zintgraf et al., "Fast Context Adaptation via Meta-Learning", 2019, arXiv:1810.03642.
     Command:  python -m experiments.train glyphs_cavia
-    Time:     TIME
-    Expected: EXPECTED
+    Time:     4.8 minutes of meta-steps, measured on 2 CPU cores that were busy with other work too.
+    Expected: 33.0 %, inductive (5-way 1-shot, 1000 test tasks), where the nearest
+              mean of pixels has 43 %.
+
+    Below the nearest mean: a context that enters as constant channels of the image has to name five new classes through
+    the biases of one layer, and learns it slowly. The paper's context scales and shifts feature maps instead. An inner
+    rate of 10 was at chance after 100 meta-steps.
     """
 
     data: Images = Images("glyphs")
     model: Conv4 = Conv4(num_filters=32, pooling="strided", norm="group")
-    method: Cavia = Cavia(num_steps=2, inner_lr=10.0, num_context=32)
+    method: Cavia = Cavia(num_steps=2, inner_lr=1.0, num_context=32)
     training: Training = Training(
         num_steps=1000,
         tasks_per_step=8,
