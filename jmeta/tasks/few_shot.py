@@ -20,7 +20,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Int, Shaped, UInt32
 
-from ..types import Batch, RandomKey, Task
+from ..types import Batch, PyTree, RandomKey, Task
 from .class_arrays import (
     Augment,
     check_positive,
@@ -221,7 +221,7 @@ class _FewShot:
 class _Stacked:
     num_tasks: int
 
-    def __call__(self, sample: Partial, key: RandomKey) -> Task:
+    def __call__(self, sample: Partial, key: RandomKey) -> PyTree:
         return jax.vmap(sample)(jax.random.split(key, self.num_tasks))
 
 
