@@ -14,9 +14,10 @@ class OmniglotFinn2017Maml:
               for first order add --method.adjoint first_order
               for 20 ways add --testing.num-ways 20 --method.num-steps 5 --method.inner-lr 0.1
               --training.tasks-per-step 16
-    Time:     about 2.5 hours on 2 CPU cores (5-way).
+    Time:     73 ms a meta-step on 2 CPU cores (5-way), 0.9 s (20-way, one core); 60,000 were not run.
     Expected: the paper has 98.7 ± 0.4 % (5-way 1-shot; first order 98.3 ± 0.5 %) and 95.8 ± 0.3 % (20-way 1-shot;
-              first order 89.4 ± 0.5 %), all transductive.
+              first order 89.4 ± 0.5 %), all transductive; RESULTS.md has what 15,000 (5-way) and 8,000 meta-steps of
+              half the tasks (20-way) reached, with `--training.lr 2e-3 --training.schedule linear`.
     """
 
     data: Images = Images("finn2017")
