@@ -93,9 +93,13 @@ def _descending(method: parts.Descending, network: Network, loss_fn: LossFn, sou
                 inner = optax.sgd(lr)
                 return learners.boil(embedding, head, loss_fn, inner, num_steps=num_steps, adjoint=_adjoint(adjoint))
             case parts.Cavia(_, lr, num_context, _, adjoint):
-                inner = optax.sgd(lr)
                 return learners.cavia(
-                    model, loss_fn, inner, num_steps=num_steps, num_context=num_context, adjoint=_adjoint(adjoint)
+                    network.with_head(num_ways, num_context=num_context),
+                    loss_fn,
+                    optax.sgd(lr),
+                    num_steps=num_steps,
+                    num_context=num_context,
+                    adjoint=_adjoint(adjoint),
                 )
             case parts.MetaSgd(_, lr):
                 return learners.meta_sgd(model, loss_fn, num_steps=num_steps, initial_lr=lr)

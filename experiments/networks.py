@@ -20,16 +20,18 @@ class Network(NamedTuple):
         """Without a head: outputs are features."""
         return self._model(None)
 
-    def with_head(self, num_outputs: int) -> Model:
-        """With a linear head."""
-        return self._model(num_outputs)
+    def with_head(self, num_outputs: int, *, num_context: int = 0) -> Model:
+        """With a linear head, and reading `num_context` channels at the end of the input as CAVIA's context."""
+        return self._model(num_outputs, num_context)
 
-    def _model(self, num_outputs: int | None) -> Model:
+    def _model(self, num_outputs: int | None, num_context: int = 0) -> Model:
         match self.part:
             case parts.Mlp(hidden):
                 return models.mlp(hidden if num_outputs is None else (*hidden, num_outputs))
             case parts.Conv4(num_filters, pooling, norm):
-                return models.conv4(num_outputs, num_filters=num_filters, pooling=pooling, norm=norm)
+                return models.conv4(
+                    num_outputs, num_filters=num_filters, pooling=pooling, norm=norm, num_context=num_context
+                )
             case parts.Resnet12(widths, norm, dropout_rate, drop_size):
                 return models.resnet12(
                     num_outputs, widths=widths, norm=norm, dropout_rate=dropout_rate, drop_size=drop_size

@@ -73,7 +73,7 @@ def evaluate(
 
     Args:
       learner: with the number of inner steps to be tested.
-      loss_fn: `(outputs, batch) -> (loss, aux)`; the loss and each scalar of `aux` are reported.
+      loss_fn: `(outputs, batch) -> (loss, aux)`; each scalar of `aux` is reported, and the loss as `"loss"`.
       meta_params: what was meta-learned.
       sample: `key -> Task`.
       key: draws the tasks.
@@ -131,7 +131,7 @@ def per_task_metrics(
     def one_task(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Aux, Aux]:
         def judged(outputs: PyTree) -> Aux:
             loss, aux = loss_fn(outputs, task.query)
-            return {"loss": loss, **{name: value for name, value in aux.items() if jnp.ndim(value) == 0}}
+            return {**{name: value for name, value in aux.items() if jnp.ndim(value) == 0}, "loss": loss}
 
         adapted = learner.adapt(meta_params, task.support, key)
         together = judged(learner.predict(meta_params, adapted, task.query.x, None))

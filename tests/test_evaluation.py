@@ -57,6 +57,15 @@ def test_every_metric_of_every_task_is_that_of_a_plain_loop(key):
         np.testing.assert_allclose(result.inductive["accuracy"].values[i], aux["accuracy"], rtol=1e-6)
 
 
+def test_the_loss_is_the_loss_whatever_aux_says(key):
+    learner = learners.nearest_mean(num_ways=3)
+    boastful = lambda outputs, batch: (losses.cross_entropy(outputs, batch)[0], {"loss": jnp.zeros(())})
+    honest, boasting = (
+        jmeta.evaluate(learner, fn, {}, SAMPLE, key, **ARGUMENTS) for fn in (losses.cross_entropy, boastful)
+    )
+    assert boasting.inductive["loss"].mean == honest.inductive["loss"].mean > 0
+
+
 def test_tasks_at_once_is_a_matter_of_speed_only(key):
     learner = learners.nearest_mean(num_ways=3)
     one, five = (

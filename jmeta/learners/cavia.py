@@ -5,8 +5,9 @@ Inner steps change only a vector φ that is appended to the network's input and 
 overfits little, and the context is a readable embedding of the task.
 
 Reference: Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson, "Fast Context Adaptation via Meta-Learning", 2019,
-arXiv:1810.03642, eq. 3-5. Differs from the paper: for images the context is appended as constant channels of the input,
-where the paper modulates feature maps (FiLM).
+arXiv:1810.03642, eq. 3-5. For images the context is appended as constant channels, which a network may read as it
+likes: `models.conv4(num_context=...)` scales and shifts its feature maps by it, as the paper does. Differs from the
+paper: there only one of the layers is modulated.
 """
 
 from typing import Any, NamedTuple
@@ -39,7 +40,8 @@ def cavia(
     """Learn a network that a few numbers adapt.
 
     Args:
-      model: takes inputs with `num_context` more features, or channels, on their last axis.
+      model: takes inputs with `num_context` more features, or channels, on their last axis, such as
+        `models.conv4(num_ways, num_context=num_context)`.
       loss_fn, inner_optimizer, num_steps, adjoint: as in `maml`.
       num_context: length of the context vector, at least 1.
 

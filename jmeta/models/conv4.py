@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -23,6 +24,7 @@ def conv4(
     norm: str = "batch",
     pooling: str = "max",
     conv: str = "auto",
+    num_context: int = 0,
     dtype: Any = None,
 ) -> Model:
     """Four blocks of 3x3 convolution, normalisation, halving of the image and ReLU.
@@ -39,6 +41,9 @@ def conv4(
       pooling: `"max"`, 2x2 maxima that leave out odd borders; or `"strided"`, convolutions of stride 2.
       conv: form of the convolutions: `"patches"`, fast on CPUs, above all where weights differ between tasks; `"xla"`;
         or `"auto"`, decided now by JAX's default backend.
+      num_context: how many channels at the end of the input are no image but a context, the same at every pixel, as
+        `learners.cavia` appends it. Linear maps of the context, `params/film_0` to `film_3`, scale and shift the
+        feature maps after each norm (FiLM, "feature-wise linear modulation"); a context of zeros changes nothing.
       dtype: of the activations, such as `jax.numpy.bfloat16`; parameters, statistics and outputs stay float32. `None`
         takes that of the parameters and inputs.
 
@@ -47,8 +52,8 @@ def conv4(
       features]` without a head: from 28x28 pixels that is `num_filters` features, or `4 * num_filters` if strided.
 
     Raises:
-      ValueError: if a number is not positive or a name unknown; at trace time if the input is not a batch of images, or
-        too small for four halvings (16x16 pixels with `pooling="max"`).
+      ValueError: if a number is not positive (`num_context`: is negative) or a name unknown; at trace time if the input
+        is not a batch of images, too small for four halvings (16x16 pixels with `pooling="max"`), or all context.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -61,14 +66,18 @@ def conv4(
       Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra, "Matching Networks for One Shot Learning", 2016,
       arXiv:1606.04080, section 4.1. Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep
       Networks", 2017, arXiv:1703.03400, section 5.2, uses strides and averages the last image, where this flattens it.
+      The context: Perez, Strub, de Vries, Dumoulin, Courville, "FiLM: Visual Reasoning with a General Conditioning
+      Layer", 2018, arXiv:1709.07871, eq. 2, as Zintgraf et al., 2019, arXiv:1810.03642, use it for images.
     """
     for name, number in (("num_outputs", num_outputs), ("num_filters", num_filters)):
         if number is not None and number < 1:
             raise ValueError(f"{name}={number}; expected a positive number")
     if pooling not in ("max", "strided"):
         raise ValueError(f"pooling={pooling!r}; expected 'max' or 'strided'")
+    if num_context < 0:
+        raise ValueError(f"num_context={num_context}; expected the number of context channels, 0 for none")
     check_policy(norm)
-    network = _Conv4(num_outputs, num_filters, norm, pooling, convolution(conv), dtype)
+    network = _Conv4(num_outputs, num_filters, norm, pooling, convolution(conv), num_context, dtype)
     return as_model(network, stores_statistics=norm == "support")
 
 
@@ -78,6 +87,7 @@ class _Conv4(nn.Module):
     norm: str
     pooling: str
     conv: Callable[..., Array]
+    num_context: int
     dtype: Any
 
     @nn.compact
@@ -86,6 +96,7 @@ class _Conv4(nn.Module):
         check_images(x, smallest=16 if self.pooling == "max" else 1)
         if self.dtype is not None:
             x = x.astype(self.dtype)
+        x, context = self._without_context(x)
         for i in range(4):
             x = nn.Conv(
                 self.num_filters,
@@ -98,8 +109,21 @@ class _Conv4(nn.Module):
                 name=f"conv_{i}",
             )(x)
             x = Norm(self.norm, name=f"norm_{i}")(x, calibrating=calibrating)
+            if self.num_context:
+                film = nn.Dense(2 * self.num_filters, dtype=self.dtype, name=f"film_{i}")(context)
+                scale, shift = jnp.split(film[:, None, None, :], 2, axis=-1)
+                x = x * (1 + scale) + shift
             x = jax.nn.relu(max_pool(x) if self.pooling == "max" else x)
         return head(x.reshape(x.shape[0], -1), self.num_outputs, self.dtype)
+
+    def _without_context(self, x: Array) -> tuple[Array, Float[Array, "examples num_context"]]:
+        channels = x.shape[-1] - self.num_context
+        if channels < 1:
+            raise ValueError(
+                f"the input has {x.shape[-1]} channels, and num_context={self.num_context} of them are context, which "
+                "leaves no image; append the context to the image's own channels, as `learners.cavia` does"
+            )
+        return x[..., :channels], x[:, 0, 0, channels:]
 
 
 def check_images(x: Array, *, smallest: int) -> None:

@@ -130,9 +130,10 @@ class Protocol:
                 f"{found[:12]}...; pass what its `load` returns, or name your own with "
                 "`dataclasses.replace(protocol, name=..., split_hash=None)`"
             )
-        ways, shots = train_ways or self.train_ways or num_ways, train_shots or self.train_shots or num_shots
-        queries = train_queries or self.train_queries or shots
-        test_queries = self.test_queries or num_shots
+        ways = _first_given(train_ways, self.train_ways, num_ways)
+        shots = _first_given(train_shots, self.train_shots, num_shots)
+        queries = _first_given(train_queries, self.train_queries, shots)
+        test_queries = _first_given(self.test_queries, num_shots)
         return Samplers(
             self._sampler(splits.meta_train, ways, shots, queries, self.train_rotations),
             self._sampler(splits.meta_valid, num_ways, num_shots, test_queries, self.test_rotations),
@@ -150,6 +151,10 @@ class Protocol:
             class_sizes=classes.class_sizes,
             augment=self.augment,
         )
+
+
+def _first_given(*numbers: int | None) -> int:
+    return next(number for number in numbers if number is not None)
 
 
 def _load_glyphs(data_dir: str | os.PathLike | None) -> ImageSplits:

@@ -57,6 +57,33 @@ def test_names_say_what_a_leaf_is(norm, key):
     assert len(biases) == (0 if norm in ("batch", "support") else 4)
 
 
+def test_a_context_scales_and_shifts_feature_maps_and_zeros_change_nothing(key):
+    plain, modulated = small("group"), small("group", num_context=2)
+    x, context = images(key), jnp.array([0.7, -1.2])
+    appended = lambda context: jnp.concatenate([x, jnp.broadcast_to(context, (*x.shape[:3], 2))], axis=-1)
+    params = moved(modulated.init(key, appended(context)), key)
+    with_films = params["params"]
+    films = {name: film for name, film in with_films.items() if name.startswith("film")}
+    without_bias = {name: {"kernel": film["kernel"], "bias": 0 * film["bias"]} for name, film in films.items()}
+    at_zero = modulated.apply({"params": {**with_films, **without_bias}}, appended(jnp.zeros(2)), None)
+    without_films = {"params": {name: leaf for name, leaf in with_films.items() if name not in films}}
+    np.testing.assert_allclose(at_zero, plain.apply(without_films, x, None), rtol=1e-5, atol=1e-6)
+
+    # the affine maps of a fixed context are those of the norm layers, which come just before
+    scaled = dict(without_films["params"])
+    for i in range(4):
+        scale, shift = jnp.split(context @ films[f"film_{i}"]["kernel"] + films[f"film_{i}"]["bias"], 2)
+        norm = scaled[f"norm_{i}"]
+        scaled[f"norm_{i}"] = {"scale": norm["scale"] * (1 + scale), "bias": norm["bias"] * (1 + scale) + shift}
+    expected = plain.apply({"params": scaled}, x, None)
+    np.testing.assert_allclose(modulated.apply(params, appended(context), None), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_input_that_is_all_context_is_refused(key):
+    with pytest.raises(ValueError, match="num_context=1 of them are context, which leaves no image"):
+        small(num_context=1).init(key, images(key))
+
+
 @pytest.mark.parametrize("path", ["BatchNorm_0/scale", "bn1/bias", "layer3/bn/weight", "net/~/layer_norm/offset"])
 def test_usual_names_of_norm_layers(path):
     assert models.is_norm(f"params/{path}")
@@ -150,6 +177,7 @@ def test_bfloat16_is_for_activations_only(key):
     [
         ({"num_outputs": 0}, "num_outputs=0"),
         ({"num_filters": 0}, "num_filters=0"),
+        ({"num_context": -1}, "num_context=-1"),
         ({"norm": "instance"}, "'batch', 'support', 'group', 'layer', 'none'"),
         ({"pooling": "mean"}, "'max' or 'strided'"),
         ({"conv": "fft"}, "'patches' or 'xla'"),

@@ -55,6 +55,12 @@ def test_as_many_queries_as_shots_where_the_protocol_says_so(splits):
     assert shapes(samplers.meta_train) == shapes(samplers.meta_test) == (1, 25, 25)
 
 
+@pytest.mark.parametrize("argument", ["train_ways", "train_shots", "train_queries"])
+def test_zero_is_refused_rather_than_taken_for_the_protocols_own(splits, argument):
+    with pytest.raises(ValueError, match=f"{argument.replace('train', 'num')}=0"):
+        on(splits, protocols.vinyals)(splits, num_ways=5, num_shots=1, **{argument: 0})
+
+
 def test_rotations_are_classes_only_where_they_shall_be(splits):
     on(splits, protocols.vinyals)(splits, num_ways=80, num_shots=1)  # 20 classes, four rotations of each
     with pytest.raises(ValueError, match="num_ways=21, but there are only 20 classes"):
