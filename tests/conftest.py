@@ -9,10 +9,11 @@ import pytest
 
 CACHE = pathlib.Path(__file__).parents[1] / ".cache"
 os.environ.setdefault("JMETA_CACHE", str(CACHE / "jmeta"))  # rendered glyphs stay out of the user's own cache
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "jax"))  # for scripts, wherever a test runs them
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(CACHE / "jax"))
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 # Before anything imports jmeta: every annotated function of jmeta has its arguments' shapes and dtypes checked.

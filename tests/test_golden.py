@@ -28,7 +28,7 @@ def first_losses(name: str) -> list[float]:
     sample = sample_for(entry)
     meta_params = entry.learner.init(jax.random.key(0), sample(jax.random.key(1)))
     if not entry.has_meta_params:
-        episodes = jmeta.over_tasks(entry.episode_fn)
+        episodes = jax.jit(jmeta.over_tasks(entry.episode_fn))
         stacked = tasks.stacked(sample, 4)
         keys = [training.step_keys(jax.random.key(2), step) for step in range(NUM_STEPS)]
         return [float(episodes(meta_params, stacked(key_tasks), key)[0]) for key_tasks, key in keys]

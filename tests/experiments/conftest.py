@@ -59,8 +59,7 @@ def tiny_folder(tmp_path, tiny_blobs) -> Recipe:
 def start_process():
     """`(module, *arguments) -> Popen` with captured output; whatever still runs at the end is killed."""
     started = []
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(ROOT / ".cache" / "jax")
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
 
     def start(module, *arguments):
         command = [sys.executable, "-m", module, *map(str, arguments)]

@@ -106,7 +106,7 @@ def test_a_baseline_becomes_a_row_without_weights(tmp_path, monkeypatch):
     words = "--run-dir run --training.num-steps 20 --training.steps-per-dispatch 10 --training.evaluate-every 20"
     command = ["blobs_protonet", *words.split(), "--training.num-valid-tasks", "8", "--testing.num-tasks", "16"]
     assert train.main(command) == 0
-    assert record.main(["run/seed_0", "tiny", "--title", "Tiny", "--baseline", "from scratch"]) == 0
+    assert record.main(["run/seed_0", "tiny", "--title", "Tiny", "--baseline", "nearest mean"]) == 0
     row = rows.read("tiny")
     assert not row.meta_params
     assert row.facts["train"] is None
