@@ -171,11 +171,13 @@ class MamlPlusPlus:
 
 @dataclass(frozen=True)
 class Reptile:
-    """Reptile, with an inner Adam without momentum."""
+    """Reptile, with an inner Adam without momentum, or RMSProp, which is the same with a state that is learned."""
 
     num_steps: int = 5
     batch_size: int = 10
     inner_lr: float = 1e-3
+    learns_optimizer_state: bool = True
+    """Whether the running mean of squared gradients goes on from task to task, as in the paper's code."""
     num_test_steps: int | None = None
     test_batch_size: int = 5
 

@@ -120,10 +120,14 @@ def _descending(method: parts.Descending, network: Network, loss_fn: LossFn, sou
 
 def _reptile(method: parts.Reptile, network: Network, loss_fn: LossFn, source: Source) -> Built:
     _check_same_ways(source)
-    model, inner = network.with_head(source.test_ways), optax.adam(method.inner_lr, b1=0.0)
+    model, learns_state = network.with_head(source.test_ways), method.learns_optimizer_state
+    warm = optax.rmsprop(method.inner_lr, decay=0.999, initial_scale=1e-4, eps_in_sqrt=False)
+    inner = warm if learns_state else optax.adam(method.inner_lr, b1=0.0)
 
     def make(num_steps: int, batch_size: int = method.test_batch_size) -> Learner:
-        return learners.reptile(model, loss_fn, inner, num_steps=num_steps, batch_size=batch_size)
+        return learners.reptile(
+            model, loss_fn, inner, num_steps=num_steps, batch_size=batch_size, learns_optimizer_state=learns_state
+        )
 
     learner = make(method.num_steps, method.batch_size)
     test_steps = _num_test_steps(method, source)

@@ -37,7 +37,7 @@ def descend(
 
     Returns:
       `inner_loop(params, context, key) -> (params, aux)`; `aux["inner_losses"]` is `[num_steps]`, the objective
-      *before* each step.
+      *before* each step, and `aux["optimizer_state"]` what the optimizer's state was at the end.
 
     Raises:
       ValueError: if `num_steps` is negative.

@@ -24,7 +24,8 @@ MakeOptimizer = Callable[[PyTree], optax.GradientTransformation]
 """`context -> optimizer`, so that an inner learning rate may itself be a meta-parameter."""
 
 InnerLoop = Callable[[PyTree, PyTree, RandomKey], tuple[PyTree, Aux]]
-"""`(params, context, key) -> (params, aux)`, with the objective at every step as `aux["inner_losses"]`."""
+"""`(params, context, key) -> (params, aux)`, with the objective at every step as `aux["inner_losses"]`, and the
+`aux["optimizer_state"]` in which the loop ended."""
 
 Adjoint = Callable[[Objective, MakeOptimizer, int], InnerLoop]
 
@@ -84,7 +85,7 @@ def _scanned_loop(
             return (optax.apply_updates(params, updates), optimizer_state), loss
 
         steps_and_keys = (jnp.arange(num_steps), jax.random.split(key, num_steps))
-        (params, _), losses = jax.lax.scan(inner_step, (params, optimizer.init(params)), steps_and_keys)
-        return params, {"inner_losses": losses}
+        (params, state), losses = jax.lax.scan(inner_step, (params, optimizer.init(params)), steps_and_keys)
+        return params, {"inner_losses": losses, "optimizer_state": state}
 
     return inner_loop

@@ -54,6 +54,9 @@ def entry(learner: Learner, episode_fn: EpisodeFn | None = None, *, loss_fn: Los
 
 
 _reptile = learners.reptile(network, CLASSIFY, INNER, num_steps=3, batch_size=4)
+_with_state = learners.reptile(
+    network, CLASSIFY, optax.rmsprop(0.01, decay=0.9), num_steps=3, batch_size=4, learns_optimizer_state=True
+)
 
 LEARNERS: dict[str, Entry] = {
     "maml": entry(learners.maml(network, CLASSIFY, INNER, num_steps=2)),
@@ -66,6 +69,9 @@ LEARNERS: dict[str, Entry] = {
     "meta_sgd": entry(learners.meta_sgd(network, CLASSIFY, num_steps=2, initial_lr=0.1)),
     "cavia": entry(learners.cavia(network, CLASSIFY, INNER, num_steps=2, num_context=3)),
     "maml_plus_plus": entry(learners.maml_plus_plus(network, CLASSIFY, num_steps=2, initial_lr=0.1)),
+    "reptile_with_state": entry(
+        _with_state, reptile_episode(_with_state, CLASSIFY), ignores_padding=False, depends_on_order=True
+    ),
     "reptile": entry(_reptile, reptile_episode(_reptile, CLASSIFY), ignores_padding=False, depends_on_order=True),
     "proto_maml": entry(learners.proto_maml(embedding, CLASSIFY, INNER, num_ways=WAYS, num_steps=2)),
     "protonet": entry(learners.protonet(embedding, num_ways=WAYS)),

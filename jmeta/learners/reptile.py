@@ -4,21 +4,37 @@ A task is learned by plain training on minibatches of its support, θ → φ, an
 θ ← θ + ε(φ − θ): no derivative through training at all. Written as an episode, θ − φ is the gradient of the surrogate
 ½‖θ − stop_gradient(φ)‖² (see `jmeta.episodes.reptile_episode`), so that the same trainer serves.
 
+An inner optimizer like Adam divides by a running mean of squared gradients. Started afresh for every task, its first
+steps have one length for every parameter, whether its gradient is signal or noise, and meta-training stalls. The
+paper's code lets that mean go on from task to task; here it is meta-learned, by the same rule as the initialisation.
+
 Reference: Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, arXiv:1803.02999, algorithm 2.
-Differs from the paper's code: an inner optimizer with state (Adam) starts afresh for every task, and minibatches are
-drawn independently, not as parts of a shuffled pass over the support.
+Differs from the paper's code: there the optimizer's state goes on from one task of a meta-step to the next, here every
+task of a meta-step starts in the same state, and moves it.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from .. import adjoints
-from ..adaptation import descend, merge_params, split_params, support_loss, with_support_statistics
+from ..adaptation import descend, merge_params, path_name, split_params, support_loss, with_support_statistics
 from ..models import is_statistic
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
+
+
+class _WithState(NamedTuple):
+    params: PyTree
+    optimizer_state: PyTree
+
+
+class _Context(NamedTuple):
+    rest: PyTree  # what inner steps leave alone
+    support: Batch
+    optimizer_state: PyTree
+    key_order: RandomKey
 
 
 def reptile(
@@ -28,6 +44,7 @@ def reptile(
     *,
     num_steps: int,
     batch_size: int | None = None,
+    learns_optimizer_state: bool = False,
 ) -> Learner:
     """Train on minibatches of the support, from a learned initialisation.
 
@@ -35,20 +52,26 @@ def reptile(
 
     Args:
       model, loss_fn, inner_optimizer, num_steps: as in `maml`.
-      batch_size: examples in an inner step's minibatch, drawn from the support without replacement; all if `None` or if
-        the support is no larger.
+      batch_size: examples in an inner step's minibatch, the next ones of a pass over the shuffled support; all of them
+        if `None` or if the support is no larger.
+      learns_optimizer_state: whether tasks start from a meta-learned state of the inner optimizer, rather than afresh.
+        It must have a state of floating-point numbers only, as `optax.rmsprop` has, and `optax.adam`, which counts its
+        steps, has not.
 
     Returns:
-      A learner whose meta-parameters and whose adapted state are both parameters of `model`.
+      A learner whose meta-parameters and whose adapted state are both parameters of `model`, or those and a state of
+      the optimizer.
 
     Raises:
-      ValueError: if `num_steps` is negative or `batch_size` is not positive.
+      ValueError: if `num_steps` is negative or `batch_size` is not positive; from `init`, if the optimizer's state
+        cannot be learned.
 
     Example:
       >>> import optax
       >>> from jmeta import learners, losses, models
-      >>> inner = optax.adam(1e-3, b1=0.0)
-      >>> learner = learners.reptile(models.mlp([16, 5]), losses.cross_entropy, inner, num_steps=5, batch_size=10)
+      >>> inner = optax.rmsprop(1e-3, decay=0.999, initial_scale=1e-4)
+      >>> learner = learners.reptile(
+      ...     models.mlp([16, 5]), losses.cross_entropy, inner, num_steps=5, batch_size=10, learns_optimizer_state=True)
 
     Reference:
       Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, arXiv:1803.02999, algorithm 2.
@@ -57,37 +80,68 @@ def reptile(
         raise ValueError(f"batch_size={batch_size}; a minibatch has at least one example")
     loss_on_support = support_loss(model, loss_fn)
 
-    def objective(params: PyTree, context: tuple[PyTree, Batch], step: Any, key: RandomKey) -> tuple[Any, Aux]:
-        del step
-        rest, support = context
-        key_batch, key_model = jax.random.split(key)
-        return loss_on_support(merge_params(params, rest), _minibatch(support, batch_size, key_batch), key_model)
+    def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
+        batch = _minibatch(context.support, batch_size, step, context.key_order)
+        return loss_on_support(merge_params(params, context.rest), batch, key)
 
-    inner_loop = descend(objective, inner_optimizer, num_steps=num_steps, adjoint=adjoints.first_order())
+    def make_optimizer(context: _Context) -> optax.GradientTransformation:
+        if not learns_optimizer_state:
+            return inner_optimizer
+        return optax.GradientTransformation(lambda _: context.optimizer_state, inner_optimizer.update)
+
+    inner_loop = descend(objective, make_optimizer, num_steps=num_steps, adjoint=adjoints.first_order())
 
     def init(key: RandomKey, task: Task) -> PyTree:
-        return model.init(key, task.support.x)
+        params = model.init(key, task.support.x)
+        if not learns_optimizer_state:
+            return params
+        state = inner_optimizer.init(split_params(params, _is_descended)[0])
+        _check_floating(state)
+        return _WithState(params, state)
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> PyTree:
-        key_descend, key_statistics = jax.random.split(key)
-        start, rest = split_params(meta_params, lambda path: not is_statistic(path))
-        adapted, _ = inner_loop(start, (rest, support), key_descend)
-        return with_support_statistics(model, merge_params(adapted, rest), support, key_statistics)
+        params, state = meta_params if learns_optimizer_state else (meta_params, None)
+        key_descend, key_order, key_statistics = jax.random.split(key, 3)
+        start, rest = split_params(params, _is_descended)
+        adapted, aux = inner_loop(start, _Context(rest, support, state, key_order), key_descend)
+        adapted = with_support_statistics(model, merge_params(adapted, rest), support, key_statistics)
+        return _WithState(adapted, aux["optimizer_state"]) if learns_optimizer_state else adapted
 
     def predict(meta_params: PyTree, adapted: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:
         del meta_params
-        return model.apply(adapted, x, key)
+        return model.apply(adapted.params if learns_optimizer_state else adapted, x, key)
 
     return Learner(init, adapt, predict)
 
 
-def _minibatch(support: Batch, batch_size: int | None, key: RandomKey) -> Batch:
+def _is_descended(path: str) -> bool:
+    return not is_statistic(path)
+
+
+def _check_floating(state: PyTree) -> None:
+    others = [
+        f"{path_name(path)} ({leaf.dtype})"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        if not jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    if others:
+        raise ValueError(
+            f"the inner optimizer's state is to be meta-learned, but of it {', '.join(others)} cannot move by degrees; "
+            "use an optimizer that counts no steps, such as optax.rmsprop, or learns_optimizer_state=False"
+        )
+
+
+def _minibatch(support: Batch, batch_size: int | None, step: Any, key: RandomKey) -> Batch:
+    """The next real examples of passes over the support, each pass in a random order of its own."""
     num_examples = jax.tree.leaves(support.y)[0].shape[0]
     if batch_size is None or batch_size >= num_examples:
         return support
-    # real examples first in a random order, padding last
-    priority = jax.random.uniform(key, (num_examples,))
-    if support.mask is not None:
-        priority = jnp.where(support.mask, priority, 2.0)
-    chosen = jnp.argsort(priority)[:batch_size]
+    is_real = jnp.ones(num_examples, bool) if support.mask is None else support.mask
+    num_real = jnp.maximum(is_real.sum(), 1)
+
+    def example_at(position: Any) -> Any:
+        priority = jax.random.uniform(jax.random.fold_in(key, position // num_real), (num_examples,))
+        return jnp.argsort(jnp.where(is_real, priority, 2.0))[position % num_real]
+
+    chosen = jax.vmap(example_at)(step * batch_size + jnp.arange(batch_size))
     return jax.tree.map(lambda leaf: leaf[chosen], support)

@@ -286,18 +286,40 @@ def test_proto_maml_gives_an_absent_class_no_probability(key):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
-def test_reptile_draws_fresh_minibatches_of_real_examples(key):
+def test_reptile_goes_through_shuffled_passes_of_the_real_examples(key):
     from jmeta.learners.reptile import _minibatch
 
     support = Batch(jnp.arange(10.0)[:, None], jnp.arange(10), jnp.arange(10) < 6)
-    drawn = [_minibatch(support, 4, jax.random.key(i)) for i in range(50)]
-    labels = np.stack([batch.y for batch in drawn])
-    assert labels.shape == (50, 4)
-    assert labels.max() == 5
-    assert set(labels.ravel()) == set(range(6))
-    assert all(len(set(row)) == 4 for row in labels)
-    assert all(batch.mask.all() for batch in drawn)
-    np.testing.assert_array_equal(_minibatch(support, 8, key).mask.sum(), 6)
+    labels = np.stack([_minibatch(support, 4, step, key).y for step in range(60)])
+    passes = labels.reshape(-1, 6)  # 60 batches of 4 are 40 passes over 6
+    np.testing.assert_array_equal(np.sort(passes), np.tile(np.arange(6), (40, 1)))
+    assert len({tuple(order) for order in passes}) > 30
+    assert _minibatch(support, 4, 0, key).mask.all()
+    np.testing.assert_array_equal(_minibatch(support, 10, 0, key).mask.sum(), 6)
+
+
+def test_reptile_learns_the_state_of_its_optimizer(float64, key):
+    """The way to the adapted state is the meta-gradient of the state, too, and a task starts where it is."""
+    decay, task, model = 0.9, regression_task(key), smooth_mlp()
+    inner = optax.rmsprop(0.01, decay=decay, eps_in_sqrt=False, initial_scale=0.5)
+    learner = learners.reptile(model, LOSS, inner, num_steps=1, learns_optimizer_state=True)
+    meta_params = learner.init(jax.random.key(1), task)
+    inner_grads = jax.grad(lambda params: LOSS(model.apply(params, task.support.x, None), task.support)[0])
+    expected = inner_grads(meta_params.params)
+    squares = jax.tree.map(lambda g: decay * 0.5 + (1 - decay) * g**2, expected)
+    adapted = learner.adapt(meta_params, task.support, key)
+    stepped = jax.tree.map(lambda p, g, v: p - 0.01 * g / (jnp.sqrt(v) + 1e-8), meta_params.params, expected, squares)
+    assert_trees_close(adapted.params, stepped)
+    grads = jax.grad(jmeta.episodes.reptile_episode(learner, LOSS), has_aux=True)(meta_params, task, key)[0]
+    moved = jax.tree.leaves(meta_params.optimizer_state), jax.tree.leaves(grads.optimizer_state)
+    for before, way, after in zip(*moved, jax.tree.leaves(squares), strict=True):
+        np.testing.assert_allclose(before - way, after, rtol=1e-10)
+
+
+def test_reptile_refuses_to_learn_a_count_of_steps(key):
+    learner = learners.reptile(smooth_mlp(), LOSS, optax.adam(0.1), num_steps=1, learns_optimizer_state=True)
+    with pytest.raises(ValueError, match=r"count \(int32\) cannot move by degrees"):
+        learner.init(key, regression_task(key))
 
 
 def test_reptile_on_the_whole_support_is_first_order_maml(float64, key):
