@@ -149,7 +149,7 @@ def timed_evaluation(
             meta_params,
             experiment.source.meta_test,
             loop.split_key("meta_test"),
-            protocol=experiment.source.protocol + (f", {num_steps} inner steps" if num_steps is not None else ""),
+            protocol=experiment.source.protocol + (f", {num_steps} inner step{'s' * (num_steps != 1)}" if num_steps is not None else ""),
             num_tasks=experiment.source.num_test_tasks,
             tasks_at_once=tasks_at_once,
         )

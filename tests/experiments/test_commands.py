@@ -174,7 +174,7 @@ def test_the_quickstart_leaves_what_it_says(capsys, tmp_path, tiny_folder, monke
     monkeypatch.setattr(recipes, "load", tiny.get)
     assert quickstart.main(["--num-steps", "11", "--num-tasks", "10"]) == 0
     output = capsys.readouterr().out
-    for words in ("nearest mean of pixels", "glyphs_protonet: ", "glyphs_maml: ", "1 inner steps", "step 20/20"):
+    for words in ("nearest mean of pixels", "glyphs_protonet: ", "glyphs_maml: ", "1 inner step", "step 20/20"):
         assert words in output
     for name in quickstart.RECIPES:
         (folder,) = (tmp_path / "runs" / "quickstart").glob(f"{name}-*")
