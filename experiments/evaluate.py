@@ -142,6 +142,7 @@ def timed_evaluation(
 ) -> Timed:
     """A learner on the fixed tasks of meta_test, the same for every learner; `num_steps` goes with the protocol."""
     start = time.perf_counter()
+    steps = "" if num_steps is None else ", 1 inner step" if num_steps == 1 else f", {num_steps} inner steps"
     with console.compile_clock() as compiling:
         evaluation = jmeta.evaluate(
             learner,
@@ -149,7 +150,7 @@ def timed_evaluation(
             meta_params,
             experiment.source.meta_test,
             loop.split_key("meta_test"),
-            protocol=experiment.source.protocol + (f", {num_steps} inner step{'s' * (num_steps != 1)}" if num_steps is not None else ""),
+            protocol=experiment.source.protocol + steps,
             num_tasks=experiment.source.num_test_tasks,
             tasks_at_once=tasks_at_once,
         )

@@ -78,7 +78,8 @@ def _training(train: dict[str, Any]) -> list[str]:
     steps = f"{train['num_steps']:,}"
     if train["num_steps"] != train["of_num_steps"]:
         steps += f" of {train['of_num_steps']:,}"
-    return [steps, f"{train['seconds'] / 60:.1f} min, {train['device']}, {train['cpus']} core{'s' * (train['cpus'] != 1)}"]
+    cores = "1 core" if train["cpus"] == 1 else f"{train['cpus']} cores"
+    return [steps, f"{train['seconds'] / 60:.1f} min, {train['device']}, {cores}"]
 
 
 def _difference(first: str, second: str, by_name: dict[str, rows.Row]) -> str | None:
