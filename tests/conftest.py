@@ -20,6 +20,14 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jaxtyping.install_import_hook("jmeta", "beartype.beartype")
 
 
+@pytest.fixture(autouse=True)
+def optimization(request):
+    """Compile quickly, for most of the suite's time is compiling, except in tests of what the optimizer makes of it."""
+    jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("optimized") is None)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def float64():
     """Run one test in double precision."""

@@ -14,6 +14,8 @@ from jmeta import Batch, Model, Task, learners, losses, models
 from jmeta.adaptation import path_name
 from jmeta.models import conv4 as conv4_factory
 
+pytestmark = pytest.mark.optimized
+
 POLICIES = ("batch", "support", "group", "layer", "none")
 
 
