@@ -58,6 +58,7 @@ def build(recipe: parts.Recipe) -> Experiment:
     source = sources.source(recipe.data, recipe.testing, recipe.training)
     network = Network(recipe.model)
     built = build_method(recipe.method, network, loss_fn, source, is_classification=is_classification)
+    _check_meta_optimizer(recipe.method, recipe.training)
     grad_fn = jax.value_and_grad(built.episode_fn, has_aux=True)
     batching = recipe.training.batching
     trainer = training.meta_trainer(jmeta.over_tasks(grad_fn, batching=batching), _optimizer(recipe.training))
@@ -74,6 +75,17 @@ def build(recipe: parts.Recipe) -> Experiment:
         num_test_steps=built.num_test_steps,
         is_classification=is_classification,
     )
+
+
+def _check_meta_optimizer(method: parts.Method, training: parts.Training) -> None:
+    """A learned mean of squares stays positive only while the meta-optimizer averages it with the tasks'."""
+    averages = training.optimizer == "sgd" and 0 < training.lr <= 1
+    if isinstance(method, parts.Reptile) and method.learns_optimizer_state and not averages:
+        raise ValueError(
+            "Reptile that learns its optimizer's state needs --training.optimizer sgd and --training.lr above 0 and at "
+            f"most 1, not {training.optimizer} and {training.lr:g}: a step may not take the running mean of squared "
+            "gradients below zero; or pass --method.no-learns-optimizer-state"
+        )
 
 
 def _optimizer(part: parts.Training) -> optax.GradientTransformation:

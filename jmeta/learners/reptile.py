@@ -49,6 +49,8 @@ def reptile(
     """Train on minibatches of the support, from a learned initialisation.
 
     Meta-train it with `jmeta.episodes.reptile_episode` and a meta-optimizer of plain SGD, whose rate is the paper's ε.
+    With a learned state it must be that, ε at most 1: such a step averages, while one of Adam's may take a mean of
+    squares below zero, and training to NaN.
 
     Args:
       model, loss_fn, inner_optimizer, num_steps: as in `maml`.

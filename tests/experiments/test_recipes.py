@@ -100,6 +100,8 @@ def test_overrides_reach_the_variants_of_a_method(words, method):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains_and_is_validated(name, on_device, tmp_path):
     short = dataclasses.replace(on_device.training, num_steps=2, steps_per_dispatch=1, evaluate_every=2)
+    if name == "reptile":
+        short = dataclasses.replace(short, optimizer="sgd", lr=1.0)
     recipe = dataclasses.replace(on_device, method=METHODS[name], training=short)
     before = build(recipe).init(jax.random.split(jax.random.key(short.seed))[0])
     state = train.train_one("tiny", recipe, tmp_path / "run")
@@ -146,6 +148,14 @@ def test_pretraining_is_refused_without_classes_on_the_device(tiny_blobs, tiny_f
 def test_what_tells_classes_apart_is_refused_on_regression(name, tiny_sinusoid):
     with pytest.raises(ValueError, match="tells classes apart, but these tasks are regression"):
         build(dataclasses.replace(tiny_sinusoid, method=METHODS[name]))
+
+
+@pytest.mark.parametrize(("optimizer", "lr"), [("adam", 1e-3), ("sgd", 1.5)])
+def test_a_meta_optimizer_that_could_make_a_mean_of_squares_negative_is_refused(optimizer, lr, on_device):
+    training = dataclasses.replace(on_device.training, optimizer=optimizer, lr=lr)
+    with pytest.raises(ValueError, match=f"at most 1, not {optimizer} and {lr:g}"):
+        build(dataclasses.replace(on_device, method=METHODS["reptile"], training=training))
+    build(dataclasses.replace(on_device, method=parts.Reptile(learns_optimizer_state=False), training=training))
 
 
 @pytest.mark.parametrize("name", ["anil", "boil", "cavia", "reptile", "proto_maml"])
