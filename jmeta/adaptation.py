@@ -4,6 +4,7 @@ This is what optimisation-based learners do inside `adapt`, and what a researche
 loop is differentiated is an argument (see `jmeta.adjoints`), not another loop.
 """
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import optax
 
 from . import adjoints
 from .adjoints import Adjoint, InnerLoop, MakeOptimizer, Objective
+from .losses import checked_loss
 from .models.chain import apply_and_calibrate
 from .types import Aux, Batch, LossFn, Model, PyTree, RandomKey
 
@@ -40,7 +42,8 @@ def descend(
       *before* each step, and `aux["optimizer_state"]` what the optimizer's state was at the end.
 
     Raises:
-      ValueError: if `num_steps` is negative.
+      ValueError: if `num_steps` is no integer or negative; at trace time, if the objective returns anything but a
+        scalar and a dictionary.
 
     Example:
       >>> import jax, optax
@@ -50,10 +53,14 @@ def descend(
       >>> float(params)
       0.75
     """
-    if num_steps < 0:
-        raise ValueError(f"num_steps={num_steps} is negative; 0 steps leave the initial model as it is")
+    if not isinstance(num_steps, numbers.Integral) or num_steps < 0:
+        raise ValueError(f"num_steps={num_steps}; expected an integer, 0 to leave the initial model as it is, or more")
     make_optimizer = optimizer if callable(optimizer) else lambda _: optimizer
-    return adjoint(objective, make_optimizer, num_steps)
+
+    def checked(params: PyTree, context: PyTree, step: Any, key: RandomKey) -> tuple[Any, Aux]:
+        return checked_loss(objective(params, context, step, key), "the objective of an inner loop")
+
+    return adjoint(checked, make_optimizer, num_steps)
 
 
 def split_params(params: PyTree, is_adapted: Callable[[str], bool]) -> tuple[PyTree, PyTree]:

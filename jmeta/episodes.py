@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from .losses import checked_loss
 from .types import Aux, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
 
 
@@ -24,6 +25,9 @@ def episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
 
     Returns:
       The episode function `(meta_params, task, key) -> (loss, aux)` of one task.
+
+    Raises:
+      ValueError: at trace time, if `loss_fn` returns anything but a scalar and a dictionary.
 
     Example:
       >>> import jmeta, jax
@@ -40,7 +44,7 @@ def episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
         key_adapt, key_predict = jax.random.split(key)
         adapted = learner.adapt(meta_params, task.support, key_adapt)
         outputs = learner.predict(meta_params, adapted, task.query.x, key_predict)
-        return loss_fn(outputs, task.query)
+        return checked_loss(loss_fn(outputs, task.query), "loss_fn")
 
     return episode_fn
 
@@ -81,7 +85,8 @@ def reptile_episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
                 f"they are {jax.tree.structure(meta_params)} and {jax.tree.structure(adapted)}"
             )
         distance = optax.tree.norm(jax.tree.map(jnp.subtract, meta_params, adapted), squared=True)
-        _, aux = loss_fn(learner.predict(meta_params, adapted, task.query.x, key_predict), task.query)
+        outputs = learner.predict(meta_params, adapted, task.query.x, key_predict)
+        _, aux = checked_loss(loss_fn(outputs, task.query), "loss_fn")
         return 0.5 * distance, jax.lax.stop_gradient(aux)
 
     return episode_fn

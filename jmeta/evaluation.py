@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from .adaptation import without_padding
 from .leaks import leaks
+from .losses import checked_loss
 from .tasks.few_shot import as_partial
 from .types import Aux, Batch, Learner, LossFn, PyTree, RandomKey, Task
 
@@ -81,8 +82,12 @@ def evaluate(
       num_tasks: at least 2.
       tasks_at_once: tasks in one `vmap`; a matter of speed and memory only.
 
+    Returns:
+      An `Evaluation`: by name, means over tasks with 95 % intervals; inductive, and transductive where that differs.
+
     Raises:
-      ValueError: if `num_tasks` is below 2 (there is no interval), or `tasks_at_once` is not positive.
+      ValueError: if `num_tasks` is below 2 (there is no interval), or `tasks_at_once` is not positive; if `loss_fn`
+        returns anything but a scalar and a dictionary.
 
     Example:
       >>> import jax, jmeta
@@ -130,7 +135,7 @@ def per_task_metrics(
 
     def one_task(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Aux, Aux]:
         def judged(outputs: PyTree) -> Aux:
-            loss, aux = loss_fn(outputs, task.query)
+            loss, aux = checked_loss(loss_fn(outputs, task.query), "loss_fn")
             return {**{name: value for name, value in aux.items() if jnp.ndim(value) == 0}, "loss": loss}
 
         adapted = learner.adapt(meta_params, task.support, key)

@@ -4,11 +4,41 @@ They are what an inner loop descends on the support and what an episode is judge
 the real examples of the batch: padding, where `batch.mask` is False, changes neither value nor gradient.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from .types import Aux, Batch
+
+
+def checked_loss(result: Any, of: str) -> tuple[Any, Aux]:
+    """What a loss function returned, if it is `(loss, aux)`: a scalar and a dictionary.
+
+    Args:
+      result: of the function.
+      of: what it is called in the message.
+
+    Raises:
+      ValueError: if it is anything else, at trace time.
+
+    Example:
+      >>> loss, aux = checked_loss((0.5, {}), "loss_fn")
+      >>> checked_loss(0.5, "loss_fn")
+      Traceback (most recent call last):
+      ...
+      ValueError: loss_fn must return (loss, aux), a scalar and a dictionary, but it returned a float
+    """
+    expected = f"{of} must return (loss, aux), a scalar and a dictionary, but it returned"
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise ValueError(f"{expected} a {type(result).__name__}")
+    loss, aux = result
+    if jnp.shape(loss) != () or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
+        raise ValueError(f"{expected} a loss of shape {jnp.shape(loss)} and dtype {jnp.result_type(loss)}")
+    if not isinstance(aux, dict):
+        raise ValueError(f"{expected} an aux that is a {type(aux).__name__}")
+    return loss, aux
 
 
 def masked_mean(values: Float[Array, "examples"], batch: Batch) -> Float[Array, ""]:

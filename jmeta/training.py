@@ -6,7 +6,7 @@ and any single step can be replayed. Loops that print, save and stop are the cal
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from .episodes import count_tasks
+from .losses import checked_loss
 from .tasks.few_shot import as_partial
 from .types import Aux, GradFn, MetaTrainer, PyTree, RandomKey, Task
 
@@ -28,7 +29,7 @@ class MetaState(NamedTuple):
       meta_params: the parameters being meta-learned.
       optimizer_state: the meta-optimizer's.
       step: int32, meta-steps done, skipped ones included.
-      num_skipped: int32, meta-steps skipped since their loss or gradient was not finite.
+      num_skipped: int32, meta-steps skipped since their loss, gradient or result was not finite.
       num_skipped_in_a_row: int32, how many of them were the latest.
       last_skipped_step: int32, the latest one's number, or -1.
     """
@@ -44,8 +45,8 @@ class MetaState(NamedTuple):
 def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) -> MetaTrainer:
     """Meta-steps of an optax optimizer on a meta-gradient.
 
-    A meta-step whose loss or gradient is not finite changes neither parameters nor optimizer; it is counted in the
-    state, and the caller decides when there were too many.
+    A meta-step whose loss or gradient is not finite, or that would take a parameter or the optimizer's state there,
+    changes neither; it is counted in the state, and the caller decides when there were too many.
 
     Args:
       grad_fn: `(meta_params, tasks, key) -> ((loss, aux), grads)` on stacked tasks, such as
@@ -57,7 +58,8 @@ def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) 
       `update(state, tasks, key) -> (state, aux)`; `aux` is that of the episode and `loss`, `grad_norm`, `is_skipped`.
 
     Raises:
-      ValueError: at trace time, if the gradient's tree is not that of the meta-parameters.
+      ValueError: at trace time, if `grad_fn` returns anything else, or a gradient whose tree is not that of the
+        meta-parameters.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -74,12 +76,11 @@ def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) 
         return jax.tree.map(jnp.array, state)  # copies: a donated buffer must be nobody else's
 
     def update(state: MetaState, tasks: PyTree, key: RandomKey) -> tuple[MetaState, Aux]:
-        (loss, aux), grads = grad_fn(state.meta_params, tasks, key)
-        _check_structure(grads, state.meta_params)
-        is_finite = all_finite((loss, grads))
+        (loss, aux), grads = _checked(grad_fn(state.meta_params, tasks, key), state.meta_params)
         updates, optimizer_state = meta_optimizer.update(grads, state.optimizer_state, state.meta_params)
         stepped = (optax.apply_updates(state.meta_params, updates), optimizer_state)
         kept = (state.meta_params, state.optimizer_state)
+        is_finite = all_finite((loss, grads)) & _stays_finite(kept, stepped)
         meta_params, optimizer_state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), stepped, kept)
         skipped = 1 - is_finite.astype(jnp.int32)
         state = MetaState(
@@ -203,10 +204,31 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def _check_structure(grads: PyTree, meta_params: PyTree) -> None:
+def _stays_finite(old: PyTree, new: PyTree) -> Bool[Array, ""]:
+    """Whether no finite number became one that is not: an optimizer may begin with an infinity of its own."""
+    pairs = zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
+    kept = [
+        (jnp.isfinite(after) | ~jnp.isfinite(before)).all()
+        for before, after in pairs
+        if jnp.issubdtype(jnp.result_type(after), jnp.inexact)
+    ]
+    return jnp.stack(kept).all()
+
+
+def _checked(result: Any, meta_params: PyTree) -> tuple[tuple[Any, Aux], PyTree]:
+    """What a gradient function returned, if it is `((loss, aux), grads)`."""
+    is_nested = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], tuple)
+    if not is_nested:
+        raise ValueError(
+            "grad_fn must return ((loss, aux), grads), as jax.value_and_grad(episode_fn, has_aux=True) does, but it "
+            f"returned {jax.tree.structure(result)}"
+        )
+    value, grads = result
+    loss, aux = checked_loss(value, "the episode function")
     expected, got = jax.tree.structure(meta_params), jax.tree.structure(grads)
     if expected != got:
         raise ValueError(
             f"grad_fn returned a gradient of structure {got}, but the meta-parameters are {expected}; "
             "it must be `((loss, aux), grads)` with the gradient of its first argument"
         )
+    return (loss, aux), grads

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jmeta
-from jmeta import Learner, learners, losses
+from jmeta import Learner, learners, losses, models, tasks
 from jmeta.episodes import reptile_episode
 
 from .networks import regression_task, smooth_mlp, stacked_regression_tasks
@@ -94,3 +94,21 @@ def test_reptile_refuses_a_learner_that_adapts_something_else(key):
     learner = Learner(lambda key, task: {"w": 1.0}, lambda m, support, key: [1.0], lambda m, a, x, key: x)
     with pytest.raises(ValueError, match="must have one structure"):
         reptile_episode(learner, losses.squared_error)({"w": 1.0}, regression_task(key), key)
+
+
+@pytest.mark.parametrize("judge", ["episode", "reptile_episode", "evaluate"])
+def test_a_loss_without_aux_is_refused(key, judge):
+    loss_fn = lambda outputs, batch: jnp.square(outputs - batch.y).mean()
+    sample = tasks.sinusoid(num_shots=2, num_queries=2)
+    learner = learners.reptile(models.mlp([4, 1]), losses.squared_error, optax.sgd(0.1), num_steps=1)
+    task = sample(key)
+    meta_params = learner.init(key, task)
+    judges = {
+        "episode": lambda: jmeta.episode(learner, loss_fn)(meta_params, task, key),
+        "reptile_episode": lambda: reptile_episode(learner, loss_fn)(meta_params, task, key),
+        "evaluate": lambda: jmeta.evaluate(
+            learner, loss_fn, meta_params, sample, key, protocol="sinusoid", num_tasks=2
+        ),
+    }
+    with pytest.raises(ValueError, match=r"loss_fn must return \(loss, aux\)"):
+        judges[judge]()

@@ -114,6 +114,32 @@ def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is(key):
     np.testing.assert_array_equal(state.meta_params, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "gradient"),
+    [(optax.sgd(1e3), 1e38), (optax.adam(0.1), 1e25)],
+    ids=["a parameter overflows", "a mean of squares overflows"],
+)
+def test_a_step_to_what_is_not_finite_is_skipped_though_loss_and_gradient_are(key, optimizer, gradient):
+    """Else the run goes on from there, and the steps after it are blamed."""
+    trainer = jmeta.meta_trainer(lambda p, t, k: ((p.sum(), {}), jnp.full_like(p, gradient)), optimizer)
+    start = trainer.init(jnp.zeros(2))
+    state, aux = jax.jit(trainer.update)(start, None, key)
+    assert int(aux["is_skipped"]) == int(state.num_skipped) == 1
+    assert_same_bits((state.meta_params, state.optimizer_state), (start.meta_params, start.optimizer_state))
+
+
+def test_an_optimizer_may_begin_with_an_infinity(key):
+    """As `reduce_on_plateau` does, whose best value so far is none."""
+    keeps_smallest = optax.GradientTransformation(
+        lambda params: jnp.inf, lambda grads, state, params: (grads, jnp.minimum(state, optax.tree.norm(grads)))
+    )
+    optimizer = optax.chain(keeps_smallest, optax.sgd(0.1))
+    trainer = jmeta.meta_trainer(lambda p, t, k: ((p.sum(), {}), jnp.ones_like(p)), optimizer)
+    state, _ = trainer.update(trainer.init(jnp.zeros(2)), None, key)
+    assert int(state.num_skipped) == 0
+    np.testing.assert_allclose(state.meta_params, -0.1)
+
+
 def test_progress_goes_from_zero_towards_one(key):
     seen = []
 
@@ -138,6 +164,15 @@ def test_a_gradient_of_another_structure_is_refused(key):
     trainer = jmeta.meta_trainer(lambda p, t, k: ((jnp.zeros(()), {}), [p["w"]]), optax.sgd(0.1))
     with pytest.raises(ValueError, match="returned a gradient of structure"):
         trainer.update(trainer.init({"w": jnp.zeros(2)}), None, key)
+
+
+@pytest.mark.parametrize(
+    "result", [0.0, (0.0, jnp.zeros(2)), (jnp.zeros(2), {})], ids=["a loss", "no aux", "of jax.grad"]
+)
+def test_what_is_no_value_and_gradient_is_refused(key, result):
+    trainer = jmeta.meta_trainer(lambda p, t, k: result, optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"grad_fn must return \(\(loss, aux\), grads\), as jax.value_and_grad"):
+        trainer.update(trainer.init(jnp.zeros(2)), None, key)
 
 
 def test_no_steps_are_refused(trainer):

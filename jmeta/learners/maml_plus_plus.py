@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from .. import adjoints
 from ..adaptation import descend, learned_rates, merge_params, split_params, support_loss, with_support_statistics
 from ..adjoints import Adjoint, InnerLoop
+from ..losses import checked_loss
 from ..models import is_norm, is_statistic
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
 
@@ -138,7 +139,7 @@ def multi_step_episode(
             whole = merge_params(params, _row(meta_params["norms"], index))
             whole = with_support_statistics(model, whole, task.support, key_statistics)
             outputs = model.apply(whole, task.query.x, jax.random.fold_in(key_query, index))
-            return params, loss_fn(outputs, task.query)
+            return params, checked_loss(loss_fn(outputs, task.query), "loss_fn")
 
         _, (losses, aux) = jax.lax.scan(step, meta_params["params"], _steps_and_keys(num_steps, key_steps))
         loss = jnp.dot(_step_weights(task.progress, num_steps, annealed_until), losses)

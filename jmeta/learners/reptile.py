@@ -89,7 +89,7 @@ def reptile(
     def make_optimizer(context: _Context) -> optax.GradientTransformation:
         if not learns_optimizer_state:
             return inner_optimizer
-        return optax.GradientTransformation(lambda _: context.optimizer_state, inner_optimizer.update)
+        return optax.GradientTransformation(lambda params: context.optimizer_state, inner_optimizer.update)  # noqa: ARG005
 
     inner_loop = descend(objective, make_optimizer, num_steps=num_steps, adjoint=adjoints.first_order())
 

@@ -163,7 +163,7 @@ def test_mistakes_are_refused():
     for changed, message in [
         ({"num_ways": 0}, "num_ways=0; expected"),
         ({"num_classes": 0}, "num_classes=0; expected"),
-        ({"num_steps": -1}, "num_steps=-1 is negative"),
+        ({"num_steps": -1}, "num_steps=-1; expected an integer"),
         ({"head": "round"}, "head='round'; expected one of 'cosine', 'linear'"),
         ({"scale": 0.0}, r"scale=0\.0; expected a positive"),
     ]:

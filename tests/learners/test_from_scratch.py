@@ -78,5 +78,5 @@ def test_statistics_are_those_of_the_trained_model(key):
 
 
 def test_mistakes_are_refused():
-    with pytest.raises(ValueError, match="num_steps=-1 is negative"):
+    with pytest.raises(ValueError, match="num_steps=-1; expected an integer"):
         from_scratch(smooth_mlp(3), losses.cross_entropy, optax.sgd(0.1), num_steps=-1)
