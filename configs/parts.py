@@ -62,6 +62,8 @@ class Folder:
     """1 for grey, 3 for colours."""
     train_ways: int | None = None
     """Classes in a training task; as many as at test if not given."""
+    train_shots: int | None = None
+    """Support examples of each class in training; as many as at test if not given."""
     num_queries: int = 5
     """Queries of each class, in training and at test."""
     host_fed: bool = False

@@ -1,6 +1,6 @@
 """From a recipe's plain values to the functions of an experiment: samplers, learner, episode, trainer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ from configs import parts
 from jmeta import Learner, losses, training
 from jmeta.types import GradFn, LossFn, MetaTrainer, PyTree, RandomKey
 
-from . import sources
+from . import checks, sources
 from .methods import build_method
 from .networks import Network
 from .sources import Source
@@ -32,6 +32,7 @@ class Experiment(NamedTuple):
       make_learner: the learner with another number of inner steps; `None` if it has none.
       num_test_steps: inner steps that `learner` takes; `None` if it has none.
       is_classification: judged by accuracy, and else by loss.
+      training_names: what metrics of training are called that are not what testing measures.
     """
 
     source: Source
@@ -45,20 +46,21 @@ class Experiment(NamedTuple):
     make_learner: Callable[[int], Learner] | None
     num_test_steps: int | None
     is_classification: bool
+    training_names: Mapping[str, str]
 
 
 def build(recipe: parts.Recipe) -> Experiment:
     """The experiment that a recipe describes.
 
     Raises:
-      ValueError: if its parts do not fit together.
+      ValueError: if a number is out of its range, or its parts do not fit together.
     """
+    checks.check(recipe)
     is_classification = not isinstance(recipe.data, parts.Sinusoid)
     loss_fn = losses.cross_entropy if is_classification else losses.squared_error
     source = sources.source(recipe.data, recipe.testing, recipe.training)
     network = Network(recipe.model)
     built = build_method(recipe.method, network, loss_fn, source, is_classification=is_classification)
-    _check_meta_optimizer(recipe.method, recipe.training)
     grad_fn = jax.value_and_grad(built.episode_fn, has_aux=True)
     batching = recipe.training.batching
     trainer = training.meta_trainer(jmeta.over_tasks(grad_fn, batching=batching), _optimizer(recipe.training))
@@ -74,18 +76,8 @@ def build(recipe: parts.Recipe) -> Experiment:
         make_learner=built.make_learner,
         num_test_steps=built.num_test_steps,
         is_classification=is_classification,
+        training_names=built.training_names,
     )
-
-
-def _check_meta_optimizer(method: parts.Method, training: parts.Training) -> None:
-    """A learned mean of squares stays positive only while the meta-optimizer averages it with the tasks'."""
-    averages = training.optimizer == "sgd" and 0 < training.lr <= 1
-    if isinstance(method, parts.Reptile) and method.learns_optimizer_state and not averages:
-        raise ValueError(
-            "Reptile that learns its optimizer's state needs --training.optimizer sgd and --training.lr above 0 and at "
-            f"most 1, not {training.optimizer} and {training.lr:g}: a step may not take the running mean of squared "
-            "gradients below zero; or pass --method.no-learns-optimizer-state"
-        )
 
 
 def _optimizer(part: parts.Training) -> optax.GradientTransformation:

@@ -7,8 +7,9 @@ most one every ten seconds.
 import contextlib
 import os
 import pathlib
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import rich.console
@@ -22,8 +23,30 @@ class StoppedError(Exception):
     """A run that cannot go on, for a reason that its message tells."""
 
 
-USER_ERRORS = (StoppedError, ValueError, FileNotFoundError, ImportError, DamagedCheckpointError)
+USER_ERRORS = (StoppedError, ValueError, OSError, ImportError, DamagedCheckpointError)
 """What command lines print as one line: the message says what to do."""
+
+
+def run_command(command: Callable[[], None], *, if_interrupted: str) -> int:
+    """Run a command line; returns its exit status.
+
+    What a user can mend is printed as one line; with `JMETA_TRACEBACK=1` in the environment, with where it came from.
+
+    Args:
+      command: prints and writes all that it does.
+      if_interrupted: what to say after Ctrl-C.
+    """
+    try:
+        command()
+    except KeyboardInterrupt:
+        print(f"interrupted; {if_interrupted}", file=sys.stderr)
+        return 130
+    except USER_ERRORS as error:
+        if os.environ.get("JMETA_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def use_compilation_cache() -> None:
@@ -129,8 +152,8 @@ def print_table(title: str, rows: list[dict[str, str]]) -> None:
 
 
 def _shown(metrics: Mapping[str, float]) -> str:
-    names = [name for name in ("loss", "accuracy") if name in metrics]
-    text = "  ".join(f"{name} {metrics[name]:.4f}" for name in names)
+    names = [name for name in ("objective", "loss", "accuracy", "accuracy_of_all_classes") if name in metrics]
+    text = "  ".join(f"{name.replace('_', ' ')} {metrics[name]:.4f}" for name in names)
     skipped = metrics.get("num_skipped", 0)
     return f"{text}  skipped {skipped:.0f}" if skipped else text
 

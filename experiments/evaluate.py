@@ -6,8 +6,6 @@ the interval over several seeds in `over_seeds.json` of their common folder.
 """
 
 import dataclasses
-import fcntl
-import json
 import pathlib
 import sys
 import time
@@ -73,7 +71,9 @@ def seed_folders(folder: pathlib.Path) -> list[pathlib.Path]:
         return [folder]
     found = sorted(path.parent for path in folder.glob("seed_*/config.json"))
     if not found:
-        raise ValueError(f"{folder} is not a run folder and has none in it; pass what --run-dir was, or runs/NAME")
+        runs = sorted(str(path.parent) for path in folder.glob("*/config.json"))
+        inside = f", but {', '.join(runs)} {'are' if len(runs) > 1 else 'is'}" if runs else " and has none in it"
+        raise ValueError(f"{folder} is not a run folder{inside}; pass what --run-dir was, or runs/NAME")
     return found
 
 
@@ -101,7 +101,7 @@ def load_run(folder: pathlib.Path) -> tuple[str, parts.Recipe, PyTree]:
 
 
 def tested_otherwise(recipe: parts.Recipe, options: Options) -> parts.Recipe:
-    """The recipe with the options' test tasks and its own training tasks.
+    """The recipe with the options' test tasks; of its training tasks only the number of ways matters any more.
 
     Raises:
       ValueError: if it was not trained on images, or was trained on classes that another protocol tests.
@@ -113,9 +113,15 @@ def tested_otherwise(recipe: parts.Recipe, options: Options) -> parts.Recipe:
         ways = recipe.data.train_ways or named_protocol(recipe.data.protocol).train_ways or recipe.testing.num_ways
         protocol = options.protocol or recipe.data.protocol
         _check_unseen(recipe.data.protocol, protocol)
-        changed["data"] = dataclasses.replace(recipe.data, protocol=protocol, train_ways=ways)
+        # training tasks are not drawn again: one image for each part, so that no class has too few
+        changed["data"] = dataclasses.replace(
+            recipe.data, protocol=protocol, train_ways=ways, train_shots=1, train_queries=1
+        )
     elif options.protocol is not None:
-        raise ValueError(f"--protocol {options.protocol} is one of images, but the run is not; leave it out")
+        raise ValueError(f"--protocol {options.protocol} is of named images, but the run is not; leave it out")
+    elif isinstance(recipe.data, parts.Folder):
+        ways = recipe.data.train_ways or recipe.testing.num_ways
+        changed["data"] = dataclasses.replace(recipe.data, train_ways=ways, train_shots=1)
     return dataclasses.replace(recipe, **changed)  # pyright: ignore[reportArgumentType]
 
 
@@ -142,7 +148,7 @@ def timed_evaluation(
 ) -> Timed:
     """A learner on the fixed tasks of meta_test, the same for every learner; `num_steps` goes with the protocol."""
     start = time.perf_counter()
-    steps = "" if num_steps is None else ", 1 inner step" if num_steps == 1 else f", {num_steps} inner steps"
+    steps = "" if num_steps is None else f", {loop.inner_steps(num_steps)}"
     with console.compile_clock() as compiling:
         evaluation = jmeta.evaluate(
             learner,
@@ -224,15 +230,12 @@ def curve(
 
 def store(folder: pathlib.Path, split_hash: str | None, results: dict[str, Timed]) -> None:
     """Add results, by name, to the folder's `evaluation.json`, one process after the other."""
-    path = folder / "evaluation.json"
-    with (folder / "evaluation.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
-        stored = json.loads(path.read_text()) if path.exists() else {}
-        for name, timed in results.items():
-            seconds = {"seconds": timed.seconds, "compile_seconds": timed.compile_seconds}
-            entry = {**as_json(timed.evaluation), **seconds, "split_hash": split_hash}
-            stored[f"{name} | {timed.evaluation.protocol}"] = entry
-        run_folder.replace_text(path, json.dumps(stored, indent=1) + "\n")
+    entries = {}
+    for name, timed in results.items():
+        seconds = {"seconds": timed.seconds, "compile_seconds": timed.compile_seconds}
+        entry = {**as_json(timed.evaluation), **seconds, "split_hash": split_hash}
+        entries[f"{name} | {timed.evaluation.protocol}"] = entry
+    run_folder.add_to_json(folder / "evaluation.json", entries)
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -270,7 +273,7 @@ def evaluate_seed(folder: pathlib.Path, options: Options) -> Timed:
     console.print_table(f"{folder}: meta_test", [table_row(key, result) for key, result in results.items()])
     for baseline in beside:
         gain = gains({name: timed, baseline: results[baseline]}, over=baseline)[name]
-        print(f"{name}: {gain} over {baseline}, task by task")
+        print(f"{name}: {gain} over {baseline}, task by task, on {experiment.source.name}")
     return timed
 
 
@@ -292,7 +295,8 @@ def draw_episode(folder: pathlib.Path, name: str, experiment: Experiment, meta_p
         return task, learner.predict(meta_params, adapted, task.query.x, None)
 
     task, logits = jax.device_get(predictions(meta_params))
-    return pictures.episode(folder / "test_episode.png", task, logits, title=f"{name}, a test task")
+    title = f"{name}, a test task of {experiment.source.name}"
+    return pictures.episode(folder / "test_episode.png", task, logits, title=title)
 
 
 def draw_curve(folder: pathlib.Path, name: str, protocol: str, by_steps: dict[int, Timed]) -> pathlib.Path:
@@ -306,24 +310,25 @@ def draw_curve(folder: pathlib.Path, name: str, protocol: str, by_steps: dict[in
     return pictures.adaptation_curve(folder / "adaptation_curve.png", curves, metric=metric, title=title)
 
 
+def evaluate_all(options: Options) -> None:
+    """Evaluate every seed's run, and print and store the interval over several."""
+    results = {folder.name: evaluate_seed(folder, options).evaluation for folder in seed_folders(options.run)}
+    if len(results) == 1:
+        return
+    first = next(iter(results.values()))
+    metric = main_metric(first)
+    by_seed = {f"{metric}, inductive": {seed: one.inductive[metric].mean for seed, one in results.items()}}
+    both = {seed: one.transductive[metric].mean for seed, one in results.items() if one.transductive}
+    by_seed |= {f"{metric}, transductive": both} if both else {}
+    for words, over in over_seeds.store(options.run, f"meta_test | {first.protocol}", by_seed).items():
+        print(f"{len(results)} seeds: {words}, {shown(metric, over)} (95 % interval over seeds), {first.protocol}")
+
+
 def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit status."""
     options = tyro.cli(Options, args=arguments, prog="python -m experiments.evaluate")
     console.use_compilation_cache()
-    try:
-        results = {folder.name: evaluate_seed(folder, options).evaluation for folder in seed_folders(options.run)}
-    except console.USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if len(results) > 1:
-        first = next(iter(results.values()))
-        metric = main_metric(first)
-        by_seed = {f"{metric}, inductive": {seed: one.inductive[metric].mean for seed, one in results.items()}}
-        both = {seed: one.transductive[metric].mean for seed, one in results.items() if one.transductive}
-        by_seed |= {f"{metric}, transductive": both} if both else {}
-        for words, over in over_seeds.store(options.run, f"meta_test | {first.protocol}", by_seed).items():
-            print(f"{len(results)} seeds: {words}, {shown(metric, over)} (95 % interval over seeds)")
-    return 0
+    return console.run_command(lambda: evaluate_all(options), if_interrupted="what was printed is stored")
 
 
 if __name__ == "__main__":

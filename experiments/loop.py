@@ -24,7 +24,7 @@ from jmeta.evaluation import Estimate, estimate, per_task_metrics
 from jmeta.training import MetaState
 from jmeta.types import Aux, PyTree, RandomKey
 
-from . import console, run_folder
+from . import checks, console, run_folder
 from .build import Experiment
 from .diagnosis import examine_step
 from .sources import HostTasks
@@ -73,9 +73,10 @@ def init_state(experiment: Experiment, seed: int) -> RunState:
     )
 
 
-def mean_metrics(aux: Aux) -> dict[str, float]:
-    """The mean over the meta-steps of one dispatch that were not skipped, and how many were."""
+def mean_metrics(aux: Aux, training_names: Mapping[str, str]) -> dict[str, float]:
+    """The mean over the meta-steps of one dispatch that were not skipped, and how many were; see `Experiment`."""
     kept = np.asarray(aux["is_skipped"]) == 0
+    aux = {training_names.get(name, name): values for name, values in aux.items()}
     names = [name for name, values in aux.items() if name != "is_skipped" and np.ndim(values) == 1]
     means = {name: np.asarray(aux[name], np.float64)[kept].mean() if kept.any() else np.nan for name in sorted(names)}
     return {name: float(mean) for name, mean in means.items()} | {"num_skipped": float((~kept).sum())}
@@ -155,6 +156,17 @@ def _fed_dispatcher(experiment: Experiment, part: Training, stream: HostTasks, s
     return from_host
 
 
+def valid_protocol(experiment: Experiment) -> str:
+    """What numbers of meta_valid stand beside: how its tasks are drawn and judged."""
+    steps = "" if experiment.num_test_steps is None else f", {inner_steps(experiment.num_test_steps)}"
+    return f"{experiment.source.valid_protocol}{steps}, all queries of a task together"
+
+
+def inner_steps(num_steps: int) -> str:
+    """Their number in words."""
+    return "1 inner step" if num_steps == 1 else f"{num_steps} inner steps"
+
+
 def validator(experiment: Experiment, part: Training, tasks_at_once: int) -> Callable[[PyTree], dict[str, Estimate]]:
     """`meta_params -> estimates` on the fixed tasks of meta_valid, compiled once."""
     measure = per_task_metrics(experiment.learner, experiment.loss_fn)
@@ -216,7 +228,7 @@ def run_seeds(
       ValueError: as `run` and `dispatcher`.
       DivergedError: if any seed had too many skipped steps, when the others are at their end.
     """
-    check_steps(part)
+    checks.check_steps(part)
     runs = []
     with contextlib.ExitStack() as logs:
         for seed, folder in folders.items():
@@ -226,23 +238,11 @@ def run_seeds(
         with console.progress(name, start=start, total=part.num_steps) as progress:
             for one in runs:
                 one.tell_of_resuming(progress, part)
+            progress.say(f"models are chosen by {valid_protocol(experiment)}")
             _steps(experiment, part, runs, progress, tasks_at_once)
     if diverged := [one.prefix + one.divergence for one in runs if one.divergence]:
         raise DivergedError("\n".join(diverged))
     return {one.seed: one.state for one in runs}
-
-
-def check_steps(part: Training) -> None:
-    """Raise `ValueError` unless numbers of steps are multiples of `steps_per_dispatch`."""
-    unit = part.steps_per_dispatch
-    numbers = {"num_steps": part.num_steps, "evaluate_every": part.evaluate_every}
-    numbers |= {"checkpoint_every": part.checkpoint_every} if part.checkpoint_every is not None else {}
-    for name, number in {"steps_per_dispatch": unit, **numbers}.items():
-        if number < 1 or number % unit:
-            raise ValueError(
-                f"training.{name}={number}; expected a positive multiple of training.steps_per_dispatch={unit}, so "
-                "that a resumed run dispatches the same steps together"
-            )
 
 
 @dataclasses.dataclass(eq=False)
@@ -297,7 +297,7 @@ def _steps(
         metrics = {}
         for one, (state, _), aux in zip(runs, results, auxes, strict=True):
             if one in going:
-                one.state, metrics[one.seed] = state, mean_metrics(aux)
+                one.state, metrics[one.seed] = state, mean_metrics(aux, experiment.training_names)
                 # its share of the time, so that all seeds' together are what passed
                 seconds_each = {"seconds": seconds / len(going)}
                 one.log.append(int(state.meta.step), "meta_train", {**metrics[one.seed], **seconds_each})
@@ -340,10 +340,12 @@ def _evaluate(
     step = int(one.state.meta.step)
     one.state = with_score(one.state, score)
     intervals = {f"{name}_half_width": value.half_width for name, value in estimates.items()}
-    one.log.append(step, "meta_valid", {name: value.mean for name, value in estimates.items()} | intervals)
+    measured = {name: value.mean for name, value in estimates.items()} | intervals
+    one.log.append(step, "meta_valid", measured, protocol=valid_protocol(experiment))
     shown = "accuracy" if experiment.is_classification else "loss"
     best = "  (best)" if int(one.state.best_step) == step else ""
-    progress.say(f"{one.prefix}step {step}  meta_valid {shown} {estimates[shown]}{best}")
+    of = experiment.source.name
+    progress.say(f"{one.prefix}step {step}  meta_valid {shown} {estimates[shown]}, {of}{best}")
 
 
 def _explain_divergence(experiment: Experiment, state: RunState, folder: pathlib.Path) -> str:
@@ -358,10 +360,13 @@ def _explain_divergence(experiment: Experiment, state: RunState, folder: pathlib
     named = "; ".join(f"task {r.index} (key data {list(r.key_data)}, loss {r.loss:.4g})" for r in guilty[:3])
     more = f" and {len(guilty) - 3} more" if len(guilty) > 3 else ""
     command = shlex.join(["python", "-m", "experiments.replay", str(folder), "--step", str(step)])
-    fault = (
-        f"{len(guilty)} of its {len(reports)} tasks are at fault: {named}{more}" if guilty else "no task by itself is"
-    )
+    if not guilty:
+        fault = "no task by itself is at fault; is --training.lr too large?"
+    elif len(guilty) == len(reports):
+        fault = f"all {len(reports)} tasks are, so look at parameters and inner loop first: {named}{more}"
+    else:
+        fault = f"{len(guilty)} of its {len(reports)} tasks are at fault: {named}{more}"
     return (
-        f"meta-steps {step - in_a_row + 1} to {step} were skipped, since their loss or gradient was not finite. "
-        f"In step {step} {fault}. Look at it with: {command}"
+        f"meta-steps {step - in_a_row + 1} to {step} were skipped, since their loss, their gradient or what it would "
+        f"have led to was not finite. In step {step} {fault}. Look at it with: {command}"
     )

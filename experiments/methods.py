@@ -1,6 +1,7 @@
 """From a recipe's method to its learner, as it is trained and as it is tested, and to the episode that trains it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ class Built(NamedTuple):
       source: where its tasks come from; `meta_train` draws what `episode_fn` takes.
       make_learner: the learner with another number of inner steps; `None` if it has none.
       num_test_steps: inner steps that `tested` takes; `None` if it has none.
+      training_names: what metrics of `episode_fn` are called that are not those that `tested` is judged by.
     """
 
     init: Callable[[RandomKey], PyTree]
@@ -34,6 +36,7 @@ class Built(NamedTuple):
     source: Source
     make_learner: Callable[[int], Learner] | None = None
     num_test_steps: int | None = None
+    training_names: Mapping[str, str] = MappingProxyType({})
 
 
 def build_method(
@@ -49,9 +52,11 @@ def build_method(
     match method:
         case parts.Protonet() | parts.Matching() | parts.Relation() | parts.Ridge():
             learner = _comparing(method, network, source.train_ways)
-            trained_by = learners.relation_loss if isinstance(method, parts.Relation) else loss_fn
-            episode_fn = jmeta.episode(learner, trained_by)
-            return Built(_init(learner, source), episode_fn, _comparing(method, network, source.test_ways), source)
+            tested = _comparing(method, network, source.test_ways)
+            if isinstance(method, parts.Relation):
+                episode_fn = jmeta.episode(learner, learners.relation_loss)
+                return Built(_init(learner, source), episode_fn, tested, source, training_names={"loss": "objective"})
+            return Built(_init(learner, source), jmeta.episode(learner, loss_fn), tested, source)
         case parts.FineTune():
             return _fine_tune(method, network, source)
         case parts.Reptile():
@@ -132,7 +137,8 @@ def _reptile(method: parts.Reptile, network: Network, loss_fn: LossFn, source: S
     learner = make(method.num_steps, method.batch_size)
     test_steps = _num_test_steps(method, source)
     episode_fn = episodes.reptile_episode(learner, loss_fn)
-    return Built(_init(learner, source), episode_fn, make(test_steps), source, make, test_steps)
+    names = {"loss": "objective"}  # half the squared distance to where a task's training arrives
+    return Built(_init(learner, source), episode_fn, make(test_steps), source, make, test_steps, names)
 
 
 def _fine_tune(method: parts.FineTune, network: Network, source: Source) -> Built:
@@ -167,7 +173,8 @@ def _fine_tune(method: parts.FineTune, network: Network, source: Source) -> Buil
         return pretrain_fn(meta_params, task.query, key)
 
     trained_on = source._replace(meta_train=jax.tree_util.Partial(sample, sample_batch))
-    return Built(_init(learner, source), episode_fn, learner, trained_on, make, method.num_steps)
+    names = {"loss": "objective", "accuracy": "accuracy_of_all_classes"}
+    return Built(_init(learner, source), episode_fn, learner, trained_on, make, method.num_steps, names)
 
 
 def _init(learner: Learner, source: Source) -> Callable[[RandomKey], PyTree]:
@@ -196,5 +203,5 @@ def _check_same_ways(source: Source) -> None:
     if source.train_ways != source.test_ways:
         raise ValueError(
             f"training tasks have {source.train_ways} ways and test tasks {source.test_ways}, but this method has an "
-            "output for each way; set data.train_ways or testing.num_ways"
+            "output for each way; let data.train_ways and testing.num_ways be the same"
         )

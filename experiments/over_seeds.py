@@ -1,10 +1,10 @@
 """What the seeds of one recipe reached together: means with 95 % intervals over seeds, kept in `over_seeds.json`.
 
-The file is in the folder that has the seeds' folders, and has one entry for what was chosen by, `meta_valid`, and one
-for each protocol that was judged by. A seed counts as one value, whatever number of tasks it was measured on.
+The file is in the folder that has the seeds' folders, and has one entry for what was chosen by and one for each
+protocol that was judged by, named by split and protocol. A seed counts as one value, whatever number of tasks it was
+measured on.
 """
 
-import json
 import math
 import pathlib
 from collections.abc import Mapping
@@ -33,17 +33,15 @@ def store(folder: pathlib.Path, entry: str, measured: Mapping[str, Mapping[str, 
     Example:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
-      ...     over = store(pathlib.Path(folder), "meta_valid", {"accuracy": {"seed_0": 0.75, "seed_1": 0.25}})
+      ...     over = store(pathlib.Path(folder), "meta_valid | blobs", {"accuracy": {"seed_0": 0.75, "seed_1": 0.25}})
       >>> print(over["accuracy"])
       0.5000 ± 3.1766
     """
     finite = {metric: seeds for metric, seeds in measured.items() if all(map(math.isfinite, seeds.values()))}
     over = {metric: estimate(np.array(list(seeds.values()), np.float64)) for metric, seeds in finite.items()}
-    path = folder / FILE
-    stored = json.loads(path.read_text()) if path.exists() else {}
-    stored[entry] = {
+    kept = {
         metric: {"mean": over[metric].mean, "half_width": over[metric].half_width, "seeds": dict(seeds)}
         for metric, seeds in finite.items()
     }
-    run_folder.replace_text(path, json.dumps(stored, indent=1) + "\n")
+    run_folder.add_to_json(folder / FILE, {entry: kept})
     return over

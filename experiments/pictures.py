@@ -31,9 +31,12 @@ STYLE: Any = {
 
 
 def learning_curve(folder: pathlib.Path) -> pathlib.Path:
-    """Loss, and accuracy where there is one, on meta_train and meta_valid; the best step is marked."""
+    """What was descended, loss and accuracy, on meta_train and meta_valid; the best step is marked.
+
+    A panel has one quantity, so meta_train is in that of loss or accuracy only if it was measured as on meta_valid.
+    """
     train, valid = (run_folder.read_metrics(folder, split) for split in ("meta_train", "meta_valid"))
-    names = [name for name in ("loss", "accuracy") if any(name in line for line in valid or train)]
+    names = [name for name in ("objective", "loss", "accuracy") if any(name in line for line in (*train, *valid))]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.2), squeeze=False, layout="constrained")
         for axis, name in zip(axes[0], names, strict=True):
@@ -42,7 +45,9 @@ def learning_curve(folder: pathlib.Path) -> pathlib.Path:
         axes[0, -1].legend(loc="best")
         recipe, _ = run_folder.read_config(folder)
         name = recipe if folder.name.startswith(recipe) else f"{recipe}, {folder.name}"
-        figure.suptitle(name, x=0.01, ha="left", fontsize=10)
+        protocol = valid[-1].get("protocol") if valid else None
+        title = f"{name}\nmeta_valid: {protocol}" if protocol else name
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9)
         return _saved(figure, folder / "learning_curve.png")
 
 
@@ -53,17 +58,19 @@ def _curve(axis: Axes, name: str, train: list[run_folder.Line], valid: list[run_
         axis.plot(steps, _smoothed(values), color=TRAIN, linewidth=1.6, label="meta_train")
     steps, values = _series(valid, name)
     _, half_widths = _series(valid, f"{name}_half_width")
-    axis.fill_between(steps, values - half_widths, values + half_widths, color=VALID, alpha=0.2, linewidth=0)
-    axis.plot(steps, values, color=VALID, marker="o", markersize=2.5, linewidth=1.4, label="meta_valid (95 % interval)")
+    if steps.size:
+        axis.fill_between(steps, values - half_widths, values + half_widths, color=VALID, alpha=0.2, linewidth=0)
+        label = "meta_valid (95 % interval)"
+        axis.plot(steps, values, color=VALID, marker="o", markersize=2.5, linewidth=1.4, label=label)
     shown = np.concatenate([_series(train, name)[1], values])
     if (
-        name == "loss"
+        name in ("objective", "loss")
         and np.isfinite(shown).any()
         and np.nanmin(shown) > 0
         and np.nanmax(shown) > 20 * np.nanmin(shown)
     ):
         axis.set_yscale("log")
-    axis.set(xlabel="meta-step", title=name, xlim=(0, None))
+    axis.set(xlabel="meta-step", title=name if steps.size else f"{name}, of meta_train", xlim=(0, None))
 
 
 def _mark_best(axes: np.ndarray, names: list[str], valid: list[run_folder.Line]) -> None:
@@ -161,6 +168,8 @@ def adaptation_curve(
 
 
 def _saved(figure: Figure, path: pathlib.Path) -> pathlib.Path:
-    figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
+    unfinished = path.with_name(f".{path.name}.tmp")
+    figure.savefig(unfinished, format="png", dpi=150, bbox_inches="tight", facecolor="white")
     plt.close(figure)
+    unfinished.replace(path)
     return path

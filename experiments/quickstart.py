@@ -38,8 +38,8 @@ class Options:
     """Test tasks, in place of the recipes'."""
 
 
-def run(options: Options) -> dict[str, evaluate.Timed]:
-    """Train, evaluate, draw and store; returns the results by name, the baseline first."""
+def run(options: Options) -> tuple[dict[str, evaluate.Timed], list[pathlib.Path]]:
+    """Train, evaluate, draw and store; returns the results by name, the baseline first, and the run folders."""
     folders = {}
     for name in RECIPES:
         recipe = recipes.load(name)
@@ -61,27 +61,30 @@ def run(options: Options) -> dict[str, evaluate.Timed]:
         results[name] = evaluate.evaluated(experiment, meta_params, tasks_at_once)
         evaluate.store(folder, experiment.source.split_hash, {key: results[key] for key in (BASELINE, name)})
         evaluate.draw_episode(folder, name, experiment, meta_params)
-    return results
+    return results, list(folders.values())
+
+
+def show(options: Options) -> None:
+    """Run, and print the table and what is left where."""
+    start = time.monotonic()
+    results, folders = run(options)
+    title = "meta_test: 95 % intervals over tasks, the same tasks for every row"
+    console.print_table(title, [evaluate.table_row(name, timed) for name, timed in results.items()])
+    protocol = results[BASELINE].evaluation.protocol
+    for name, gain in evaluate.gains(results, over=BASELINE).items():
+        print(f"{name}: {gain} over the {BASELINE}, task by task, on {protocol}")
+    print(f"\n{time.monotonic() - start:.0f} s. In {' and '.join(map(str, folders))}:")
+    for name, what in LEFT.items():
+        print(f"  {name:20} {what}")
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit status."""
-    start = time.monotonic()
     options = tyro.cli(Options, args=arguments, prog="python -m experiments.quickstart")
     console.use_compilation_cache()
-    try:
-        results = run(options)
-    except console.USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    title = "meta_test: 95 % intervals over tasks, the same tasks for every row"
-    console.print_table(title, [evaluate.table_row(name, timed) for name, timed in results.items()])
-    for name, gain in evaluate.gains(results, over=BASELINE).items():
-        print(f"{name}: {gain} over the {BASELINE}, task by task")
-    print(f"\n{time.monotonic() - start:.0f} s. In {options.run_dir}, for each method:")
-    for name, what in LEFT.items():
-        print(f"  {name:20} {what}")
-    return 0
+    return console.run_command(
+        lambda: show(options), if_interrupted="the same command goes on from the last checkpoint"
+    )
 
 
 if __name__ == "__main__":

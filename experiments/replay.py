@@ -59,15 +59,9 @@ def replay(folder: pathlib.Path, step: int) -> list[TaskReport]:
     return examine_step(experiment, state.meta.meta_params, state.key, step)
 
 
-def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments.replay")
-    console.use_compilation_cache()
-    try:
-        reports = replay(options.run, options.step)
-    except console.USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def show(options: Options) -> None:
+    """Replay, and print one line for each task."""
+    reports = replay(options.run, options.step)
     finite = sum(report.is_finite for report in reports)
     rows = [
         {
@@ -81,7 +75,13 @@ def main(arguments: list[str]) -> int:
         for report in reports
     ]
     console.print_table(f"{finite} of {len(reports)} tasks are finite", rows)
-    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; returns the exit status."""
+    options = tyro.cli(Options, args=arguments, prog="python -m experiments.replay")
+    console.use_compilation_cache()
+    return console.run_command(lambda: show(options), if_interrupted="nothing was written")
 
 
 if __name__ == "__main__":

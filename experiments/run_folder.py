@@ -81,7 +81,7 @@ def write_config(folder: pathlib.Path, recipe_name: str, recipe: Any, split_hash
     if not path.exists():
         replace_text(path, json.dumps(config, indent=2) + "\n")
         return
-    recorded = json.loads(path.read_text())
+    recorded = _read_config(path)
     if (recorded["recipe"], recorded["hash"]) == (config["recipe"], config["hash"]):
         check_split(folder, split_hash)
         return
@@ -95,7 +95,7 @@ def write_config(folder: pathlib.Path, recipe_name: str, recipe: Any, split_hash
 
 def check_split(folder: pathlib.Path, split_hash: str | None) -> None:
     """Raise `ValueError` unless the classes are split as when the run began: else it would be judged on its own."""
-    recorded = json.loads((folder / "config.json").read_text())["split_hash"]
+    recorded = _read_config(folder / "config.json")["split_hash"]
     if recorded != split_hash:
         raise ValueError(
             f"{folder} was begun with other classes in meta_train, meta_valid and meta_test (split {recorded}, now "
@@ -107,13 +107,43 @@ def read_config(folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
     """`(recipe name, options)` of a run.
 
     Raises:
-      ValueError: if the folder holds no run.
+      ValueError: if the folder holds no run, or its configuration is damaged.
     """
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder} is not a run folder: there is no {path.name} in it; pass what --run-dir was")
-    config = json.loads(path.read_text())
+    config = _read_config(path)
     return config["recipe"], config["options"]
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+    config = read_json(path)
+    if missing := {"recipe", "hash", "split_hash", "options"} - set(config):
+        raise ValueError(f"{path} is damaged ({', '.join(sorted(missing))} missing); restore it, or move it away")
+    return config
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+      ValueError: with the file's name, if there is something else in it.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it, or move it away") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged (it has no names in it); restore it, or move it away")
+    return content
+
+
+def add_to_json(path: pathlib.Path, entries: Mapping[str, Any]) -> None:
+    """Put entries into the object in a JSON file, in place of those of the same names, one process after the other."""
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        stored = read_json(path) if path.exists() else {}
+        replace_text(path, json.dumps({**stored, **entries}, indent=1) + "\n")
 
 
 def num_cpus() -> int | None:
@@ -164,10 +194,13 @@ class MetricsLog:
         self._file = self.path.open("a")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1, flush_secs=3600)
 
-    def append(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        """Log the metrics of one step; a number that is not finite is written as `null`."""
+    def append(self, step: int, split: str, metrics: Mapping[str, float], *, protocol: str | None = None) -> None:
+        """Log the metrics of one step, by a protocol; a number that is not finite is written as `null`."""
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
+        named = {} if protocol is None else {"protocol": protocol}
+        self._file.write(json.dumps({"step": step, "split": split, **named, **finite}) + "\n")
+        if protocol is not None:
+            self._board.add_text(f"{split}/protocol", protocol, step)
         for name, value in finite.items():
             if value is not None:
                 self._board.add_scalar(f"{split}/{name}", value, step)

@@ -32,7 +32,9 @@ class Source(NamedTuple):
     Attributes:
       meta_train: a sampler of single tasks, or a stream of stacked ones.
       meta_valid, meta_test: samplers of single tasks.
-      protocol: in words, how they are drawn for testing; every number is written beside it.
+      name: of the protocol, with the kind of tasks.
+      protocol: in words, how tasks are drawn for testing; every number is written beside it.
+      valid_protocol: likewise, of meta_valid.
       num_test_tasks: of meta_test.
       split_hash: of which class is in which split; `None` where there are no classes.
       train_ways, test_ways: outputs of a network with a head.
@@ -44,7 +46,9 @@ class Source(NamedTuple):
     meta_train: SampleTask | HostTasks
     meta_valid: SampleTask
     meta_test: SampleTask
+    name: str
     protocol: str
+    valid_protocol: str
     num_test_tasks: int
     split_hash: str | None
     train_ways: int
@@ -61,24 +65,24 @@ def source(data: parts.Data, testing: parts.Testing, part: parts.Training) -> So
     """
     match data:
         case parts.Sinusoid():
-            return _sinusoid(data, testing)
+            return _sinusoid(data, testing, part)
         case parts.Blobs():
-            return _blobs(data, testing)
+            return _blobs(data, testing, part)
         case parts.Images():
-            return _images(data, testing)
+            return _images(data, testing, part)
         case parts.Folder():
             return _folder(data, testing, part)
 
 
-def _sinusoid(data: parts.Sinusoid, testing: parts.Testing) -> Source:
+def _sinusoid(data: parts.Sinusoid, testing: parts.Testing, part: parts.Training) -> Source:
     trained = tasks.sinusoid(num_shots=data.num_shots, num_queries=data.num_queries)
     tested = tasks.sinusoid(num_shots=testing.num_shots, num_queries=data.num_test_queries)
     num_tasks = testing.num_tasks or 1000
-    words = f"sinusoid {testing.num_shots}-shot, {data.num_test_queries} queries, {num_tasks} tasks"
-    return Source(trained, tested, tested, words, num_tasks, None, train_ways=1, test_ways=1, test_steps=None)
+    words = _words(f"sinusoid {testing.num_shots}-shot, {data.num_test_queries} queries", num_tasks, part)
+    return Source(trained, tested, tested, *words, num_tasks, None, train_ways=1, test_ways=1, test_steps=None)
 
 
-def _blobs(data: parts.Blobs, testing: parts.Testing) -> Source:
+def _blobs(data: parts.Blobs, testing: parts.Testing, part: parts.Training) -> Source:
     trained, tested = (
         tasks.gaussian_blobs(
             num_ways=part.num_ways,
@@ -90,11 +94,26 @@ def _blobs(data: parts.Blobs, testing: parts.Testing) -> Source:
         for part in (data, testing)
     )
     num_tasks = testing.num_tasks or 1000
-    words = f"blobs {testing.num_ways}-way {testing.num_shots}-shot, {data.num_queries} queries, {num_tasks} tasks"
-    return Source(trained, tested, tested, words, num_tasks, None, data.num_ways, testing.num_ways, test_steps=None)
+    kind = f"blobs {testing.num_ways}-way {testing.num_shots}-shot, {data.num_queries} queries"
+    words = _words(kind, num_tasks, part)
+    return Source(trained, tested, tested, *words, num_tasks, None, data.num_ways, testing.num_ways, test_steps=None)
 
 
-def _images(data: parts.Images, testing: parts.Testing) -> Source:
+def _words(kind: str, num_tasks: int, part: parts.Training) -> tuple[str, str, str]:
+    """`(name, protocol, valid_protocol)` of tasks that are drawn and not stored."""
+    return kind.split(",")[0], f"{kind}, {num_tasks} tasks", f"{kind}, {part.num_valid_tasks} tasks, of meta_valid"
+
+
+def _words_of(protocol: Protocol, testing: parts.Testing, num_tasks: int, part: parts.Training) -> tuple[str, str, str]:
+    """`(name, protocol, valid_protocol)` of tasks of images."""
+    ways, shots = testing.num_ways, testing.num_shots
+    tested, valid = (
+        protocol.describe(num_ways=ways, num_shots=shots, num_tasks=n) for n in (num_tasks, part.num_valid_tasks)
+    )
+    return tested.split(",")[0], tested, f"{valid}, of meta_valid"
+
+
+def _images(data: parts.Images, testing: parts.Testing, part: parts.Training) -> Source:
     protocol = named_protocol(data.protocol)
     splits = protocol.load(None)
     ways, shots = testing.num_ways, testing.num_shots
@@ -109,7 +128,7 @@ def _images(data: parts.Images, testing: parts.Testing) -> Source:
     num_tasks = testing.num_tasks or protocol.num_test_tasks
     return Source(
         *samplers,
-        protocol=protocol.describe(num_ways=ways, num_shots=shots, num_tasks=num_tasks),
+        *_words_of(protocol, testing, num_tasks, part),
         num_test_tasks=num_tasks,
         split_hash=split_hash(splits),
         train_ways=data.train_ways or protocol.train_ways or ways,
@@ -142,14 +161,15 @@ def _folder(data: parts.Folder, testing: parts.Testing, part: parts.Training) ->
     splits = folder.load(data.path, size=data.size, num_channels=data.num_channels)
     split = split_hash(splits)
     own = Protocol("folder", pathlib.Path(data.path).name, lambda _: splits, test_queries=data.num_queries)
-    ways, num_tasks = data.train_ways or testing.num_ways, testing.num_tasks or own.num_test_tasks
+    ways, shots = data.train_ways or testing.num_ways, data.train_shots or testing.num_shots
+    num_tasks = testing.num_tasks or own.num_test_tasks
     if data.host_fed:
         pixels, labels = _flat_examples(splits.meta_train)
         stream = tasks.host_fed(
             pixels,
             labels,
             num_ways=ways,
-            num_shots=testing.num_shots,
+            num_shots=shots,
             num_queries=data.num_queries,
             num_tasks=part.tasks_per_step,
             seed=part.seed,
@@ -165,12 +185,13 @@ def _folder(data: parts.Folder, testing: parts.Testing, part: parts.Training) ->
             num_ways=testing.num_ways,
             num_shots=testing.num_shots,
             train_ways=ways,
+            train_shots=shots,
             train_queries=data.num_queries,
         )
         supervised = _supervised(splits.meta_train, own)
     return Source(
         *samplers,
-        protocol=own.describe(num_ways=testing.num_ways, num_shots=testing.num_shots, num_tasks=num_tasks),
+        *_words_of(own, testing, num_tasks, part),
         num_test_tasks=num_tasks,
         split_hash=split,
         train_ways=ways,

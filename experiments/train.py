@@ -41,9 +41,13 @@ def parse(arguments: list[str]) -> tuple[str, Recipe, Options]:
       ValueError: if there is no such recipe.
       SystemExit: after printing help, or what is wrong with an option.
     """
-    if not arguments or arguments[0].startswith("-"):
+    if not arguments or {"-h", "--help"} & set(arguments[:1]):
         print(_overview())
-        raise SystemExit(0 if {"-h", "--help"} & set(arguments) else 2)
+        raise SystemExit(0 if arguments else 2)
+    if arguments[0].startswith("-"):
+        raise ValueError(
+            f"the recipe's name comes first, but the first word is {arguments[0]}; --help lists the recipes"
+        )
     name, *overrides = arguments
     recipe = recipes.load(name)
     fields: Any = [  # the recipe's options and ours side by side, without a prefix
@@ -132,7 +136,7 @@ def train(name: str, recipe: Recipe, options: Options) -> pathlib.Path:
     at_once, reason = choose_seeds_at_once(recipe, options)
     if len(seeds) > 1:
         print(f"{len(seeds)} seeds, {at_once} at once: {reason}", flush=True)
-    scores, diverged = {}, []
+    scores, diverged, protocol = {}, [], ""
     for i in range(0, len(seeds), at_once):
         folders = {seed: folder / f"seed_{seed}" for seed in seeds[i : i + at_once]}
         try:
@@ -141,29 +145,27 @@ def train(name: str, recipe: Recipe, options: Options) -> pathlib.Path:
             diverged.append(str(error))
             continue
         for seed, state in states.items():
-            scores[f"seed_{seed}"] = abs(float(state.best_score))  # a loss is kept with a minus
-            print(
-                f"seed {seed}: best on meta_valid {scores[f'seed_{seed}']:.4f}, at step {state.best_step}", flush=True
-            )
+            best = scores[f"seed_{seed}"] = abs(float(state.best_score))  # a loss is kept with a minus
+            protocol = run_folder.read_metrics(folders[seed], "meta_valid")[-1].get("protocol", "")
+            print(f"seed {seed}: best on meta_valid {best:.4f}, at step {state.best_step} ({protocol})", flush=True)
     if diverged:
         raise loop.DivergedError("\n".join(diverged))
     if len(scores) > 1:
         metric = "loss" if isinstance(recipe.data, parts.Sinusoid) else "accuracy"
-        for words, over in over_seeds.store(folder, "meta_valid", {f"best {metric}": scores}).items():
-            print(f"{len(scores)} seeds: {words} on meta_valid {over} (95 % interval over seeds)")
+        for words, over in over_seeds.store(folder, f"meta_valid | {protocol}", {f"best {metric}": scores}).items():
+            print(f"{len(scores)} seeds: {words} on meta_valid {over} (95 % interval over seeds), {protocol}")
     return folder
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit status."""
     console.use_compilation_cache()
-    try:
+
+    def command() -> None:
         folder = train(*parse(arguments))
-    except console.USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"next: python -m experiments.evaluate {folder}")
-    return 0
+        print(f"next: python -m experiments.evaluate {folder}")
+
+    return console.run_command(command, if_interrupted="the same command goes on from the last checkpoint")
 
 
 def _overview() -> str:

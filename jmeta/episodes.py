@@ -146,6 +146,12 @@ def count_tasks(tasks: PyTree) -> int:
 
     Raises:
       ValueError: if there is no leaf, or the leaves disagree.
+
+    Example:
+      >>> import jax, jmeta
+      >>> sample = jmeta.tasks.stacked(jmeta.tasks.sinusoid(num_shots=5, num_queries=5), 4)
+      >>> count_tasks(sample(jax.random.key(0)))
+      4
     """
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(tasks)]
     counts = {shape[0] for shape in shapes if shape}

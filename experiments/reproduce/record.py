@@ -104,12 +104,7 @@ def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit status."""
     options = tyro.cli(Options, args=arguments, prog="python -m experiments.reproduce.record")
     console.use_compilation_cache()
-    try:
-        record(options)
-    except console.USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return console.run_command(lambda: print(f"recorded {record(options).name}"), if_interrupted="nothing was recorded")
 
 
 if __name__ == "__main__":

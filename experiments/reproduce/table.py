@@ -7,6 +7,7 @@ import pathlib
 import sys
 from typing import Any
 
+from configs.parts import Training
 from jmeta.evaluation import Estimate, estimate, paired_difference
 
 from .. import recipes, run_folder
@@ -20,7 +21,9 @@ INTRODUCTION = """# Results
 Made by `python -m experiments.reproduce.table` from the rows in `experiments/reproduce/rows`; nothing is typed by
 hand. Intervals are 95 %, over test tasks. *Inductive*: each query is predicted without the others. *Transductive*: all
 queries of a task together, where that makes a difference. Every trained row keeps its weights: the test suite judges
-them again on 200 tasks, and fails when they are more than three standard errors away.
+them again on 200 tasks, and fails when they are more than three standard errors away. Where a run was shorter than its
+recipe, its meta-steps are given as a part of the recipe's. The time is that of the meta-steps, on the device named;
+compiling and judging on meta_valid come on top.
 
 A number belongs to its protocol, which is named beside it, and to our seeded splits. What papers report, under theirs,
 is in a table of its own below, for orientation and not for comparison.
@@ -69,15 +72,18 @@ def _table(recorded: list[rows.Row]) -> str:
         for i, evaluation in enumerate(facts["evaluations"]):
             values = {kind: row.per_task.get(f"{i} {kind}") for kind in ("inductive", "transductive")}
             cells = ["same" if value is None else shown(facts["metric"], estimate(value)) for value in values.values()]
-            trained = ["none", "none"] if train is None else _training(train)
+            trained = ["none", "none"] if train is None else _training(train, recipes.load(facts["recipe"]).training)
             lines.append(f"| {' | '.join([facts['title'], evaluation['protocol'], *cells, *trained])} |")
     return "\n".join(lines) + "\n"
 
 
-def _training(train: dict[str, Any]) -> list[str]:
+def _training(train: dict[str, Any], whole: Training) -> list[str]:
+    """How many meta-steps, of how many if the recipe has another number or stopped early; and what they took."""
     steps = f"{train['num_steps']:,}"
+    if train["num_steps"] != whole.num_steps:
+        steps += f" of the recipe's {whole.num_steps:,}"
     if train["num_steps"] != train["of_num_steps"]:
-        steps += f" of {train['of_num_steps']:,}"
+        steps += f", stopped early of {train['of_num_steps']:,}"
     cores = "1 core" if train["cpus"] == 1 else f"{train['cpus']} cores"
     return [steps, f"{train['seconds'] / 60:.1f} min, {train['device']}, {cores}"]
 

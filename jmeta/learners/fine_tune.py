@@ -128,7 +128,15 @@ def pretrain_episode(body: Model, *, num_classes: int, head: str = "cosine", sca
       ValueError: if `num_classes` or `scale` is not positive or `head` is neither of the two.
 
     Example:
-      See `fine_tune`.
+      >>> import jax, jmeta, jax.numpy as jnp, optax
+      >>> body, key = jmeta.models.mlp([16, 8]), jax.random.key(0)
+      >>> learner = fine_tune(body, optax.adam(0.01), num_classes=20, num_ways=5, num_steps=10)
+      >>> task = jmeta.tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)(key)
+      >>> batch = jmeta.Batch(task.query.x, jnp.arange(15))  # labels of all classes
+      >>> episode_fn = pretrain_episode(body, num_classes=20)
+      >>> loss, aux = episode_fn(learner.init(jax.random.key(1), task), batch, key)
+      >>> sorted(aux)
+      ['accuracy']
 
     Reference:
       Chen et al., 2019, arXiv:1904.04232, section 3.2.

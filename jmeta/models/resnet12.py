@@ -133,6 +133,12 @@ def drop_squares(
 
     Squares lie inside the image and are cut to its size if it is smaller; `size=1` is dropout.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> dropped = drop_squares(jnp.ones((2, 8, 8, 3)), jax.random.key(0), rate=0.2, size=3)
+      >>> dropped.shape, bool((dropped == 0).any())
+      ((2, 8, 8, 3), True)
+
     Reference:
       Ghiasi, Lin, Le, "DropBlock: A regularization method for convolutional networks", 2018, arXiv:1810.12890,
       algorithm 1.

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import jmeta
-from configs.parts import Maml
-from experiments import baselines, evaluate, loop, quickstart, recipes, train
+from configs.parts import Maml, Reptile
+from experiments import baselines, evaluate, loop, quickstart, recipes, run_folder, train
 from experiments.build import build
 from jmeta import checkpoints
 
@@ -65,7 +65,8 @@ def test_from_training_to_a_table(capsys, tmp_path):
     assert "blobs 5-way 1-shot, 5 queries, 6 tasks" in output
     assert "2 seeds: accuracy, inductive" in output
     kept = json.loads((tmp_path / "out" / "over_seeds.json").read_text())
-    assert set(kept) == {"meta_valid", "meta_test | blobs 5-way 1-shot, 5 queries, 6 tasks"}
+    valid = "blobs 5-way 1-shot, 5 queries, 6 tasks, of meta_valid, all queries of a task together"
+    assert set(kept) == {f"meta_valid | {valid}", "meta_test | blobs 5-way 1-shot, 5 queries, 6 tasks"}
     for seed in (0, 1):
         folder = tmp_path / "out" / f"seed_{seed}"
         (stored,) = json.loads((folder / "evaluation.json").read_text()).values()
@@ -165,6 +166,86 @@ def test_another_protocol_keeps_the_training_tasks(data_dir):
     source = build(evaluate.tested_otherwise(recipe, options)).source
     assert (source.train_ways, source.test_ways) == (60, 3)
     assert source.protocol == "glyphs/glyphs 3-way 1-shot, 3 queries, 50 tasks"
+
+
+def test_every_line_of_meta_valid_has_its_protocol(capsys, tmp_path):
+    assert train.main(["blobs_protonet", *TINY, "--run-dir", "out"]) == 0
+    words = "blobs 5-way 1-shot, 5 queries, 6 tasks, of meta_valid, all queries of a task together"
+    lines = run_folder.read_metrics(tmp_path / "out" / "seed_0", "meta_valid")
+    assert {line["protocol"] for line in lines} == {words}
+    output = capsys.readouterr().out
+    assert f"models are chosen by {words}" in output
+    of_meta_valid = [line for line in output.splitlines() if "meta_valid accuracy" in line]
+    assert len(of_meta_valid) == len(lines)
+    assert all(", blobs 5-way 1-shot" in line for line in of_meta_valid)
+
+
+def test_what_is_descended_is_not_called_what_is_judged(tmp_path, tiny_folder):
+    """Reptile descends a distance between parameters, of which meta_valid has no counterpart."""
+    data = dataclasses.replace(tiny_folder.data, host_fed=False)
+    training = dataclasses.replace(tiny_folder.training, optimizer="sgd", lr=1.0)
+    recipe = dataclasses.replace(tiny_folder, data=data, training=training, method=Reptile(num_steps=1, batch_size=2))
+    train.train_one("tiny", recipe, tmp_path / "run")
+    trained, valid = (run_folder.read_metrics(tmp_path / "run", split)[-1] for split in ("meta_train", "meta_valid"))
+    assert "objective" in trained
+    assert "loss" not in trained
+    assert {"loss", "accuracy"} <= set(valid)
+    assert (tmp_path / "run" / "learning_curve.png").stat().st_size > 5000
+
+
+def test_more_shots_at_test_ask_nothing_of_the_training_classes(tiny_folder):
+    options = evaluate.Options(pathlib.Path("."), num_shots=2)
+    data = dataclasses.replace(tiny_folder.data, host_fed=False)
+    tested = evaluate.tested_otherwise(dataclasses.replace(tiny_folder, data=data), options)
+    assert (tested.testing.num_shots, tested.data.train_shots) == (2, 1)
+    task = jax.eval_shape(build(tested).source.meta_test, jax.random.key(0))
+    assert task.support.y.size == 2 * tiny_folder.testing.num_ways
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{}", "hash, options, recipe, split_hash missing"), ("[", "is damaged"), ("[]", "has no names in it")],
+)
+def test_a_damaged_configuration_is_named(capsys, tmp_path, content, message):
+    (tmp_path / "config.json").write_text(content)
+    assert evaluate.main([str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path / 'config.json'} is damaged")
+    assert message in error
+
+
+def test_a_run_folder_that_cannot_be_one_is_an_error_in_one_line(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert train.main(["blobs_protonet", *TINY, "--run-dir", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err.startswith("error: [Errno 20] Not a directory")
+
+
+def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train", interrupt)
+    assert train.main(["blobs_protonet", *TINY]) == 130
+    assert "interrupted; the same command goes on from the last checkpoint" in capsys.readouterr().err
+
+
+def test_a_traceback_is_there_for_the_asking(monkeypatch):
+    monkeypatch.setenv("JMETA_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="is not a run folder"):
+        evaluate.main(["nowhere"])
+
+
+def test_options_before_the_recipe_are_an_error(capsys):
+    assert train.main(["--seeds", "5", "blobs_protonet"]) == 1
+    assert "the recipe's name comes first, but the first word is --seeds" in capsys.readouterr().err
+
+
+def test_the_folder_of_several_runs_names_them(capsys, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    assert evaluate.main([str(tmp_path)]) == 1
+    assert f"but {tmp_path / 'a'}, {tmp_path / 'b'} are" in capsys.readouterr().err
 
 
 def test_the_quickstart_leaves_what_it_says(capsys, tmp_path, tiny_folder, monkeypatch):

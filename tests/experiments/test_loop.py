@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import warnings
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import loop, replay, run_folder
+from experiments import loop, recipes, replay, run_folder, train
 from experiments.build import build
 from jmeta import checkpoints
 from jmeta.tasks import stacked
@@ -143,12 +144,34 @@ def test_the_best_parameters_are_those_of_the_best_step(tmp_path, tiny_blobs, mo
 def test_numbers_of_steps_must_be_multiples_of_a_dispatch(tiny_blobs):
     training = dataclasses.replace(tiny_blobs.training, evaluate_every=25)
     with pytest.raises(ValueError, match=r"evaluate_every=25; expected a positive multiple of .*=10"):
-        loop.check_steps(training)
+        build(dataclasses.replace(tiny_blobs, training=training))
+
+
+@pytest.mark.parametrize(
+    ("part", "option", "number"),
+    [
+        *[("training", name, 0) for name in ("tasks_per_step", "halve_lr_every", "patience", "max_skipped_in_a_row")],
+        *[("training", name, 0) for name in ("steps_per_dispatch", "keep_last")],
+        *[("training", name, number) for name in ("lr", "clip_norm") for number in (0.0, -1.0)],
+        ("training", "num_valid_tasks", 1),
+        *[("testing", name, 0) for name in ("num_ways", "num_shots", "num_tasks", "tasks_at_once")],
+    ],
+)
+def test_a_number_out_of_its_range_is_refused_before_anything_is_written(
+    tiny_blobs, tmp_path, monkeypatch, capsys, part, option, number
+):
+    """Under the name of its option; the folder can still be used."""
+    monkeypatch.setattr(recipes, "load", lambda name: tiny_blobs)
+    wrong = ["tiny", "--run-dir", str(tmp_path / "run"), f"--{part}.{option.replace('_', '-')}", str(number)]
+    assert train.main(wrong) == 1
+    assert re.search(rf"error: {part}\.{option}={number}; expected ", capsys.readouterr().err)
+    assert not list(tmp_path.glob("run/seed_0/config.json"))
 
 
 def test_metrics_are_means_over_steps_that_were_not_skipped():
     aux = {"loss": np.array([1.0, np.nan, 3.0]), "is_skipped": np.array([0, 1, 0]), "inner_losses": np.ones((3, 2))}
-    assert loop.mean_metrics(aux) == {"loss": 2.0, "num_skipped": 1.0}
+    assert loop.mean_metrics(aux, {}) == {"loss": 2.0, "num_skipped": 1.0}
+    assert loop.mean_metrics(aux, {"loss": "objective"}) == {"objective": 2.0, "num_skipped": 1.0}
 
 
 def test_a_poisoned_step_is_skipped_and_counted(tmp_path, tiny_sinusoid):

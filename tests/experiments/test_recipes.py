@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from configs import parts
-from experiments import loop, recipes, replay, train
+from experiments import checks, recipes, replay, train
 from experiments.build import build
 from experiments.diagnosis import examine_step
 from jmeta import tasks
@@ -65,7 +65,7 @@ def test_every_recipe_builds_and_traces_a_meta_step(name, request, colour_folder
         data = dataclasses.replace(recipe.data, path=colour_folder, size=(16, 16))
         recipe = dataclasses.replace(recipe, data=data)
     experiment = build(dataclasses.replace(recipe, model=SMALL[type(recipe.model)]))
-    loop.check_steps(recipe.training)
+    checks.check(recipe)
     key = jax.random.key(0)
     state = jax.eval_shape(lambda key: experiment.trainer.init(experiment.init(key)), key)
     sampled = jax.eval_shape(tasks.stacked(experiment.source.meta_train, experiment.tasks_per_step), key)
@@ -160,6 +160,8 @@ def test_a_meta_optimizer_that_could_make_a_mean_of_squares_negative_is_refused(
 
 @pytest.mark.parametrize("name", ["anil", "boil", "cavia", "reptile", "proto_maml"])
 def test_an_output_for_each_way_fixes_the_ways(name, on_device):
-    more = dataclasses.replace(on_device, data=dataclasses.replace(on_device.data, train_ways=3), method=METHODS[name])
+    data = dataclasses.replace(on_device.data, train_ways=3)
+    training = dataclasses.replace(on_device.training, optimizer="sgd")
+    more = dataclasses.replace(on_device, data=data, training=training, method=METHODS[name])
     with pytest.raises(ValueError, match="training tasks have 3 ways and test tasks 2"):
         build(more)

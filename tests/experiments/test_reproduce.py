@@ -25,6 +25,11 @@ def test_the_kept_weights_still_score_what_the_row_says(name, request):
     if row.facts["split_hash"] and row.facts["options"]["data"]["protocol"] != "glyphs":
         request.getfixturevalue("data_dir")
     recipe, experiment = rows.experiment_of(row.facts, num_tasks=NUM_TASKS)
+    assert experiment.source.split_hash == row.facts["split_hash"]
+    named = {experiment.source.protocol.split(f", {NUM_TASKS} tasks")[0]}
+    assert {
+        evaluation["protocol"].split(f", {evaluation['num_tasks']} tasks")[0] for evaluation in row.facts["evaluations"]
+    } == named
     meta_params = rows.restored(experiment, row.meta_params)
     for i, (learner, _) in enumerate(rows.learners_of(row.facts, recipe, experiment)):
         result = jmeta.evaluate(

@@ -41,8 +41,9 @@ def load(
 
     Raises:
       FileNotFoundError: if `root` is no folder.
-      ValueError: if there are no class folders, too few classes for three splits, too few images in a class, images of
-        several sizes and no `size`, an unreadable or empty file, or a class in two splits.
+      ValueError: if there are no class folders, one or two of the three splits only, too few classes for three splits,
+        too few images in a class, images of several sizes and no `size`, an unreadable or empty file, or a class in two
+        splits.
       ImportError: if Pillow is not installed.
 
     Example:
@@ -62,7 +63,13 @@ def load(
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; expected one folder for each class in it")
     given = [root / split for split in SPLITS]
-    if all(folder.is_dir() for folder in given):
+    missing = [folder.name for folder in given if not folder.is_dir()]
+    if 0 < len(missing) < len(SPLITS):
+        raise ValueError(
+            f"{root} has some of the folders {', '.join(SPLITS)}, but not {' and '.join(missing)}; make it, or put all "
+            "classes into one folder to have them split at random"
+        )
+    if not missing:
         class_folders = [_folders_in(folder) for folder in given]
     else:
         class_folders = _shuffled_split(_folders_in(root), fractions, seed)

@@ -88,6 +88,9 @@ def load(data_dir: str | os.PathLike | None = None, *, source: str | None = None
 def split_vinyals(classes: ImageClasses) -> ImageSplits:
     """The split of the lists distributed with prototypical networks: 1028, 172 and 423 characters.
 
+    Args:
+      classes: all of Omniglot, as `load` returns it.
+
     Reference:
       Vinyals et al., arXiv:1606.04080; Snell, Swersky, Zemel, arXiv:1703.05175, section 3.1.
     """
@@ -101,6 +104,9 @@ def split_lake(classes: ImageClasses) -> ImageSplits:
     """Lake's background and evaluation alphabets: 792, 172 and 659 characters.
 
     meta_valid is five of the background alphabets, the same ones as in `split_vinyals`: no paper fixes a choice.
+
+    Args:
+      classes: all of Omniglot, as `load` returns it.
     """
     alphabets = _alphabet_of(classes)
     return _split(classes, np.isin(alphabets, VINYALS_VALID), np.isin(alphabets, EVALUATION_ALPHABETS))

@@ -53,6 +53,13 @@ def test_given_splits_are_kept(tmp_path):
         folder.load(tmp_path)
 
 
+def test_some_of_the_splits_are_not_taken_for_classes(tmp_path):
+    for split, name in zip(folder.SPLITS[::2], ("ant", "cat"), strict=True):
+        write(tmp_path, f"{split}/{name}")
+    with pytest.raises(ValueError, match=r"has some of the folders .*, but not meta_valid; make it"):
+        folder.load(tmp_path)
+
+
 def test_grey_and_resized_images_can_be_sampled(root):
     write(root, "ant", shape=(9, 9, 3))
     splits = folder.load(root, size=(8, 4), num_channels=1, fractions=(0.2, 0.2))
