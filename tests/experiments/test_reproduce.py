@@ -1,6 +1,7 @@
 """Every row of the results, judged again from the weights that it keeps."""
 
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -78,6 +79,24 @@ def test_a_row_agrees_with_its_own_tasks(name):
 
 def test_the_results_page_is_what_the_rows_say():
     assert table.RESULTS.read_text() == table.render(), "run `python -m experiments.reproduce.table`"
+
+
+@pytest.mark.parametrize(
+    ("line", "row"),
+    [
+        ("nearest mean of pixels", "glyphs_nearest_mean"),
+        ("glyphs_protonet", "glyphs_protonet"),
+        ("glyphs_maml", "glyphs_maml"),
+    ],
+)
+def test_the_table_of_the_readme_is_that_of_the_rows(line, row):
+    (printed,) = re.findall(rf"^  {line} +(.*)$", (table.RESULTS.parent / "README.md").read_text(), re.MULTILINE)
+    recorded = rows.read(row).per_task
+    expected = [
+        evaluate.shown("accuracy", estimate(recorded[kind])) if kind in recorded else "same"
+        for kind in ("0 inductive", "0 transductive")
+    ]
+    assert re.split(r"\s{2,}", printed) == [*expected, "1000"]
 
 
 def test_a_trained_run_becomes_a_row(tmp_path, monkeypatch, capsys):
