@@ -137,7 +137,8 @@ def episode(path: pathlib.Path, task: Task, logits: np.ndarray, *, title: str, m
         axes[0, 0].set_title("support", loc="left", fontsize=9)
         axes[0, num_support + 1].set_title("queries: green right, red wrong (as which class)", loc="left", fontsize=9)
         accuracy = (predicted == labels).mean()
-        figure.suptitle(f"{title}: {accuracy:.0%} of {len(labels)} right, predicted together", x=0.02, ha="left", fontsize=10)
+        heading = f"{title}: {accuracy:.0%} of {len(labels)} right, predicted together"
+        figure.suptitle(heading, x=0.02, ha="left", fontsize=10)
         return _saved(figure, path)
 
 

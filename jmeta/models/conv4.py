@@ -1,7 +1,7 @@
 """The four-layer convolutional network of few-shot learning, with its head or as an embedding.
 
 Nearly every few-shot paper reports on it. It is a `Model` like any other; learners know nothing of its layers but what
-their names say (`is_head`, `is_norm`).
+their names say (`is_norm`; `is_head` for your own).
 """
 
 from collections.abc import Callable

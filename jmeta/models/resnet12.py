@@ -1,7 +1,8 @@
 """ResNet-12, the deeper embedding of few-shot learning, with the norm policies and names of `conv4`.
 
 Results on coloured images of 84 or 32 pixels, for which four layers are too few, are mostly reported with it. It is a
-`Model` like any other; learners know nothing of its layers but what their names say (`is_head`, `is_norm`).
+`Model` like any other; learners know nothing of its layers but what their names say (`is_norm`; `is_head` for your
+own).
 """
 
 from collections.abc import Callable, Sequence
