@@ -272,8 +272,8 @@ class Training:
     patience: int | None = None
     """Evaluations without a better score on meta_valid after which training stops; never if not given."""
     max_skipped_in_a_row: int = 20
-    """Meta-steps in a row with a loss or gradient that is not finite, after which the run is given up; looked at after
-    every dispatch."""
+    """Meta-steps in a row with a loss, gradient or result that is not finite, after which the run is given up; looked
+    at after every dispatch."""
     keep_last: int = 3
     """Checkpoints kept beside the best."""
     seed: int = 0

@@ -1,4 +1,4 @@
-"""What a recipe's numbers may be: looked at before anything is computed or written."""
+"""What a recipe's numbers may be: looked at before anything is loaded, computed or written."""
 
 import math
 from typing import Any
@@ -7,7 +7,10 @@ from configs import parts
 
 
 def check(recipe: parts.Recipe) -> None:
-    """Raise `ValueError` at the first number that is out of its range, with the option's name."""
+    """Raise `ValueError` at the first number that is out of its range, with the option's name.
+
+    Of runs that are trained: what is only judged may have been trained by other rules.
+    """
     check_steps(recipe.training)
     training, testing = recipe.training, recipe.testing
     _check_at_least(1, "training.tasks_per_step", training.tasks_per_step)
@@ -20,6 +23,8 @@ def check(recipe: parts.Recipe) -> None:
     _check_at_least(1, "testing.num_shots", testing.num_shots)
     _check_at_least(2, "testing.num_tasks", testing.num_tasks)
     _check_at_least(1, "testing.tasks_at_once", testing.tasks_at_once)
+    for name in ("train_ways", "train_shots", "train_queries", "num_queries"):
+        _check_at_least(1, f"data.{name}", getattr(recipe.data, name, None))
     _check_positive("training.lr", training.lr)
     _check_positive("training.clip_norm", training.clip_norm)
     _check_meta_optimizer(recipe.method, training)

@@ -53,7 +53,7 @@ class RunState(NamedTuple):
 
 
 class DivergedError(console.StoppedError):
-    """Too many meta-steps in a row had a loss or gradient that was not finite."""
+    """Too many meta-steps in a row had a loss, gradient or result that was not finite."""
 
 
 def init_state(experiment: Experiment, seed: int) -> RunState:
@@ -361,9 +361,9 @@ def _explain_divergence(experiment: Experiment, state: RunState, folder: pathlib
     more = f" and {len(guilty) - 3} more" if len(guilty) > 3 else ""
     command = shlex.join(["python", "-m", "experiments.replay", str(folder), "--step", str(step)])
     if not guilty:
-        fault = "no task by itself is at fault; is --training.lr too large?"
-    elif len(guilty) == len(reports):
-        fault = f"all {len(reports)} tasks are, so look at parameters and inner loop first: {named}{more}"
+        fault = "no task by itself is at fault, so the step itself may be too large (--training.lr)"
+    elif len(guilty) == len(reports) > 1:
+        fault = f"all {len(reports)} tasks are at fault, so perhaps the parameters or the inner loop: {named}{more}"
     else:
         fault = f"{len(guilty)} of its {len(reports)} tasks are at fault: {named}{more}"
     return (

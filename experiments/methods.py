@@ -119,8 +119,9 @@ def _descending(method: parts.Descending, network: Network, loss_fn: LossFn, sou
     if isinstance(method, parts.MamlPlusPlus):
         until = method.annealed_until
         episode_fn = learners.multi_step_episode(model, loss_fn, num_steps=method.num_steps, annealed_until=until)
+    names = {"loss": "objective"} if isinstance(method, parts.MamlPlusPlus) else {}  # a weighted sum over steps
     test_steps = _num_test_steps(method, source)
-    return Built(_init(learner, source), episode_fn, make(test_steps), source, make, test_steps)
+    return Built(_init(learner, source), episode_fn, make(test_steps), source, make, test_steps, names)
 
 
 def _reptile(method: parts.Reptile, network: Network, loss_fn: LossFn, source: Source) -> Built:

@@ -33,7 +33,7 @@ STYLE: Any = {
 def learning_curve(folder: pathlib.Path) -> pathlib.Path:
     """What was descended, loss and accuracy, on meta_train and meta_valid; the best step is marked.
 
-    A panel has one quantity, so meta_train is in that of loss or accuracy only if it was measured as on meta_valid.
+    A panel has one quantity; its tasks, their ways and the inner steps may be others on meta_train than on meta_valid.
     """
     train, valid = (run_folder.read_metrics(folder, split) for split in ("meta_train", "meta_valid"))
     names = [name for name in ("objective", "loss", "accuracy") if any(name in line for line in (*train, *valid))]

@@ -131,7 +131,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it, or move it away") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged (it has no names in it); restore it, or move it away")

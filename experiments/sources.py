@@ -77,7 +77,7 @@ def source(data: parts.Data, testing: parts.Testing, part: parts.Training) -> So
 def _sinusoid(data: parts.Sinusoid, testing: parts.Testing, part: parts.Training) -> Source:
     trained = tasks.sinusoid(num_shots=data.num_shots, num_queries=data.num_queries)
     tested = tasks.sinusoid(num_shots=testing.num_shots, num_queries=data.num_test_queries)
-    num_tasks = testing.num_tasks or 1000
+    num_tasks = _num_tasks(testing, 1000)
     words = _words(f"sinusoid {testing.num_shots}-shot, {data.num_test_queries} queries", num_tasks, part)
     return Source(trained, tested, tested, *words, num_tasks, None, train_ways=1, test_ways=1, test_steps=None)
 
@@ -93,10 +93,14 @@ def _blobs(data: parts.Blobs, testing: parts.Testing, part: parts.Training) -> S
         )
         for part in (data, testing)
     )
-    num_tasks = testing.num_tasks or 1000
+    num_tasks = _num_tasks(testing, 1000)
     kind = f"blobs {testing.num_ways}-way {testing.num_shots}-shot, {data.num_queries} queries"
     words = _words(kind, num_tasks, part)
     return Source(trained, tested, tested, *words, num_tasks, None, data.num_ways, testing.num_ways, test_steps=None)
+
+
+def _num_tasks(testing: parts.Testing, default: int) -> int:
+    return default if testing.num_tasks is None else testing.num_tasks
 
 
 def _words(kind: str, num_tasks: int, part: parts.Training) -> tuple[str, str, str]:
@@ -110,7 +114,8 @@ def _words_of(protocol: Protocol, testing: parts.Testing, num_tasks: int, part: 
     tested, valid = (
         protocol.describe(num_ways=ways, num_shots=shots, num_tasks=n) for n in (num_tasks, part.num_valid_tasks)
     )
-    return tested.split(",")[0], tested, f"{valid}, of meta_valid"
+    name = f"{protocol.name}/{protocol.dataset} {ways}-way {shots}-shot"
+    return name, tested, f"{valid}, of meta_valid"
 
 
 def _images(data: parts.Images, testing: parts.Testing, part: parts.Training) -> Source:
@@ -125,7 +130,7 @@ def _images(data: parts.Images, testing: parts.Testing, part: parts.Training) ->
         train_shots=data.train_shots,
         train_queries=data.train_queries,
     )
-    num_tasks = testing.num_tasks or protocol.num_test_tasks
+    num_tasks = _num_tasks(testing, protocol.num_test_tasks)
     return Source(
         *samplers,
         *_words_of(protocol, testing, num_tasks, part),
@@ -162,7 +167,7 @@ def _folder(data: parts.Folder, testing: parts.Testing, part: parts.Training) ->
     split = split_hash(splits)
     own = Protocol("folder", pathlib.Path(data.path).name, lambda _: splits, test_queries=data.num_queries)
     ways, shots = data.train_ways or testing.num_ways, data.train_shots or testing.num_shots
-    num_tasks = testing.num_tasks or own.num_test_tasks
+    num_tasks = _num_tasks(testing, own.num_test_tasks)
     if data.host_fed:
         pixels, labels = _flat_examples(splits.meta_train)
         stream = tasks.host_fed(

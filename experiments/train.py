@@ -16,7 +16,7 @@ import tyro
 from configs import parts
 from configs.parts import Recipe
 
-from . import console, loop, over_seeds, pictures, recipes, run_folder
+from . import checks, console, loop, over_seeds, pictures, recipes, run_folder
 from .build import build
 
 
@@ -38,7 +38,7 @@ def parse(arguments: list[str]) -> tuple[str, Recipe, Options]:
     """The recipe's name, the recipe with its overrides, and where and how often to run it.
 
     Raises:
-      ValueError: if there is no such recipe.
+      ValueError: if there is no such recipe, or an option comes before it.
       SystemExit: after printing help, or what is wrong with an option.
     """
     if not arguments or {"-h", "--help"} & set(arguments[:1]):
@@ -70,6 +70,7 @@ def train_one(name: str, recipe: Recipe, folder: pathlib.Path) -> loop.RunState:
 
 def train_together(name: str, recipe: Recipe, folders: Mapping[int, pathlib.Path]) -> dict[int, loop.RunState]:
     """Train or go on training seeds that share their dispatches, each in its folder; returns their states by seed."""
+    checks.check(recipe)
     with contextlib.ExitStack() as locks:
         for folder in folders.values():
             locks.enter_context(run_folder.locked(folder))

@@ -58,7 +58,7 @@ def descend(
     make_optimizer = optimizer if callable(optimizer) else lambda _: optimizer
 
     def checked(params: PyTree, context: PyTree, step: Any, key: RandomKey) -> tuple[Any, Aux]:
-        return checked_loss(objective(params, context, step, key), "the objective of an inner loop")
+        return checked_loss(objective(params, context, step, key), "what the objective of an inner loop returns")
 
     return adjoint(checked, make_optimizer, num_steps)
 

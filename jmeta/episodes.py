@@ -44,7 +44,7 @@ def episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
         key_adapt, key_predict = jax.random.split(key)
         adapted = learner.adapt(meta_params, task.support, key_adapt)
         outputs = learner.predict(meta_params, adapted, task.query.x, key_predict)
-        return checked_loss(loss_fn(outputs, task.query), "loss_fn")
+        return checked_loss(loss_fn(outputs, task.query), "what loss_fn returns")
 
     return episode_fn
 
@@ -86,7 +86,7 @@ def reptile_episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
             )
         distance = optax.tree.norm(jax.tree.map(jnp.subtract, meta_params, adapted), squared=True)
         outputs = learner.predict(meta_params, adapted, task.query.x, key_predict)
-        _, aux = checked_loss(loss_fn(outputs, task.query), "loss_fn")
+        _, aux = checked_loss(loss_fn(outputs, task.query), "what loss_fn returns")
         return 0.5 * distance, jax.lax.stop_gradient(aux)
 
     return episode_fn

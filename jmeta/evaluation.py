@@ -135,7 +135,7 @@ def per_task_metrics(
 
     def one_task(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Aux, Aux]:
         def judged(outputs: PyTree) -> Aux:
-            loss, aux = checked_loss(loss_fn(outputs, task.query), "loss_fn")
+            loss, aux = checked_loss(loss_fn(outputs, task.query), "what loss_fn returns")
             return {**{name: value for name, value in aux.items() if jnp.ndim(value) == 0}, "loss": loss}
 
         adapted = learner.adapt(meta_params, task.support, key)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from .types import Aux, Batch
@@ -18,22 +19,25 @@ def checked_loss(result: Any, of: str) -> tuple[Any, Aux]:
 
     Args:
       result: of the function.
-      of: what it is called in the message.
+      of: what the result is called in the message.
 
     Raises:
       ValueError: if it is anything else, at trace time.
 
     Example:
-      >>> loss, aux = checked_loss((0.5, {}), "loss_fn")
-      >>> checked_loss(0.5, "loss_fn")
+      >>> loss, aux = checked_loss((0.5, {}), "what loss_fn returns")
+      >>> checked_loss(0.5, "what loss_fn returns")
       Traceback (most recent call last):
       ...
-      ValueError: loss_fn must return (loss, aux), a scalar and a dictionary, but it returned a float
+      ValueError: what loss_fn returns must be (loss, aux), a scalar and a dictionary, but it is a float
     """
-    expected = f"{of} must return (loss, aux), a scalar and a dictionary, but it returned"
+    expected = f"{of} must be (loss, aux), a scalar and a dictionary, but it is"
     if not isinstance(result, tuple) or len(result) != 2:
-        raise ValueError(f"{expected} a {type(result).__name__}")
+        length = f" of {len(result)}" if isinstance(result, tuple) else ""
+        raise ValueError(f"{expected} a {type(result).__name__}{length}")
     loss, aux = result
+    if not isinstance(loss, jax.Array | np.ndarray | np.generic | float | int):
+        raise ValueError(f"{expected} a loss that is a {type(loss).__name__}")
     if jnp.shape(loss) != () or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
         raise ValueError(f"{expected} a loss of shape {jnp.shape(loss)} and dtype {jnp.result_type(loss)}")
     if not isinstance(aux, dict):

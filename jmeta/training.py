@@ -212,7 +212,7 @@ def _stays_finite(old: PyTree, new: PyTree) -> Bool[Array, ""]:
         for before, after in pairs
         if jnp.issubdtype(jnp.result_type(after), jnp.inexact)
     ]
-    return jnp.stack(kept).all()
+    return jnp.stack([jnp.array(True), *kept]).all()
 
 
 def _checked(result: Any, meta_params: PyTree) -> tuple[tuple[Any, Aux], PyTree]:
@@ -224,7 +224,7 @@ def _checked(result: Any, meta_params: PyTree) -> tuple[tuple[Any, Aux], PyTree]
             f"returned {jax.tree.structure(result)}"
         )
     value, grads = result
-    loss, aux = checked_loss(value, "the episode function")
+    loss, aux = checked_loss(value, "the first of what grad_fn returns")
     expected, got = jax.tree.structure(meta_params), jax.tree.structure(grads)
     if expected != got:
         raise ValueError(

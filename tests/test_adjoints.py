@@ -116,14 +116,14 @@ def test_negative_steps_are_refused():
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
-        (lambda params, context, step, key: params.sum(), "it returned a "),
-        (lambda params, context, step, key: (params, {}), r"it returned a loss of shape \(3,\)"),
-        (lambda params, context, step, key: (params.sum(), params), "it returned an aux that is a "),
+        (lambda params, context, step, key: params.sum(), "it is a "),
+        (lambda params, context, step, key: (params, {}), r"it is a loss of shape \(3,\)"),
+        (lambda params, context, step, key: (params.sum(), params), "it is an aux that is a "),
     ],
     ids=["no aux", "a vector", "an aux by position"],
 )
 def test_an_objective_that_is_no_loss_and_aux_is_refused(key, objective, message):
-    with pytest.raises(ValueError, match="the objective of an inner loop must return .*" + message):
+    with pytest.raises(ValueError, match="what the objective of an inner loop returns must be .*" + message):
         descend(objective, optax.sgd(1.0), num_steps=1)(jnp.zeros(3), None, key)
 
 

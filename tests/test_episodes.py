@@ -110,5 +110,5 @@ def test_a_loss_without_aux_is_refused(key, judge):
             learner, loss_fn, meta_params, sample, key, protocol="sinusoid", num_tasks=2
         ),
     }
-    with pytest.raises(ValueError, match=r"loss_fn must return \(loss, aux\)"):
+    with pytest.raises(ValueError, match=r"what loss_fn returns must be \(loss, aux\)"):
         judges[judge]()

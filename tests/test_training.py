@@ -175,6 +175,19 @@ def test_what_is_no_value_and_gradient_is_refused(key, result):
         trainer.update(trainer.init(jnp.zeros(2)), None, key)
 
 
+@pytest.mark.parametrize(("value", "what"), [((0.0, {}, 1), "a tuple of 3"), (({}, 0.0), "a loss that is a dict")])
+def test_a_value_that_is_no_loss_and_aux_is_refused(key, value, what):
+    trainer = jmeta.meta_trainer(lambda p, t, k: (value, p), optax.sgd(0.1))
+    with pytest.raises(ValueError, match=rf"the first of what grad_fn returns must be \(loss, aux\), .* it is {what}"):
+        trainer.update(trainer.init(jnp.zeros(2)), None, key)
+
+
+def test_nothing_to_learn_is_no_error(key):
+    trainer = jmeta.meta_trainer(lambda p, t, k: ((jnp.zeros(()), {}), p), optax.sgd(0.1))
+    state, _ = trainer.update(trainer.init({}), None, key)
+    assert int(state.step) == 1
+
+
 def test_no_steps_are_refused(trainer):
     with pytest.raises(ValueError, match="at least one meta-step"):
         training.sampled_steps(trainer, num_steps=0)

@@ -80,10 +80,10 @@ def _table(recorded: list[rows.Row]) -> str:
 def _training(train: dict[str, Any], whole: Training) -> list[str]:
     """How many meta-steps, of how many if the recipe has another number or stopped early; and what they took."""
     steps = f"{train['num_steps']:,}"
-    if train["num_steps"] != whole.num_steps:
+    if train["num_steps"] < whole.num_steps:
         steps += f" of the recipe's {whole.num_steps:,}"
-    if train["num_steps"] != train["of_num_steps"]:
-        steps += f", stopped early of {train['of_num_steps']:,}"
+    if train["num_steps"] < train["of_num_steps"]:
+        steps += " (stopped early)"
     cores = "1 core" if train["cpus"] == 1 else f"{train['cpus']} cores"
     return [steps, f"{train['seconds'] / 60:.1f} min, {train['device']}, {cores}"]
 

@@ -139,7 +139,7 @@ def multi_step_episode(
             whole = merge_params(params, _row(meta_params["norms"], index))
             whole = with_support_statistics(model, whole, task.support, key_statistics)
             outputs = model.apply(whole, task.query.x, jax.random.fold_in(key_query, index))
-            return params, checked_loss(loss_fn(outputs, task.query), "loss_fn")
+            return params, checked_loss(loss_fn(outputs, task.query), "what loss_fn returns")
 
         _, (losses, aux) = jax.lax.scan(step, meta_params["params"], _steps_and_keys(num_steps, key_steps))
         loss = jnp.dot(_step_weights(task.progress, num_steps, annealed_until), losses)

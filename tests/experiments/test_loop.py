@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import loop, recipes, replay, run_folder, train
+from experiments import checks, loop, recipes, replay, run_folder, train
 from experiments.build import build
+from experiments.diagnosis import TaskReport
 from jmeta import checkpoints
 from jmeta.tasks import stacked
 
@@ -144,7 +145,7 @@ def test_the_best_parameters_are_those_of_the_best_step(tmp_path, tiny_blobs, mo
 def test_numbers_of_steps_must_be_multiples_of_a_dispatch(tiny_blobs):
     training = dataclasses.replace(tiny_blobs.training, evaluate_every=25)
     with pytest.raises(ValueError, match=r"evaluate_every=25; expected a positive multiple of .*=10"):
-        build(dataclasses.replace(tiny_blobs, training=training))
+        checks.check(dataclasses.replace(tiny_blobs, training=training))
 
 
 @pytest.mark.parametrize(
@@ -160,12 +161,12 @@ def test_numbers_of_steps_must_be_multiples_of_a_dispatch(tiny_blobs):
 def test_a_number_out_of_its_range_is_refused_before_anything_is_written(
     tiny_blobs, tmp_path, monkeypatch, capsys, part, option, number
 ):
-    """Under the name of its option; the folder can still be used."""
+    """Under the name of its option."""
     monkeypatch.setattr(recipes, "load", lambda name: tiny_blobs)
     wrong = ["tiny", "--run-dir", str(tmp_path / "run"), f"--{part}.{option.replace('_', '-')}", str(number)]
     assert train.main(wrong) == 1
     assert re.search(rf"error: {part}\.{option}={number}; expected ", capsys.readouterr().err)
-    assert not list(tmp_path.glob("run/seed_0/config.json"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_metrics_are_means_over_steps_that_were_not_skipped():
@@ -233,3 +234,22 @@ def test_a_session_is_recorded(tmp_path, tiny_blobs):
     run(tmp_path, build(tiny_blobs), tiny_blobs.training)
     (session,) = [json.loads(line) for line in (tmp_path / "sessions.jsonl").read_text().splitlines()]
     assert (session["seed"], session["resumed_from"], session["jax"]) == (0, 0, jax.__version__)
+
+
+@pytest.mark.parametrize(
+    ("is_finite", "words"),
+    [
+        (
+            [True, True],
+            "no task by itself is at fault, so the step itself may be too large (--training.lr). Look",
+        ),
+        ([False, True], "1 of its 2 tasks are at fault: task 0 "),
+        ([False, False], "all 2 tasks are at fault, so perhaps the parameters or the inner loop: task 0 "),
+    ],
+)
+def test_a_divergence_says_what_is_at_fault(tmp_path, tiny_blobs, monkeypatch, is_finite, words):
+    experiment = build(tiny_blobs)
+    reports = [TaskReport(i, (i,), 1.0, 1.0, each, True) for i, each in enumerate(is_finite)]
+    monkeypatch.setattr(loop, "examine_step", lambda *_: reports)
+    state = loop.init_state(experiment, 0)
+    assert words in loop._explain_divergence(experiment, state, tmp_path)

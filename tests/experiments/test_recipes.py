@@ -154,14 +154,12 @@ def test_what_tells_classes_apart_is_refused_on_regression(name, tiny_sinusoid):
 def test_a_meta_optimizer_that_could_make_a_mean_of_squares_negative_is_refused(optimizer, lr, on_device):
     training = dataclasses.replace(on_device.training, optimizer=optimizer, lr=lr)
     with pytest.raises(ValueError, match=f"at most 1, not {optimizer} and {lr:g}"):
-        build(dataclasses.replace(on_device, method=METHODS["reptile"], training=training))
-    build(dataclasses.replace(on_device, method=parts.Reptile(learns_optimizer_state=False), training=training))
+        checks.check(dataclasses.replace(on_device, method=METHODS["reptile"], training=training))
+    checks.check(dataclasses.replace(on_device, method=parts.Reptile(learns_optimizer_state=False), training=training))
 
 
 @pytest.mark.parametrize("name", ["anil", "boil", "cavia", "reptile", "proto_maml"])
 def test_an_output_for_each_way_fixes_the_ways(name, on_device):
-    data = dataclasses.replace(on_device.data, train_ways=3)
-    training = dataclasses.replace(on_device.training, optimizer="sgd")
-    more = dataclasses.replace(on_device, data=data, training=training, method=METHODS[name])
+    more = dataclasses.replace(on_device, data=dataclasses.replace(on_device.data, train_ways=3), method=METHODS[name])
     with pytest.raises(ValueError, match="training tasks have 3 ways and test tasks 2"):
         build(more)
