@@ -99,6 +99,7 @@ def test_a_run_that_is_killed_ends_in_the_same_bits(tmp_path, start_process, opt
 def test_two_runs_cannot_write_one_folder(tmp_path, start_process):
     first = start_process("experiments.train", *OPTIONS, "--run-dir", tmp_path)
     wait_for_checkpoint_after(0, tmp_path / "seed_7", first)
+    first.send_signal(signal.SIGSTOP)  # it would be at its end before the other has begun
     assert first.poll() is None
     second = start_process("experiments.train", *OPTIONS, "--run-dir", tmp_path)
     output, _ = second.communicate(timeout=60)
