@@ -202,12 +202,23 @@ def test_more_shots_at_test_ask_nothing_of_the_training_classes(tiny_folder):
     assert task.support.y.size == 2 * tiny_folder.testing.num_ways
 
 
+def test_the_name_of_a_folder_may_have_a_comma(tiny_folder, tmp_path):
+    images = pathlib.Path(tiny_folder.data.path).rename(tmp_path / "a,b")
+    data = dataclasses.replace(tiny_folder.data, path=str(images))
+    assert build(dataclasses.replace(tiny_folder, data=data)).source.name == "folder/a,b 2-way 1-shot"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{}", "hash, options, recipe, split_hash missing"), ("[", "is damaged"), ("[]", "has no names in it")],
+    [
+        (b"{}", "hash, options, recipe, split_hash missing"),
+        (b"[", "is damaged"),
+        (b"[]", "has no names in it"),
+        (b"\xff\xfe", "can't decode"),
+    ],
 )
 def test_a_damaged_configuration_is_named(capsys, tmp_path, content, message):
-    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "config.json").write_bytes(content)
     assert evaluate.main([str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: {tmp_path / 'config.json'} is damaged")

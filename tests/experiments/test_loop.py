@@ -155,6 +155,7 @@ def test_numbers_of_steps_must_be_multiples_of_a_dispatch(tiny_blobs):
         *[("training", name, 0) for name in ("steps_per_dispatch", "keep_last")],
         *[("training", name, number) for name in ("lr", "clip_norm") for number in (0.0, -1.0)],
         ("training", "num_valid_tasks", 1),
+        ("data", "num_queries", 0),
         *[("testing", name, 0) for name in ("num_ways", "num_shots", "num_tasks", "tasks_at_once")],
     ],
 )
