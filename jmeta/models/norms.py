@@ -118,7 +118,9 @@ class Norm(nn.Module):
             mean, variance = _group_moments(wide, math.gcd(channels, 16) if self.policy == "group" else channels)
         else:
             mean, variance = self._statistics(wide, calibrating)
-        return ((wide - mean) * (lax.rsqrt(variance + self.epsilon) * _row(scale)) + _row(bias)).astype(x.dtype)
+        factor = lax.rsqrt(variance + self.epsilon) * _row(scale)
+        # Not (x - mean) * factor + bias, whose difference XLA would keep beside x: as accurate, for half of the memory.
+        return (wide * factor + (_row(bias) - mean * factor)).astype(x.dtype)
 
     def _statistics(self, x: Array, calibrating: bool) -> tuple[Array, Array]:
         if self.policy == "batch":

@@ -2,14 +2,15 @@
 
 The networks of this package, and other people's Flax modules through `nn.Conv(conv_general_dilated=patch_conv)`, are
 made of these. A form is chosen when a network is built; all forms agree in value, gradient and second derivative. On a
-CPU, XLA's own convolution costs 5 to 16 times the meta-gradient step of `patch_conv`: under `vmap` over per-task
-weights it becomes a grouped convolution, and inside `lax.scan` its weight gradient leaves the fast path.
+CPU, XLA's own convolution costs many times the meta-gradient step of `patch_conv` (BENCHMARKS.md): under `vmap` over
+per-task weights it becomes a grouped convolution, and inside `lax.scan` its weight gradient leaves the fast path.
 
 Max-pooling deliberately avoids `x.reshape(...).max(...)`, whose gradient looks for the elements that *equal* the
 maximum: XLA recomputes `x` in another fusion with another rounding, and under `jit` the search finds none or the wrong
 number of them. Meta-gradients then come out 8 to 80 % wrong, or NaN, without a warning.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -92,12 +93,20 @@ def patch_conv(
     kernel_height, kernel_width, channels, filters = rhs.shape
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], window_strides, padding)
-    down, across = window_strides
-    padded = jnp.pad(lhs, ((0, 0), tuple(padding[0]), tuple(padding[1]), (0, 0)))
-    height = (padded.shape[1] - kernel_height) // down + 1
-    width = (padded.shape[2] - kernel_width) // across + 1
+    (top, bottom), (left, right) = padding
+    height = (lhs.shape[1] + top + bottom - kernel_height) // window_strides[0] + 1
+    width = (lhs.shape[2] + left + right - kernel_width) // window_strides[1] + 1
     if height < 1 or width < 1:
-        raise ValueError(f"images of {lhs.shape[1:3]} pixels are smaller than the kernel of {rhs.shape[:2]}; pad them")
+        raise ValueError(
+            f"images of {lhs.shape[1:3]} pixels, padded by {tuple(padding)}, are smaller than the kernel of "
+            f"{rhs.shape[:2]}; pad them"
+        )
+    matmul = functools.partial(jnp.matmul, precision=precision, preferred_element_type=preferred_element_type)
+    rows_then_taps = kernel_width * channels + kernel_height * filters
+    if window_strides[0] == 1 and rows_then_taps < kernel_height * kernel_width * channels:
+        return _by_rows(lhs, rhs, window_strides[1], padding, (height, width), matmul)
+    padded = jnp.pad(lhs, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    down, across = window_strides
     slices = [
         padded[:, i : i + (height - 1) * down + 1 : down, j : j + (width - 1) * across + 1 : across]
         for i in range(kernel_height)
@@ -105,9 +114,39 @@ def patch_conv(
     ]
     # Two-dimensional, since XLA's matrix product of a 4-D operand is slower, above all under vmap.
     patches = jnp.concatenate(slices, -1).reshape(-1, kernel_height * kernel_width * channels)
-    kernel = rhs.reshape(-1, filters)
-    outputs = jnp.matmul(patches, kernel, precision=precision, preferred_element_type=preferred_element_type)
-    return outputs.reshape(lhs.shape[0], height, width, filters)
+    return matmul(patches, rhs.reshape(-1, filters)).reshape(lhs.shape[0], height, width, filters)
+
+
+def _by_rows(
+    lhs: Array,
+    rhs: Array,
+    across: int,
+    padding: Sequence[tuple[int, int]],
+    size: tuple[int, int],
+    matmul: Callable[[Array, Array], Array],
+) -> Array:
+    """Patches of single rows, one product with all rows of the kernel, and the sum of its parts, each moved to its row.
+
+    For a 3x3 kernel of C channels and F filters that is 3 C + 3 F numbers a pixel in place of the 9 C of whole patches,
+    for the same arithmetic, forwards and backwards. With C = F = 64, a meta-step of MAML took 0.8 times as long, in
+    0.63 of the temporary memory.
+    """
+    kernel_height, kernel_width, channels, filters = rhs.shape
+    (top, _), (left, right) = padding
+    height, width = size
+    padded = jnp.pad(lhs, ((0, 0), (0, 0), (left, right), (0, 0)))
+    slices = [padded[:, :, j : j + (width - 1) * across + 1 : across] for j in range(kernel_width)]
+    patches = jnp.concatenate(slices, -1).reshape(-1, kernel_width * channels)
+    kernel = rhs.transpose(1, 2, 0, 3).reshape(kernel_width * channels, kernel_height * filters)
+    products = matmul(patches, kernel).reshape(*lhs.shape[:2], width, kernel_height * filters)
+    zero = jnp.zeros((), products.dtype)
+
+    def moved(product: Array, down: int) -> Array:
+        """The rows from `-down` on, `height` of them; those that the image does not have are zero."""
+        return lax.pad(product, zero, ((0, 0, 0), (down, height - lhs.shape[1] - down, 0), (0, 0, 0), (0, 0, 0)))
+
+    taps = lax.split(products, [filters] * kernel_height, axis=3)
+    return functools.reduce(jnp.add, [moved(tap, top - i) for i, tap in enumerate(taps)])
 
 
 def max_pool(
@@ -138,10 +177,9 @@ def max_pool(
     if form != "select":
         raise ValueError(f"form={form!r}; expected 'select' or 'window'")
     height, width = height // 2, width // 2
-    squares = x[:, : 2 * height, : 2 * width].reshape(examples, height, 2, width, 2, channels)
-    upper = _larger(squares[:, :, 0, :, 0], squares[:, :, 0, :, 1])
-    lower = _larger(squares[:, :, 1, :, 0], squares[:, :, 1, :, 1])
-    return _larger(upper, lower)
+    columns = x[:, : 2 * height, : 2 * width].reshape(examples, 2 * height, width, 2, channels)
+    rows = _larger(columns[:, :, :, 0], columns[:, :, :, 1]).reshape(examples, height, 2, width, channels)
+    return _larger(rows[:, :, 0], rows[:, :, 1])
 
 
 def _larger(a: Array, b: Array) -> Array:

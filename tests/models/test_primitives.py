@@ -32,18 +32,20 @@ def assert_same(a, b, rtol=1e-10):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol), a, b)
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)  # the same shapes again: compiled once
+@settings(max_examples=12, deadline=None, derandomize=True)  # the same shapes again: compiled once
 @given(
     size=st.tuples(st.integers(3, 6), st.integers(3, 6)),
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     padding=st.sampled_from(["SAME", "VALID", ((0, 2), (1, 0))]),
+    filters=st.sampled_from([1, 4]),
 )
-def test_patches_are_the_convolution(size, kernel, strides, padding):
+def test_patches_are_the_convolution(size, kernel, strides, padding, filters):
+    """Whole patches, and for strides of 1 down and few filters those of rows."""
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(0))
         images = jax.random.normal(keys[0], (2, *size, 2))
-        weights = jax.random.normal(keys[1], (*kernel, 2, 3))
+        weights = jax.random.normal(keys[1], (*kernel, 2, filters))
         patches, plain = (
             value_gradient_and_second(
                 lambda x, k: fn(x, k, strides, padding, dimension_numbers=LAYOUT), images, weights
@@ -54,8 +56,9 @@ def test_patches_are_the_convolution(size, kernel, strides, padding):
 
 
 @pytest.mark.usefixtures("float64")
-def test_patches_are_the_convolution_under_vmap_over_weights(key):
-    images, kernels = jax.random.normal(key, (3, 2, 5, 5, 2)), jax.random.normal(key, (3, 3, 3, 2, 4))
+@pytest.mark.parametrize("filters", [2, 8])
+def test_patches_are_the_convolution_under_vmap_over_weights(key, filters):
+    images, kernels = jax.random.normal(key, (3, 2, 5, 5, 2)), jax.random.normal(key, (3, 3, 3, 2, filters))
     patches, plain = (
         value_gradient_and_second(
             jax.vmap(lambda x, k: fn(x, k, (1, 1), "SAME", dimension_numbers=LAYOUT)), images, kernels
