@@ -2,9 +2,11 @@
 #   make run    install into .venv, meta-train two learners, evaluate them, leave a run folder
 #   make test   install what tests need, run the whole suite
 #   make lint   ruff and pyright
+# EXTRAS=dev,peers adds PyTorch, which a test compares meta-gradients with, to what tests install.
 # PYTHON=/path/to/python3.13 uses another interpreter, in an environment of its own.
 
 PYTHON ?= python3
+EXTRAS ?= dev
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 VENV := $(if $(filter file default,$(origin PYTHON)),.venv,.venv-$(VERSION))
 BIN := $(VENV)/bin
@@ -17,10 +19,10 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 run: $(VENV)/.installed-run
 	$(BIN)/python -m experiments.quickstart
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-lint: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -35,9 +37,9 @@ $(VENV)/.installed-run: $(BIN)/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[experiments]'
 	@touch $@
 
-$(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.installed-$(EXTRAS): $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing jmeta and what its tests need into $(VENV) (about a minute the first time)"
-	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --editable '.[$(EXTRAS)]'
 	@touch $@ $(VENV)/.installed-run
 
 clean:

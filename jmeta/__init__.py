@@ -11,7 +11,7 @@ differentiated is an `adjoint`. Samplers are in `jmeta.tasks`, networks in `jmet
 `jmeta.checkpoints` and `jmeta.testing` are imported by name, since they bring Orbax and chex with them.
 """
 
-from . import adaptation, adjoints, evaluation, learners, losses, models, tasks, training
+from . import adaptation, adjoints, estimators, evaluation, learners, losses, models, planning, tasks, training
 from .episodes import episode, over_tasks
 from .evaluation import evaluate
 from .training import meta_trainer
@@ -30,10 +30,12 @@ __all__ = [
     "evaluate",
     "adaptation",
     "adjoints",
+    "estimators",
     "learners",
     "losses",
     "models",
     "tasks",
     "training",
     "evaluation",
+    "planning",
 ]

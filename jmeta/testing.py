@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from .adaptation import path_name
-from .episodes import episode
+from .episodes import count_tasks, episode
 from .leaks import LeakReport as LeakReport
 from .leaks import leaks as leaks
 from .models import is_statistic
@@ -154,6 +154,47 @@ def check_estimator(
     _assert_close(jax.jit(grad_fn)(meta_params, task, key), got, 1e-4, "jax.jit gives another estimate", atol=1e-6)
 
 
+def check_meta_gradient(
+    grad_fn: GradFn,
+    meta_params: PyTree,
+    tasks: PyTree,
+    key: RandomKey,
+    *,
+    is_constant: Callable[[str], bool] = lambda _: False,
+) -> None:
+    """Say which meta-parameters a meta-gradient leaves out, or spoils.
+
+    JAX gives zeros, and no error, where a path is cut by a `stop_gradient`, an unused parameter, a rounding or a
+    learned rate that the loop never reads. This looks at every leaf, on several tasks.
+
+    Args:
+      grad_fn: `(meta_params, task, key) -> ((loss, aux), grads)`: of reverse or forward mode, for estimators by
+        perturbation give noise where there is no path.
+      meta_params: where; best away from symmetric points, such as a head of zeros.
+      tasks: stacked tasks.
+      key: for the episodes.
+      is_constant: says of a meta-parameter's path whether its gradient may be zero; statistics always may.
+
+    Raises:
+      AssertionError: naming the leaves that are missing, not finite, or exactly zero on every task.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> episode_fn = lambda meta_params, task, key: ((meta_params["used"] - task) ** 2, {})
+      >>> grad_fn = jax.value_and_grad(episode_fn, has_aux=True)
+      >>> check_meta_gradient(grad_fn, {"used": 1.0, "unused": 1.0}, jnp.arange(3.0), jax.random.key(0))
+      Traceback (most recent call last):
+      AssertionError: the meta-gradient is exactly zero for ['unused']; if that is meant, say so with `is_constant`
+    """
+    keys = jax.random.split(key, count_tasks(tasks))
+    _, grads = jax.jit(jax.vmap(grad_fn, in_axes=(None, 0, 0)))(meta_params, tasks, keys)
+    expected = {path_name(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(meta_params)}
+    got = {path_name(path): leaf.shape[1:] for path, leaf in jax.tree_util.tree_leaves_with_path(grads)}
+    wrong = sorted(name for name in expected if got.get(name) != expected[name])
+    _claim(not wrong, f"the meta-gradient has no leaf, or one of another shape, for {wrong}")
+    _check_gradients(jax.tree.map(lambda leaf: jnp.abs(leaf).sum(), grads), is_constant)
+
+
 def _check_shapes(learner: Learner, loss_fn: LossFn, meta_params: PyTree, task: Task, key: RandomKey) -> None:
     _assert_same_avals(jax.eval_shape(learner.init, key, task), meta_params, "`init` changes under jax.eval_shape")
     adapted = jax.eval_shape(learner.adapt, meta_params, task.support, key)
@@ -201,7 +242,11 @@ def _check_meta_gradient(
         "make every leaf an array with an explicit dtype in `init`",
     )
     _assert_same_avals(grads[0], meta_params, "the meta-gradient has another structure than the meta-parameters")
-    total = jax.tree.map(lambda *leaves: sum(jnp.abs(leaf).sum() for leaf in leaves), *grads)
+    _check_gradients(jax.tree.map(lambda *leaves: sum(jnp.abs(leaf).sum() for leaf in leaves), *grads), is_constant)
+
+
+def _check_gradients(total: PyTree, is_constant: Callable[[str], bool]) -> None:
+    """`total`: of every leaf the sum of absolute values over its numbers and over tasks."""
     _check_finite(total, "the meta-gradient")
     zero = [path_name(path) for path, leaf in jax.tree_util.tree_leaves_with_path(total) if leaf == 0]
     silent = [name for name in zero if not is_statistic(name) and not is_constant(name)]

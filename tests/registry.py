@@ -69,6 +69,10 @@ LEARNERS: dict[str, Entry] = {
     "meta_sgd": entry(learners.meta_sgd(network, CLASSIFY, num_steps=2, initial_lr=0.1)),
     "cavia": entry(learners.cavia(network, CLASSIFY, INNER, num_steps=2, num_context=3)),
     "maml_plus_plus": entry(learners.maml_plus_plus(network, CLASSIFY, num_steps=2, initial_lr=0.1)),
+    "imaml": entry(
+        learners.imaml(network, CLASSIFY, INNER, num_steps=10, regularization=3.0),
+        learners.imaml_episode(network, CLASSIFY, INNER, num_steps=10, regularization=3.0),
+    ),
     "reptile_with_state": entry(
         _with_state, reptile_episode(_with_state, CLASSIFY), ignores_padding=False, depends_on_order=True
     ),
@@ -108,4 +112,11 @@ SAMPLERS = {
     "ragged": tasks.ragged(blobs, num_ways=WAYS),
 }
 
-ADJOINTS = {"unrolled": adjoints.unrolled(), "first_order": adjoints.first_order()}
+ADJOINTS = {
+    "unrolled": adjoints.unrolled(),
+    "first_order": adjoints.first_order(),
+    "truncated": adjoints.truncated(1),
+    "rematerialized": adjoints.rematerialized(block_size=2),
+    "mixed_mode": adjoints.mixed_mode(),
+    "implicit": adjoints.implicit(),
+}

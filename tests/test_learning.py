@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 import jmeta
-from jmeta import learners, losses, models, tasks, training
+from jmeta import Batch, Task, learners, losses, models, tasks, training
 
 pytestmark = [pytest.mark.slow, pytest.mark.optimized]
 
@@ -57,3 +58,25 @@ def test_prototypes_of_a_learned_embedding_beat_those_of_the_inputs(key):
     ]
     learned, raw = (result.inductive["accuracy"] for result in results)
     assert learned.mean - raw.mean > 0.1, (str(learned), str(raw))
+
+
+def test_imaml_finds_the_centre_of_its_tasks(key):
+    """Regressions whose weights lie around a centre, with fewer examples than weights; all meta-gradients are valid."""
+    centre = 2 * jax.random.normal(key, (8,))
+
+    def sample(key):
+        key_weights, *keys = jax.random.split(key, 3)
+        weights = centre + 0.2 * jax.random.normal(key_weights, (8,))
+        batch = lambda x: Batch(x, (x @ weights)[:, None])
+        return Task(*(batch(jax.random.normal(key, (6, 8))) for key in keys))
+
+    model, inner = models.mlp([1]), optax.sgd(0.1)
+    learner = learners.imaml(model, losses.squared_error, inner, num_steps=60)
+    episode_fn = learners.imaml_episode(model, losses.squared_error, inner, num_steps=60)
+    trainer = jmeta.meta_trainer(jmeta.over_tasks(jax.value_and_grad(episode_fn, has_aux=True)), optax.adam(0.05))
+    start = learner.init(key, sample(key))
+    state, aux = training.sampled_steps(trainer, num_steps=300)(
+        trainer.init(start), tasks.stacked(jax.tree_util.Partial(sample), 8), key
+    )
+    np.testing.assert_allclose(aux["implicit_is_valid"], 1)
+    np.testing.assert_allclose(state.meta_params["params"]["head"]["kernel"][:, 0], centre, atol=0.15)

@@ -1,7 +1,7 @@
 """Learners: one method a file, each a factory that returns a `jmeta.Learner`.
 
-Three methods train on more than a loss of query predictions, and export their own episode function beside the learner:
-`multi_step_episode` (MAML++), `pretrain_episode` (Baseline++) and `jmeta.episodes.reptile_episode`.
+Some methods train on more than a loss of query predictions, and export their own episode function beside the learner:
+`multi_step_episode` (MAML++), `imaml_episode`, `pretrain_episode` (Baseline++) and `jmeta.episodes.reptile_episode`.
 """
 
 from .anil import anil
@@ -10,6 +10,7 @@ from .cavia import cavia
 from .fine_tune import fine_tune, pretrain_episode
 from .first_order_maml import first_order_maml
 from .from_scratch import from_scratch
+from .imaml import imaml, imaml_episode
 from .maml import maml
 from .maml_plus_plus import maml_plus_plus, multi_step_episode
 from .matching import matching
@@ -28,6 +29,8 @@ __all__ = [
     "fine_tune",
     "first_order_maml",
     "from_scratch",
+    "imaml",
+    "imaml_episode",
     "maml",
     "maml_plus_plus",
     "matching",

@@ -1,0 +1,37 @@
+"""How an inner loop is differentiated: the `adjoint` argument of `jmeta.adaptation.descend`.
+
+An inner loop is T steps of an optimizer on an objective. What it computes is fixed by those; *how a meta-gradient flows
+back through it* is a separate choice, an adjoint. All adjoints give the same adapted parameters.
+
+| adjoint | meta-gradient | what a step of the loop leaves in memory |
+|---|---|---|
+| `unrolled()` | exact | everything that the step computed |
+| `rematerialized()` | exact | the parameters and the optimizer's state; in blocks, those of 2 √T steps |
+| `mixed_mode()` | exact | the same, and no residuals of second derivatives either |
+| `truncated(k)` | exact in the last k steps, first-order before | in the last k steps, everything |
+| `first_order()` | without second derivatives | the updates |
+| `implicit(solver)` | exact at a minimum, with a certificate of how near it is | nothing |
+
+An adjoint is a function `(objective, make_optimizer, num_steps) -> inner_loop`, so anyone can write another.
+"""
+
+from .implicit import conjugate_gradient, implicit, lineax_solver, neumann_series
+from .inner_loop import Adjoint, InnerLoop, MakeOptimizer, Objective
+from .mixed_mode import mixed_mode
+from .unrolling import first_order, rematerialized, truncated, unrolled
+
+__all__ = [
+    "Adjoint",
+    "InnerLoop",
+    "MakeOptimizer",
+    "Objective",
+    "conjugate_gradient",
+    "first_order",
+    "implicit",
+    "lineax_solver",
+    "mixed_mode",
+    "neumann_series",
+    "rematerialized",
+    "truncated",
+    "unrolled",
+]

@@ -1,0 +1,111 @@
+"""What all adjoints share: the types of an inner loop, and its steps in one scan."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ..types import Aux, PyTree, RandomKey
+
+Objective = Callable[[PyTree, PyTree, Any, RandomKey], tuple[Any, Aux]]
+"""`(params, context, step, key) -> (loss, aux)`: what an inner loop descends. Everything that a meta-gradient may flow
+into, beside `params`, is in `context`; `step` counts from 0."""
+
+MakeOptimizer = Callable[[PyTree], optax.GradientTransformation]
+"""`context -> optimizer`, so that an inner learning rate may itself be a meta-parameter."""
+
+InnerLoop = Callable[[PyTree, PyTree, RandomKey], tuple[PyTree, Aux]]
+"""`(params, context, key) -> (params, aux)`, with the objective at every step as `aux["inner_losses"]`, and the
+`aux["optimizer_state"]` in which the loop ended."""
+
+Adjoint = Callable[[Objective, MakeOptimizer, int], InnerLoop]
+
+InnerGradient = Callable[[PyTree, PyTree, Any, RandomKey], tuple[Any, PyTree]]
+"""`(params, context, step, key) -> (loss, gradient)` of an objective with respect to `params`."""
+
+Scan = Callable[[Callable[[Any, Any], tuple[Any, Any]], Any, Any], tuple[Any, Any]]
+"""`(body, carry, xs) -> (carry, ys)`, as `jax.lax.scan`."""
+
+
+def inner_gradient(objective: Objective) -> InnerGradient:
+    """The objective's loss and gradient, differentiated as JAX does it."""
+    value_and_grad = jax.value_and_grad(objective, has_aux=True)
+
+    def gradient(params: PyTree, context: PyTree, step: Any, key: RandomKey) -> tuple[Any, PyTree]:
+        (loss, _), grads = value_and_grad(params, context, step, key)
+        return loss, grads
+
+    return gradient
+
+
+def stopped_gradient(objective: Objective) -> InnerGradient:
+    """The same, as constants."""
+    gradient = inner_gradient(objective)
+    return lambda params, context, step, key: gradient(*jax.lax.stop_gradient((params, context)), step, key)
+
+
+def scanned_loop(
+    phases: list[tuple[InnerGradient, int]], make_optimizer: MakeOptimizer, scan: Scan = jax.lax.scan
+) -> InnerLoop:
+    """An inner loop of one or more phases `(gradient, num_steps)`, each one scan over its steps.
+
+    Steps, keys and the optimizer's state go on from phase to phase: only the derivatives of phases differ.
+    """
+
+    def inner_loop(params: PyTree, context: PyTree, key: RandomKey) -> tuple[PyTree, Aux]:
+        optimizer = optax.with_extra_args_support(make_optimizer(context))
+        num_steps = sum(count for _, count in phases)
+        steps_and_keys = (jnp.arange(num_steps), jax.random.split(key, num_steps))
+        carry, losses, done = (params, optimizer.init(params)), [], 0
+        for gradient, count in phases:
+            xs = jax.tree.map(lambda leaf, start=done, stop=done + count: leaf[start:stop], steps_and_keys)
+            carry, phase_losses = scan(_step(gradient, optimizer, context), carry, xs)
+            losses.append(phase_losses)
+            done += count
+        params, optimizer_state = carry
+        losses = losses[0] if len(losses) == 1 else jnp.concatenate(losses)
+        return params, {"inner_losses": losses, "optimizer_state": optimizer_state}
+
+    return inner_loop
+
+
+def _step(gradient: InnerGradient, optimizer: optax.GradientTransformationExtraArgs, context: PyTree) -> Callable:
+    def step(carry: tuple[PyTree, PyTree], step_and_key: tuple[Any, RandomKey]) -> tuple[tuple[PyTree, PyTree], Any]:
+        params, optimizer_state = carry
+        loss, grads = gradient(params, context, *step_and_key)
+        updates, optimizer_state = optimizer.update(grads, optimizer_state, params, value=loss)
+        return (optax.apply_updates(params, updates), optimizer_state), loss
+
+    return step
+
+
+def rematerialized_scan(block_size: int, policy: Any = None, *, within_blocks: bool = True) -> Scan:
+    """A scan that stores the carry of every step, or of every `block_size`-th, and computes the rest again backwards.
+
+    With blocks, a block's own steps are stored while it is differentiated: T / b + b carries for T steps in blocks of
+    b, fewest at b = √T. A last block may be shorter.
+
+    Args:
+      block_size: steps in a block.
+      policy: what of a step is stored after all, as of `jax.checkpoint`.
+      within_blocks: whether the steps of a block are themselves computed again; not needed where they store little.
+    """
+
+    def scan(body: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
+        step = jax.checkpoint(body, prevent_cse=False, policy=policy) if within_blocks else body
+        num_steps = jax.tree.leaves(xs)[0].shape[0]
+        if block_size == 1 or num_steps <= block_size:
+            return jax.lax.scan(step, carry, xs)
+        num_whole = num_steps // block_size * block_size
+        blocks = jax.tree.map(lambda leaf: leaf[:num_whole].reshape(-1, block_size, *leaf.shape[1:]), xs)
+        block = jax.checkpoint(lambda carry, xs: jax.lax.scan(step, carry, xs), prevent_cse=False)
+        carry, ys = jax.lax.scan(block, carry, blocks)
+        ys = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), ys)
+        if num_whole == num_steps:
+            return carry, ys
+        carry, rest = block(carry, jax.tree.map(lambda leaf: leaf[num_whole:], xs))
+        return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), ys, rest)
+
+    return scan

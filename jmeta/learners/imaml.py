@@ -1,0 +1,149 @@
+"""iMAML: an initialisation that tasks stay near, learned without differentiating through the steps.
+
+A task is learned by minimising its support loss tied to the initialisation θ, φ* = argmin L(φ; support) + λ/2 ‖φ − θ‖².
+The tie makes φ* depend on θ however long the inner loop runs, so the meta-gradient follows from φ* alone, by implicit
+differentiation: memory does not grow with the steps, and any optimizer may take them.
+
+Reference: Rajeswaran, Finn, Kakade, Levine, "Meta-Learning with Implicit Gradients", 2019, arXiv:1909.04630,
+algorithm 1-2, eq. 3. Differs from the paper: any adjoint may be given, such as `adjoints.unrolled()` for comparison.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .. import adjoints
+from ..adaptation import descend, merge_params, split_params, support_loss, with_support_statistics
+from ..adjoints import Adjoint
+from ..losses import checked_loss
+from ..models import is_statistic
+from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
+
+
+def imaml(
+    model: Model,
+    loss_fn: LossFn,
+    inner_optimizer: optax.GradientTransformation,
+    *,
+    num_steps: int,
+    regularization: float = 1.0,
+    adjoint: Adjoint = adjoints.implicit(),
+) -> Learner:
+    """Learn an initialisation; adapt by minimising the support loss tied to it.
+
+    Args:
+      model, loss_fn: as in `maml`.
+      inner_optimizer: any optax transformation.
+      num_steps: inner steps; enough to come near the minimum, or the meta-gradient is wrong (see `imaml_episode`). At
+        least 2 with an implicit adjoint; to test with fewer, build the learner with `adjoints.unrolled()`.
+      regularization: λ, positive; the larger, the faster steps converge and the less a task can move.
+      adjoint: how the inner loop is differentiated.
+
+    Returns:
+      A learner whose meta-parameters and whose adapted state are both parameters of `model`.
+
+    Raises:
+      ValueError: if `regularization` is not positive, or `num_steps` is negative or too small for the adjoint.
+
+    Example:
+      >>> import jax, jmeta, optax
+      >>> from jmeta import learners, losses, models
+      >>> learner = learners.imaml(models.mlp([16, 3]), losses.cross_entropy, optax.sgd(0.2), num_steps=20)
+      >>> task = jmeta.tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=3)(jax.random.key(0))
+      >>> meta_params = learner.init(jax.random.key(1), task)
+      >>> adapted = learner.adapt(meta_params, task.support, jax.random.key(2))
+
+    Reference:
+      Rajeswaran et al., 2019, arXiv:1909.04630, algorithm 1-2.
+    """
+    adapt_with_aux = _adaptation(model, loss_fn, inner_optimizer, num_steps, regularization, adjoint)
+
+    def init(key: RandomKey, task: Task) -> PyTree:
+        return model.init(key, task.support.x)
+
+    def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> PyTree:
+        return adapt_with_aux(meta_params, support, key)[0]
+
+    def predict(meta_params: PyTree, adapted: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:
+        del meta_params
+        return model.apply(adapted, x, key)
+
+    return Learner(init, adapt, predict)
+
+
+def imaml_episode(
+    model: Model,
+    loss_fn: LossFn,
+    inner_optimizer: optax.GradientTransformation,
+    *,
+    num_steps: int,
+    regularization: float = 1.0,
+    adjoint: Adjoint = adjoints.implicit(),
+) -> EpisodeFn:
+    """iMAML's training episode: the plain one, with the adjoint's certificate in its `aux`.
+
+    Watch `implicit_is_valid`, averaged over tasks the share whose meta-gradient can be trusted.
+
+    Args:
+      model, loss_fn, inner_optimizer, num_steps, regularization, adjoint: as given to `imaml`.
+
+    Returns:
+      An episode function on the meta-parameters of `imaml`; `adjoints.implicit` says what its certificate is.
+
+    Example:
+      >>> import jax, jmeta, optax
+      >>> from jmeta import learners, losses, models
+      >>> parts = models.mlp([16, 3]), losses.cross_entropy, optax.sgd(0.2)
+      >>> task = jmeta.tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=3)(jax.random.key(0))
+      >>> meta_params = learners.imaml(*parts, num_steps=20).init(jax.random.key(1), task)
+      >>> _, aux = learners.imaml_episode(*parts, num_steps=20)(meta_params, task, jax.random.key(2))
+      >>> sorted(name for name in aux if name.startswith("implicit"))[:2]
+      ['implicit_distance', 'implicit_is_valid']
+
+    Reference:
+      Rajeswaran et al., 2019, arXiv:1909.04630, algorithm 2.
+    """
+    adapt_with_aux = _adaptation(model, loss_fn, inner_optimizer, num_steps, regularization, adjoint)
+
+    def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Any, Aux]:
+        key_adapt, key_predict = jax.random.split(key)
+        adapted, inner_aux = adapt_with_aux(meta_params, task.support, key_adapt)
+        outputs = model.apply(adapted, task.query.x, key_predict)
+        loss, aux = checked_loss(loss_fn(outputs, task.query), "what loss_fn returns")
+        certificate = {name: value for name, value in inner_aux.items() if name.startswith("implicit_")}
+        return loss, {**aux, **certificate}
+
+    return episode_fn
+
+
+def _adaptation(
+    model: Model,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    regularization: float,
+    adjoint: Adjoint,
+) -> Callable[[PyTree, Batch, RandomKey], tuple[PyTree, Aux]]:
+    if not regularization > 0:
+        raise ValueError(f"regularization={regularization}; expected a positive weight of the tie to the start")
+    loss_on_support = support_loss(model, loss_fn)
+
+    def objective(params: PyTree, context: tuple[PyTree, PyTree, Batch], step: Any, key: RandomKey) -> tuple[Any, Aux]:
+        del step
+        centre, rest, support = context
+        loss, aux = loss_on_support(merge_params(params, rest), support, key)
+        away = optax.tree.norm(jax.tree.map(jnp.subtract, params, centre), squared=True)
+        return loss + 0.5 * regularization * away, aux
+
+    inner_loop = descend(objective, optimizer, num_steps=num_steps, adjoint=adjoint)
+
+    def adapt_with_aux(meta_params: PyTree, support: Batch, key: RandomKey) -> tuple[PyTree, Aux]:
+        key_descend, key_statistics = jax.random.split(key)
+        start, rest = split_params(meta_params, lambda path: not is_statistic(path))
+        params, aux = inner_loop(start, (start, rest, support), key_descend)
+        return with_support_statistics(model, merge_params(params, rest), support, key_statistics), aux
+
+    return adapt_with_aux
