@@ -82,6 +82,9 @@ class Mlp:
     hidden: tuple[int, ...] = (40, 40)
 
 
+Dtype = Literal["float32", "bfloat16"]
+
+
 @dataclass(frozen=True)
 class Conv4:
     """Four blocks of convolution, normalisation and ReLU."""
@@ -90,6 +93,8 @@ class Conv4:
     pooling: Literal["max", "strided"] = "max"
     norm: Literal["batch", "support", "group", "layer", "none"] = "batch"
     """Whose statistics normalise: of the call (transductive), of the support, of one example, or none."""
+    dtype: Dtype = "float32"
+    """Of the activations; parameters and statistics are float32 always."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +108,26 @@ class Resnet12:
     """Share of every block's output that is dropped in training."""
     drop_size: int = 1
     """Side of the squares that are dropped: 1 is dropout, more is DropBlock."""
+    dtype: Dtype = "float32"
+    """As for Conv4."""
 
 
 Network = Mlp | Conv4 | Resnet12
 
 # Methods. `num_test_steps`, the inner steps at test, is the protocol's, or else `num_steps`, if not given
+
+
+AdjointName = Literal[
+    "unrolled",
+    "rematerialized",
+    "rematerialized_but_products",
+    "rematerialized_in_blocks",
+    "mixed_mode",
+    "mixed_mode_in_blocks",
+    "first_order",
+]
+"""How inner loops are differentiated: all but the last one exactly (see `jmeta.adjoints`). `_but_products` stores the
+results of matrix products; blocks are of √steps."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +137,7 @@ class Maml:
     num_steps: int = 1
     inner_lr: float = 0.01
     num_test_steps: int | None = None
-    adjoint: Literal["unrolled", "first_order"] = "unrolled"
+    adjoint: AdjointName = "unrolled"
 
 
 @dataclass(frozen=True)
@@ -127,7 +147,7 @@ class Anil:
     num_steps: int = 5
     inner_lr: float = 0.1
     num_test_steps: int | None = None
-    adjoint: Literal["unrolled", "first_order"] = "unrolled"
+    adjoint: AdjointName = "unrolled"
 
 
 @dataclass(frozen=True)
@@ -137,7 +157,7 @@ class Boil:
     num_steps: int = 1
     inner_lr: float = 0.5
     num_test_steps: int | None = None
-    adjoint: Literal["unrolled", "first_order"] = "unrolled"
+    adjoint: AdjointName = "unrolled"
 
 
 @dataclass(frozen=True)
@@ -149,7 +169,7 @@ class Cavia:
     num_context: int = 5
     """Numbers that are adapted; more input features, or channels of an image, for the network."""
     num_test_steps: int | None = None
-    adjoint: Literal["unrolled", "first_order"] = "unrolled"
+    adjoint: AdjointName = "unrolled"
 
 
 @dataclass(frozen=True)
@@ -159,6 +179,7 @@ class MetaSgd:
     num_steps: int = 1
     initial_lr: float = 0.01
     num_test_steps: int | None = None
+    adjoint: AdjointName = "unrolled"
 
 
 @dataclass(frozen=True)
@@ -169,6 +190,21 @@ class MamlPlusPlus:
     initial_lr: float = 0.1
     num_test_steps: int | None = None
     annealed_until: float = 0.1
+    adjoint: AdjointName = "unrolled"
+
+
+@dataclass(frozen=True)
+class Imaml:
+    """iMAML: a minimum tied to the meta-learned start, differentiated implicitly; its certificate is logged."""
+
+    num_steps: int = 16
+    """Inner steps towards the minimum; they cost no memory."""
+    inner_lr: float = 0.1
+    regularization: float = 2.0
+    """Weight of the tie: the larger, the sooner steps converge and the less a task can move."""
+    num_cg_steps: int = 5
+    """Of conjugate gradient, each a product with second derivatives."""
+    num_test_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -219,6 +255,7 @@ class ProtoMaml:
     num_steps: int = 5
     inner_lr: float = 0.1
     num_test_steps: int | None = None
+    adjoint: AdjointName = "unrolled"
 
 
 @dataclass(frozen=True)
@@ -237,7 +274,7 @@ class FineTune:
     """What a cosine is multiplied by."""
 
 
-Descending = Maml | Anil | Boil | Cavia | MetaSgd | MamlPlusPlus | ProtoMaml
+Descending = Maml | Anil | Boil | Cavia | MetaSgd | MamlPlusPlus | ProtoMaml | Imaml
 """Methods that adapt by gradient steps from a meta-learned start."""
 Comparing = Protonet | Matching | Relation | Ridge
 """Methods that compare embeddings, for any number of ways."""
@@ -266,8 +303,9 @@ class Training:
     halve_lr_every: int = 2000
     clip_norm: float | None = None
     """Largest norm of a meta-gradient, beyond which it is scaled down."""
-    batching: Literal["vmap", "scan"] | int = "vmap"
-    """Tasks of a meta-step at once: all, one, or this many."""
+    batching: Literal["auto", "vmap", "scan"] | int = "auto"
+    """Tasks of a meta-step at once: all (`vmap`), one (`scan`), this many, or (`auto`) all on accelerators and on a CPU
+    as many as its caches hold."""
     num_valid_tasks: int = 200
     patience: int | None = None
     """Evaluations without a better score on meta_valid after which training stops; never if not given."""

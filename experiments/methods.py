@@ -106,19 +106,44 @@ def _descending(method: parts.Descending, network: Network, loss_fn: LossFn, sou
                     num_context=num_context,
                     adjoint=_adjoint(adjoint),
                 )
-            case parts.MetaSgd(_, lr):
-                return learners.meta_sgd(model, loss_fn, num_steps=num_steps, initial_lr=lr)
-            case parts.MamlPlusPlus(_, lr):
-                return learners.maml_plus_plus(model, loss_fn, num_steps=num_steps, initial_lr=lr)
-            case parts.ProtoMaml(_, lr):
-                inner = optax.sgd(lr)
-                return learners.proto_maml(embedding, loss_fn, inner, num_ways=num_ways, num_steps=num_steps)
+            case parts.MetaSgd(_, lr, _, name):
+                return learners.meta_sgd(model, loss_fn, num_steps=num_steps, initial_lr=lr, adjoint=_adjoint(name))
+            case parts.MamlPlusPlus(_, lr, _, _, name):
+                return learners.maml_plus_plus(
+                    model, loss_fn, num_steps=num_steps, initial_lr=lr, adjoint=_adjoint(name)
+                )
+            case parts.ProtoMaml(_, lr, _, name):
+                return learners.proto_maml(
+                    embedding,
+                    loss_fn,
+                    optax.sgd(lr),
+                    num_ways=num_ways,
+                    num_steps=num_steps,
+                    adjoint=_adjoint(name),
+                )
+            case parts.Imaml(_, lr, weight):
+                inner, plain = optax.sgd(lr), adjoints.unrolled()  # nobody differentiates the learner that is tested
+                return learners.imaml(model, loss_fn, inner, num_steps=num_steps, regularization=weight, adjoint=plain)
 
     learner = make(method.num_steps)
     episode_fn = jmeta.episode(learner, loss_fn)
+    if isinstance(method, parts.Imaml):
+        episode_fn = learners.imaml_episode(
+            model,
+            loss_fn,
+            optax.sgd(method.inner_lr),
+            num_steps=method.num_steps,
+            regularization=method.regularization,
+            adjoint=adjoints.implicit(adjoints.conjugate_gradient(num_steps=method.num_cg_steps)),
+        )
     if isinstance(method, parts.MamlPlusPlus):
-        until = method.annealed_until
-        episode_fn = learners.multi_step_episode(model, loss_fn, num_steps=method.num_steps, annealed_until=until)
+        episode_fn = learners.multi_step_episode(
+            model,
+            loss_fn,
+            num_steps=method.num_steps,
+            annealed_until=method.annealed_until,
+            adjoint=_adjoint(method.adjoint),
+        )
     names = {"loss": "objective"} if isinstance(method, parts.MamlPlusPlus) else {}  # a weighted sum over steps
     test_steps = _num_test_steps(method, source)
     return Built(_init(learner, source), episode_fn, make(test_steps), source, make, test_steps, names)
@@ -190,8 +215,22 @@ def _zeros_like_one(source: Source) -> Task:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def _adjoint(name: str) -> adjoints.Adjoint:
-    return adjoints.unrolled() if name == "unrolled" else adjoints.first_order()
+def _adjoint(name: parts.AdjointName) -> adjoints.Adjoint:
+    match name:
+        case "unrolled":
+            return adjoints.unrolled()
+        case "rematerialized":
+            return adjoints.rematerialized()
+        case "rematerialized_but_products":
+            return adjoints.rematerialized(jax.checkpoint_policies.dots_saveable)
+        case "rematerialized_in_blocks":
+            return adjoints.rematerialized(block_size="sqrt")
+        case "mixed_mode":
+            return adjoints.mixed_mode()
+        case "mixed_mode_in_blocks":
+            return adjoints.mixed_mode(block_size="sqrt")
+        case "first_order":
+            return adjoints.first_order()
 
 
 def _num_test_steps(method: parts.Descending | parts.Reptile, source: Source) -> int:

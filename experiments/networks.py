@@ -1,6 +1,8 @@
 """A recipe's network before the method has said what comes out of it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
 
 from configs import parts
 from jmeta import Model, models
@@ -28,11 +30,26 @@ class Network(NamedTuple):
         match self.part:
             case parts.Mlp(hidden):
                 return models.mlp(hidden if num_outputs is None else (*hidden, num_outputs))
-            case parts.Conv4(num_filters, pooling, norm):
+            case parts.Conv4(num_filters, pooling, norm, dtype):
                 return models.conv4(
-                    num_outputs, num_filters=num_filters, pooling=pooling, norm=norm, num_context=num_context
+                    num_outputs,
+                    num_filters=num_filters,
+                    pooling=pooling,
+                    norm=norm,
+                    num_context=num_context,
+                    dtype=_dtype(dtype),
                 )
-            case parts.Resnet12(widths, norm, dropout_rate, drop_size):
+            case parts.Resnet12(widths, norm, dropout_rate, drop_size, dtype):
                 return models.resnet12(
-                    num_outputs, widths=widths, norm=norm, dropout_rate=dropout_rate, drop_size=drop_size
+                    num_outputs,
+                    widths=widths,
+                    norm=norm,
+                    dropout_rate=dropout_rate,
+                    drop_size=drop_size,
+                    dtype=_dtype(dtype),
                 )
+
+
+def _dtype(name: parts.Dtype) -> Any:
+    """Of activations; none for float32, which then are as wide as the parameters."""
+    return jnp.bfloat16 if name == "bfloat16" else None

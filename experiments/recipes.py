@@ -34,13 +34,17 @@ def load(name: str) -> Recipe:
 def with_options(value: DataclassT, options: Mapping[str, Any]) -> DataclassT:
     """A dataclass with the values of a run's `config.json`.
 
+    Options that are newer than the run have the defaults of their class, which mean what was done before there was a
+    choice.
+
     Raises:
-      ValueError: if the options are not those that the dataclass has.
+      ValueError: if the run had options that the dataclass has not, or lacks some that have no default.
     """
     assert dataclasses.is_dataclass(value)
     assert not isinstance(value, type)
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if set(fields) != set(options):
+    newer = {field.name: field.default for field in dataclasses.fields(value) if field.name not in options}
+    if set(options) - set(fields) or dataclasses.MISSING in newer.values():
         differing = ", ".join(sorted(set(fields) ^ set(options)))
         raise ValueError(
             f"the recorded options and {type(value).__name__} differ in {differing}; use the version of the code that "
@@ -48,6 +52,8 @@ def with_options(value: DataclassT, options: Mapping[str, Any]) -> DataclassT:
         )
 
     def converted(name: str) -> Any:
+        if name in newer:
+            return newer[name]
         if dataclasses.is_dataclass(fields[name]):
             return with_options(fields[name], options[name])
         return tuple(options[name]) if isinstance(options[name], list) else options[name]

@@ -16,7 +16,7 @@ import tyro
 from configs import parts
 from configs.parts import Recipe
 
-from . import checks, console, loop, over_seeds, pictures, recipes, run_folder
+from . import checks, console, loop, over_seeds, pictures, planning, recipes, run_folder
 from .build import build
 
 
@@ -32,6 +32,11 @@ class Options:
     """Seeds whose meta-steps share a dispatch. `auto` is as many as were measured to pay, which
     `python -m experiments.benchmarks.seeds` measures for other machines. Seeds trained together end as those trained
     alone up to rounding; to the bit only if resumed with the same `seeds` and `seeds-at-once`."""
+    memory_gb: float | None = None
+    """Plan the run: of all ways to the same meta-gradient, the fastest that takes no more memory than this; instead of
+    `method.adjoint` and `training.batching` (see `experiments.planning`)."""
+    allow_bfloat16: bool = False
+    """Let the plan choose activations of half the size, which no longer give the same meta-gradient."""
 
 
 def parse(arguments: list[str]) -> tuple[str, Recipe, Options]:
@@ -60,6 +65,14 @@ def parse(arguments: list[str]) -> tuple[str, Recipe, Options]:
     for option, number in {"--seeds": parsed.options.seeds, "--seeds-at-once": parsed.options.seeds_at_once}.items():
         if number != "auto" and number < 1:
             raise ValueError(f"{option} {number}; expected at least 1")
+    if parsed.options.memory_gb is not None and not parsed.options.memory_gb > 0:
+        raise ValueError(f"--memory-gb {parsed.options.memory_gb}; expected a positive number")
+    if parsed.options.memory_gb is not None and parsed.options.seeds_at_once not in ("auto", 1):
+        raise ValueError("--memory-gb plans for one seed at a time; leave out --seeds-at-once")
+    if parsed.options.allow_bfloat16 and parsed.options.memory_gb is None:
+        raise ValueError(
+            "--allow-bfloat16 is for a plan: add --memory-gb, or choose it yourself with --model.dtype bfloat16"
+        )
     return name, parsed.recipe, parsed.options
 
 
@@ -109,6 +122,8 @@ def choose_seeds_at_once(recipe: Recipe, options: Options) -> tuple[int, str]:
     """
     if options.seeds == 1:
         return 1, "there is no other"
+    if options.memory_gb is not None:
+        return 1, "the plan is of the memory of one"
     if isinstance(recipe.data, parts.Folder) and recipe.data.host_fed:
         return 1, "the host draws the tasks of each seed"
     if options.seeds_at_once != "auto":
@@ -133,6 +148,10 @@ def train(name: str, recipe: Recipe, options: Options) -> pathlib.Path:
       loop.DivergedError: if any seed diverged, when all others are trained.
     """
     folder = options.run_dir or folder_of(name, recipe, pathlib.Path("runs"))
+    checks.check(recipe)
+    if options.memory_gb is not None:
+        recipe, reasons = planning.planned(recipe, options.memory_gb, folder, allow_bfloat16=options.allow_bfloat16)
+        print(reasons, flush=True)
     seeds = range(recipe.training.seed, recipe.training.seed + options.seeds)
     at_once, reason = choose_seeds_at_once(recipe, options)
     if len(seeds) > 1:
@@ -171,7 +190,8 @@ def main(arguments: list[str]) -> int:
 
 def _overview() -> str:
     lines = [f"  {name:32} {(recipes.load(name).__doc__ or '').strip().splitlines()[0]}" for name in recipes.names()]
-    usage = "usage: python -m experiments.train RECIPE [--run-dir DIR] [--seeds N [--seeds-at-once N]] [--overrides]"
+    options = "[--run-dir DIR] [--seeds N [--seeds-at-once N]] [--memory-gb X] [--overrides]"
+    usage = f"usage: python -m experiments.train RECIPE {options}"
     return "\n".join([usage, "", "recipes:", *lines, "", "python -m experiments.train RECIPE --help lists the options"])
 
 

@@ -14,6 +14,7 @@ import optax
 
 from .losses import checked_loss
 from .types import Aux, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
+from .working_set import tasks_at_once
 
 
 def episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
@@ -93,17 +94,19 @@ def reptile_episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
 
 
 def over_tasks(
-    fn: Callable[[PyTree, PyTree, RandomKey], Any], batching: str | int = "vmap"
+    fn: Callable[[PyTree, PyTree, RandomKey], Any], batching: str | int = "auto"
 ) -> Callable[[PyTree, PyTree, RandomKey], Any]:
     """Average an episode function, or its gradient function, over stacked tasks.
 
     Averaging the *gradient function* by `"scan"` holds one task's residuals at a time; the gradient of an averaged
-    episode function holds those of all tasks. The results agree up to rounding.
+    episode function holds those of all tasks, unless it is the average of `jax.checkpoint(episode_fn)`, which computes
+    each task again on the way back. The results agree up to rounding.
 
     Args:
       fn: `(meta_params, task, key) -> result`; every leaf of the result is averaged over tasks, as floating point.
-      batching: `"vmap"`, all tasks at once; `"scan"`, one after another; or a number of tasks, that many at once and
-        the chunks one after another.
+      batching: `"vmap"`, all tasks at once; `"scan"`, one after another; a number of tasks, that many at once and the
+        chunks one after another; or `"auto"`, all at once on accelerators, and on a CPU as many as its caches hold (see
+        `jmeta.working_set`), decided when the function is traced.
 
     Returns:
       `(meta_params, tasks, key) -> mean result`, where every leaf of `tasks` has the tasks on its first axis. The task
@@ -120,13 +123,18 @@ def over_tasks(
       4.0
     """
     is_chunk = isinstance(batching, int) and not isinstance(batching, bool) and batching > 0
-    if batching not in ("vmap", "scan") and not is_chunk:
-        raise ValueError(f"batching={batching!r}; expected 'vmap', 'scan' or a positive number of tasks at once")
+    if batching not in ("auto", "vmap", "scan") and not is_chunk:
+        raise ValueError(
+            f"batching={batching!r}; expected 'auto', 'vmap', 'scan' or a positive number of tasks at once"
+        )
 
     def mean_over_tasks(meta_params: PyTree, tasks: PyTree, key: RandomKey) -> Any:
         num_tasks = count_tasks(tasks)
         keys = jax.random.split(key, num_tasks)
-        chunk = num_tasks if batching == "vmap" else 1 if batching == "scan" else int(batching)
+        if batching == "auto":
+            chunk = tasks_at_once(lambda task, key: fn(meta_params, task, key), (tasks, keys), num_tasks)
+        else:
+            chunk = {"vmap": num_tasks, "scan": 1}.get(str(batching)) or int(batching)
         if num_tasks % chunk:
             raise ValueError(f"batching={batching} does not divide the {num_tasks} tasks; pass a divisor, or 'vmap'")
         at_once = jax.vmap(fn, in_axes=(None, 0, 0))

@@ -30,7 +30,7 @@ def test_an_episode_is_adapt_then_predict_then_judge(key):
     assert set(aux) == {"squared_error"}
 
 
-@pytest.mark.parametrize("batching", ["vmap", "scan", 1, 2, 4])
+@pytest.mark.parametrize("batching", ["auto", "vmap", "scan", 1, 2, 4])
 @pytest.mark.parametrize("of", ["episode", "gradient"])
 def test_every_batching_is_the_mean_of_a_python_loop(float64, batching, of, key):
     learner = make_maml()
@@ -64,7 +64,7 @@ def test_every_batching_has_one_result_type(batching, key):
 
 @pytest.mark.parametrize("batching", ["map", 0, -2, True])
 def test_unknown_batching_is_refused(batching):
-    with pytest.raises(ValueError, match="expected 'vmap', 'scan' or a positive number"):
+    with pytest.raises(ValueError, match="expected 'auto', 'vmap', 'scan' or a positive number"):
         jmeta.over_tasks(lambda *_: 0.0, batching=batching)
 
 
@@ -112,3 +112,23 @@ def test_a_loss_without_aux_is_refused(key, judge):
     }
     with pytest.raises(ValueError, match=r"what loss_fn returns must be \(loss, aux\)"):
         judges[judge]()
+
+
+@pytest.mark.optimized
+def test_tasks_can_be_rematerialized(key):
+    """The gradient of an average of checkpointed episodes: the same, with what one task computes in memory."""
+    layers = jax.random.normal(key, (8, 64, 64)) / 8
+
+    def episode_fn(meta_params, task, key):
+        return jax.lax.scan(lambda x, layer: (jnp.tanh(x @ layer), None), task, meta_params)[0].sum(), {}
+
+    def compiled(fn):
+        mean = lambda layers, tasks: jmeta.over_tasks(fn, "scan")(layers, tasks, key)[0]
+        return jax.jit(jax.grad(mean)).lower(layers, stacked).compile()
+
+    stacked = jax.random.normal(key, (16, 32, 64))
+    plain, rematerialized = compiled(episode_fn), compiled(jax.checkpoint(episode_fn))
+    np.testing.assert_allclose(rematerialized(layers, stacked), plain(layers, stacked), rtol=1e-4, atol=1e-5)
+    of_a_task = 8 * stacked[0].nbytes
+    stored = [fn.memory_analysis().temp_size_in_bytes for fn in (plain, rematerialized)]
+    assert stored[0] - stored[1] > 14 * of_a_task

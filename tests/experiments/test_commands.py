@@ -282,6 +282,18 @@ def test_every_recipe_says_what_it_reproduces_and_comes_back_from_its_options(na
     assert recipes.with_options(recipe, options) == recipe
 
 
+def test_options_that_are_newer_than_a_run_mean_what_was_done_before():
+    recipe = recipes.load("glyphs_maml")
+    options = dataclasses.asdict(recipe)
+    del options["model"]["dtype"]
+    assert recipes.with_options(recipe, options) == recipe
+    with pytest.raises(ValueError, match="differ in colour"):
+        recipes.with_options(recipe, {**options, "colour": "red"})
+    del options["training"]["num_steps"]  # which has no default
+    with pytest.raises(ValueError, match="Training differ in num_steps"):
+        recipes.with_options(recipe, options)
+
+
 def test_an_output_for_each_way_fixes_the_ways():
     recipe = recipes.load("glyphs_maml")
     other = dataclasses.replace(recipe.data, train_ways=3)

@@ -24,6 +24,7 @@ METHODS = {
     "meta_sgd": parts.MetaSgd(),
     "maml_plus_plus": parts.MamlPlusPlus(num_steps=2),
     "proto_maml": parts.ProtoMaml(num_steps=2),
+    "imaml": parts.Imaml(num_steps=2, num_cg_steps=2),
     "reptile": parts.Reptile(num_steps=2, batch_size=2),
     "protonet": parts.Protonet(),
     "matching": parts.Matching(num_process_steps=2),
