@@ -12,7 +12,7 @@ from experiments import evaluate
 from experiments.reproduce import record, rows, table
 from jmeta.evaluation import estimate
 
-NUM_TASKS = 200
+NUM_TASKS = 100
 
 
 # training from scratch has no weights to judge again, and takes a hundred steps for every task
