@@ -1,0 +1,144 @@
+"""Contenders in turns: each in a process of its own, one running at a time, so that a machine that drifts burdens all.
+
+Only ratios of one such round mean anything. Before anything is timed, all losses and gradient norms must agree.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .workloads import Workload
+
+
+class Measured(NamedTuple):
+    """What one contender did.
+
+    Attributes:
+      seconds: of a meta-step, one for each round.
+      compile_seconds: tracing and compiling.
+      temporary_bytes: by the compiler's analysis; `None` where nothing is compiled.
+      peak_bytes: the process's most resident memory, libraries included.
+      loss, grad_norm: at the first parameters.
+    """
+
+    seconds: list[float]
+    compile_seconds: float
+    temporary_bytes: int | None
+    peak_bytes: int
+    loss: float
+    grad_norm: float
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+class _Worker:
+    def __init__(self, name: str, workload: Workload, environment: Mapping[str, str]) -> None:
+        words = [name, workload.kind, str(workload.tasks), str(workload.steps)]
+        command = [sys.executable, "-m", "experiments.benchmarks.worker", *words]
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, and no pipe, which a chatty library would fill
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors, "text": True}
+        self.name = name
+        variables = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false", **environment}  # compile times are measured
+        self._process = subprocess.Popen(command, env=variables, **pipes)
+        self.facts = json.loads(self._line())
+        self.seconds: list[float] = []
+        self._calls = 1
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.communicate()
+            self._errors.seek(0)
+            error = self._errors.read()
+            self._errors.close()
+            raise RuntimeError(f"{self.name}: {error.strip().splitlines()[-1] if error.strip() else 'died'}")
+        return line
+
+    def run(self, num_calls: int) -> float:
+        """Seconds of a meta-step, over that many calls."""
+        assert self._process.stdin is not None
+        print(num_calls, file=self._process.stdin, flush=True)
+        return float(self._line()) / num_calls / self.facts["meta_steps_per_call"]
+
+    def warm_up(self, least_seconds: float) -> None:
+        """Run once, and find out how many calls take that long."""
+        seconds = self.run(1) * self.facts["meta_steps_per_call"]
+        self._calls = max(1, round(least_seconds / seconds))
+
+    def round(self) -> None:
+        self.seconds.append(self.run(self._calls))
+
+    def finish(self) -> Measured:
+        facts = {name: self.facts[name] for name in ("compile_seconds", "temporary_bytes", "loss", "grad_norm")}
+        output, _ = self._process.communicate()  # which closes its input: the worker says its peak, and ends
+        self._errors.close()
+        return Measured(self.seconds, peak_bytes=int(output), **facts)
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
+        self._errors.close()
+
+
+def measure(
+    workload: Workload,
+    names: Sequence[str],
+    *,
+    rounds: int = 5,
+    least_seconds: float = 0.5,
+    tolerance: float = 1e-3,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[dict[str, Measured], dict[str, str]]:
+    """Time contenders on a workload, in turns.
+
+    Args:
+      workload: what to do.
+      names: of contenders, as in `worker.contender_of`; the first one's loss and gradient are what the others' are
+        compared with.
+      rounds: how often each is timed.
+      least_seconds: of a round of each.
+      tolerance: how far losses and gradient norms may be from the first one's, relatively.
+      environment: variables for all of them.
+
+    Returns:
+      What was measured by name; and of those that did not run, or whose numbers differ, the reason.
+    """
+    workers, failed = [], {}
+    try:
+        for name in names:
+            try:
+                workers.append(_Worker(name, workload, environment or {}))
+            except RuntimeError as error:
+                failed[name] = str(error)
+        if names[0] in failed:
+            raise RuntimeError(f"what the others are compared with did not run: {failed[names[0]]}")
+        for worker in list(workers):
+            if reason := _differs(worker.facts, workers[0].facts, tolerance):
+                failed[worker.name] = reason
+                workers.remove(worker)
+                worker.stop()
+        for worker in workers:
+            worker.warm_up(least_seconds)
+        for _ in range(rounds):
+            for worker in workers:
+                worker.round()
+        return {worker.name: worker.finish() for worker in workers}, failed
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def _differs(facts: Mapping[str, Any], expected: Mapping[str, Any], tolerance: float) -> str | None:
+    for name in ("loss", "grad_norm"):
+        if not abs(facts[name] - expected[name]) <= tolerance * abs(expected[name]):
+            return f"its {name} is {facts[name]:.6g} and not {expected[name]:.6g}"
+    return None

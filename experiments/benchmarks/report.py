@@ -1,0 +1,261 @@
+"""Write BENCHMARKS.md and its picture from what was measured: `python -m experiments.benchmarks.report`."""
+
+import json
+import pathlib
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from experiments import run_folder
+
+from .profile import FILE as PROFILE
+from .speed import CONTENDERS, ROWS
+from .sweep import FILE as SWEEP
+from .workloads import Workload
+
+ROOT = pathlib.Path(__file__).parents[2]
+PAGE = ROOT / "BENCHMARKS.md"
+PICTURE = ROOT / "docs" / "benchmarks.png"
+
+INTRODUCTION = """# Benchmarks
+
+Made by `python -m experiments.benchmarks.report` from what `experiments.benchmarks.speed`, `.sweep` and `.profile`
+measured; nothing is typed by hand. The workloads:
+
+* W1: second-order MAML, conv4 with 64 filters, batch norm and maximum, 28x28 pixels, 5-way 1-shot, 75 queries, S inner
+  steps, T tasks
+* W2: second-order MAML, sinusoids, network 1-40-40-1, 10 examples and 10 queries
+* W3: a training step of prototypical networks, the same conv4, 20-way 5-shot, 15 queries a class
+
+Every contender runs in a process of its own, from the same parameters on the same tasks; losses and gradient norms are
+compared before anything is timed. Contenders take turns, one running at a time, and a ratio is the median of the ratios
+of rounds: times of different tables cannot be compared, for machines drift.
+
+* *ms*: a meta-step, that is a meta-gradient and a step of Adam; the median over rounds, without compilation.
+* *ratio*: how many times as long the contender takes as the fastest way of jmeta.
+* *temporary*: what the compiled program allocates for itself; *peak*: the most resident memory of the process,
+  libraries and compiler included.
+* *of peak*: useful FLOP (convolutions, each product counted once) a second, over those of a large product of matrices.
+* *first step apart* is not of the library: it has the first inner step before the loop, where all tasks still share
+  their weights under `vmap`, to see whether that pays.
+* *memory in huge pages and kept*: an environment (`speed.TUNED`) in which no contender waits for fresh pages.
+"""
+
+PYTORCH = ("learn2learn", "higher", "TorchOpt", "torch.func: loop", "torch.func: vmap", "PyTorch")
+AIMS: tuple[tuple[Workload, bool, tuple[str, ...], float], ...] = (
+    (Workload("W1", 32, 5), False, ("learn2learn",), 1.8),
+    (Workload("W1", 4, 5), False, ("learn2learn",), 1.4),
+    (Workload("W1", 4, 5), False, ("jax-meta",), 15.0),
+    (Workload("W1", 4, 1), False, PYTORCH, 1.1),
+    (Workload("W1", 1, 100), False, ("learn2learn",), 2.5),
+    (Workload("W2", 25, 1), False, ("learn2learn",), 50.0),
+    (Workload("W2", 25, 1), False, ("torch.func: vmap",), 6.0),
+    (Workload("W2", 25, 1), False, ("jax-meta",), 1.3),
+    (Workload("W2", 25, 5), False, ("learn2learn",), 50.0),
+    (Workload("W2", 25, 5), False, ("torch.func: vmap",), 6.0),
+    (Workload("W2", 25, 5), False, ("jax-meta",), 1.3),
+    (Workload("W2", 1000, 5), False, ("torch.func: vmap",), 1.5),
+    (Workload("W3"), False, PYTORCH, 1.4),
+    (Workload("W3"), True, PYTORCH, 1.0),
+)
+"""`(workload, whether tuned, contenders, least ratio)`: how many times as long the fastest of them shall take."""
+MEMORY_AIMS = ((Workload("W1", 32, 5), 170.0), (Workload("W1", 1, 100), 150.0))
+"""`(workload, most MB)`: temporary memory of the thriftiest exact way of jmeta."""
+
+
+def render(
+    rows: list[dict[str, Any]], sweep: dict[str, Any] | None = None, profile: dict[str, Any] | None = None
+) -> str:
+    """The page."""
+    by_name = {workload.name: workload for workload in CONTENDERS}
+    order = list(by_name)
+    parts = [INTRODUCTION, _aims(rows)]
+    for row in sorted(rows, key=lambda row: (order.index(row["workload"]), row["is_tuned"])):
+        parts.append(_section(row, by_name[row["workload"]]))
+    if profile:
+        parts.append(_profile(profile))
+    if sweep:
+        parts.append(_sweep(sweep))
+    return "\n".join(parts)
+
+
+def _aims(rows: list[dict[str, Any]]) -> str:
+    """What was aimed at, and what was measured."""
+    by_name = {(row["workload"], row["is_tuned"]): row["measured"] for row in rows}
+    lines = []
+    for workload, is_tuned, contenders, least in AIMS:
+        measured = by_name.get((workload.name, is_tuned), {})
+        beside = [name for name in contenders if name in measured]
+        if beside:
+            name = min(beside, key=lambda name: _median(measured[name]))
+            ratio = _ratio(measured[name], measured[_ours(measured)])
+            title = f"{workload.name}{', huge pages' if is_tuned else ''}: {name}"
+            lines.append([title, f"at least {least:g}", f"{ratio:.2f}", "met" if ratio >= least else "missed"])
+    for workload, most in MEMORY_AIMS:
+        measured = by_name.get((workload.name, False), {})
+        used = [each["temporary_bytes"] / 1e6 for name, each in measured.items() if name.startswith("jmeta")]
+        if used:
+            verdict = "met" if min(used) <= most else "missed"
+            lines.append([f"{workload.name}: temporary MB", f"at most {most:g}", f"{min(used):.0f}", verdict])
+    for (name, is_tuned), measured in by_name.items():
+        hand = [each for contender, each in measured.items() if contender.startswith("by hand")]
+        if hand and not is_tuned:
+            ratio = 1 / _ratio(hand[0], measured[_ours(measured)])
+            verdict = "met" if ratio <= 1.05 else "missed"
+            lines.append([f"{name}: jmeta's time over that by hand", "at most 1.05", f"{ratio:.2f}", verdict])
+    table = _table(["", "aim", "measured", ""], lines)
+    return f"""## Aims
+
+Ratios of time to the fastest way of jmeta, of 2 CPU cores; the tables below have the whole.
+
+{table}
+"""
+
+
+def _ours(measured: dict[str, Any]) -> str:
+    """The fastest way of jmeta that it offers."""
+    offered = [name for name in measured if name.startswith("jmeta") and "first step apart" not in name]
+    return min(offered, key=lambda name: _median(measured[name]))
+
+
+def _ratio(theirs: dict[str, Any], ours: dict[str, Any]) -> float:
+    """The median of the ratios of rounds."""
+    return statistics.median(a / b for a, b in zip(theirs["seconds"], ours["seconds"], strict=True))
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def _versions(row: dict[str, Any]) -> str:
+    return f"{row['machine']}; {', '.join(f'{name} {version}' for name, version in row['versions'].items())}."
+
+
+def _section(row: dict[str, Any], workload: Workload) -> str:
+    title = f"## {workload.name}{', memory in huge pages and kept' if row['is_tuned'] else ''}"
+    measured = row["measured"]
+    ours = _ours(measured)
+    lines = []
+    for name, each in sorted(measured.items(), key=lambda item: _median(item[1])):
+        share = ""
+        if workload.kind != "W2":
+            share = f"{workload.useful_flops / _median(each) / row['matmul_peak']:.0%}"
+        lines.append(
+            [
+                f"**{name}**" if name == ours else name,
+                f"{_median(each) * 1e3:.2f}",
+                f"{_ratio(each, measured[ours]):.2f}",
+                "" if each["temporary_bytes"] is None else f"{each['temporary_bytes'] / 1e6:.1f}",
+                f"{each['peak_bytes'] / 1e6:.0f}",
+                f"{each['compile_seconds']:.1f}",
+                share,
+            ]
+        )
+    table = _table(["", "ms", "ratio", "temporary MB", "peak MB", "compile s", "of peak"], lines)
+    failed = [f"\nNot measured: {name}: {reason}." for name, reason in row["failed"].items()]
+    return "\n".join([title, "", _versions(row), "", table, *failed, ""])
+
+
+def _profile(profile: dict[str, Any]) -> str:
+    """Where the time of W1 goes."""
+    rows = sorted(profile["milliseconds"].items(), key=lambda item: -item[1])
+    total = sum(profile["milliseconds"].values())
+    lines = [[name, f"{each:.1f}", f"{each / total:.0%}"] for name, each in rows]
+    return f"""## Where the time goes
+
+{profile["workload"]}, {profile["way"]}: time of a meta-step by kind of work, by JAX's profiler, on the threads that
+start the operations. {_versions(profile)} The meta-step took {profile["wall_milliseconds"]:.0f} ms while it was
+watched, in {profile["num_operations"]} operations, and {profile["busy_share"]:.0%} of the cores' time.
+
+{_table(["", "ms", "share"], lines)}
+"""
+
+
+def _sweep(sweep: dict[str, Any]) -> str:
+    """Tables over steps and tasks, and the picture."""
+    points = sweep["points"]
+    names = {"W1": "W1, T=1: adjoints, by number of inner steps", "W2": "W2, T=1: estimators, by number of inner steps"}
+    parts = ["## Against inner steps and tasks", "", _versions(sweep), "", f"![]({PICTURE.relative_to(ROOT)})", ""]
+    for kind, label in (("W1", "adjoint"), ("W2", "estimator")):
+        chosen = [point for point in points if (point["kind"], point["tasks"], point["batching"]) == (kind, 1, "scan")]
+        if kind == "W2":
+            chosen = [point for point in chosen if point["adjoint"] == "unrolled"]
+        parts += [f"{names[kind]}; ms a meta-step, temporary MB:", "", _grid(chosen, label, "steps"), ""]
+    for kind in ("W1", "W2"):
+        chosen = [point for point in points if point["kind"] == kind and point["steps"] == 5]
+        chosen = [point for point in chosen if point["adjoint"] == ("mixed_mode" if kind == "W1" else "unrolled")]
+        chosen = [point for point in chosen if point["estimator"] == "reverse"]
+        parts += [f"{kind}, S=5: batching, by number of tasks; ms a meta-step, temporary MB:", ""]
+        parts += [_grid(chosen, "batching", "tasks"), ""]
+    return "\n".join(parts)
+
+
+def _grid(points: list[dict[str, Any]], of: str, over: str) -> str:
+    numbers = sorted({point[over] for point in points})
+    cells = {(point[of], point[over]): _cell(point) for point in points}
+    names = list(dict.fromkeys(point[of] for point in points))
+    rows = [[name, *(cells.get((name, number), "") for number in numbers)] for name in names]
+    return _table([of, *(f"{'S' if over == 'steps' else 'T'}={number}" for number in numbers)], rows)
+
+
+def _cell(point: dict[str, Any]) -> str:
+    shown = "not run" if point["seconds"] is None else f"{point['seconds'] * 1e3:.3g}"
+    return f"{shown}, {point['temporary_bytes'] / 1e6:.3g}"
+
+
+def draw(sweep: dict[str, Any]) -> None:
+    """The picture: memory and time of adjoints over inner steps, and of batchings over tasks."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    memory, time, tasks = figure.subplots(1, 3)
+    points = [point for point in sweep["points"] if point["seconds"] is not None]
+    steps = [point for point in points if (point["kind"], point["tasks"], point["batching"]) == ("W1", 1, "scan")]
+    _lines(memory, steps, "adjoint", "steps", lambda point: point["temporary_bytes"] / 1e6)
+    memory.set(title="W1, one task", xlabel="inner steps", ylabel="temporary memory, MB")
+    _lines(time, steps, "adjoint", "steps", lambda point: point["seconds"] * 1e3)
+    time.set(title="W1, one task", xlabel="inner steps", ylabel="a meta-step, ms")
+    many = [point for point in points if point["kind"] == "W2" and point["steps"] == 5]
+    many = [point for point in many if point["adjoint"] == "unrolled" and point["estimator"] == "reverse"]
+    _lines(tasks, many, "batching", "tasks", lambda point: point["seconds"] * 1e6 / point["tasks"])
+    tasks.set(title="W2, five inner steps", xlabel="tasks", ylabel="a meta-step, µs a task")
+    figure.savefig(PICTURE, dpi=110)
+
+
+def _lines(
+    axes: Any, points: list[dict[str, Any]], of: str, over: str, value: Callable[[dict[str, Any]], float]
+) -> None:
+    for name in dict.fromkeys(point[of] for point in points):
+        line = sorted((point[over], value(point)) for point in points if point[of] == name)
+        axes.plot(*zip(*line, strict=True), marker="o", label=name)
+    axes.set(xscale="log", yscale="log")
+    if points:
+        axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+
+
+def _median(measured: dict[str, Any]) -> float:
+    return statistics.median(measured["seconds"])
+
+
+def measured() -> tuple[list[dict[str, Any]], dict[str, Any] | None, dict[str, Any] | None]:
+    """All rows, the sweep and the profile, as far as they are there."""
+    rows = [json.loads(path.read_text()) for path in sorted(ROWS.glob("W*.json"))]
+    sweep, profile = (json.loads(path.read_text()) if path.exists() else None for path in (SWEEP, PROFILE))
+    return rows, sweep, profile
+
+
+def main() -> int:
+    """Write the page."""
+    rows, sweep, profile = measured()
+    if sweep:
+        draw(sweep)
+    run_folder.replace_text(PAGE, render(rows, sweep, profile))
+    print(f"wrote {PAGE.name} from {len(rows)} rows")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""Speed and memory beside other libraries: `python -m experiments.benchmarks.speed [--only "W1 T=4 S=5"] [--tuned]`.
+
+Every workload is timed in one interleaved run of all contenders and kept in `rows/`; `report` makes `BENCHMARKS.md` of
+what is kept. The other libraries: `pip install "jmeta[peers]"`, `pip install --no-deps higher torchopt jax-meta`, and
+learn2learn's source distribution, unpacked, its folder in `LEARN2LEARN`; those that are missing are reported as such.
+
+Reinforcement learning has no workload here yet.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from experiments import console, run_folder
+
+from .interleaved import Measured, measure
+from .workloads import Workload
+
+ROWS = pathlib.Path(__file__).parent / "rows"
+TUNED = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "MALLOC_TOP_PAD_": str(2**28),
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+}
+"""Memory in huge pages, and kept: fresh pages cost a process on a CPU as much as the arithmetic."""
+
+TORCH = ("learn2learn", "higher", "TorchOpt")
+CONTENDERS: dict[Workload, tuple[str, ...]] = {
+    Workload("W1", 32, 5): ("jmeta: unrolled, scan", "jmeta: mixed_mode, scan", "by hand: scan", "learn2learn"),
+    Workload("W1", 4, 5): (
+        "jmeta: unrolled, auto",
+        "jmeta: unrolled, scan",
+        "jmeta: unrolled, vmap",
+        "jmeta: rematerialized, scan",
+        "jmeta: mixed_mode, scan",
+        "by hand: scan",
+        *TORCH,
+        "torch.func: loop",
+        "torch.func: vmap",
+        "torch.func: loop, compiled",
+        "jax-meta",
+    ),
+    Workload("W1", 4, 1): (
+        "jmeta: unrolled, scan",
+        "jmeta: unrolled, vmap",
+        "jmeta: first step apart, vmap",
+        "jmeta: unrolled, scan; xla",
+        "jmeta: mixed_mode, scan",
+        "by hand: scan",
+        *TORCH,
+        "torch.func: loop",
+        "torch.func: vmap",
+        "torch.func: loop, compiled",
+    ),
+    Workload("W1", 1, 20): (
+        "jmeta: unrolled, scan",
+        "jmeta: mixed_mode, scan",
+        "jmeta: rematerialized, scan",
+        "learn2learn",
+    ),
+    Workload("W1", 1, 100): (
+        "jmeta: unrolled, scan",
+        "jmeta: mixed_mode, scan",
+        "jmeta: mixed_mode in blocks, scan",
+        "jmeta: rematerialized, scan",
+        "learn2learn",
+    ),
+    Workload("W2", 25, 1): (
+        "jmeta: unrolled, auto",
+        "jmeta: first step apart, auto",
+        "by hand: vmap",
+        *TORCH,
+        "torch.func: vmap",
+        "jax-meta",
+    ),
+    Workload("W2", 25, 5): (
+        "jmeta: unrolled, auto",
+        "jmeta: first step apart, auto",
+        "by hand: vmap",
+        *TORCH,
+        "torch.func: vmap",
+        "jax-meta",
+    ),
+    Workload("W2", 1000, 5): (
+        "jmeta: unrolled, vmap",
+        "jmeta: unrolled, auto",
+        "jmeta: unrolled, scan",
+        "by hand: vmap",
+        "learn2learn",
+        "torch.func: vmap",
+        "jax-meta",
+    ),
+    Workload("W3", 1, 0): ("jmeta: unrolled, scan", "by hand: scan", "PyTorch"),
+}
+TOLERANCE = {100: 0.05, 20: 5e-3, 5: 5e-3}
+"""Of losses and gradient norms, 10⁻³ for other numbers of steps: from step to step float32 goes apart, above all where
+the order of sums decides which of two nearly equal pixels is a maximum."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Time jmeta beside other libraries."""
+
+    only: tuple[str, ...] = ()
+    """Names of workloads, such as "W1 T=4 S=5"; all if not given."""
+    rounds: int = 5
+    """How often each contender is timed."""
+    tuned: bool = False
+    """With huge pages and memory that is kept, for all contenders."""
+
+
+def record(workload: Workload, options: Options) -> dict[str, Any]:
+    """Measure a workload and keep the row."""
+    peak = matmul_peak()
+    measured, failed = measure(
+        workload,
+        CONTENDERS[workload],
+        rounds=options.rounds,
+        tolerance=TOLERANCE.get(workload.steps, 1e-3),
+        environment=TUNED if options.tuned else None,
+    )
+    row = {
+        "workload": workload.name,
+        "is_tuned": options.tuned,
+        "machine": machine(),
+        "versions": versions(),
+        "matmul_peak": peak,
+        "measured": {name: each._asdict() for name, each in measured.items()},
+        "failed": failed,
+    }
+    ROWS.mkdir(exist_ok=True)
+    file = ROWS / f"{workload.name.replace(' ', '_').replace('=', '')}{'_tuned' if options.tuned else ''}.json"
+    run_folder.replace_text(file, json.dumps(row, indent=1) + "\n")
+    _show(workload.name, measured, failed)
+    return row
+
+
+def matmul_peak(size: int = 3072) -> float:
+    """FLOP a second of the fastest of a few products of large float32 matrices: what the machine can do at best."""
+    product = jax.jit(jnp.matmul)
+    a = jax.block_until_ready(jnp.ones((size, size)))
+    seconds = []
+    for _ in range(8):
+        start = time.perf_counter()
+        jax.block_until_ready(product(a, a))
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds[1:])
+
+
+def machine() -> str:
+    """The device and its cores, in words."""
+    device = jax.devices()[0]
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        "CPU",
+    )
+    return device.device_kind if device.platform != "cpu" else f"{run_folder.num_cpus()} cores of {model}"
+
+
+def versions() -> dict[str, str]:
+    """Of what was measured."""
+    import importlib.metadata
+
+    found = {}
+    for name in ("jax", "jaxlib", "torch", "higher", "torchopt", "jax-meta", "dm-haiku"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if folder := os.environ.get("LEARN2LEARN"):
+        found["learn2learn"] = pathlib.Path(folder).resolve().name.split("-")[-1]
+    return found
+
+
+def _show(title: str, measured: dict[str, Measured], failed: dict[str, str]) -> None:
+    first = next(iter(measured.values())).median
+    rows = [
+        {
+            "": name,
+            "ms a meta-step": f"{each.median * 1e3:.2f}",
+            "time of the first": f"{each.median / first:.2f}",
+            "temporary MB": "" if each.temporary_bytes is None else f"{each.temporary_bytes / 1e6:.1f}",
+            "peak MB": f"{each.peak_bytes / 1e6:.0f}",
+            "compile s": f"{each.compile_seconds:.1f}",
+        }
+        for name, each in measured.items()
+    ]
+    console.print_table(title, rows)
+    for name, reason in failed.items():
+        print(f"{name}: {reason}")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; returns the exit status."""
+    options = tyro.cli(Options, args=arguments, prog="python -m experiments.benchmarks.speed")
+    known = {workload.name: workload for workload in CONTENDERS}
+
+    def command() -> None:
+        if unknown := set(options.only) - set(known):
+            raise ValueError(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+        for name in options.only or known:
+            record(known[name], options)
+
+    return console.run_command(command, if_interrupted="workloads that were finished are kept")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

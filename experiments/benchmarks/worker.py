@@ -1,0 +1,74 @@
+"""One contender on one workload, in a process of its own: started by `interleaved`, told by lines what to do.
+
+It prints one line of JSON when it is ready, then for each line with a number of calls the seconds that they took, and
+at the end the most memory that it ever had.
+"""
+
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+
+from .contender import Contender
+from .workloads import Arrays, Workload, arrays
+
+
+def contender_of(name: str) -> Callable[[Workload, Arrays], Contender]:
+    """A contender by its name.
+
+    Args:
+      name: `"jmeta: ADJOINT, BATCHING"`, or that and `"; CONV"`; `"by hand: BATCHING"`; `"torch.func: BATCHING"`, or
+        that and `", compiled"`; or the name of a library.
+
+    Raises:
+      ValueError: if there is no such contender.
+    """
+    library, _, way = name.partition(": ")
+    if library in ("jmeta", "by hand", "jax-meta"):
+        from . import with_jax
+
+        if library == "jax-meta":
+            return with_jax.jax_meta
+        way, _, conv = way.partition("; ")
+        adjoint, _, batching = way.rpartition(", ")
+        if library == "jmeta":
+            return with_jax.jmeta_way(with_jax.Way(adjoint, batching, conv or "auto"))
+        return with_jax.by_hand(batching)
+    from . import with_torch
+
+    if library == "torch.func":
+        return with_torch.torch_func(batching=way.removesuffix(", compiled"), is_compiled=way.endswith("compiled"))
+    others = {
+        "learn2learn": with_torch.learn2learn,
+        "higher": with_torch.higher,
+        "TorchOpt": with_torch.torchopt,
+        "PyTorch": with_torch.autograd,
+    }
+    if library not in others:
+        raise ValueError(f"there is no contender {name!r}")
+    return others[library]
+
+
+def main(arguments: list[str]) -> int:
+    """`worker CONTENDER KIND TASKS STEPS`."""
+    name, kind, tasks, steps = arguments
+    workload = Workload(kind, int(tasks), int(steps))
+    contender = contender_of(name)(workload, arrays(workload))
+    print(json.dumps({**contender._asdict(), "run": None}), flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        contender.run(int(line))
+        print(time.perf_counter() - start, flush=True)
+    print(peak_bytes())
+    return 0
+
+
+def peak_bytes() -> int:
+    """The most resident memory of this process; `getrusage` would count that of its parent, too."""
+    status = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in status if line.startswith("VmHWM")))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,128 @@
+"""The workloads that jmeta is measured on beside others: sizes, parameters and tasks as plain arrays.
+
+    W1   second-order MAML, conv4-64 with batch norm and maximum, 28x28, 5-way 1-shot, 75 queries
+    W2   second-order MAML, sinusoids, network 1-40-40-1, 10 examples and 10 queries
+    W3   a training step of prototypical networks, conv4-64, 20-way 5-shot, 15 queries
+
+Every contender starts from the same parameters and sees the same tasks, so that all have the same loss and gradient,
+which is checked before anything is timed. A meta-step is a meta-gradient and a step of Adam.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+FILTERS, IMAGE, WAYS_IMAGES = 64, 28, 5
+META_LR = 1e-4
+EPSILON = 1e-3
+"""Of batch norm."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Sizes of a workload.
+
+    Attributes:
+      kind: `"W1"`, `"W2"` or `"W3"`.
+      tasks: in a meta-step.
+      steps: inner steps; 0 for W3.
+    """
+
+    kind: str
+    tasks: int = 1
+    steps: int = 0
+
+    @property
+    def name(self) -> str:
+        return "W3" if self.kind == "W3" else f"{self.kind} T={self.tasks} S={self.steps}"
+
+    @property
+    def inner_lr(self) -> float:
+        return 0.1 if self.kind == "W1" else 0.01
+
+    @property
+    def ways(self) -> int:
+        return {"W1": WAYS_IMAGES, "W2": 1, "W3": 20}[self.kind]
+
+    @property
+    def num_examples(self) -> tuple[int, int]:
+        """In a task's support and in its query."""
+        return {"W1": (5, 75), "W2": (10, 10), "W3": (100, 300)}[self.kind]
+
+    @property
+    def useful_flops(self) -> float:
+        """Of a meta-step of W1 or W3: the convolutions' alone, each product once forwards and twice in any gradient.
+
+        An inner step is a pass and its gradient, 3, and all of that differentiated, 6 more.
+        """
+        if self.kind == "W2":
+            raise ValueError("W2 is bound by memory and overhead, not by arithmetic")
+        sizes, channels = (28, 14, 7, 3), (1, FILTERS, FILTERS, FILTERS)
+        forward = sum(2 * size**2 * 9 * inputs * FILTERS for size, inputs in zip(sizes, channels, strict=True))
+        support, query = self.num_examples
+        passes = 3 * (support + query) if self.kind == "W3" else 9 * self.steps * support + 3 * query
+        return float(self.tasks * passes * forward)
+
+    @property
+    def steps_per_dispatch(self) -> int:
+        """Meta-steps in one call, for those who can make many."""
+        return max(1, 5000 // (self.tasks * self.steps)) if self.kind == "W2" else 1
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A network's first parameters, by name, and stacked tasks `[tasks, examples, ...]`."""
+
+    params: dict[str, np.ndarray]
+    support_x: np.ndarray
+    support_y: np.ndarray
+    query_x: np.ndarray
+    query_y: np.ndarray
+
+
+def arrays(workload: Workload) -> Arrays:
+    """The same for every contender."""
+    rng = np.random.default_rng(0)
+    params = _mlp(rng) if workload.kind == "W2" else _conv4(rng, workload.ways if workload.kind == "W1" else None)
+    batches = [_batch(workload, rng, count) for count in workload.num_examples]
+    return Arrays(params, *batches[0], *batches[1])
+
+
+def _batch(workload: Workload, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    shape = (workload.tasks, count)
+    if workload.kind == "W2":
+        amplitude, phase = rng.uniform(0.1, 5.0, (shape[0], 1, 1)), rng.uniform(0.0, np.pi, (shape[0], 1, 1))
+        x = rng.uniform(-5.0, 5.0, (*shape, 1))
+        return x.astype(np.float32), (amplitude * np.sin(x - phase)).astype(np.float32)
+    labels = np.tile(np.arange(count, dtype=np.int32) % workload.ways, (workload.tasks, 1))
+    patterns = rng.uniform(0.0, 1.0, (workload.tasks, workload.ways, IMAGE, IMAGE, 1))
+    x = np.take_along_axis(patterns, labels[:, :, None, None, None], axis=1) + 0.3 * rng.normal(
+        size=(*shape, IMAGE, IMAGE, 1)
+    )
+    return x.astype(np.float32), labels
+
+
+def _glorot(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    receptive = int(np.prod(shape[:-2]))
+    limit = np.sqrt(6 / (receptive * (shape[-2] + shape[-1])))
+    return rng.uniform(-limit, limit, shape).astype(np.float32)
+
+
+def _mlp(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    params, widths = {}, (1, 40, 40, 1)
+    for name, i in (("hidden_0", 0), ("hidden_1", 1), ("head", 2)):
+        params[f"params/{name}/kernel"] = _glorot(rng, widths[i], widths[i + 1])
+        params[f"params/{name}/bias"] = np.zeros(widths[i + 1], np.float32)
+    return params
+
+
+def _conv4(rng: np.random.Generator, num_outputs: int | None) -> dict[str, np.ndarray]:
+    params = {}
+    for i in range(4):
+        params[f"params/conv_{i}/kernel"] = _glorot(rng, 3, 3, 1 if i == 0 else FILTERS, FILTERS)
+        params[f"params/norm_{i}/scale"] = np.ones(FILTERS, np.float32)
+        params[f"params/norm_{i}/bias"] = np.zeros(FILTERS, np.float32)
+    if num_outputs is not None:
+        params["params/head/kernel"] = _glorot(rng, FILTERS, num_outputs)
+        params["params/head/bias"] = np.zeros(num_outputs, np.float32)
+    return params
