@@ -39,7 +39,7 @@ def profile(workload: Workload, way: Way) -> dict[str, Any]:
         (file,) = pathlib.Path(folder).rglob("*.xplane.pb")
         events = _events(jax.profiler.ProfileData.from_file(str(file)))
     kinds = _kinds(compiled.as_text())
-    milliseconds: collections.Counter[str] = collections.Counter()
+    milliseconds: collections.defaultdict[str, float] = collections.defaultdict(float)
     num_operations = 0
     for name, nanoseconds in events:
         if name in kinds:
@@ -52,7 +52,7 @@ def profile(workload: Workload, way: Way) -> dict[str, Any]:
         "versions": versions(),
         "wall_milliseconds": wall * 1e3,
         "num_operations": round(num_operations / NUM_CALLS),
-        "busy_share": used / (wall * run_folder.num_cpus()),
+        "busy_share": used / (wall * (run_folder.num_cpus() or 1)),
         "milliseconds": dict(milliseconds),
     }
 

@@ -32,6 +32,8 @@ Every contender runs in a process of its own, from the same parameters on the sa
 compared before anything is timed. Contenders take turns, one running at a time, and a ratio is the median of the ratios
 of rounds: times of different tables cannot be compared, for machines drift.
 
+No accelerator has been measured yet, nor reinforcement learning.
+
 * *ms*: a meta-step, that is a meta-gradient and a step of Adam; the median over rounds, without compilation.
 * *ratio*: how many times as long the contender takes as the fastest way of jmeta.
 * *temporary*: what the compiled program allocates for itself; *peak*: the most resident memory of the process,
