@@ -121,10 +121,10 @@ def refusal(learner: str, adjoint: str, estimator: str) -> str | None:
     """What the `ValueError` says, if these have no meaning together."""
     if adjoint == "implicit" and learner == "maml_plus_plus":
         return NO_MINIMUM
+    if estimator in ("reverse", "forward_mode") and adjoint == "implicit" and learner in ("maml", "meta_sgd"):
+        return FORGOTTEN
     if estimator == "forward_mode" and adjoint.startswith(("mixed_mode", "implicit")):
         return NO_FORWARD
-    if estimator == "reverse" and adjoint == "implicit" and learner in ("maml", "meta_sgd"):
-        return FORGOTTEN
     return None
 
 
