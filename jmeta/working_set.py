@@ -68,5 +68,5 @@ def _equations(jaxpr: Jaxpr) -> Iterator[Any]:
 
 def _jaxprs(value: Any) -> list[Jaxpr]:
     values = value if isinstance(value, tuple | list) else [value]
-    closed = [each.jaxpr for each in values if isinstance(each, ClosedJaxpr)]
-    return closed + [each for each in values if isinstance(each, Jaxpr)]
+    found = [each for each in values if isinstance(each, Jaxpr | ClosedJaxpr)]
+    return [each if isinstance(each, Jaxpr) else each.jaxpr for each in found]  # one class, in newer versions of JAX
