@@ -44,7 +44,10 @@ def meta_gradient(adjoint, batching, num_tasks=2):
 
 
 def test_compiled_meta_gradients_are_the_one_that_nobody_compiled():
-    """To what float32 leaves: where two pixels are nearly equal, rounding decides which of them is the maximum."""
+    """To what float32 leaves: where two pixels are nearly equal, rounding decides which of them is the maximum.
+
+    Gradients were 8e-4 off, all routes alike; the compilers' errors that this looks for were 10 % and more.
+    """
     grad_fn, arguments = meta_gradient(adjoints.unrolled(), "vmap", num_tasks=1)
     with jax.disable_jit():  # operation by operation: no compiler sees two of them together
         (expected_loss, _), expected = grad_fn(*arguments)

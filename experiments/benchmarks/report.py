@@ -44,7 +44,15 @@ No accelerator has been measured yet, nor reinforcement learning.
 * *memory in huge pages and kept*: an environment (`speed.TUNED`) in which no contender waits for fresh pages.
 """
 
-PYTORCH = ("learn2learn", "higher", "TorchOpt", "torch.func: loop", "torch.func: vmap", "PyTorch")
+PYTORCH = (
+    "learn2learn",
+    "higher",
+    "TorchOpt",
+    "torch.func: loop",
+    "torch.func: vmap",
+    "torch.func: loop, compiled",
+    "PyTorch",
+)
 AIMS: tuple[tuple[Workload, bool, tuple[str, ...], float], ...] = (
     (Workload("W1", 32, 5), False, ("learn2learn",), 1.8),
     (Workload("W1", 4, 5), False, ("learn2learn",), 1.4),
