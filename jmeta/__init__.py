@@ -11,7 +11,21 @@ differentiated is an `adjoint`. Samplers are in `jmeta.tasks`, networks in `jmet
 `jmeta.checkpoints` and `jmeta.testing` are imported by name, since they bring Orbax and chex with them.
 """
 
-from . import adaptation, adjoints, estimators, evaluation, learners, losses, models, planning, tasks, training
+from . import (
+    adaptation,
+    adjoints,
+    environments,
+    estimators,
+    evaluation,
+    learners,
+    losses,
+    models,
+    planning,
+    policies,
+    rollouts,
+    tasks,
+    training,
+)
 from .episodes import episode, over_tasks
 from .evaluation import evaluate
 from .training import meta_trainer
@@ -35,6 +49,9 @@ __all__ = [
     "losses",
     "models",
     "tasks",
+    "environments",
+    "policies",
+    "rollouts",
     "training",
     "evaluation",
     "planning",

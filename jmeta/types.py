@@ -64,6 +64,22 @@ class Model(NamedTuple):
     calibrate: Callable[[PyTree, PyTree, RandomKey | None], tuple[PyTree, PyTree]] | None = None
 
 
+class SequenceModel(NamedTuple):
+    """A network with memory, as four pure functions: what is remembered is a value, handed from call to call.
+
+    Attributes:
+      init: `(key, x) -> params`, from a sequence `[steps, features]`; only its shape and dtype matter.
+      start: `params -> memory`, before the first step.
+      step: `(params, memory, x) -> (memory, output)`, one step of `[features]`.
+      unroll: `(params, memory, x) -> (memory, outputs)`, the same over a sequence `[steps, features]`.
+    """
+
+    init: Callable[[RandomKey, Array], PyTree]
+    start: Callable[[PyTree], PyTree]
+    step: Callable[[PyTree, PyTree, Array], tuple[PyTree, Array]]
+    unroll: Callable[[PyTree, PyTree, Array], tuple[PyTree, Array]]
+
+
 class Learner(NamedTuple):
     """A way to learn from a few examples: three pure functions.
 

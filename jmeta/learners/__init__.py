@@ -21,6 +21,7 @@ from .protonet import protonet
 from .relation import relation, relation_loss
 from .reptile import reptile
 from .ridge import ridge
+from .rl2 import rl2
 
 __all__ = [
     "anil",
@@ -44,4 +45,5 @@ __all__ = [
     "relation_loss",
     "reptile",
     "ridge",
+    "rl2",
 ]

@@ -18,12 +18,16 @@ from .norms import is_statistic as is_statistic
 from .primitives import convolution as convolution
 from .primitives import max_pool as max_pool
 from .primitives import patch_conv as patch_conv
+from .recurrent import gru as gru
+from .recurrent import lstm as lstm
 from .resnet12 import resnet12 as resnet12
 
 __all__ = [
     "mlp",
     "conv4",
     "resnet12",
+    "gru",
+    "lstm",
     "chain",
     "from_linen",
     "from_nnx",

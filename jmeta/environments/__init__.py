@@ -1,0 +1,12 @@
+"""Environments of meta-reinforcement learning: pure functions, batched by `vmap`, whose parameters are the task.
+
+Each factory returns `(environment, sample)`: the environment, under gymnax's names, and a sampler of its parameters.
+"""
+
+from .bandits import BanditParams as BanditParams
+from .bandits import bernoulli_bandit as bernoulli_bandit
+from .bandits import gaussian_bandit as gaussian_bandit
+from .environment import Box as Box
+from .environment import Discrete as Discrete
+from .environment import Environment as Environment
+from .environment import environment as environment
