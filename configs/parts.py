@@ -1,8 +1,8 @@
 """The pieces that recipes are composed of: plain typed values, in four groups.
 
-    data        which tasks to meta-train on             Sinusoid, Blobs, Images, Folder
-    model       which network                            Mlp, Conv4, Resnet12
-    method      how to learn from a task                 Maml, Reptile, Protonet, ...
+    data        which tasks to meta-train on             Sinusoid, Blobs, Images, Folder, Bandit, ...
+    model       which network                            Mlp, Conv4, Resnet12, Recurrent
+    method      how to learn from a task                 Maml, Reptile, Protonet, Rl2, ...
     training    how long, how fast, what to watch        Training
     testing     which tasks to choose and judge by       Testing
 
@@ -70,7 +70,40 @@ class Folder:
     """Draw training tasks on the host, a few batches ahead, for images that do not fit on the device."""
 
 
-Data = Sinusoid | Blobs | Images | Folder
+@dataclass(frozen=True)
+class Bandit:
+    """Bandits; a task is its arms, an episode so many pulls."""
+
+    num_arms: int = 5
+    num_pulls: int = 10
+    kind: Literal["bernoulli", "gaussian"] = "bernoulli"
+
+
+@dataclass(frozen=True)
+class TabularMdp:
+    """Random tabular Markov decision processes."""
+
+    num_rollouts: int = 10
+    """Of an episode."""
+    num_states: int = 10
+    num_actions: int = 5
+    horizon: int = 10
+    """Steps of a rollout."""
+
+
+@dataclass(frozen=True)
+class Navigation:
+    """A point that has to find its goal in the plane."""
+
+    reward: Literal["dense", "sparse"] = "dense"
+    """Minus the squared distance to a goal in a square, or a reward only near a goal on a half circle."""
+    num_rollouts: int = 3
+    """Of an episode; a method that adapts by gradient steps has numbers of its own."""
+
+
+Environments = Bandit | TabularMdp | Navigation
+"""Whose parameters are the task, for methods that act."""
+Data = Sinusoid | Blobs | Images | Folder | Environments
 
 # Models
 
@@ -112,7 +145,17 @@ class Resnet12:
     """As for Conv4."""
 
 
-Network = Mlp | Conv4 | Resnet12
+@dataclass(frozen=True)
+class Recurrent:
+    """A recurrent network, for policies that remember."""
+
+    cell: Literal["gru", "lstm"] = "gru"
+    width: int = 64
+
+
+Memory = Recurrent
+"""Networks with memory."""
+Network = Mlp | Conv4 | Resnet12 | Memory
 
 # Methods. `num_test_steps`, the inner steps at test, is the protocol's, or else `num_steps`, if not given
 
@@ -274,11 +317,67 @@ class FineTune:
     """What a cosine is multiplied by."""
 
 
+@dataclass(frozen=True)
+class Rl2:
+    """RL²: a policy whose memory is what it has learned of a task."""
+
+    loss: Literal["ppo", "a2c"] = "ppo"
+    discount: float = 0.99
+    gae_lambda: float = 0.3
+    """Of the advantages: 1 trusts rewards alone, 0 the critic."""
+    reward_scale: float = 1.0
+    """What rewards are multiplied by for the critic, so that its guesses are not far from 1."""
+    clip: float = 0.2
+    """Of PPO."""
+    value_weight: float = 0.5
+    entropy_weight: float = 0.01
+    num_epochs: int = 2
+    """Times that what was collected is gone through."""
+    num_minibatches: int = 2
+    """Updates in each; a matter of whole episodes."""
+    is_greedy: bool = True
+    """Whether the most probable action is taken when the policy is judged."""
+
+
+@dataclass(frozen=True)
+class MamlRl:
+    """MAML for reinforcement learning: a policy to start from, adapted by policy gradients."""
+
+    num_steps: int = 1
+    inner_lr: float = 0.1
+    later_inner_lr: float | None = None
+    """Of all inner steps after the first; the same if not given."""
+    num_test_steps: int | None = None
+    surrogate: Literal["reinforce", "likelihood_ratio", "dice"] = "reinforce"
+    """What an inner step descends."""
+    outer: Literal["trpo", "ppo"] = "trpo"
+    """How the start is improved; the optimizer, its rate and clipping are PPO's alone."""
+    num_rollouts: int = 20
+    """For each inner step, and of the adapted policy."""
+    horizon: int = 100
+    """Steps of a rollout, at most."""
+    discount: float = 0.99
+    gae_lambda: float = 1.0
+    initial_log_std: float = 0.0
+    max_divergence: float = 0.01
+    """Of TRPO: mean KL divergence of a step."""
+    clip: float = 0.3
+    """Of PPO."""
+    num_epochs: int = 5
+    """Of PPO."""
+    kl_weight: float = 0.0
+    """Of ProMP's penalty on changes of the policies that rolled out."""
+    exploration_weight: float = 0.0
+    """Of E-MAML's term; 1 makes the meta-gradient that of the expected return."""
+
+
+Acting = Rl2 | MamlRl
+"""Methods that act in environments."""
 Descending = Maml | Anil | Boil | Cavia | MetaSgd | MamlPlusPlus | ProtoMaml | Imaml
 """Methods that adapt by gradient steps from a meta-learned start."""
 Comparing = Protonet | Matching | Relation | Ridge
 """Methods that compare embeddings, for any number of ways."""
-Method = Descending | Comparing | Reptile | FineTune
+Method = Descending | Comparing | Reptile | FineTune | Acting
 
 # Training and testing
 

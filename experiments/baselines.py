@@ -15,7 +15,7 @@ FROM_SCRATCH = f"from scratch, {NUM_SCRATCH_STEPS} steps"
 
 def learners_of(recipe: parts.Recipe, experiment: Experiment) -> dict[str, Learner]:
     """The baselines of a recipe by name, none of which has meta-parameters: no nearest mean where there is no class."""
-    nearest = {NEAREST_MEAN: nearest_mean(experiment)} if experiment.is_classification else {}
+    nearest = {NEAREST_MEAN: nearest_mean(experiment)} if experiment.metric == "accuracy" else {}
     return nearest | {FROM_SCRATCH: from_scratch(recipe, experiment)}
 
 

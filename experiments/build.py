@@ -1,7 +1,7 @@
 """From a recipe's plain values to the functions of an experiment: samplers, learner, episode, trainer."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import optax
@@ -9,12 +9,15 @@ import optax
 import jmeta
 from configs import parts
 from jmeta import Learner, losses, training
-from jmeta.types import GradFn, LossFn, MetaTrainer, PyTree, RandomKey
+from jmeta.types import EpisodeFn, GradFn, LossFn, MetaTrainer, PyTree, RandomKey
 
-from . import sources
+from . import acting, sources
 from .methods import build_method
 from .networks import Network
 from .sources import Source
+
+Metric = Literal["accuracy", "loss", "return"]
+"""What models are chosen by, and rows of results show."""
 
 
 class Experiment(NamedTuple):
@@ -31,8 +34,10 @@ class Experiment(NamedTuple):
       learner: as it is tested.
       make_learner: the learner with another number of inner steps; `None` if it has none.
       num_test_steps: inner steps that `learner` takes; `None` if it has none.
-      is_classification: judged by accuracy, and else by loss.
+      metric: what it is judged by.
       training_names: what metrics of training are called that are not what testing measures.
+      judge: an episode as it is judged at test, for methods that act; `None` for those that are judged by predictions.
+      make_judge: the same with another number of inner steps.
     """
 
     source: Source
@@ -45,8 +50,10 @@ class Experiment(NamedTuple):
     learner: Learner
     make_learner: Callable[[int], Learner] | None
     num_test_steps: int | None
-    is_classification: bool
+    metric: Metric
     training_names: Mapping[str, str]
+    judge: EpisodeFn | None = None
+    make_judge: Callable[[int], EpisodeFn] | None = None
 
 
 def build(recipe: parts.Recipe) -> Experiment:
@@ -55,11 +62,13 @@ def build(recipe: parts.Recipe) -> Experiment:
     Raises:
       ValueError: if its parts do not fit together.
     """
-    is_classification = not isinstance(recipe.data, parts.Sinusoid)
-    loss_fn = losses.cross_entropy if is_classification else losses.squared_error
+    if isinstance(recipe.data, parts.Environments):
+        return _build_acting(recipe, recipe.data)
+    metric = metric_of(recipe)
+    loss_fn = losses.cross_entropy if metric == "accuracy" else losses.squared_error
     source = sources.source(recipe.data, recipe.testing, recipe.training)
     network = Network(recipe.model)
-    built = build_method(recipe.method, network, loss_fn, source, is_classification=is_classification)
+    built = build_method(recipe.method, network, loss_fn, source, is_classification=metric == "accuracy")
     grad_fn = jax.value_and_grad(built.episode_fn, has_aux=True)
     batching = recipe.training.batching
     trainer = training.meta_trainer(jmeta.over_tasks(grad_fn, batching=batching), _optimizer(recipe.training))
@@ -74,18 +83,47 @@ def build(recipe: parts.Recipe) -> Experiment:
         learner=built.tested,
         make_learner=built.make_learner,
         num_test_steps=built.num_test_steps,
-        is_classification=is_classification,
+        metric=metric,
         training_names=built.training_names,
     )
 
 
-def _optimizer(part: parts.Training) -> optax.GradientTransformation:
+def metric_of(recipe: parts.Recipe) -> Metric:
+    """What a recipe is judged by."""
+    if isinstance(recipe.data, parts.Environments):
+        return "return"
+    return "loss" if isinstance(recipe.data, parts.Sinusoid) else "accuracy"
+
+
+def _build_acting(recipe: parts.Recipe, data: parts.Environments) -> Experiment:
+    there = acting.world(data)
+    built = acting.build_acting(recipe, there, _optimizer(recipe.training, acting.updates_per_step(recipe.method)))
+    return Experiment(
+        source=acting.source_of(there, recipe.testing, recipe.training),
+        init=jax.jit(built.init),
+        grad_fn=jax.value_and_grad(built.episode_fn, has_aux=True),
+        trainer=built.trainer,
+        tasks_per_step=recipe.training.tasks_per_step,
+        num_total_steps=None,
+        loss_fn=losses.squared_error,  # of nothing: there are no targets to predict
+        learner=built.learner,
+        make_learner=None,
+        num_test_steps=built.num_test_steps,
+        metric="return",
+        training_names={"loss": "objective"},
+        judge=built.judge,
+        make_judge=built.make_judge,
+    )
+
+
+def _optimizer(part: parts.Training, updates_per_step: int = 1) -> optax.GradientTransformation:
+    """The meta-optimizer; schedules count meta-steps, of which each may have several updates."""
     match part.schedule:
         case "constant":
             lr = part.lr
         case "halved":
-            lr = optax.exponential_decay(part.lr, part.halve_lr_every, 0.5, staircase=True)
+            lr = optax.exponential_decay(part.lr, part.halve_lr_every * updates_per_step, 0.5, staircase=True)
         case "linear":
-            lr = optax.linear_schedule(part.lr, 0.0, part.num_steps)
+            lr = optax.linear_schedule(part.lr, 0.0, part.num_steps * updates_per_step)
     optimizer = optax.adam(lr) if part.optimizer == "adam" else optax.sgd(lr)
     return optimizer if part.clip_norm is None else optax.chain(optax.clip_by_global_norm(part.clip_norm), optimizer)

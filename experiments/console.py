@@ -152,7 +152,8 @@ def print_table(title: str, rows: list[dict[str, str]]) -> None:
 
 
 def _shown(metrics: Mapping[str, float]) -> str:
-    names = [name for name in ("objective", "loss", "accuracy", "accuracy_of_all_classes") if name in metrics]
+    ordered = ("objective", "loss", "accuracy", "accuracy_of_all_classes", "reward", "return", "entropy")
+    names = [name for name in ordered if name in metrics]
     text = "  ".join(f"{name.replace('_', ' ')} {metrics[name]:.4f}" for name in names)
     skipped = metrics.get("num_skipped", 0)
     return f"{text}  skipped {skipped:.0f}" if skipped else text

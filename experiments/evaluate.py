@@ -18,8 +18,8 @@ import tyro
 import jmeta
 from configs import parts
 from jmeta import Learner, checkpoints
-from jmeta.evaluation import Estimate, Evaluation, paired_difference
-from jmeta.types import PyTree
+from jmeta.evaluation import Estimate, Evaluation, evaluate_episodes, paired_difference
+from jmeta.types import EpisodeFn, PyTree
 
 from . import baselines, console, loop, over_seeds, pictures, recipes, run_folder
 from .build import Experiment, build
@@ -140,33 +140,36 @@ def _check_unseen(trained: parts.ProtocolName, tested: parts.ProtocolName) -> No
 
 def timed_evaluation(
     experiment: Experiment,
-    learner: Learner,
+    learner: Learner | EpisodeFn,
     meta_params: PyTree,
     *,
     tasks_at_once: int,
     num_steps: int | None = None,
 ) -> Timed:
-    """A learner on the fixed tasks of meta_test, the same for every learner; `num_steps` goes with the protocol."""
+    """What is judged, on the fixed tasks of meta_test, the same for all; `num_steps` goes with the protocol.
+
+    A learner is judged by its predictions, an episode function by what it reports.
+    """
     start = time.perf_counter()
     steps = "" if num_steps is None else f", {loop.inner_steps(num_steps)}"
+    arguments = (meta_params, experiment.source.meta_test, loop.split_key("meta_test"))
+    numbers: Any = {
+        "protocol": experiment.source.protocol + steps,
+        "num_tasks": experiment.source.num_test_tasks,
+        "tasks_at_once": tasks_at_once,
+    }
     with console.compile_clock() as compiling:
-        evaluation = jmeta.evaluate(
-            learner,
-            experiment.loss_fn,
-            meta_params,
-            experiment.source.meta_test,
-            loop.split_key("meta_test"),
-            protocol=experiment.source.protocol + steps,
-            num_tasks=experiment.source.num_test_tasks,
-            tasks_at_once=tasks_at_once,
-        )
+        if isinstance(learner, Learner):
+            evaluation = jmeta.evaluate(learner, experiment.loss_fn, *arguments, **numbers)
+        else:
+            evaluation = evaluate_episodes(learner, *arguments, **numbers)
     return Timed(evaluation, time.perf_counter() - start - compiling.seconds, compiling.seconds)
 
 
 def evaluated(experiment: Experiment, meta_params: PyTree, tasks_at_once: int) -> Timed:
     """The experiment's own learner on meta_test."""
-    steps = experiment.num_test_steps
-    return timed_evaluation(experiment, experiment.learner, meta_params, tasks_at_once=tasks_at_once, num_steps=steps)
+    judged, steps = experiment.judge or experiment.learner, experiment.num_test_steps
+    return timed_evaluation(experiment, judged, meta_params, tasks_at_once=tasks_at_once, num_steps=steps)
 
 
 def table_row(name: str, timed: Timed) -> dict[str, str]:
@@ -186,8 +189,8 @@ def table_row(name: str, timed: Timed) -> dict[str, str]:
 
 
 def main_metric(evaluation: Evaluation) -> str:
-    """Accuracy where there is one, else loss."""
-    return "accuracy" if "accuracy" in evaluation.inductive else "loss"
+    """Accuracy or return where there is one, else loss."""
+    return next(name for name in ("accuracy", "return", "loss") if name in evaluation.inductive)
 
 
 def shown(metric: str, value: Estimate) -> str:
@@ -219,7 +222,7 @@ def curve(
     Raises:
       ValueError: if the learner has no inner steps.
     """
-    make = experiment.make_learner
+    make = experiment.make_judge or experiment.make_learner
     if make is None:
         raise ValueError("--inner-steps was given, but this method adapts without gradient steps; leave it out")
     return {
@@ -279,6 +282,8 @@ def evaluate_seed(folder: pathlib.Path, options: Options) -> Timed:
 
 def is_image_task(experiment: Experiment) -> bool:
     """Whether inputs are `[height, width, channels]`."""
+    if experiment.judge is not None:
+        return False
     task = jax.eval_shape(experiment.source.meta_test, jax.random.key(0))
     return hasattr(task.query.x, "shape") and len(task.query.x.shape) == 4
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from configs.parts import Training
 from jmeta import checkpoints, tasks, training
-from jmeta.evaluation import Estimate, estimate, per_task_metrics
+from jmeta.evaluation import Estimate, estimate, per_task_episodes, per_task_metrics
 from jmeta.training import MetaState
 from jmeta.types import Aux, PyTree, RandomKey
 
@@ -159,7 +159,8 @@ def _fed_dispatcher(experiment: Experiment, part: Training, stream: HostTasks, s
 def valid_protocol(experiment: Experiment) -> str:
     """What numbers of meta_valid stand beside: how its tasks are drawn and judged."""
     steps = "" if experiment.num_test_steps is None else f", {inner_steps(experiment.num_test_steps)}"
-    return f"{experiment.source.valid_protocol}{steps}, all queries of a task together"
+    together = "" if experiment.judge is not None else ", all queries of a task together"
+    return f"{experiment.source.valid_protocol}{steps}{together}"
 
 
 def inner_steps(num_steps: int) -> str:
@@ -169,7 +170,10 @@ def inner_steps(num_steps: int) -> str:
 
 def validator(experiment: Experiment, part: Training, tasks_at_once: int) -> Callable[[PyTree], dict[str, Estimate]]:
     """`meta_params -> estimates` on the fixed tasks of meta_valid, compiled once."""
-    measure = per_task_metrics(experiment.learner, experiment.loss_fn)
+    if experiment.judge is not None:
+        measure = per_task_episodes(experiment.judge)
+    else:
+        measure = per_task_metrics(experiment.learner, experiment.loss_fn)
     numbers = {"num_tasks": part.num_valid_tasks, "tasks_at_once": tasks_at_once}
 
     def validate(meta_params: PyTree) -> dict[str, Estimate]:
@@ -336,13 +340,13 @@ def _evaluate(
     progress: console.Progress,
 ) -> None:
     estimates = validate(one.state.meta.meta_params)
-    score = estimates["accuracy"].mean if experiment.is_classification else -estimates["loss"].mean
+    shown = experiment.metric
+    score = -estimates[shown].mean if shown == "loss" else estimates[shown].mean
     step = int(one.state.meta.step)
     one.state = with_score(one.state, score)
     intervals = {f"{name}_half_width": value.half_width for name, value in estimates.items()}
     measured = {name: value.mean for name, value in estimates.items()} | intervals
     one.log.append(step, "meta_valid", measured, protocol=valid_protocol(experiment))
-    shown = "accuracy" if experiment.is_classification else "loss"
     best = "  (best)" if int(one.state.best_step) == step else ""
     of = experiment.source.name
     progress.say(f"{one.prefix}step {step}  meta_valid {shown} {estimates[shown]}, {of}{best}")

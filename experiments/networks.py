@@ -48,6 +48,8 @@ class Network(NamedTuple):
                     drop_size=drop_size,
                     dtype=_dtype(dtype),
                 )
+            case parts.Recurrent():
+                raise ValueError("a network with memory is for methods that act, such as Rl2; choose an Mlp or a Conv4")
 
 
 def _dtype(name: parts.Dtype) -> Any:

@@ -36,7 +36,10 @@ def learning_curve(folder: pathlib.Path) -> pathlib.Path:
     A panel has one quantity; its tasks, their ways and the inner steps may be others on meta_train than on meta_valid.
     """
     train, valid = (run_folder.read_metrics(folder, split) for split in ("meta_train", "meta_valid"))
-    names = [name for name in ("objective", "loss", "accuracy") if any(name in line for line in (*train, *valid))]
+    ordered = ("objective", "loss", "accuracy", "reward", "return")
+    names = [name for name in ordered if any(name in line for line in (*train, *valid))]
+    if "return" in names:
+        names = [name for name in names if name != "loss"]  # which is minus the return
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.2), squeeze=False, layout="constrained")
         for axis, name in zip(axes[0], names, strict=True):
@@ -79,7 +82,7 @@ def _mark_best(axes: np.ndarray, names: list[str], valid: list[run_folder.Line])
     steps, values = _series(valid, name)
     if not np.isfinite(values).any():
         return
-    best = int(np.nanargmax(values) if name == "accuracy" else np.nanargmin(values))
+    best = int(np.nanargmax(values) if name in ("accuracy", "return") else np.nanargmin(values))
     label = f"best on meta_valid: {values[best]:.3f}, step {steps[best]}"
     for axis in axes:
         axis.axvline(steps[best], color="black", linewidth=0.8, linestyle=":", label=label)

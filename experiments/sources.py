@@ -72,6 +72,7 @@ def source(data: parts.Data, testing: parts.Testing, part: parts.Training) -> So
             return _images(data, testing, part)
         case parts.Folder():
             return _folder(data, testing, part)
+    raise ValueError(f"{type(data).__name__} has environments and no examples")
 
 
 def _sinusoid(data: parts.Sinusoid, testing: parts.Testing, part: parts.Training) -> Source:

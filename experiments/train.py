@@ -17,7 +17,7 @@ from configs import parts
 from configs.parts import Recipe
 
 from . import checks, console, loop, over_seeds, pictures, planning, recipes, run_folder
-from .build import build
+from .build import build, metric_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,13 +165,14 @@ def train(name: str, recipe: Recipe, options: Options) -> pathlib.Path:
             diverged.append(str(error))
             continue
         for seed, state in states.items():
-            best = scores[f"seed_{seed}"] = abs(float(state.best_score))  # a loss is kept with a minus
+            sign = -1 if metric_of(recipe) == "loss" else 1  # a loss is kept with a minus
+            best = scores[f"seed_{seed}"] = sign * float(state.best_score)
             protocol = run_folder.read_metrics(folders[seed], "meta_valid")[-1].get("protocol", "")
             print(f"seed {seed}: best on meta_valid {best:.4f}, at step {state.best_step} ({protocol})", flush=True)
     if diverged:
         raise loop.DivergedError("\n".join(diverged))
     if len(scores) > 1:
-        metric = "loss" if isinstance(recipe.data, parts.Sinusoid) else "accuracy"
+        metric = metric_of(recipe)
         for words, over in over_seeds.store(folder, f"meta_valid | {protocol}", {f"best {metric}": scores}).items():
             print(f"{len(scores)} seeds: {words} on meta_valid {over} (95 % interval over seeds), {protocol}")
     return folder

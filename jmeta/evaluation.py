@@ -19,7 +19,7 @@ from .adaptation import without_padding
 from .leaks import leaks
 from .losses import checked_loss
 from .tasks.few_shot import as_partial
-from .types import Aux, Batch, Learner, LossFn, PyTree, RandomKey, Task
+from .types import Aux, Batch, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
 
 
 class Estimate(NamedTuple):
@@ -135,8 +135,7 @@ def per_task_metrics(
 
     def one_task(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Aux, Aux]:
         def judged(outputs: PyTree) -> Aux:
-            loss, aux = checked_loss(loss_fn(outputs, task.query), "what loss_fn returns")
-            return {**{name: value for name, value in aux.items() if jnp.ndim(value) == 0}, "loss": loss}
+            return _scalars(*checked_loss(loss_fn(outputs, task.query), "what loss_fn returns"))
 
         adapted = learner.adapt(meta_params, task.support, key)
         together = judged(learner.predict(meta_params, adapted, task.query.x, None))
@@ -145,6 +144,84 @@ def per_task_metrics(
         support_x = without_padding(task.support).x
         return together, judged(predict_alone(meta_params, (adapted, support_x), task.query.x, None))
 
+    return _measured(one_task)
+
+
+def evaluate_episodes(
+    episode_fn: EpisodeFn,
+    meta_params: PyTree,
+    sample: Callable[[RandomKey], PyTree],
+    key: RandomKey,
+    *,
+    protocol: str,
+    num_tasks: int,
+    tasks_at_once: int = 1,
+) -> Evaluation:
+    """Average what an episode function reports over fresh tasks: for methods that are judged by acting.
+
+    Args:
+      episode_fn: `(meta_params, task, key) -> (loss, aux)`, such as `rollouts.return_episode(...)`; each scalar of
+        `aux` is reported, and the loss as `"loss"`.
+      sample: `key -> task`, whatever the episode function takes.
+
+    The other arguments are those of `evaluate`.
+
+    Returns:
+      An `Evaluation`; there are no queries to be predicted together, so its `transductive` is `None`.
+
+    Raises:
+      ValueError: as `evaluate`.
+
+    Example:
+      >>> import jax
+      >>> from jmeta import environments, models, policies, rollouts
+      >>> bandit, sample = environments.bernoulli_bandit(5)
+      >>> policy = policies.actor_critic(models.gru(8), bandit)
+      >>> params = rollouts.init_policy(bandit, policy)(jax.random.key(0))
+      >>> judge = rollouts.return_episode(rollouts.run_episode(bandit, policy, num_steps=10))
+      >>> result = evaluate_episodes(
+      ...     judge, params, sample, jax.random.key(1), protocol="bandit", num_tasks=200, tasks_at_once=50)
+      >>> 4 < result.inductive["return"].mean < 6
+      True
+    """
+    if num_tasks < 2:
+        raise ValueError(f"num_tasks={num_tasks}; an interval needs at least 2")
+    measure = per_task_episodes(episode_fn)
+    values, _ = measure(meta_params, sample, key, num_tasks=num_tasks, tasks_at_once=tasks_at_once)
+    return Evaluation(protocol, num_tasks, {name: estimate(array) for name, array in values.items()}, None)
+
+
+def per_task_episodes(
+    episode_fn: EpisodeFn,
+) -> Callable[..., tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """What `evaluate_episodes` measures, as a function that is compiled once and called often.
+
+    Returns:
+      `measure`, as of `per_task_metrics`; its second result is empty.
+
+    Example:
+      >>> import jax
+      >>> measure = per_task_episodes(lambda meta_params, task, key: (task, {"doubled": 2 * task}))
+      >>> values, _ = measure({}, jax.random.normal, jax.random.key(0), num_tasks=20, tasks_at_once=8)
+      >>> values["doubled"].shape
+      (20,)
+    """
+
+    def one_task(meta_params: PyTree, task: PyTree, key: RandomKey) -> tuple[Aux, Aux]:
+        return _scalars(*checked_loss(episode_fn(meta_params, task, key), "what episode_fn returns")), {}
+
+    return _measured(one_task)
+
+
+def _scalars(loss: Array, aux: Aux) -> Aux:
+    return {**{name: value for name, value in aux.items() if jnp.ndim(value) == 0}, "loss": loss}
+
+
+def _measured(
+    one_task: Callable[[PyTree, PyTree, RandomKey], tuple[Aux, Aux]],
+) -> Callable[..., tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """`measure`, see `per_task_metrics`, of scalars of one task."""
+
     @jax.jit
     def on_chunks(meta_params: PyTree, tasks: PyTree, keys: Key[Array, "chunks at_once"]) -> tuple[Aux, Aux]:
         at_once = jax.vmap(one_task, in_axes=(None, 0, 0))
@@ -152,7 +229,7 @@ def per_task_metrics(
 
     def measure(
         meta_params: PyTree,
-        sample: Callable[[RandomKey], Task],
+        sample: Callable[[RandomKey], PyTree],
         key: RandomKey,
         *,
         num_tasks: int,

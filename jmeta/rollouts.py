@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .policies import Decision, Policy, StepInput, first_input
-from .types import PyTree, RandomKey
+from .types import Aux, EpisodeFn, PyTree, RandomKey
 
 
 class Experience(NamedTuple):
@@ -88,6 +88,40 @@ def run_episode(environment: Any, policy: Policy, *, num_steps: int, is_greedy: 
         return experience
 
     return run
+
+
+def return_episode(run: RunEpisode, *, num_rollouts: int = 0) -> EpisodeFn:
+    """Episodes as they are judged: the loss is minus the sum of all rewards.
+
+    Args:
+      run: as returned by `run_episode`.
+      num_rollouts: rollouts whose returns are reported one by one, from the first on; 0 for none.
+
+    Returns:
+      An episode function of environments' parameters; `aux` has the `return`, and the `return_of_rollout_1` and so on
+      that were asked for.
+
+    Example:
+      >>> import jax
+      >>> from jmeta import environments, models, policies
+      >>> bandit, sample = environments.bernoulli_bandit(5)
+      >>> policy = policies.actor_critic(models.gru(16), bandit)
+      >>> params = init_policy(bandit, policy)(jax.random.key(0))
+      >>> judge = return_episode(run_episode(bandit, policy, num_steps=10), num_rollouts=10)
+      >>> loss, aux = judge(params, sample(jax.random.key(1)), jax.random.key(2))
+      >>> float(sum(aux[f"return_of_rollout_{i}"] for i in range(1, 11))) == float(aux["return"]) == -float(loss)
+      True
+    """
+
+    def episode_fn(params: PyTree, env_params: PyTree, key: RandomKey) -> tuple[Array, Aux]:
+        experience = run(params, env_params, key)
+        total = experience.reward.sum()
+        number = jnp.cumsum(experience.is_over) - experience.is_over  # of the rollout that a step belongs to
+        by_rollout = jax.ops.segment_sum(experience.reward, number.astype(jnp.int32), num_rollouts)
+        each = {f"return_of_rollout_{i + 1}": by_rollout[i] for i in range(num_rollouts)}
+        return -total, {"return": total, **each}
+
+    return episode_fn
 
 
 def init_policy(environment: Any, policy: Policy) -> Callable[[RandomKey], PyTree]:

@@ -24,6 +24,8 @@ DATA_FLOW = [
     "learners",
     "policy_gradients",
     "training",
+    "collecting",
+    "trust_region",
     "planning",
     "leaks",
     "evaluation",

@@ -17,7 +17,7 @@ import numpy as np
 from configs import parts
 from jmeta import Learner
 from jmeta.adaptation import path_name
-from jmeta.types import PyTree
+from jmeta.types import EpisodeFn, PyTree
 
 from .. import baselines, evaluate, recipes, run_folder
 from ..build import Experiment, build
@@ -120,17 +120,18 @@ def experiment_of(facts: dict[str, Any], *, num_tasks: int | None = None) -> tup
 
 def learners_of(
     facts: dict[str, Any], recipe: parts.Recipe, experiment: Experiment
-) -> list[tuple[Learner, int | None]]:
-    """The learners that a row judges, and their inner steps: one for each number of them, or the recipe's own."""
+) -> list[tuple[Learner | EpisodeFn, int | None]]:
+    """What a row judges, with its inner steps: one for each number of them, or the recipe's own."""
     match facts["test"].get("baseline"):
         case "nearest mean":
             return [(baselines.nearest_mean(experiment), None)]
         case "from scratch":
             return [(baselines.from_scratch(recipe, experiment), baselines.NUM_SCRATCH_STEPS)]
     if not facts["test"]["inner_steps"]:
-        return [(experiment.learner, experiment.num_test_steps)]
-    assert experiment.make_learner is not None, "only a learner with inner steps has a list of them"
-    return [(experiment.make_learner(steps), steps) for steps in facts["test"]["inner_steps"]]
+        return [(experiment.judge or experiment.learner, experiment.num_test_steps)]
+    make = experiment.make_judge or experiment.make_learner
+    assert make is not None, "only a method with inner steps has a list of them"
+    return [(make(steps), steps) for steps in facts["test"]["inner_steps"]]
 
 
 def command_of(name: str, recipe: parts.Recipe) -> str:

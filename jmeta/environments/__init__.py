@@ -10,3 +10,6 @@ from .environment import Box as Box
 from .environment import Discrete as Discrete
 from .environment import Environment as Environment
 from .environment import environment as environment
+from .point_navigation import point_navigation as point_navigation
+from .point_navigation import sparse_point_navigation as sparse_point_navigation
+from .tabular_mdp import tabular_mdp as tabular_mdp

@@ -103,7 +103,7 @@ def _bandit(name: str, num_arms: int, pull) -> Environment:
         name,
         reset,
         step,
-        lambda state, params: jnp.array(False),
+        lambda _state, _params: jnp.array(False),
         observation_space=Box(0.0, 0.0, (1,)),
         action_space=Discrete(num_arms),
         default_params=BanditParams(jnp.full((num_arms,), 0.5)),

@@ -167,7 +167,7 @@ def environment(
         step=step_and_start_anew,
         reset_env=reset,
         step_env=step_env,
-        observation_space=lambda params: observation_space,
-        action_space=lambda params: action_space,
+        observation_space=lambda _: observation_space,
+        action_space=lambda _: action_space,
         default_params=default_params,
     )

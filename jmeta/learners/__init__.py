@@ -13,6 +13,7 @@ from .from_scratch import from_scratch
 from .imaml import imaml, imaml_episode
 from .maml import maml
 from .maml_plus_plus import maml_plus_plus, multi_step_episode
+from .maml_rl import collect_adaptation, maml_rl, maml_rl_episode
 from .matching import matching
 from .meta_sgd import meta_sgd
 from .nearest_mean import nearest_mean
@@ -34,6 +35,9 @@ __all__ = [
     "imaml_episode",
     "maml",
     "maml_plus_plus",
+    "maml_rl",
+    "maml_rl_episode",
+    "collect_adaptation",
     "matching",
     "meta_sgd",
     "multi_step_episode",

@@ -39,12 +39,10 @@ def actor_critic(memory: SequenceModel, environment: Any, *, initial_log_std: fl
     num_outputs, to_distribution = _head(action_space)
 
     def init(key: RandomKey, inputs: StepInput) -> PyTree:
-        key_memory, key_heads, key_start = jax.random.split(key, 3)
+        key_memory, key_actor, key_critic = jax.random.split(key, 3)
         x = features(inputs, observation_space, action_space)
         params = {"memory": memory.init(key_memory, x)}
         width = jax.eval_shape(lambda params: memory.unroll(params, memory.start(params), x)[1], params["memory"])
-        del key_start
-        key_actor, key_critic = jax.random.split(key_heads)
         params["actor"] = _dense(key_actor, width.shape[-1], num_outputs, scale=0.01)
         params["critic"] = _dense(key_critic, width.shape[-1], 1, scale=0.01)
         if not hasattr(action_space, "n"):
@@ -75,7 +73,7 @@ def actor_critic(memory: SequenceModel, environment: Any, *, initial_log_std: fl
 def _head(action_space: Any) -> tuple[int, Callable[[Array, PyTree], Distribution]]:
     """`(number of outputs, (outputs, params) -> distribution)`."""
     if hasattr(action_space, "n"):
-        return int(action_space.n), lambda outputs, params: Categorical(outputs)
+        return int(action_space.n), lambda outputs, _: Categorical(outputs)
     (count,) = action_space.shape
     return count, lambda outputs, params: Normal(outputs, jnp.broadcast_to(params["log_std"], outputs.shape))
 

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ..environments import Discrete
 from ..types import PyTree, RandomKey
 from .distributions import Distribution
 
@@ -87,16 +86,24 @@ def features(inputs: StepInput, observation_space: Any, action_space: Any) -> Fl
       (8,)
     """
     parts = [
-        _as_vector(inputs.observation, observation_space),
-        _as_vector(inputs.action, action_space),
+        as_vector(inputs.observation, observation_space),
+        as_vector(inputs.action, action_space),
         inputs.reward[..., None].astype(jnp.float32),
         inputs.is_over[..., None].astype(jnp.float32),
     ]
     return jnp.concatenate(parts, -1)
 
 
-def _as_vector(value: Array, space: Any) -> Float[Array, "*steps features"]:
+def as_vector(value: Array, space: Any) -> Float[Array, "*steps features"]:
+    """An element of a space as a vector: one-hot if it is a choice, and else its numbers; steps come first.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jmeta.environments import Discrete
+      >>> as_vector(jnp.array([2, -1]), Discrete(3)).tolist()
+      [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    """
     if hasattr(space, "n"):
-        return jax.nn.one_hot(value, Discrete(int(space.n)).n, dtype=jnp.float32)
+        return jax.nn.one_hot(value, int(space.n), dtype=jnp.float32)
     batch = value.shape[: value.ndim - len(space.shape)]
     return value.reshape(*batch, math.prod(space.shape)).astype(jnp.float32)

@@ -1,0 +1,110 @@
+"""Planning in tabular MDPs over a finite horizon, backwards from its end: exact, and with optimism.
+
+A plan is a score of every action in every state at every time, `[horizon, states, actions]`; time 0 is the start of a
+rollout. With h steps to go, Qₕ(s, a) = r(s, a) + Σ p(s′ | s, a) maxₐ′ Qₕ₋₁(s′, a′), and Q₀ = 0.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..environments.tabular_mdp import TabularMDPParams
+from ..tasks.class_arrays import check_positive
+
+Plan = Float[Array, "horizon states actions"]
+
+
+def planned_backwards(
+    backup: Callable[[Float[Array, "states"]], Float[Array, "states actions"]], *, num_states: int, horizon: int
+) -> Plan:
+    """Scores by `backup`, which gives those of a time from the states' values at the next.
+
+    Args:
+      backup: `values -> scores`.
+      num_states: states have values 0 at the horizon.
+      horizon: steps of a rollout.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> plan = planned_backwards(lambda values: 1 + jnp.stack([values, 0 * values], 1), num_states=2, horizon=3)
+      >>> plan[:, 0].tolist()
+      [[3.0, 1.0], [2.0, 1.0], [1.0, 1.0]]
+    """
+    check_positive({"num_states": num_states, "horizon": horizon})
+
+    def one_step(values: Float[Array, "states"], _: None) -> tuple[Float[Array, "states"], Float[Array, "..."]]:
+        scores = backup(values)
+        return scores.max(-1), scores
+
+    return jax.lax.scan(one_step, jnp.zeros((num_states,), jnp.float32), None, horizon, reverse=True)[1]
+
+
+def value_iteration(params: TabularMDPParams, horizon: int) -> Plan:
+    """The optimal plan of a known MDP.
+
+    Example:
+      >>> import jax
+      >>> from jmeta.environments.tabular_mdp import tabular_mdp
+      >>> _, sample = tabular_mdp()
+      >>> value_iteration(sample(jax.random.key(0)), 10).shape
+      (10, 10, 5)
+
+    Reference:
+      Puterman, "Markov Decision Processes", 1994, section 4.5.
+    """
+    backup = lambda values: params.rewards + expected(params.transitions, values)
+    return planned_backwards(backup, num_states=params.rewards.shape[0], horizon=horizon)
+
+
+def optimal_value(params: TabularMDPParams, horizon: int) -> Float[Array, ""]:
+    """Expected total reward of a rollout from state 0 that is acted optimally, the MDP being known.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jmeta.environments.tabular_mdp import TabularMDPParams
+      >>> round(float(optimal_value(TabularMDPParams(jnp.ones((2, 3)), jnp.full((2, 3, 2), 0.5)), 10)), 3)
+      10.0
+    """
+    return value_iteration(params, horizon)[0, 0].max()
+
+
+def expected(
+    transitions: Float[Array, "states actions next_states"], values: Float[Array, "states"]
+) -> Float[Array, "states actions"]:
+    """The mean value of the next state.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> expected(jnp.full((2, 1, 2), 0.5), jnp.array([1.0, 3.0])).tolist()
+      [[2.0], [2.0]]
+    """
+    return (transitions * values[None, None]).sum(-1)
+
+
+def optimistic_transitions(
+    transitions: Float[Array, "states actions next_states"],
+    radius: Float[Array, "states actions"],
+    values: Float[Array, "states"],
+) -> Float[Array, "states actions"]:
+    """The highest mean value of the next state that any p with ‖p − transitions‖₁ ≤ radius gives.
+
+    Half the radius goes to the best next state, as far as there is room, and is taken from the worst ones.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> half = jnp.full((1, 1, 2), 0.5)
+      >>> optimistic_transitions(half, jnp.array([[0.5]]), jnp.array([0.0, 1.0])).tolist()
+      [[0.75]]
+
+    Reference:
+      Jaksch, Ortner, Auer, "Near-optimal Regret Bounds for Reinforcement Learning", 2010, figure 2.
+    """
+    best_first = jnp.argsort(-values)
+    raised = transitions[..., best_first]
+    raised = raised.at[..., 0].add(0.5 * radius)
+    # What goes beyond 1 in the cumulative sum is what is taken away, from the end.
+    cumulative = jnp.minimum(jnp.cumsum(raised, -1), 1)
+    moved = jnp.diff(cumulative, axis=-1, prepend=jnp.zeros_like(cumulative[..., :1]))
+    return (moved * values[best_first][None, None]).sum(-1)

@@ -1,0 +1,95 @@
+"""Meta-steps on data that the learner brings about itself: collect with the present parameters, then update on that.
+
+On-policy reinforcement learning needs what was done by the policy that is being improved. A meta-step is then one
+collection, over all its tasks, and several updates of any `MetaTrainer` on it; the trainer that comes out is one like
+any other, so that scanned runs, checkpoints and sharding apply unchanged.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from .episodes import count_tasks
+from .policy_gradients import Collect
+from .training import MetaState
+from .types import Aux, MetaTrainer, PyTree, RandomKey, Task
+
+
+def collecting_trainer(
+    trainer: MetaTrainer,
+    collect: Collect,
+    *,
+    num_epochs: int = 1,
+    num_minibatches: int = 1,
+    prepare: Callable[[Task], Task] = lambda tasks: tasks,
+) -> MetaTrainer:
+    """A trainer whose tasks are collected at every meta-step, by its own parameters, and used several times.
+
+    Args:
+      trainer: makes the updates, such as `meta_trainer`'s; its state counts meta-steps.
+      collect: `(meta_params, env_params, key) -> Task`, of one task.
+      num_epochs: times that what was collected is gone through, in a new order each time.
+      num_minibatches: updates in an epoch, on equal shares of the tasks; whole episodes, so that what a policy
+        remembers at a step is what it remembered then, up to its own change.
+      prepare: of all collected tasks together, before they are shared out, such as
+        `policy_gradients.with_normalized_advantages`.
+
+    Returns:
+      A trainer whose `update(state, env_params, key)` takes stacked parameters of environments. Its `aux` is the mean
+      over updates. A meta-step counts as skipped if any of its updates was.
+
+    Raises:
+      ValueError: if a number is not positive; at trace time if the tasks cannot be shared out equally.
+
+    Example:
+      >>> import jax, jmeta, optax
+      >>> from jmeta import environments, learners, models, policies, policy_gradients, rollouts
+      >>> bandit, sample = environments.bernoulli_bandit(2)
+      >>> policy = policies.actor_critic(models.gru(8), bandit)
+      >>> run = rollouts.run_episode(bandit, policy, num_steps=5)
+      >>> collect = policy_gradients.collect_episode(run, discount=0.99, gae_lambda=0.3)
+      >>> episode_fn = jmeta.episode(learners.rl2(policy), policy_gradients.ppo_loss())
+      >>> mean_grad = jax.value_and_grad(jmeta.over_tasks(episode_fn, "vmap"), has_aux=True)
+      >>> trainer = collecting_trainer(jmeta.meta_trainer(mean_grad, optax.adam(1e-3)), collect, num_epochs=2)
+      >>> state = trainer.init(rollouts.init_policy(bandit, policy)(jax.random.key(0)))
+      >>> env_params = jax.vmap(sample)(jax.random.split(jax.random.key(1), 4))
+      >>> state, aux = trainer.update(state, env_params, jax.random.key(2))
+      >>> int(state.step)
+      1
+    """
+    if num_epochs < 1 or num_minibatches < 1:
+        raise ValueError(f"num_epochs={num_epochs} and num_minibatches={num_minibatches}; expected at least 1")
+
+    def update(state: MetaState, env_params: PyTree, key: RandomKey) -> tuple[MetaState, Aux]:
+        num_tasks = count_tasks(env_params)
+        if num_tasks % num_minibatches:
+            raise ValueError(f"num_minibatches={num_minibatches} does not divide the {num_tasks} tasks of a meta-step")
+        key_collect, key_epochs = jax.random.split(key)
+        keys = jax.random.split(key_collect, num_tasks)
+        tasks = prepare(jax.vmap(collect, in_axes=(None, 0, 0))(state.meta_params, env_params, keys))
+
+        def one_epoch(inner: MetaState, key: RandomKey) -> tuple[MetaState, Aux]:
+            key_order, key_updates = jax.random.split(key)
+            order = jax.random.permutation(key_order, num_tasks).reshape(num_minibatches, -1)
+
+            def one_update(inner: MetaState, rows_and_key: tuple[jax.Array, RandomKey]) -> tuple[MetaState, Aux]:
+                rows, key = rows_and_key
+                return trainer.update(inner, jax.tree.map(lambda leaf: leaf[rows], tasks), key)
+
+            if num_minibatches == 1:  # order is nothing to a mean, and gathering costs a copy
+                inner, aux = trainer.update(inner, tasks, key_updates)
+                return inner, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], aux)
+            return jax.lax.scan(one_update, inner, (order, jax.random.split(key_updates, num_minibatches)))
+
+        inner, aux = jax.lax.scan(one_epoch, state, jax.random.split(key_epochs, num_epochs))
+        skipped = aux.pop("is_skipped").max()
+        counted = inner._replace(
+            step=state.step + 1,
+            num_skipped=state.num_skipped + skipped,
+            num_skipped_in_a_row=(state.num_skipped_in_a_row + 1) * skipped,
+            last_skipped_step=jnp.where(skipped == 1, state.step, state.last_skipped_step),
+        )
+        return counted, {**jax.tree.map(jnp.mean, aux), "is_skipped": skipped}
+
+    return MetaTrainer(trainer.init, update)

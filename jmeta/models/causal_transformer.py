@@ -1,0 +1,192 @@
+"""A causal transformer as a sequence model: every step looks at itself and at all steps before it.
+
+Its memory is a cache of keys and values of fixed shape, so a single step costs one row of attention, and a sequence can
+go on from any memory. One piece of code serves both: a step is a sequence of one.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ..tasks.class_arrays import check_positive
+from ..types import PyTree, RandomKey, SequenceModel
+
+
+class KeyValueCache(NamedTuple):
+    """What a causal transformer remembers.
+
+    Attributes:
+      keys: of each layer, `[max_steps, heads, features]`; steps not seen yet are zeros.
+      values: likewise.
+      num_seen: int32, steps seen so far.
+    """
+
+    keys: tuple[Array, ...]
+    values: tuple[Array, ...]
+    num_seen: Int[Array, ""]
+
+
+def causal_transformer(*, width: int, num_layers: int, num_heads: int, max_steps: int) -> SequenceModel:
+    """A transformer of pre-norm blocks, h ← h + attention(norm(h)), h ← h + mlp(norm(h)), with learned positions.
+
+    Norms stand before the branches and leave the residual path free, as GTrXL found to matter most for learning by
+    reward. The residual sum itself is plain: the last product of a branch begins small, by (2 · layers)^-½, which makes
+    a new network nearly the identity as GTrXL's gates do, without their six matrices a sum.
+
+    Args:
+      width: numbers in each output, and along the residual path.
+      num_layers: blocks.
+      num_heads: of attention; a divisor of `width`.
+      max_steps: steps that can be remembered, those of memory and sequence together. Later steps have no position, and
+        their outputs are NaN: a loss that is not finite is seen, and skipped by `meta_trainer`, where outputs by
+        wrong positions would not be.
+
+    Returns:
+      A sequence model whose memory is a `KeyValueCache`, and whose outputs are `[steps, width]`.
+
+    Raises:
+      ValueError: if a number is not positive, or `num_heads` does not divide `width`; at trace time if a sequence is
+        longer than `max_steps`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jmeta.models.causal_transformer import causal_transformer
+      >>> model = causal_transformer(width=16, num_layers=2, num_heads=4, max_steps=10)
+      >>> params = model.init(jax.random.key(0), jnp.zeros((7, 3)))
+      >>> memory, outputs = model.unroll(params, model.start(params), jnp.zeros((7, 3)))
+      >>> outputs.shape, int(memory.num_seen)
+      ((7, 16), 7)
+
+    Reference:
+      Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762; Radford et al., "Language Models are
+      Unsupervised Multitask Learners", 2019, section 2.3 (norms, and the scale of branches); Parisotto et al.,
+      "Stabilizing Transformers for Reinforcement Learning", 2019, arXiv:1910.06764, section 3.2.
+    """
+    check_positive({"width": width, "num_layers": num_layers, "num_heads": num_heads, "max_steps": max_steps})
+    if width % num_heads:
+        raise ValueError(f"num_heads={num_heads} does not divide width={width}; pass a divisor")
+    layers = [f"block_{i}" for i in range(num_layers)]
+    head_shape = (num_heads, width // num_heads)
+
+    def init(key: RandomKey, x: Float[Array, "steps features"]) -> PyTree:
+        key_input, key_positions, *keys = jax.random.split(key, 2 + num_layers)
+        blocks = {name: _init_block(key, width, num_layers) for name, key in zip(layers, keys, strict=True)}
+        return {
+            "input": {"kernel": _glorot(key_input, (x.shape[-1], width)), "bias": jnp.zeros((width,), jnp.float32)},
+            "positions": 0.02 * jax.random.normal(key_positions, (max_steps, width), jnp.float32),
+            **blocks,
+            "norm": _init_norm(width),
+        }
+
+    def start(params: PyTree) -> KeyValueCache:
+        empty = (jnp.zeros((max_steps, *head_shape), params["positions"].dtype),) * num_layers
+        return KeyValueCache(empty, empty, jnp.zeros((), jnp.int32))
+
+    def unroll(
+        params: PyTree, memory: KeyValueCache, x: Float[Array, "steps features"]
+    ) -> tuple[KeyValueCache, Float[Array, "steps width"]]:
+        num_steps = x.shape[0]
+        if num_steps > max_steps:
+            raise ValueError(
+                f"a sequence of {num_steps} steps, but max_steps={max_steps}; build the transformer with more"
+            )
+        at = memory.num_seen + jnp.arange(num_steps, dtype=jnp.int32)
+        is_visible = jnp.arange(max_steps, dtype=jnp.int32)[None, :] <= at[:, None]
+        h = dense(params["input"], x.astype(params["positions"].dtype))
+        h = h + jnp.take(params["positions"], at, axis=0, mode="clip")
+        keys, values = [], []
+        for name, past_keys, past_values in zip(layers, memory.keys, memory.values, strict=True):
+            heads = _norm(params[name]["norm_attention"], h) @ params[name]["attention"]["kernel"]
+            heads = heads.reshape(num_steps, 3, *head_shape)
+            keys.append(_written(past_keys, heads[:, 1], memory.num_seen))
+            values.append(_written(past_values, heads[:, 2], memory.num_seen))
+            read = attend(heads[:, 0], keys[-1], values[-1], is_visible).reshape(num_steps, width)
+            h = h + dense(params[name]["read"], read)
+            hidden = jax.nn.gelu(dense(params[name]["hidden"], _norm(params[name]["norm_mlp"], h)))
+            h = h + dense(params[name]["output"], hidden)
+        outputs = jnp.where((at < max_steps)[:, None], _norm(params["norm"], h), jnp.nan)
+        return KeyValueCache(tuple(keys), tuple(values), memory.num_seen + num_steps), outputs
+
+    def step(
+        params: PyTree, memory: KeyValueCache, x: Float[Array, " features"]
+    ) -> tuple[KeyValueCache, Float[Array, " width"]]:
+        memory, outputs = unroll(params, memory, x[None])
+        return memory, outputs[0]
+
+    return SequenceModel(init, start, step, unroll)
+
+
+def attend(
+    queries: Float[Array, "steps heads features"],
+    keys: Float[Array, "remembered heads features"],
+    values: Float[Array, "remembered heads numbers"],
+    is_visible: Bool[Array, "steps remembered"],
+) -> Float[Array, "steps heads numbers"]:
+    """Scaled dot-product attention, softmax(q · k / √features) v, over what each step may see, which is something.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jmeta.models.causal_transformer import attend
+      >>> alike, values = jnp.ones((3, 1, 2)), jnp.array([1.0, 3.0, 8.0])[:, None, None]
+      >>> attend(alike, alike, values, jnp.tril(jnp.ones((3, 3), bool)))[:, 0, 0].tolist()
+      [1.0, 2.0, 4.0]
+    """
+    scores = jnp.einsum("qhf,khf->hqk", queries, keys) / math.sqrt(queries.shape[-1])
+    weights = jax.nn.softmax(jnp.where(is_visible[None], scores, -jnp.inf))
+    return jnp.einsum("hqk,khn->qhn", weights, values)
+
+
+def dense(params: PyTree, x: Float[Array, "*steps inputs"]) -> Float[Array, "*steps outputs"]:
+    """x W + b.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jmeta.models.causal_transformer import dense
+      >>> dense({"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}, jnp.ones((4, 3))).shape
+      (4, 2)
+    """
+    outputs = x @ params["kernel"]
+    return outputs + jnp.broadcast_to(params["bias"], outputs.shape)
+
+
+def _written(
+    past: Float[Array, "max_steps heads features"], new: Float[Array, "steps heads features"], at: Int[Array, ""]
+) -> Float[Array, "max_steps heads features"]:
+    """The cache with new rows from `at` on. What does not fit is left out: the room for it is cut off again.
+
+    Without that room, `dynamic_update_slice` would move the rows back until they fit.
+    """
+    room = jnp.concatenate([past, jnp.zeros_like(new)])
+    return jax.lax.dynamic_update_slice_in_dim(room, new, at, axis=0)[: past.shape[0]]
+
+
+def _norm(params: PyTree, x: Float[Array, "steps width"]) -> Float[Array, "steps width"]:
+    centred = x - x.mean(-1, keepdims=True)
+    standard = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
+    return standard * params["scale"][None] + params["bias"][None]
+
+
+def _init_norm(width: int) -> dict[str, Array]:
+    return {"scale": jnp.ones((width,), jnp.float32), "bias": jnp.zeros((width,), jnp.float32)}
+
+
+def _init_block(key: RandomKey, width: int, num_layers: int) -> PyTree:
+    key_attention, key_read, key_hidden, key_output = jax.random.split(key, 4)
+    small = 1 / math.sqrt(2 * num_layers)
+    zeros = lambda count: jnp.zeros((count,), jnp.float32)  # noqa: E731
+    heads = [_glorot(key, (width, width)) for key in jax.random.split(key_attention, 3)]
+    return {
+        "norm_attention": _init_norm(width),
+        "attention": {"kernel": jnp.concatenate(heads, 1)},  # no bias: that of a key changes no weight
+        "read": {"kernel": small * _glorot(key_read, (width, width)), "bias": zeros(width)},
+        "norm_mlp": _init_norm(width),
+        "hidden": {"kernel": _glorot(key_hidden, (width, 4 * width)), "bias": zeros(4 * width)},
+        "output": {"kernel": small * _glorot(key_output, (4 * width, width)), "bias": zeros(width)},
+    }
+
+
+def _glorot(key: RandomKey, shape: tuple[int, int]) -> Float[Array, "inputs outputs"]:
+    return jax.nn.initializers.glorot_uniform()(key, shape, jnp.float32)

@@ -1,0 +1,152 @@
+"""SNAIL: temporal convolutions that gather experience, and attention that picks from what they gathered.
+
+Blocks only ever append to what is known of a step: each takes all of it and adds its own outputs. So the past inputs of
+every convolution are columns of one array, and a buffer of that array's last rows, with the keys and values of the
+attention, is the whole memory. Sequences and steps are one piece of code: a step is a sequence of one.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ..tasks.class_arrays import check_positive
+from ..types import PyTree, RandomKey, SequenceModel
+from .causal_transformer import attend, dense
+
+
+class SnailMemory(NamedTuple):
+    """What SNAIL remembers: a window of the last steps, the latest last; steps before the first are zeros.
+
+    Attributes:
+      features: `[longest dilation, features]`, what was known of each step: the past inputs of the convolutions.
+      keys: of each attention block, `[max_steps - 1, 1, key_width]`.
+      values: likewise, of `value_width`.
+      num_seen: int32, steps seen so far.
+    """
+
+    features: Array
+    keys: tuple[Array, ...]
+    values: tuple[Array, ...]
+    num_seen: Int[Array, ""]
+
+
+def snail(
+    *, width: int, num_blocks: int, num_filters: int, key_width: int, value_width: int, max_steps: int
+) -> SequenceModel:
+    """A dense layer, and then blocks of temporal convolutions followed by attention.
+
+    A convolution of dilation d appends tanh(W [hₜ₋d, hₜ] + b) ⊙ σ(V [hₜ₋d, hₜ] + c) to hₜ; a block of them has the
+    dilations 1, 2, 4, ... that make it see `max_steps` steps. Attention appends softmax(q · k / √key_width) v over the
+    step itself and those before it.
+
+    Args:
+      width: numbers in the first layer's outputs.
+      num_blocks: pairs of a block of convolutions and one of attention.
+      num_filters: numbers that each convolution appends.
+      key_width: numbers in a query and a key.
+      value_width: numbers that each attention block appends.
+      max_steps: steps that attention sees, itself included; of a longer sequence the latest ones. Nothing in SNAIL
+        counts steps, so such a window may slide for ever.
+
+    Returns:
+      A sequence model whose memory is a `SnailMemory`, and whose outputs are all that is known of a step: `width +
+      num_blocks * (num_filters * ⌈log₂ max_steps⌉ + value_width)` numbers.
+
+    Raises:
+      ValueError: if a number is not positive, or `max_steps` is 1.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jmeta.models.snail import snail
+      >>> model = snail(width=8, num_blocks=2, num_filters=4, key_width=6, value_width=5, max_steps=10)
+      >>> params = model.init(jax.random.key(0), jnp.zeros((7, 3)))
+      >>> memory, outputs = model.unroll(params, model.start(params), jnp.zeros((7, 3)))
+      >>> outputs.shape, memory.features.shape[0]
+      ((7, 50), 8)
+
+    Reference:
+      Mishra, Rohaninejad, Chen, Abbeel, "A Simple Neural Attentive Meta-Learner", 2018, arXiv:1707.03141, section 3
+      and algorithms 1-2. Differs from the paper: dilations are 1, 2, 4, ... up to below T, where its pseudo-code has
+      2, 4, ... up to T, which reach no odd number of steps back and, at the last, beyond the sequence's start.
+    """
+    numbers = {"width": width, "num_blocks": num_blocks, "num_filters": num_filters, "key_width": key_width}
+    check_positive({**numbers, "value_width": value_width})
+    if max_steps < 2:
+        raise ValueError(f"max_steps={max_steps}; expected at least 2, since convolutions and attention look back")
+    dilations = [2**i for i in range(math.ceil(math.log2(max_steps)))]
+    added = len(dilations) * num_filters + value_width  # by one block
+    num_features = width + num_blocks * added
+
+    def init(key: RandomKey, x: Float[Array, "steps features"]) -> PyTree:
+        key_input, *keys = jax.random.split(key, 1 + num_blocks)
+        params = {"input": _init_dense(key_input, x.shape[-1], width)}
+        for i, key_block in enumerate(keys):
+            key_attention, *keys_convolution = jax.random.split(key_block, 1 + len(dilations))
+            num_known = width + i * added
+            for dilation, key_convolution in zip(dilations, keys_convolution, strict=True):
+                name = f"convolution_{i}_{dilation}"
+                params[name] = _init_dense(key_convolution, 2 * num_known, 2 * num_filters)
+                num_known += num_filters
+            params[f"attention_{i}"] = _init_attention(key_attention, num_known, key_width, value_width)
+        return params
+
+    def start(params: PyTree) -> SnailMemory:
+        dtype = params["input"]["kernel"].dtype
+        zeros = lambda numbers: (jnp.zeros((max_steps - 1, 1, numbers), dtype),) * num_blocks  # noqa: E731
+        features = jnp.zeros((dilations[-1], num_features), dtype)
+        return SnailMemory(features, zeros(key_width), zeros(value_width), jnp.zeros((), jnp.int32))
+
+    def unroll(
+        params: PyTree, memory: SnailMemory, x: Float[Array, "steps features"]
+    ) -> tuple[SnailMemory, Float[Array, "steps outputs"]]:
+        num_steps = x.shape[0]
+        is_visible = _window(num_steps, max_steps, memory.num_seen)
+        known = dense(params["input"], x.astype(memory.features.dtype))
+        keys, values = [], []
+        for i, (past_keys, past_values) in enumerate(zip(memory.keys, memory.values, strict=True)):
+            for dilation in dilations:
+                past = memory.features[dilations[-1] - dilation :, : known.shape[1]]
+                before = jnp.concatenate([past, known])[:num_steps]
+                gates = dense(params[f"convolution_{i}_{dilation}"], jnp.concatenate([before, known], 1))
+                content, is_open = jnp.tanh(gates[:, :num_filters]), jax.nn.sigmoid(gates[:, num_filters:])
+                known = jnp.concatenate([known, content * is_open], 1)
+            attention = params[f"attention_{i}"]
+            keys.append(jnp.concatenate([past_keys, (known @ attention["key"]["kernel"])[:, None]]))
+            values.append(jnp.concatenate([past_values, dense(attention["value"], known)[:, None]]))
+            read = attend(dense(attention["query"], known)[:, None], keys[-1], values[-1], is_visible)
+            known = jnp.concatenate([known, read[:, 0]], 1)
+        features = jnp.concatenate([memory.features, known])
+        latest = lambda arrays: tuple(array[num_steps:] for array in arrays)  # noqa: E731
+        return SnailMemory(features[num_steps:], latest(keys), latest(values), memory.num_seen + num_steps), known
+
+    def step(
+        params: PyTree, memory: SnailMemory, x: Float[Array, " features"]
+    ) -> tuple[SnailMemory, Float[Array, " outputs"]]:
+        memory, outputs = unroll(params, memory, x[None])
+        return memory, outputs[0]
+
+    return SequenceModel(init, start, step, unroll)
+
+
+def _window(num_steps: int, max_steps: int, num_seen: Int[Array, ""]) -> Array:
+    """`[steps, remembered]`: whether a step sees a remembered one, the memory's `max_steps - 1` before the new ones."""
+    steps = jnp.arange(num_steps, dtype=jnp.int32)[:, None]
+    ago = steps - (jnp.arange(max_steps - 1 + num_steps, dtype=jnp.int32) - (max_steps - 1))[None]
+    return (ago >= 0) & (ago < max_steps) & (ago <= steps + num_seen)
+
+
+def _init_attention(key: RandomKey, num_inputs: int, key_width: int, value_width: int) -> PyTree:
+    key_query, key_key, key_value = jax.random.split(key, 3)
+    return {
+        "query": _init_dense(key_query, num_inputs, key_width),
+        "key": {"kernel": _init_dense(key_key, num_inputs, key_width)["kernel"]},  # a bias would change no weight
+        "value": _init_dense(key_value, num_inputs, value_width),
+    }
+
+
+def _init_dense(key: RandomKey, num_inputs: int, num_outputs: int) -> dict[str, Array]:
+    kernel = jax.nn.initializers.glorot_uniform()(key, (num_inputs, num_outputs), jnp.float32)
+    return {"kernel": kernel, "bias": jnp.zeros((num_outputs,), jnp.float32)}

@@ -1,0 +1,95 @@
+"""Surrogates of the return: functions whose gradient is a policy gradient, and what their second derivatives are.
+
+An adaptation by policy gradient descends one of them; the meta-gradient goes through that gradient, so that second
+derivatives count. All have the same gradient where the policy is the one that acted. They differ in the next order:
+
+    reinforce          −log π(a) Â              its Hessian misses ∇log π ∇log πᵀ: biased
+    likelihood_ratio   −π(a)/π_old(a) Â         has it for each step by itself: little variance, exact for one step
+    dice               −exp(Σₛ≤ₜ log π − ⊥) Â   has it for all earlier steps: unbiased of every order, high variance
+
+Reference: Foerster et al., "DiCE: The Infinitely Differentiable Monte-Carlo Estimator", 2018, arXiv:1802.05098;
+Rothfuss, Lee, Clavera, Asfour, Abbeel, "ProMP: Proximal Meta-Policy Search", 2019, arXiv:1810.06784, section 5.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..losses import masked_mean
+from ..policies import Decision
+from ..types import Aux, Batch, LossFn
+from .collecting import Acted
+
+
+def reinforce(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
+    """−log π(a) Â, averaged over steps: Williams' estimator, MAML's own.
+
+    Example:
+      >>> import jax.numpy as jnp, jmeta
+      >>> from jmeta.policies import Categorical, Decision
+      >>> from jmeta.policy_gradients import Acted
+      >>> acted = Acted(jnp.array([0, 1]), jnp.zeros(2), jnp.ones(2), jnp.zeros(2), jnp.ones(2))
+      >>> loss, aux = reinforce(Decision(Categorical(jnp.zeros((2, 2))), jnp.zeros(2)), jmeta.Batch(None, acted))
+      >>> round(float(loss), 4)
+      0.6931
+    """
+    acted: Acted = batch.y
+    return masked_mean(-decisions.distribution.log_prob(acted.action) * acted.advantage, batch), {
+        "reward": masked_mean(acted.reward, batch)
+    }
+
+
+def likelihood_ratio(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
+    """−π(a)/π_old(a) Â, averaged over steps: ProMP's low-variance surrogate, which may be used off policy, too.
+
+    Example:
+      >>> import jax.numpy as jnp, jmeta
+      >>> from jmeta.policies import Categorical, Decision
+      >>> from jmeta.policy_gradients import Acted
+      >>> acted = Acted(jnp.array([0, 1]), jnp.log(jnp.full(2, 0.5)), jnp.ones(2), jnp.zeros(2), jnp.ones(2))
+      >>> loss, aux = likelihood_ratio(Decision(Categorical(jnp.zeros((2, 2))), jnp.zeros(2)), jmeta.Batch(None, acted))
+      >>> round(float(loss), 4)
+      -1.0
+    """
+    acted: Acted = batch.y
+    ratio = jnp.exp(decisions.distribution.log_prob(acted.action) - acted.log_prob)
+    return masked_mean(-ratio * acted.advantage, batch), {"reward": masked_mean(acted.reward, batch)}
+
+
+def dice(*, num_steps: int) -> LossFn:
+    """−exp(Σₛ≤ₜ log π(aₛ) − ⊥Σₛ≤ₜ log π(aₛ)) Âₜ, averaged over steps, the sums within each rollout; ⊥ stops gradients.
+
+    Args:
+      num_steps: of a rollout; examples of a batch are rollouts of that length, one after the other.
+
+    Returns:
+      `(decisions, batch) -> (loss, aux)`. Advantages must be what followed step t alone, such as those of `roll_out`.
+
+    Raises:
+      ValueError: if `num_steps` is not positive; at trace time if it does not divide the examples.
+
+    Example:
+      >>> import jax.numpy as jnp, jmeta
+      >>> from jmeta.policies import Categorical, Decision
+      >>> from jmeta.policy_gradients import Acted
+      >>> acted = Acted(jnp.array([0, 1]), jnp.zeros(2), jnp.ones(2), jnp.zeros(2), jnp.ones(2))
+      >>> decisions = Decision(Categorical(jnp.zeros((2, 2))), jnp.zeros(2))
+      >>> loss, aux = dice(num_steps=2)(decisions, jmeta.Batch(None, acted))
+      >>> float(loss)
+      -1.0
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps}; expected the number of steps of a rollout, at least 1")
+
+    def loss_fn(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
+        acted: Acted = batch.y
+        log_probs: Float[Array, " examples"] = decisions.distribution.log_prob(acted.action)
+        if log_probs.shape[0] % num_steps:
+            raise ValueError(f"{log_probs.shape[0]} examples are no rollouts of num_steps={num_steps}")
+        if batch.mask is not None:
+            log_probs = jnp.where(batch.mask, log_probs, 0)
+        sums = jnp.cumsum(log_probs.reshape(-1, num_steps), 1).reshape(-1)
+        magic_box = jnp.exp(sums - jax.lax.stop_gradient(sums))
+        return masked_mean(-magic_box * acted.advantage, batch), {"reward": masked_mean(acted.reward, batch)}
+
+    return loss_fn
