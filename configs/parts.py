@@ -151,6 +151,8 @@ class Recurrent:
 
     cell: Literal["gru", "lstm"] = "gru"
     width: int = 64
+    max_span: int | None = None
+    """Steps that the longest-lived part of a new memory lasts; a few if not given."""
 
 
 Memory = Recurrent

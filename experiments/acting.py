@@ -149,10 +149,8 @@ def _rl2(
 
 def _memory(network: parts.Network) -> SequenceModel:
     match network:
-        case parts.Recurrent("gru", width):
-            return models.gru(width)
-        case parts.Recurrent("lstm", width):
-            return models.lstm(width)
+        case parts.Recurrent(cell, width, max_span):
+            return (models.gru if cell == "gru" else models.lstm)(width, max_span=max_span)
     raise ValueError(f"a policy that remembers needs a network with memory, such as Recurrent, not {network}")
 
 
@@ -276,23 +274,21 @@ def _trust_region(
     learner = learners.maml_rl(policy, surrogate, inner, num_steps=method.num_steps)
     batching = _all_at_once(batching)
 
-    def divergence(meta_params: PyTree, old: PyTree, tasks: PyTree, key: RandomKey) -> jax.Array:
-        """Mean KL of the adapted policies, at the steps that count."""
+    def decide(meta_params: PyTree, tasks: PyTree, key: RandomKey) -> PyTree:
+        """What the adapted policies would do at the steps of their queries."""
 
-        def of_one(both: tuple[PyTree, PyTree], task: jmeta.Task, key: RandomKey) -> jax.Array:
-            decided = [
-                learner.predict(params, learner.adapt(params, task.support, key), task.query.x, None).distribution
-                for params in both
-            ]
-            return losses.masked_mean(jax.lax.stop_gradient(decided[1]).kl(decided[0]), task.query)
+        def of_one(task: jmeta.Task) -> PyTree:
+            adapted = learner.adapt(meta_params, task.support, key)
+            return learner.predict(meta_params, adapted, task.query.x, None).distribution
 
-        return jmeta.over_tasks(of_one, batching)((meta_params, jax.lax.stop_gradient(old)), tasks, key)
+        return jax.vmap(of_one)(tasks)
 
+    def divergence(old: PyTree, new: PyTree, tasks: PyTree) -> jax.Array:
+        return jax.vmap(losses.masked_mean)(old.kl(new), tasks.query).mean()
+
+    mean_episode = jmeta.over_tasks(on_collected, batching)
     return collecting_trainer(
-        trust_region_trainer(
-            jmeta.over_tasks(on_collected, batching), divergence, max_divergence=method.max_divergence
-        ),
-        collect,
+        trust_region_trainer(mean_episode, decide, divergence, max_divergence=method.max_divergence), collect
     )
 
 

@@ -17,13 +17,16 @@ from .losses import checked_loss
 from .training import MetaState, all_finite
 from .types import Aux, EpisodeFn, MetaTrainer, PyTree, RandomKey
 
-Divergence = Callable[[PyTree, PyTree, PyTree, RandomKey], Float[Array, ""]]
-"""`(meta_params, old_meta_params, tasks, key) -> mean KL divergence` of what they decide; not negative, zero at equal
-ones."""
+Decide = Callable[[PyTree, PyTree, RandomKey], PyTree]
+"""`(meta_params, tasks, key) -> decisions`: what is bounded, such as the adapted policies' distributions."""
+
+Divergence = Callable[[PyTree, PyTree, PyTree], Float[Array, ""]]
+"""`(old_decisions, decisions, tasks) -> mean KL divergence`; not negative, and zero at equal ones."""
 
 
 def trust_region_trainer(
     mean_episode_fn: EpisodeFn,
+    decide: Decide,
     divergence: Divergence,
     *,
     max_divergence: float = 0.01,
@@ -37,7 +40,9 @@ def trust_region_trainer(
     Args:
       mean_episode_fn: `(meta_params, tasks, key) -> (loss, aux)` over stacked tasks, such as
         `over_tasks(maml_rl_episode(...))` on what was collected.
-      divergence: what is bounded; its second derivatives at equal parameters are the metric F.
+      decide: what the bound is on; differentiated once, and its derivative used in each product with F.
+      divergence: bounded by δ; with H its second derivatives at equal decisions and J those of `decide`, the metric is
+        F = Jᵀ H J.
       max_divergence: δ, positive.
       num_cg_steps: of conjugate gradients for F⁻¹ g, each a product with F.
       damping: added to the diagonal of F, at least 0.
@@ -55,8 +60,9 @@ def trust_region_trainer(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> loss = lambda theta, tasks, key: (((theta - tasks.mean()) ** 2).sum(), {})
-      >>> divergence = lambda theta, old, tasks, key: 0.5 * ((theta - old) ** 2).sum()
-      >>> trainer = trust_region_trainer(loss, divergence, max_divergence=0.02)
+      >>> decide = lambda theta, tasks, key: theta
+      >>> divergence = lambda old, theta, tasks: 0.5 * ((theta - old) ** 2).sum()
+      >>> trainer = trust_region_trainer(loss, decide, divergence, max_divergence=0.02)
       >>> state, aux = trainer.update(trainer.init(jnp.zeros(1)), jnp.ones(4), jax.random.key(0))
       >>> round(float(state.meta_params[0]), 3)  # √(2 · 0.02)
       0.2
@@ -83,11 +89,17 @@ def trust_region_trainer(
         def loss_fn(meta_params: PyTree) -> tuple[Any, Aux]:
             return checked_loss(mean_episode_fn(meta_params, tasks, key), "what mean_episode_fn returns")
 
+        decisions, forward = jax.linearize(lambda meta_params: decide(meta_params, tasks, key), old)
+        backward = jax.linear_transpose(forward, old)
+
         def from_old(meta_params: PyTree) -> Array:
-            return divergence(meta_params, old, tasks, key)
+            return divergence(decisions, decide(meta_params, tasks, key), tasks)
+
+        def product(v: PyTree) -> PyTree:
+            of_decisions = jax.grad(lambda new: divergence(decisions, new, tasks))
+            return backward(jax.jvp(of_decisions, (decisions,), (forward(v),))[1])[0]
 
         (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(old)
-        product = lambda v: jax.jvp(jax.grad(from_old), (old,), (v,))[1]  # noqa: E731
         direction = solve(product, jax.tree.map(jnp.negative, grads))
         length = jnp.sqrt(2 * max_divergence / jnp.maximum(optax.tree.vdot(direction, product(direction)), 1e-12))
 

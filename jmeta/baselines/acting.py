@@ -10,6 +10,9 @@ from ..policies import Categorical, Decision, Policy, StepInput
 from ..tasks.class_arrays import check_positive
 from ..types import PyTree, RandomKey
 
+Scalar = float | int | Float[Array, ""]
+"""A number to tune: as an array it may be traced, so that one compiled function tries several."""
+
 
 def untrained(
     start: Callable[[], PyTree], decide: Callable[[PyTree, StepInput, RandomKey], tuple[PyTree, Decision]]
@@ -92,7 +95,7 @@ def uniform_over_best(scores: Shaped[Array, "actions"]) -> Float[Array, "actions
     return jnp.where(scores == scores.max(), 0.0, -jnp.inf).astype(jnp.float32)
 
 
-def mixed_with_uniform(logits: Float[Array, "actions"], epsilon: float) -> Float[Array, "actions"]:
+def mixed_with_uniform(logits: Float[Array, "actions"], epsilon: Scalar) -> Float[Array, "actions"]:
     """Logits of a choice that is made by `logits` with probability 1 − ε, and else among all actions alike.
 
     Example:
@@ -104,7 +107,11 @@ def mixed_with_uniform(logits: Float[Array, "actions"], epsilon: float) -> Float
     return jnp.log((1 - epsilon) * jax.nn.softmax(logits) + epsilon / logits.shape[0])
 
 
-def check_epsilon(epsilon: float) -> None:
-    """Refuse what is no probability."""
-    if not 0 <= epsilon <= 1:
-        raise ValueError(f"epsilon={epsilon}; expected a probability, in [0, 1]")
+def check_range(name: str, number: Scalar, low: float, high: float) -> None:
+    """Refuse a number that is not in [low, high]; one in an array, which may be traced, is let through.
+
+    Example:
+      >>> check_range("epsilon", 0.1, 0.0, 1.0)
+    """
+    if isinstance(number, float | int) and not low <= number <= high:
+        raise ValueError(f"{name}={number}; expected a number in [{low}, {high}]")

@@ -9,6 +9,7 @@ Reference: Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel, "RL²: Fast Reinfo
 Learning", 2016, arXiv:1611.02779, section 3.1, which compares itself with these.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from ..policies import Decision, Policy, StepInput
 from ..tasks.class_arrays import check_positive
 from ..types import RandomKey
-from .acting import check_epsilon, choice, mixed_with_uniform, uniform_over_best, untrained
+from .acting import Scalar, check_range, choice, mixed_with_uniform, uniform_over_best, untrained
 from .draws import beta
 from .gittins import finite_horizon_indices, gittins_indices
 
@@ -83,7 +84,7 @@ def greedy(num_arms: int) -> Policy:
     return index_policy(num_arms, lambda counts, _: _posterior_mean(counts))
 
 
-def epsilon_greedy(num_arms: int, *, epsilon: float) -> Policy:
+def epsilon_greedy(num_arms: int, *, epsilon: Scalar) -> Policy:
     """Pull as `greedy` does with probability 1 − ε, and else any arm.
 
     Args:
@@ -101,7 +102,7 @@ def epsilon_greedy(num_arms: int, *, epsilon: float) -> Policy:
       >>> run({}, sample(jax.random.key(0)), jax.random.key(1)).reward.shape
       (10,)
     """
-    check_epsilon(epsilon)
+    check_range("epsilon", epsilon, 0.0, 1.0)
 
     def logits(counts: ArmCounts, key: RandomKey) -> Float[Array, "arms"]:
         del key
@@ -110,7 +111,7 @@ def epsilon_greedy(num_arms: int, *, epsilon: float) -> Policy:
     return _counting(num_arms, logits)
 
 
-def ucb1(num_arms: int, *, scale: float = 1.0) -> Policy:
+def ucb1(num_arms: int, *, scale: Scalar = 1.0) -> Policy:
     """Pull an arm of the highest upper confidence bound, m + c √(2 ln t / p).
 
     m is the posterior mean and p = 2 + pulls, both with the one success and one failure that the prior is worth, so
@@ -135,8 +136,7 @@ def ucb1(num_arms: int, *, scale: float = 1.0) -> Policy:
       Auer, Cesa-Bianchi, Fischer, "Finite-time Analysis of the Multiarmed Bandit Problem", 2002, figure 1. Differs from
       the paper: c, and the prior's two pulls in place of one pull of every arm.
     """
-    if not scale >= 0:
-        raise ValueError(f"scale={scale}; expected a number of at least 0")
+    check_range("scale", scale, 0.0, math.inf)
 
     def index(counts: ArmCounts, key: RandomKey) -> Float[Array, "arms"]:
         del key
@@ -217,7 +217,27 @@ def gittins(num_arms: int, *, num_pulls: int, discount: float) -> Policy:
     Reference:
       Gittins, "Bandit Processes and Dynamic Allocation Indices", 1979.
     """
-    indices = jnp.asarray(gittins_indices(num_pulls, discount=discount), jnp.float32)
+    return tabled(num_arms, jnp.asarray(gittins_indices(num_pulls, discount=discount), jnp.float32))
+
+
+def tabled(num_arms: int, indices: Float[Array, "successes failures"]) -> Policy:
+    """Pull an arm of the highest index, which a table has by its successes and failures.
+
+    Args:
+      num_arms: of the bandit.
+      indices: as from `gittins_indices`; they may be traced.
+
+    Raises:
+      ValueError: if `num_arms` is not positive.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jmeta import environments, rollouts
+      >>> bandit, sample = environments.bernoulli_bandit(2)
+      >>> run = rollouts.run_episode(bandit, tabled(2, jnp.array([[0.5, 0.0], [1.0, 0.5]])), num_steps=1)
+      >>> run({}, sample(jax.random.key(0)), jax.random.key(1)).reward.shape
+      (1,)
+    """
     return index_policy(num_arms, lambda counts, _: indices[counts.successes, counts.failures])
 
 

@@ -1,7 +1,8 @@
-"""What is known of a tabular MDP: the posterior that belongs to the prior of `environments.tabular_mdp`.
+"""What is known of a tabular MDP: the posterior that belongs to the distribution of `environments.tabular_mdp`.
 
 Next states of a pair of state and action are Dirichlet: 1 and the times that each one came next. Mean rewards are
-normal: from N(1, 1) and rewards of variance 1 follows N((1 + Σ r) / (1 + n), 1 / (1 + n)) after n of them.
+normal: from N(μ, 1) and rewards of variance 1 follows N((μ + Σ r) / (1 + n), 1 / (1 + n)) after n of them. The prior is
+thus worth one reward, and is counted as one.
 """
 
 from typing import NamedTuple
@@ -12,46 +13,51 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..environments.tabular_mdp import TabularMDPParams
 from ..types import RandomKey
+from .acting import Scalar
 from .draws import dirichlet
 
 
-class MDPCounts(NamedTuple):
-    """What was experienced of an MDP, of which the posterior is a function.
+class MDPPosterior(NamedTuple):
+    """What is known of an MDP.
 
     Attributes:
-      next_states: how often each state came after each action in each state.
-      rewards: the sum of the rewards of each action in each state.
-      visits: how many rewards that is. At the end of a rollout there is a reward without a next state.
+      concentration: of the Dirichlet of next states: 1 and how often each came after each action in each state.
+      rewards: the prior's mean and the sum of the rewards of each action in each state.
+      precision: 1 and how many rewards that is. At the end of a rollout there is a reward without a next state.
     """
 
-    next_states: Float[Array, "states actions next_states"]
+    concentration: Float[Array, "states actions next_states"]
     rewards: Float[Array, "states actions"]
-    visits: Float[Array, "states actions"]
+    precision: Float[Array, "states actions"]
 
 
-def no_experience(num_states: int, num_actions: int) -> MDPCounts:
+def prior(num_states: int, num_actions: int, *, reward_mean: Scalar = 1.0) -> MDPPosterior:
     """Before the first step.
 
+    Args:
+      num_states, num_actions: of the MDP.
+      reward_mean: μ, what a reward is taken to be; the MDPs' is 1, and less is pessimism.
+
     Example:
-      >>> no_experience(10, 5).next_states.shape
+      >>> prior(10, 5).concentration.shape
       (10, 5, 10)
     """
-    pairs = jnp.zeros((num_states, num_actions), jnp.float32)
-    return MDPCounts(jnp.zeros((num_states, num_actions, num_states), jnp.float32), pairs, pairs)
+    pairs = jnp.ones((num_states, num_actions), jnp.float32)
+    return MDPPosterior(jnp.ones((num_states, num_actions, num_states), jnp.float32), reward_mean * pairs, pairs)
 
 
 def experienced(
-    counts: MDPCounts,
+    posterior: MDPPosterior,
     state: Int[Array, ""],
     action: Int[Array, ""],
     reward: Float[Array, ""],
     next_state: Int[Array, ""],
     is_over: Bool[Array, ""],
-) -> MDPCounts:
-    """Counts with one step more.
+) -> MDPPosterior:
+    """The posterior after one step more.
 
     Args:
-      counts: of what was before.
+      posterior: before it.
       state: in which the action was taken.
       action: what was done; -1 for nothing, which changes nothing.
       reward: for it.
@@ -61,42 +67,40 @@ def experienced(
     Example:
       >>> import jax.numpy as jnp
       >>> step = (jnp.array(0), jnp.array(1), jnp.array(2.5), jnp.array(2), jnp.array(False))
-      >>> counts = experienced(no_experience(3, 2), *step)
-      >>> float(counts.rewards[0, 1]), counts.next_states[0, 1].tolist()
-      (2.5, [0.0, 0.0, 1.0])
+      >>> posterior = experienced(prior(3, 2), *step)
+      >>> float(posterior.rewards[0, 1]), posterior.concentration[0, 1].tolist()
+      (3.5, [1.0, 1.0, 2.0])
     """
     is_step = (action >= 0).astype(jnp.float32)
     action = jnp.maximum(action, 0)
-    return MDPCounts(
-        counts.next_states.at[state, action, next_state].add(jnp.where(is_over, 0.0, is_step)),
-        counts.rewards.at[state, action].add(is_step * reward),
-        counts.visits.at[state, action].add(is_step),
+    return MDPPosterior(
+        posterior.concentration.at[state, action, next_state].add(jnp.where(is_over, 0.0, is_step)),
+        posterior.rewards.at[state, action].add(is_step * reward),
+        posterior.precision.at[state, action].add(is_step),
     )
 
 
-def posterior_mean(counts: MDPCounts) -> TabularMDPParams:
+def posterior_mean(posterior: MDPPosterior) -> TabularMDPParams:
     """The MDP of mean rewards and mean transition probabilities.
 
     Example:
-      >>> mean = posterior_mean(no_experience(4, 2))
+      >>> mean = posterior_mean(prior(4, 2))
       >>> float(mean.rewards[0, 0]), float(mean.transitions[0, 0, 0])
       (1.0, 0.25)
     """
-    concentration = 1 + counts.next_states
-    return TabularMDPParams(
-        (1 + counts.rewards) / (1 + counts.visits), concentration / concentration.sum(-1, keepdims=True)
-    )
+    total = posterior.concentration.sum(-1, keepdims=True)
+    return TabularMDPParams(posterior.rewards / posterior.precision, posterior.concentration / total)
 
 
-def posterior_sample(counts: MDPCounts, key: RandomKey) -> TabularMDPParams:
+def posterior_sample(posterior: MDPPosterior, key: RandomKey) -> TabularMDPParams:
     """An MDP as likely as the posterior says.
 
     Example:
       >>> import jax
-      >>> posterior_sample(no_experience(4, 2), jax.random.key(0)).transitions.shape
+      >>> posterior_sample(prior(4, 2), jax.random.key(0)).transitions.shape
       (4, 2, 4)
     """
     key_rewards, key_transitions = jax.random.split(key)
-    noise = jax.random.normal(key_rewards, counts.rewards.shape, counts.rewards.dtype)
-    rewards = posterior_mean(counts).rewards + noise * jax.lax.rsqrt(1 + counts.visits)
-    return TabularMDPParams(rewards, dirichlet(1 + counts.next_states, key_transitions))
+    noise = jax.random.normal(key_rewards, posterior.rewards.shape, posterior.rewards.dtype)
+    rewards = posterior.rewards / posterior.precision + noise * jax.lax.rsqrt(posterior.precision)
+    return TabularMDPParams(rewards, dirichlet(posterior.concentration, key_transitions))

@@ -8,6 +8,7 @@ Reference: Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel, "RL²: Fast Reinfo
 Learning", 2016, arXiv:1611.02779, section 3.2, which compares itself with these.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,41 +19,48 @@ from jaxtyping import Array, Bool, Float, Int
 from ..policies import Decision, Policy, StepInput
 from ..tasks.class_arrays import check_positive
 from ..types import RandomKey
-from .acting import check_epsilon, choice, mixed_with_uniform, uniform_over_best, untrained
-from .mdp_posterior import MDPCounts, experienced, no_experience, posterior_mean, posterior_sample
-from .value_iteration import Plan, expected, optimistic_transitions, planned_backwards, value_iteration
+from .acting import Scalar, check_range, choice, mixed_with_uniform, uniform_over_best, untrained
+from .mdp_posterior import MDPPosterior, experienced, posterior_mean, posterior_sample, prior
+from .value_iteration import Plan, optimistic_transitions, planned_backwards, value_iteration
 
-MakePlan = Callable[[MDPCounts, RandomKey], Plan]
-"""`(counts, key) -> plan`: scores of actions for the next rollout, from what was experienced."""
+MakePlan = Callable[[MDPPosterior, RandomKey], Plan]
+"""`(posterior, key) -> plan`: scores of actions for the next rollout, from what is known."""
 
 
 class PlannerMemory(NamedTuple):
     """What the policies remember.
 
     Attributes:
-      counts: what was experienced in the MDP.
+      posterior: what is known of the MDP.
       state: the one observed last.
       time: steps since the rollout's start.
       plan: for this rollout.
     """
 
-    counts: MDPCounts
+    posterior: MDPPosterior
     state: Int[Array, ""]
     time: Int[Array, ""]
     plan: Float[Array, "horizon states actions"]
 
 
 def planning_policy(
-    make_plan: MakePlan, *, num_states: int, num_actions: int, horizon: int, epsilon: float = 0.0
+    make_plan: MakePlan,
+    *,
+    num_states: int,
+    num_actions: int,
+    horizon: int,
+    epsilon: Scalar = 0.0,
+    reward_mean: Scalar = 1.0,
 ) -> Policy:
     """Make a plan at the start of every rollout, and follow it.
 
     Args:
-      make_plan: `(counts, key) -> plan`.
+      make_plan: `(posterior, key) -> plan`.
       num_states: observations are their numbers.
       num_actions: in every state.
       horizon: steps for which a plan is made; in a longer rollout its last step is repeated.
       epsilon: the probability of any action in place of the plan's.
+      reward_mean: of the prior; see `prior`.
 
     Raises:
       ValueError: if a number is out of its range.
@@ -62,30 +70,28 @@ def planning_policy(
       >>> from jmeta import rollouts
       >>> from jmeta.environments.tabular_mdp import tabular_mdp
       >>> mdp, sample = tabular_mdp()
-      >>> as_if_certain = lambda counts, key: value_iteration(posterior_mean(counts), 10)
+      >>> as_if_certain = lambda posterior, key: value_iteration(posterior_mean(posterior), 10)
       >>> policy = planning_policy(as_if_certain, num_states=10, num_actions=5, horizon=10)
       >>> run = rollouts.run_episode(mdp, policy, num_steps=20)
       >>> run({}, sample(jax.random.key(0)), jax.random.key(1)).is_over.sum().tolist()
       2
     """
     check_positive({"num_states": num_states, "num_actions": num_actions, "horizon": horizon})
-    check_epsilon(epsilon)
+    check_range("epsilon", epsilon, 0.0, 1.0)
 
     def start() -> PlannerMemory:
         zero = jnp.zeros((), jnp.int32)
         no_plan = jnp.zeros((horizon, num_states, num_actions), jnp.float32)
-        return PlannerMemory(no_experience(num_states, num_actions), zero, zero, no_plan)
+        return PlannerMemory(prior(num_states, num_actions, reward_mean=reward_mean), zero, zero, no_plan)
 
     def decide(memory: PlannerMemory, inputs: StepInput, key: RandomKey) -> tuple[PlannerMemory, Decision]:
         state = inputs.observation.astype(jnp.int32)
-        counts = experienced(memory.counts, memory.state, inputs.action, inputs.reward, state, inputs.is_over)
+        posterior = experienced(memory.posterior, memory.state, inputs.action, inputs.reward, state, inputs.is_over)
         is_start = inputs.is_over | (inputs.action < 0)
         time = jnp.where(is_start, 0, memory.time + 1)
-        plan = _made_if(is_start, lambda key: make_plan(counts, key), memory.plan, key)
-        logits = uniform_over_best(plan[jnp.minimum(time, horizon - 1), state])
-        if epsilon > 0:
-            logits = mixed_with_uniform(logits, epsilon)
-        return PlannerMemory(counts, state, time, plan), choice(logits)
+        plan = _made_if(is_start, lambda key: make_plan(posterior, key), memory.plan, key)
+        logits = mixed_with_uniform(uniform_over_best(plan[jnp.minimum(time, horizon - 1), state]), epsilon)
+        return PlannerMemory(posterior, state, time, plan), choice(logits)
 
     return untrained(start, decide)
 
@@ -106,13 +112,14 @@ def _made_if(is_due: Bool[Array, ""], make: Callable[[RandomKey], Plan], old: Pl
 
 
 def epsilon_greedy_planning(
-    *, epsilon: float, num_states: int = 10, num_actions: int = 5, horizon: int = 10
+    *, epsilon: Scalar, num_states: int = 10, num_actions: int = 5, horizon: int = 10, reward_mean: Scalar = 1.0
 ) -> Policy:
     """Act as is best in the MDP of posterior means with probability 1 − ε, and else at random.
 
     Args:
       epsilon: ε, in [0, 1]; with 0 it is greedy.
       num_states, num_actions, horizon: of the MDPs.
+      reward_mean: of the prior; see `prior`.
 
     Raises:
       ValueError: if a number is out of its range.
@@ -127,20 +134,26 @@ def epsilon_greedy_planning(
       (20,)
     """
 
-    def make_plan(counts: MDPCounts, key: RandomKey) -> Plan:
+    def make_plan(posterior: MDPPosterior, key: RandomKey) -> Plan:
         del key
-        return value_iteration(posterior_mean(counts), horizon)
+        return value_iteration(posterior_mean(posterior), horizon)
 
     return planning_policy(
-        make_plan, num_states=num_states, num_actions=num_actions, horizon=horizon, epsilon=epsilon
+        make_plan,
+        num_states=num_states,
+        num_actions=num_actions,
+        horizon=horizon,
+        epsilon=epsilon,
+        reward_mean=reward_mean,
     )
 
 
-def psrl(*, num_states: int = 10, num_actions: int = 5, horizon: int = 10) -> Policy:
+def psrl(*, num_states: int = 10, num_actions: int = 5, horizon: int = 10, reward_mean: Scalar = 1.0) -> Policy:
     """Act as is best in one MDP drawn from the posterior: posterior sampling for reinforcement learning.
 
     Args:
       num_states, num_actions, horizon: of the MDPs.
+      reward_mean: of the prior; see `prior`.
 
     Raises:
       ValueError: if a number is not positive.
@@ -159,23 +172,25 @@ def psrl(*, num_states: int = 10, num_actions: int = 5, horizon: int = 10) -> Po
       algorithm 1; Strens, "A Bayesian Framework for Reinforcement Learning", 2000.
     """
 
-    def make_plan(counts: MDPCounts, key: RandomKey) -> Plan:
-        return value_iteration(posterior_sample(counts, key), horizon)
+    def make_plan(posterior: MDPPosterior, key: RandomKey) -> Plan:
+        return value_iteration(posterior_sample(posterior, key), horizon)
 
-    return planning_policy(make_plan, num_states=num_states, num_actions=num_actions, horizon=horizon)
+    return planning_policy(
+        make_plan, num_states=num_states, num_actions=num_actions, horizon=horizon, reward_mean=reward_mean
+    )
 
 
 def optimistic_psrl(
-    *, num_samples: int, num_states: int = 10, num_actions: int = 5, horizon: int = 10
+    *, num_samples: int, num_states: int = 10, num_actions: int = 5, horizon: int = 10, reward_mean: Scalar = 1.0
 ) -> Policy:
-    """Act as is best if every action were as good as the most promising of several MDPs drawn from the posterior says.
+    """Act by the highest score that an action has in the best plans of several MDPs drawn from the posterior.
 
-    Qₕ(s, a) = maxₖ [rₖ(s, a) + Σ pₖ(s′ | s, a) maxₐ′ Qₕ₋₁(s′, a′)]: the maximum over the samples k is taken anew for
-    each state, action and time. With one sample it is `psrl`.
+    Q(s, a) = maxₖ Qₖ(s, a), Qₖ being the optimal plan of sample k. With one sample it is `psrl`.
 
     Args:
       num_samples: MDPs that are drawn for each rollout.
       num_states, num_actions, horizon: of the MDPs.
+      reward_mean: of the prior; see `prior`.
 
     Raises:
       ValueError: if a number is not positive.
@@ -191,28 +206,30 @@ def optimistic_psrl(
 
     Reference:
       Osband, Van Roy, "Why is Posterior Sampling Better than Optimism for Reinforcement Learning?", 2017,
-      arXiv:1607.00215, names optimistic variants; this one, with a maximum in every backup, is that of Tiapkin et al.,
-      "Optimistic Posterior Sampling for Reinforcement Learning with Few Samples and Tight Guarantees", 2022,
-      arXiv:2209.14414, with rewards that are drawn too and a prior that is the true one.
+      arXiv:1607.00215, whose experiments have it as an envelope over samples.
     """
     check_positive({"num_samples": num_samples})
 
-    def make_plan(counts: MDPCounts, key: RandomKey) -> Plan:
-        drawn = jax.vmap(lambda key: posterior_sample(counts, key))(jax.random.split(key, num_samples))
-        backups = jax.vmap(lambda params, values: params.rewards + expected(params.transitions, values), (0, None))
-        return planned_backwards(lambda values: backups(drawn, values).max(0), num_states=num_states, horizon=horizon)
+    def make_plan(posterior: MDPPosterior, key: RandomKey) -> Plan:
+        def plan_of_sample(key: RandomKey) -> Plan:
+            return value_iteration(posterior_sample(posterior, key), horizon)
 
-    return planning_policy(make_plan, num_states=num_states, num_actions=num_actions, horizon=horizon)
+        return jax.lax.map(plan_of_sample, jax.random.split(key, num_samples)).max(0)
+
+    return planning_policy(
+        make_plan, num_states=num_states, num_actions=num_actions, horizon=horizon, reward_mean=reward_mean
+    )
 
 
 def ucrl2(
     *,
-    reward_scale: float = 1.0,
-    transition_scale: float = 1.0,
+    reward_scale: Scalar = 1.0,
+    transition_scale: Scalar = 1.0,
     confidence: float = 0.05,
     num_states: int = 10,
     num_actions: int = 5,
     horizon: int = 10,
+    reward_mean: Scalar = 1.0,
 ) -> Policy:
     """Act as is best in the most favourable MDP within confidence bounds.
 
@@ -224,6 +241,7 @@ def ucrl2(
       transition_scale: d, likewise.
       confidence: δ, in (0, 1].
       num_states, num_actions, horizon: of the MDPs.
+      reward_mean: of the prior; see `prior`.
 
     Raises:
       ValueError: if a number is out of its range.
@@ -242,18 +260,24 @@ def ucrl2(
       the paper: the horizon is finite and plans are made for each rollout; c and d; r̂ and p̂ are posterior means, and n
       counts the prior as one step more.
     """
-    if not (reward_scale >= 0 and transition_scale >= 0):
-        raise ValueError(f"{reward_scale=} and {transition_scale=}; expected numbers of at least 0")
+    check_range("reward_scale", reward_scale, 0.0, math.inf)
+    check_range("transition_scale", transition_scale, 0.0, math.inf)
     if not 0 < confidence <= 1:
         raise ValueError(f"confidence={confidence}; expected a probability, in (0, 1]")
 
-    def make_plan(counts: MDPCounts, key: RandomKey) -> Plan:
+    def make_plan(posterior: MDPPosterior, key: RandomKey) -> Plan:
         del key
-        mean, visits = posterior_mean(counts), 1 + counts.visits
-        log_time = jnp.log(2 * num_actions * jnp.maximum(counts.visits.sum(), 1) / confidence)
+        mean, visits = posterior_mean(posterior), posterior.precision
+        num_steps = visits.sum() - num_states * num_actions
+        log_time = jnp.log(2 * num_actions * jnp.maximum(num_steps, 1) / confidence)
         rewards = mean.rewards + reward_scale * jnp.sqrt(3.5 * (log_time + jnp.log(float(num_states))) / visits)
         radius = transition_scale * jnp.sqrt(14 * num_states * log_time / visits)
-        backup = lambda values: rewards + optimistic_transitions(mean.transitions, radius, values)
+
+        def backup(values: Float[Array, "states"]) -> Float[Array, "states actions"]:
+            return rewards + optimistic_transitions(mean.transitions, radius, values)
+
         return planned_backwards(backup, num_states=num_states, horizon=horizon)
 
-    return planning_policy(make_plan, num_states=num_states, num_actions=num_actions, horizon=horizon)
+    return planning_policy(
+        make_plan, num_states=num_states, num_actions=num_actions, horizon=horizon, reward_mean=reward_mean
+    )

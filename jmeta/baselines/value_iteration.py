@@ -54,7 +54,10 @@ def value_iteration(params: TabularMDPParams, horizon: int) -> Plan:
     Reference:
       Puterman, "Markov Decision Processes", 1994, section 4.5.
     """
-    backup = lambda values: params.rewards + expected(params.transitions, values)
+
+    def backup(values: Float[Array, "states"]) -> Float[Array, "states actions"]:
+        return params.rewards + expected(params.transitions, values)
+
     return planned_backwards(backup, num_states=params.rewards.shape[0], horizon=horizon)
 
 
@@ -90,7 +93,8 @@ def optimistic_transitions(
 ) -> Float[Array, "states actions"]:
     """The highest mean value of the next state that any p with ‖p − transitions‖₁ ≤ radius gives.
 
-    Half the radius goes to the best next state, as far as there is room, and is taken from the worst ones.
+    Half the radius goes to the best next state, as far as there is room, and is taken from the worst ones; found by
+    comparing all pairs of states, since these are few and sorting is slow under `vmap`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -101,10 +105,10 @@ def optimistic_transitions(
     Reference:
       Jaksch, Ortner, Auer, "Near-optimal Regret Bounds for Reinforcement Learning", 2010, figure 2.
     """
-    best_first = jnp.argsort(-values)
-    raised = transitions[..., best_first]
-    raised = raised.at[..., 0].add(0.5 * radius)
-    # What goes beyond 1 in the cumulative sum is what is taken away, from the end.
-    cumulative = jnp.minimum(jnp.cumsum(raised, -1), 1)
-    moved = jnp.diff(cumulative, axis=-1, prepend=jnp.zeros_like(cumulative[..., :1]))
-    return (moved * values[best_first][None, None]).sum(-1)
+    order = jnp.arange(values.shape[0])
+    is_worse = (values[:, None] < values[None]) | ((values[:, None] == values[None]) & (order[:, None] < order[None]))
+    below = transitions @ is_worse.astype(transitions.dtype)  # the probability of all that is worse than each
+    best = values.argmax()
+    moved = jnp.minimum(0.5 * radius, 1 - transitions[..., best])
+    taken = jnp.clip(moved[..., None] - below, 0, transitions)  # the worst first, of each what there is
+    return expected(transitions - taken, values) + moved * values[best]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from ..tasks.class_arrays import check_positive
 from ..types import RandomKey
@@ -102,7 +102,7 @@ def _with_key(timestep: Any, key: RandomKey) -> Any:
     return timestep.replace(state=timestep.state.replace(key=key, cache=None))
 
 
-def _one_hot(symbols: Int[Array, "rows columns 3"]) -> Float[Array, "rows columns 21"]:
+def _one_hot(symbols: Integer[Array, "rows columns 3"]) -> Float[Array, "rows columns 21"]:
     sizes = (NUM_ENTITIES, NUM_COLOURS, NUM_CONDITIONS)
     parts = [jax.nn.one_hot(symbols[..., i], size, dtype=jnp.float32) for i, size in enumerate(sizes)]
     return jnp.concatenate(parts, -1)

@@ -32,9 +32,9 @@ class KeyValueCache(NamedTuple):
 def causal_transformer(*, width: int, num_layers: int, num_heads: int, max_steps: int) -> SequenceModel:
     """A transformer of pre-norm blocks, h ← h + attention(norm(h)), h ← h + mlp(norm(h)), with learned positions.
 
-    Norms stand before the branches and leave the residual path free, as GTrXL found to matter most for learning by
-    reward. The residual sum itself is plain: the last product of a branch begins small, by (2 · layers)^-½, which makes
-    a new network nearly the identity as GTrXL's gates do, without their six matrices a sum.
+    Norms stand before the branches and leave the residual path free, as in GTrXL. The residual sum itself is plain and
+    not gated: the last product of a branch begins small, by (2 · layers)^-½, which makes a new network nearly the
+    identity, as GTrXL's gates do, without their six matrices a sum.
 
     Args:
       width: numbers in each output, and along the residual path.

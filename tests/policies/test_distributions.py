@@ -75,8 +75,8 @@ def test_second_derivative_of_the_divergence_is_the_information_of_fisher(float6
     """∇²KL(p_θ ‖ p_θ') at θ' = θ is E[∇log p ∇log pᵀ]; over actions drawn, or enumerated."""
     one = jax.tree.map(lambda leaf: leaf[0], make(key)[0])
     flat, unflatten = jax.flatten_util.ravel_pytree(one)
-    hessian = jax.hessian(lambda theta: one.kl(unflatten(theta)))(flat)
-    score = jax.vmap(lambda action: jax.grad(lambda theta: unflatten(theta).log_prob(action))(flat))
+    hessian = jax.jit(jax.hessian(lambda theta: one.kl(unflatten(theta))))(flat)
+    score = jax.jit(jax.vmap(lambda action: jax.grad(lambda theta: unflatten(theta).log_prob(action))(flat)))
     if make is categoricals:
         scores, weights = score(jnp.arange(4)), jax.nn.softmax(one.logits)
     else:
@@ -122,8 +122,9 @@ def test_impossible_actions_leave_values_and_gradients_finite():
         lambda logits, other: Categorical(other).kl(Categorical(logits)),
     ]
     for quantity in quantities:
-        value, gradient = jax.value_and_grad(quantity)(IMPOSSIBLE.logits, uniform.logits)
-        expected, expected_gradient = jax.value_and_grad(quantity)(finite.logits, uniform.logits[others])
+        value_and_gradient = jax.jit(jax.value_and_grad(quantity))
+        value, gradient = value_and_gradient(IMPOSSIBLE.logits, uniform.logits)
+        expected, expected_gradient = value_and_gradient(finite.logits, uniform.logits[others])
         np.testing.assert_allclose(value, expected, rtol=1e-5)
         np.testing.assert_allclose(gradient[others], expected_gradient, rtol=1e-5, atol=1e-7)
         assert gradient[1] == 0

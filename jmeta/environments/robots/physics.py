@@ -210,7 +210,7 @@ def energy(solid: Body, motion: Motion, gravity: float = 0.0) -> Float[Array, ""
     height = (solid.weight * sin).sum()  # times mass
     if _is_free(solid, motion):
         height = height + solid.mass * motion.position[1]
-    return 0.5 * (motion.velocity * _product(mass_matrix(solid, motion), motion.velocity)).sum() + gravity * height
+    return 0.5 * (motion.velocity * product(mass_matrix(solid, motion), motion.velocity)).sum() + gravity * height
 
 
 def places(solid: Body, motion: Motion, levers: Float[Array, "points links"]) -> Float[Array, "points 2"]:
@@ -229,7 +229,7 @@ def places(solid: Body, motion: Motion, levers: Float[Array, "points links"]) ->
       [[6.0, 1.0]]
     """
     _, cos, sin = _angles(solid, motion)
-    seen = jnp.stack([_product(levers, cos), _product(levers, sin)], 1)
+    seen = jnp.stack([product(levers, cos), product(levers, sin)], 1)
     return seen + jnp.broadcast_to(motion.position[:2], seen.shape) if _is_free(solid, motion) else seen
 
 
@@ -274,12 +274,12 @@ def advance(solid: Body, motion: Motion, push: Push, *, gravity: float, dt: floa
     """
     spin, cos, sin = _angles(solid, motion)
     squares = spin * spin
-    bias = sin * _product(solid.inertia, cos * squares) - cos * _product(solid.inertia, sin * squares)
+    bias = sin * product(solid.inertia, cos * squares) - cos * product(solid.inertia, sin * squares)
     force = -bias - gravity * solid.weight * cos
     if _is_free(solid, motion):
         force = jnp.concatenate([jnp.stack([jnp.zeros_like(solid.mass), -gravity * solid.mass]), force])
     mass = mass_matrix(solid, motion)
-    velocity = _solve(mass + dt * push.damping, _product(mass, motion.velocity) + dt * (force + push.force))
+    velocity = _solve(mass + dt * push.damping, product(mass, motion.velocity) + dt * (force + push.force))
     return Motion(motion.position + dt * velocity, velocity)
 
 
@@ -291,9 +291,22 @@ def _solve(matrix: Float[Array, "n n"], vector: Float[Array, "n"]) -> Float[Arra
     return rows[:, -1]
 
 
-def _product(matrix: Float[Array, "n m"], vector: Float[Array, "m"]) -> Float[Array, "n"]:
-    """A sum of products, which on a CPU XLA fuses with what is around it, and a matrix product it does not."""
-    return (matrix * vector[None, :]).sum(1)
+def product(matrix: Float[Array, "n m"], vector: Float[Array, "m"]) -> Float[Array, "n"]:
+    """A small matrix times a vector, column by column.
+
+    XLA fuses this with what is around it, which it does not do with a product, and computes it in full precision on any
+    accelerator.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jmeta.environments.robots.physics import product
+      >>> product(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1.0, 10.0])).tolist()
+      [21.0, 43.0]
+    """
+    total = matrix[:, 0] * vector[0]
+    for column in range(1, matrix.shape[1]):
+        total = total + matrix[:, column] * vector[column]
+    return total
 
 
 def _angles(solid: Body, motion: Motion) -> tuple[Float[Array, "links"], Float[Array, "links"], Float[Array, "links"]]:
