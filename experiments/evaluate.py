@@ -19,7 +19,7 @@ import jmeta
 from configs import parts
 from jmeta import Learner, checkpoints
 from jmeta.evaluation import Estimate, Evaluation, evaluate_episodes, paired_difference
-from jmeta.types import EpisodeFn, PyTree
+from jmeta.types import EpisodeFn, PyTree, RandomKey
 
 from . import baselines, console, loop, over_seeds, pictures, recipes, run_folder
 from .build import Experiment, build
@@ -152,18 +152,32 @@ def timed_evaluation(
     """
     start = time.perf_counter()
     steps = "" if num_steps is None else f", {loop.inner_steps(num_steps)}"
-    arguments = (meta_params, experiment.source.meta_test, loop.split_key("meta_test"))
+    with console.compile_clock() as compiling:
+        evaluation = evaluation_of(
+            experiment, learner, meta_params, loop.split_key("meta_test"), steps=steps, tasks_at_once=tasks_at_once
+        )
+    return Timed(evaluation, time.perf_counter() - start - compiling.seconds, compiling.seconds)
+
+
+def evaluation_of(
+    experiment: Experiment,
+    judged: Learner | EpisodeFn,
+    meta_params: PyTree,
+    key: RandomKey,
+    *,
+    steps: str,
+    tasks_at_once: int,
+) -> Evaluation:
+    """A learner judged by its predictions, or an episode function by what it reports, on the tasks of a key."""
+    arguments = (meta_params, experiment.source.meta_test, key)
     numbers: Any = {
         "protocol": experiment.source.protocol + steps,
         "num_tasks": experiment.source.num_test_tasks,
         "tasks_at_once": tasks_at_once,
     }
-    with console.compile_clock() as compiling:
-        if isinstance(learner, Learner):
-            evaluation = jmeta.evaluate(learner, experiment.loss_fn, *arguments, **numbers)
-        else:
-            evaluation = evaluate_episodes(learner, *arguments, **numbers)
-    return Timed(evaluation, time.perf_counter() - start - compiling.seconds, compiling.seconds)
+    if isinstance(judged, Learner):
+        return jmeta.evaluate(judged, experiment.loss_fn, *arguments, **numbers)
+    return evaluate_episodes(judged, *arguments, **numbers)
 
 
 def evaluated(experiment: Experiment, meta_params: PyTree, tasks_at_once: int) -> Timed:

@@ -21,7 +21,7 @@ from ..tasks.class_arrays import check_positive
 from ..types import RandomKey
 from .acting import Scalar, check_range, choice, mixed_with_uniform, uniform_over_best, untrained
 from .mdp_posterior import MDPPosterior, experienced, posterior_mean, posterior_sample, prior
-from .value_iteration import Plan, optimistic_transitions, planned_backwards, value_iteration
+from .value_iteration import Plan, optimistic_expected, planned_backwards, value_iteration
 
 MakePlan = Callable[[MDPPosterior, RandomKey], Plan]
 """`(posterior, key) -> plan`: scores of actions for the next rollout, from what is known."""
@@ -274,7 +274,7 @@ def ucrl2(
         radius = transition_scale * jnp.sqrt(14 * num_states * log_time / visits)
 
         def backup(values: Float[Array, "states"]) -> Float[Array, "states actions"]:
-            return rewards + optimistic_transitions(mean.transitions, radius, values)
+            return rewards + optimistic_expected(mean.transitions, radius, values)
 
         return planned_backwards(backup, num_states=num_states, horizon=horizon)
 

@@ -74,7 +74,7 @@ def optimal_value(params: TabularMDPParams, horizon: int) -> Float[Array, ""]:
 
 
 def expected(
-    transitions: Float[Array, "states actions next_states"], values: Float[Array, "states"]
+    transitions: Float[Array, "states actions next_states"], values: Float[Array, "next_states"]
 ) -> Float[Array, "states actions"]:
     """The mean value of the next state.
 
@@ -86,10 +86,10 @@ def expected(
     return (transitions * values[None, None]).sum(-1)
 
 
-def optimistic_transitions(
+def optimistic_expected(
     transitions: Float[Array, "states actions next_states"],
     radius: Float[Array, "states actions"],
-    values: Float[Array, "states"],
+    values: Float[Array, "next_states"],
 ) -> Float[Array, "states actions"]:
     """The highest mean value of the next state that any p with ‖p − transitions‖₁ ≤ radius gives.
 
@@ -99,7 +99,7 @@ def optimistic_transitions(
     Example:
       >>> import jax.numpy as jnp
       >>> half = jnp.full((1, 1, 2), 0.5)
-      >>> optimistic_transitions(half, jnp.array([[0.5]]), jnp.array([0.0, 1.0])).tolist()
+      >>> optimistic_expected(half, jnp.array([[0.5]]), jnp.array([0.0, 1.0])).tolist()
       [[0.75]]
 
     Reference:

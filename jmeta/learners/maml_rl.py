@@ -76,6 +76,8 @@ def maml_rl(
         return policy.init(key, task.query.x)
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> PyTree:
+        if num_steps == 0:
+            return meta_params  # there may be no stored rollout to trace a step with
         adapted, _ = inner_loop(meta_params, support, key)
         return adapted
 

@@ -5,9 +5,12 @@ derivatives count. All have the same gradient where the policy is the one that a
 
     reinforce          −log π(a) Â              its Hessian misses ∇log π ∇log πᵀ: biased
     likelihood_ratio   −π(a)/π_old(a) Â         has it for each step by itself: little variance, exact for one step
-    dice               −exp(Σₛ≤ₜ log π − ⊥) Â   has it for all earlier steps: unbiased of every order, high variance
+    dice               −(□≤ₜ − □<ₜ) Â           has it for all earlier steps: unbiased of every order, high variance
 
-Reference: Foerster et al., "DiCE: The Infinitely Differentiable Monte-Carlo Estimator", 2018, arXiv:1802.05098;
+with the magic box □≤ₜ = exp(Σₛ≤ₜ log π − ⊥Σₛ≤ₜ log π), which is 1 and differentiates like a likelihood.
+
+References: Foerster et al., "DiCE: The Infinitely Differentiable Monte-Carlo Estimator", 2018, arXiv:1802.05098;
+Farquhar, Whiteson, Foerster, "Loaded DiCE", 2019, arXiv:1909.10549 (DiCE with advantages, as here);
 Rothfuss, Lee, Clavera, Asfour, Abbeel, "ProMP: Proximal Meta-Policy Search", 2019, arXiv:1810.06784, section 5.
 """
 
@@ -57,13 +60,14 @@ def likelihood_ratio(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
 
 
 def dice(*, num_steps: int) -> LossFn:
-    """−exp(Σₛ≤ₜ log π(aₛ) − ⊥Σₛ≤ₜ log π(aₛ)) Âₜ, averaged over steps, the sums within each rollout; ⊥ stops gradients.
+    """−(□≤ₜ − □<ₜ) Âₜ, averaged over steps: zero, but for its derivatives, which are right to every order.
 
     Args:
-      num_steps: of a rollout; examples of a batch are rollouts of that length, one after the other.
+      num_steps: of a rollout; examples of a batch are rollouts of that length, one after the other, and the sums of □
+        are within each.
 
     Returns:
-      `(decisions, batch) -> (loss, aux)`. Advantages must be what followed step t alone, such as those of `roll_out`.
+      `(decisions, batch) -> (loss, aux)`.
 
     Raises:
       ValueError: if `num_steps` is not positive; at trace time if it does not divide the examples.
@@ -75,8 +79,8 @@ def dice(*, num_steps: int) -> LossFn:
       >>> acted = Acted(jnp.array([0, 1]), jnp.zeros(2), jnp.ones(2), jnp.zeros(2), jnp.ones(2))
       >>> decisions = Decision(Categorical(jnp.zeros((2, 2))), jnp.zeros(2))
       >>> loss, aux = dice(num_steps=2)(decisions, jmeta.Batch(None, acted))
-      >>> float(loss)
-      -1.0
+      >>> float(loss), float(aux["reward"])
+      (0.0, 1.0)
     """
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps}; expected the number of steps of a rollout, at least 1")
@@ -88,8 +92,14 @@ def dice(*, num_steps: int) -> LossFn:
             raise ValueError(f"{log_probs.shape[0]} examples are no rollouts of num_steps={num_steps}")
         if batch.mask is not None:
             log_probs = jnp.where(batch.mask, log_probs, 0)
-        sums = jnp.cumsum(log_probs.reshape(-1, num_steps), 1).reshape(-1)
-        magic_box = jnp.exp(sums - jax.lax.stop_gradient(sums))
-        return masked_mean(-magic_box * acted.advantage, batch), {"reward": masked_mean(acted.reward, batch)}
+        by_rollout = log_probs.reshape(-1, num_steps)
+        up_to = jnp.cumsum(by_rollout, 1)
+        difference = (_magic_box(up_to) - _magic_box(up_to - by_rollout)).reshape(-1)
+        loss = masked_mean(-difference * acted.advantage, batch)
+        return loss, {"reward": masked_mean(acted.reward, batch)}
 
     return loss_fn
+
+
+def _magic_box(log_probs: Float[Array, "rollouts steps"]) -> Float[Array, "rollouts steps"]:
+    return jnp.exp(log_probs - jax.lax.stop_gradient(log_probs))

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-import jmeta
 from experiments import evaluate
 from experiments.reproduce import record, rows, table
 from jmeta.evaluation import estimate
@@ -33,15 +32,13 @@ def test_the_kept_weights_still_score_what_the_row_says(name, request):
     } == named
     meta_params = rows.restored(experiment, row.meta_params)
     for i, (learner, _) in enumerate(rows.learners_of(row.facts, recipe, experiment)):
-        result = jmeta.evaluate(
+        result = evaluate.evaluation_of(
+            experiment,
             learner,
-            experiment.loss_fn,
             meta_params,
-            experiment.source.meta_test,
             jax.random.key(2026),
-            protocol=experiment.source.protocol,
-            num_tasks=NUM_TASKS,
-            tasks_at_once=recipe.testing.tasks_at_once,
+            steps="",
+            tasks_at_once=min(recipe.testing.tasks_at_once, NUM_TASKS),
         )
         for kind in ("inductive", "transductive"):
             estimates = getattr(result, kind)
