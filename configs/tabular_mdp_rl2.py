@@ -19,10 +19,10 @@ class TabularMdpRl2:
 
     data: TabularMdp = TabularMdp(num_rollouts=10)
     model: Recurrent = Recurrent("gru", width=128, max_span=100)
-    method: Rl2 = Rl2(entropy_weight=0.02, reward_scale=0.05, num_epochs=2, num_minibatches=4)
+    method: Rl2 = Rl2(entropy_weight=0.02, gae_lambda=0.5, reward_scale=0.05)
     training: Training = Training(
-        num_steps=2000,
-        tasks_per_step=512,
+        num_steps=3000,
+        tasks_per_step=256,
         steps_per_dispatch=20,
         evaluate_every=200,
         num_valid_tasks=2000,

@@ -79,6 +79,7 @@ def world(data: parts.Environments) -> World:
             is_dense = reward == "dense"
             make = environments.point_navigation if is_dense else environments.sparse_point_navigation
             environment, sample = make()
+            environment = environments.scaled_actions(environment)
             horizon = 100 if is_dense else 20
             name = f"{reward} point navigation, {num_rollouts} rollouts of {horizon} steps"
             return World(environment, sample, num_rollouts * horizon, num_rollouts, name)

@@ -75,8 +75,13 @@ def planned(
       allow_bfloat16: whether activations of a lower precision are among the ways.
 
     Raises:
-      ValueError: if nothing fits, or the folder's plan was made for another budget.
+      ValueError: if nothing fits, or the folder's plan was made for another budget, or the method acts.
     """
+    if isinstance(recipe.method, parts.Acting):
+        raise ValueError(
+            f"--memory-gb plans inner loops on examples, but {type(recipe.method).__name__} acts; take fewer tasks at "
+            "once with --training.batching"
+        )
     ways = ways_of(recipe, allow_bfloat16=allow_bfloat16)
     path = folder / FILE
     if path.exists():

@@ -116,8 +116,9 @@ def return_episode(run: RunEpisode, *, num_rollouts: int = 0) -> EpisodeFn:
     def episode_fn(params: PyTree, env_params: PyTree, key: RandomKey) -> tuple[Array, Aux]:
         experience = run(params, env_params, key)
         total = experience.reward.sum()
-        number = jnp.cumsum(experience.is_over) - experience.is_over  # of the rollout that a step belongs to
-        by_rollout = jax.ops.segment_sum(experience.reward, number.astype(jnp.int32), num_rollouts)
+        ended = experience.is_over.astype(jnp.int32)
+        number = jnp.cumsum(ended, dtype=jnp.int32) - ended  # of the rollout that a step belongs to
+        by_rollout = jax.ops.segment_sum(experience.reward, number, num_rollouts)
         each = {f"return_of_rollout_{i + 1}": by_rollout[i] for i in range(num_rollouts)}
         return -total, {"return": total, **each}
 

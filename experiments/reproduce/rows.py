@@ -134,6 +134,11 @@ def learners_of(
     return [(make(steps), steps) for steps in facts["test"]["inner_steps"]]
 
 
+def recipe_data_name(facts: dict[str, Any]) -> str:
+    """The class of a row's data, such as `"Bandit"`."""
+    return type(recipes.load(facts["recipe"]).data).__name__
+
+
 def command_of(name: str, recipe: parts.Recipe) -> str:
     """The command that trains a recipe with these options: what differs from the defaults is spelt out."""
 

@@ -12,7 +12,7 @@ from jmeta.evaluation import Estimate, estimate, paired_difference
 
 from .. import recipes, run_folder
 from ..evaluate import shown
-from . import rows
+from . import acting_table, rows
 
 RESULTS = pathlib.Path(__file__).parents[2] / "RESULTS.md"
 
@@ -51,9 +51,11 @@ def render() -> str:
     """The text of RESULTS.md."""
     recorded = [rows.read(name) for name in rows.names()]
     parts = [INTRODUCTION, "## Measured\n"]
-    for data in sorted({_data(row) for row in recorded}):
-        parts += [f"### {data}\n", _table([row for row in recorded if _data(row) == data])]
+    predicting = [row for row in recorded if row.facts["metric"] != "return"]
+    for data in sorted({_data(row) for row in predicting}):
+        parts += [f"### {data}\n", _table([row for row in predicting if _data(row) == data])]
     parts += [text for pair in PAIRS if (text := _difference(*pair, {row.name: row for row in recorded}))]
+    parts += acting_table.section(recorded)
     parts += ["## How each row was made\n", *(_details(row) for row in recorded)]
     parts += ["## What papers report\n", PUBLISHED]
     return "\n".join(parts)
@@ -62,7 +64,7 @@ def render() -> str:
 def _data(row: rows.Row) -> str:
     """What a row's tasks are drawn from, the heading that it stands under: the protocol's name, or the recipe's."""
     named = row.facts["test"]["protocol"] or row.facts["options"]["data"].get("protocol")
-    return named or type(recipes.load(row.facts["recipe"]).data).__name__.lower()
+    return named or rows.recipe_data_name(row.facts).lower()
 
 
 def _table(recorded: list[rows.Row]) -> str:

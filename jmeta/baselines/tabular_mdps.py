@@ -270,13 +270,13 @@ def ucrl2(
         mean, visits = posterior_mean(posterior), posterior.precision
         num_steps = visits.sum() - num_states * num_actions
         log_time = jnp.log(2 * num_actions * jnp.maximum(num_steps, 1) / confidence)
-        rewards = mean.rewards + reward_scale * jnp.sqrt(3.5 * (log_time + jnp.log(float(num_states))) / visits)
+        rewards = mean.rewards + reward_scale * jnp.sqrt(3.5 * (log_time + math.log(num_states)) / visits)
         radius = transition_scale * jnp.sqrt(14 * num_states * log_time / visits)
 
         def backup(values: Float[Array, "states"]) -> Float[Array, "states actions"]:
             return rewards + optimistic_expected(mean.transitions, radius, values)
 
-        return planned_backwards(backup, num_states=num_states, horizon=horizon)
+        return planned_backwards(backup, jnp.zeros_like(rewards[:, 0]), horizon=horizon)
 
     return planning_policy(
         make_plan, num_states=num_states, num_actions=num_actions, horizon=horizon, reward_mean=reward_mean

@@ -17,28 +17,31 @@ Plan = Float[Array, "horizon states actions"]
 
 
 def planned_backwards(
-    backup: Callable[[Float[Array, "states"]], Float[Array, "states actions"]], *, num_states: int, horizon: int
+    backup: Callable[[Float[Array, "states"]], Float[Array, "states actions"]],
+    final_values: Float[Array, "states"],
+    *,
+    horizon: int,
 ) -> Plan:
     """Scores by `backup`, which gives those of a time from the states' values at the next.
 
     Args:
       backup: `values -> scores`.
-      num_states: states have values 0 at the horizon.
+      final_values: at the horizon; zeros, as a rule.
       horizon: steps of a rollout.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> plan = planned_backwards(lambda values: 1 + jnp.stack([values, 0 * values], 1), num_states=2, horizon=3)
+      >>> plan = planned_backwards(lambda values: 1 + jnp.stack([values, 0 * values], 1), jnp.zeros(2), horizon=3)
       >>> plan[:, 0].tolist()
       [[3.0, 1.0], [2.0, 1.0], [1.0, 1.0]]
     """
-    check_positive({"num_states": num_states, "horizon": horizon})
+    check_positive({"horizon": horizon})
 
     def one_step(values: Float[Array, "states"], _: None) -> tuple[Float[Array, "states"], Float[Array, "..."]]:
         scores = backup(values)
         return scores.max(-1), scores
 
-    return jax.lax.scan(one_step, jnp.zeros((num_states,), jnp.float32), None, horizon, reverse=True)[1]
+    return jax.lax.scan(one_step, final_values, None, horizon, reverse=True)[1]
 
 
 def value_iteration(params: TabularMDPParams, horizon: int) -> Plan:
@@ -58,7 +61,7 @@ def value_iteration(params: TabularMDPParams, horizon: int) -> Plan:
     def backup(values: Float[Array, "states"]) -> Float[Array, "states actions"]:
         return params.rewards + expected(params.transitions, values)
 
-    return planned_backwards(backup, num_states=params.rewards.shape[0], horizon=horizon)
+    return planned_backwards(backup, jnp.zeros_like(params.rewards[:, 0]), horizon=horizon)
 
 
 def optimal_value(params: TabularMDPParams, horizon: int) -> Float[Array, ""]:

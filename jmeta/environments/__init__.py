@@ -10,6 +10,11 @@ from .environment import Box as Box
 from .environment import Discrete as Discrete
 from .environment import Environment as Environment
 from .environment import environment as environment
+from .from_navix import from_navix as from_navix
+from .from_xland_minigrid import from_xland_minigrid as from_xland_minigrid
+from .from_xland_minigrid import hidden_goal_benchmark as hidden_goal_benchmark
+from .meta_maze import meta_maze as meta_maze
 from .point_navigation import point_navigation as point_navigation
 from .point_navigation import sparse_point_navigation as sparse_point_navigation
+from .scaled_actions import scaled_actions as scaled_actions
 from .tabular_mdp import tabular_mdp as tabular_mdp

@@ -95,7 +95,7 @@ def _bandit(name: str, num_arms: int, pull) -> Environment:
         return nothing, jnp.zeros((), jnp.int32)
 
     def step(
-        key: RandomKey, state: Int[Array, ""], action: Int[Array, ""], params: BanditParams
+        key: RandomKey, state: Int[Array, ""], action: Int[Array, ""] | int, params: BanditParams
     ) -> tuple[Float[Array, "1"], Int[Array, ""], Float[Array, ""], Bool[Array, ""]]:
         return nothing, state + 1, pull(key, params.means[action]), jnp.array(True)
 

@@ -7,6 +7,7 @@ given to code that was written for gymnax.
 Reference: Lange, "gymnax: A JAX-based Reinforcement Learning Environment Library", 2022; its interface, not its code.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ class Box(NamedTuple):
 
     def sample(self, key: RandomKey) -> Float[Array, "..."]:
         """Uniform in a bounded box, and else normal."""
-        if jnp.isfinite(self.low) and jnp.isfinite(self.high):
+        if math.isfinite(self.low) and math.isfinite(self.high):
             return jax.random.uniform(key, self.shape, jnp.float32, self.low, self.high)
         return jnp.clip(jax.random.normal(key, self.shape, jnp.float32), self.low, self.high)
 

@@ -62,7 +62,7 @@ def from_navix(
     try:
         import navix  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ImportError('from_navix needs Navix; install it with `pip install "jmeta[environments]"`') from error
+        raise ImportError('from_navix needs Navix; install it with `pip install "jmeta[navix]"`') from error
     check_positive({"num_steps": num_steps})
     if layouts[0] >= layouts[1]:
         raise ValueError(f"layouts={layouts} is an empty range; pass (first, last + 1)")

@@ -46,12 +46,12 @@ class Categorical(NamedTuple):
     def entropy(self) -> Float[Array, "*batch"]:
         """In nats."""
         log_probs = jax.nn.log_softmax(self.logits)
-        return -jnp.where(jnp.isneginf(log_probs), 0, jnp.exp(log_probs) * log_probs).sum(-1)
+        return -(jnp.exp(log_probs) * jnp.where(jnp.isneginf(log_probs), 0, log_probs)).sum(-1)
 
     def kl(self, other: "Categorical") -> Float[Array, "*batch"]:
         """KL(self ‖ other), in nats."""
         log_probs, others = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
-        return jnp.where(jnp.isneginf(log_probs), 0, jnp.exp(log_probs) * (log_probs - others)).sum(-1)
+        return (jnp.exp(log_probs) * jnp.where(jnp.isneginf(log_probs), 0, log_probs - others)).sum(-1)
 
 
 class Normal(NamedTuple):

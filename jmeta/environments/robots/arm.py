@@ -34,9 +34,7 @@ _HINGES = Hinges(
 )
 
 
-def arm(
-    ranges: Ranges = ANYWHERE, *, num_steps: int = 50, effort_cost: float = 0.01
-) -> tuple[Environment, Partial]:
+def arm(ranges: Ranges = ANYWHERE, *, num_steps: int = 50, effort_cost: float = 0.01) -> tuple[Environment, Partial]:
     """Reach for a hidden goal, at a reward of minus the tip's distance from it, in m.
 
     Observations are sines and cosines of the links' angles in the world, and their hinges' speeds. Actions are the

@@ -23,24 +23,19 @@ FORWARD_OR_BACKWARD = Ranges(goal=((-1.0, -1.0), (1.0, 1.0)), friction=(0.8, 0.8
 """Two tasks: the way to go; all else is alike."""
 
 DAMAGED = Ranges(
-    goal=((1.0, 1.0),),
+    goal=((-1.0, -1.0), (1.0, 1.0)),
     mass=(0.6, 1.6),
     friction=(0.4, 1.0),
     motor_strength=(0.7, 1.3),
     dead_motor=(-1, 0, 1),
     sensor_offset=(-0.1, 0.1),
 )
-"""Forward, with a body that differs: masses, grip, strengths, the back leg's hip or knee dead, wrong sensors."""
+"""Likewise, with bodies that differ: masses, grip, strengths, the back leg's hip or knee dead, wrong sensors."""
 
-DAMAGED_OTHERWISE = Ranges(
-    goal=((1.0, 1.0),),
-    mass=(1.6, 2.0),
-    friction=(0.25, 0.4),
-    motor_strength=(0.7, 1.3),
-    dead_motor=(2, 3),
-    sensor_offset=(-0.2, 0.2),
+DAMAGED_OTHERWISE = DAMAGED._replace(
+    mass=(1.6, 2.0), friction=(0.25, 0.4), dead_motor=(2, 3), sensor_offset=(-0.2, 0.2)
 )
-"""Outside of `DAMAGED`: heavier, more slippery, a motor of the other leg dead."""
+"""Outside of `DAMAGED`: heavier, more slippery, a motor of the front leg dead, sensors that are further off."""
 
 Reward = Callable[[Float[Array, ""], Float[Array, ""]], Float[Array, ""]]
 """`(velocity, goal) -> reward` of a step, before the cost of its action; both in m/s."""

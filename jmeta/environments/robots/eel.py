@@ -37,14 +37,15 @@ _HINGES = Hinges(
 def eel(
     ranges: Ranges = RIGHT_OR_LEFT, *, num_steps: int = 50, effort_cost: float = 0.01
 ) -> tuple[Environment, Partial]:
-    """Swim towards the goal, at a reward of the velocity of the centre of mass that way, in body lengths (1 m) a second.
+    """Swim towards the goal, at a reward of the velocity of the centre of mass that way, in m/s; the body is 1 m long.
 
-    Observations are sine and cosine of the middle link's angle in the world, the velocity of the centre of mass, and the
-    angles and speeds of the hinges. Actions are the motors' torques as shares of their limit of 1 Nm. A step is 0.1 s.
-    Rollouts start at rest and straight, the first link to the left, with a little noise, and end by time alone.
+    Observations are sine and cosine of the middle link's angle in the world, the velocity of the centre of mass, and
+    the angles and speeds of the hinges. Actions are the motors' torques as shares of their limit of 1 Nm. A step is
+    0.1 s. Rollouts start at rest and straight, the first link to the left, with a little noise, and end by time alone.
 
     Args:
-      ranges: of the tasks. The goal is an angle in rad, of 0 to the right; `friction` is a multiple of the water's drag.
+      ranges: of the tasks. The goal is an angle in rad, of 0 to the right; `friction` is a multiple of the water's
+        drag.
       num_steps: time limit of a rollout.
       effort_cost: taken from a step's reward for each motor, times its squared action.
 
@@ -104,7 +105,9 @@ def eel_design() -> Design:
         name="eel",
         shape=_SHAPE,
         # two points a link, those of Gauss's rule: drag and its moment are as of drag even over the link
-        points=np.stack([lever(_SHAPE, link, 0.5 + side / math.sqrt(3)) for link in range(_NUM_LINKS) for side in (-0.5, 0.5)]),
+        points=np.stack(
+            [lever(_SHAPE, link, 0.5 + side / math.sqrt(3)) for link in range(_NUM_LINKS) for side in (-0.5, 0.5)]
+        ),
         hinges=_HINGES,
         torque=np.full(_NUM_LINKS - 1, 1.0),
         gravity=0.0,

@@ -164,10 +164,15 @@ def together(*pushes: Push) -> Push:
       >>> together(Push(jnp.ones(1), jnp.zeros((1, 1))), Push(jnp.ones(1), jnp.ones((1, 1)))).force.tolist()
       [2.0]
     """
-    return Push(sum(push.force for push in pushes[1:]) + pushes[0].force, sum(push.damping for push in pushes[1:]) + pushes[0].damping)
+    force, damping = pushes[0]
+    for push in pushes[1:]:
+        force, damping = force + push.force, damping + push.damping
+    return Push(force, damping)
 
 
 def _squares(rows: Float[Array, "points n"], weights: Float[Array, "points"]) -> Float[Array, "n n"]:
     """Σ w r rᵀ, point by point: as one reduction, or one product of matrices, it takes twice as long on a CPU."""
-    weighted = rows * weights[:, None]
-    return sum(weighted[i][:, None] * rows[i][None, :] for i in range(rows.shape[0]))
+    total = jnp.zeros((rows.shape[1],) * 2, rows.dtype)
+    for i in range(rows.shape[0]):
+        total = total + weights[i] * rows[i][:, None] * rows[i][None, :]
+    return total

@@ -18,7 +18,6 @@ Units are metres, kilograms, seconds and radians; x points to the right, y upwar
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -49,7 +48,8 @@ class Mechanism(NamedTuple):
       is_anchored: whether the first link's start is fixed to the world.
       lengths: of the links.
       masses: of the links.
-      starts: weights, a row for each link, whose sum Σⱼ wⱼ (cos θⱼ, sin θⱼ) leads from the first link's start to its own.
+      starts: weights, a row for each link, whose sum Σⱼ wⱼ (cos θⱼ, sin θⱼ) leads from the first link's start to
+        its own.
       hinges: of what angles of links the angles of hinges are made; a row for each link but the first, and for the
         first one too if it is anchored.
     """
@@ -156,10 +156,10 @@ def body(shape: Mechanism, mass: Float[Array, "links"], points: Float[np.ndarray
       points: rows of `lever`, of the points that forces act at.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax.numpy as jnp, numpy as np
       >>> from jmeta.environments.robots.physics import Link, body, lever, mechanism
       >>> stick = mechanism([Link(2.0, 3.0)])
-      >>> ends = body(stick, jnp.ones(1), jnp.stack([lever(stick, 0, 0.0), lever(stick, 0, 1.0)]))
+      >>> ends = body(stick, jnp.ones(1), np.stack([lever(stick, 0, 0.0), lever(stick, 0, 1.0)]))
       >>> ends.inertia.tolist(), ends.levers.tolist()  # m l² / 12, about its middle
       ([[1.0]], [[-1.0], [1.0]])
     """
@@ -173,18 +173,16 @@ def body(shape: Mechanism, mass: Float[Array, "links"], points: Float[np.ndarray
     seen = middles - jnp.broadcast_to(origin, middles.shape)
     inertia = (masses[:, None, None] * seen[:, :, None] * seen[:, None, :]).sum(0) + jnp.diag(about_own_middle)
     levers = jnp.asarray(points, dtype)
-    return Body(
-        total, inertia, weight - total * origin, levers - jnp.broadcast_to(origin, levers.shape), -origin
-    )
+    return Body(total, inertia, weight - total * origin, levers - jnp.broadcast_to(origin, levers.shape), -origin)
 
 
 def mass_matrix(solid: Body, motion: Motion) -> Float[Array, "coordinates coordinates"]:
     """M, of the kinetic energy ½ vᵀ M v.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax.numpy as jnp, numpy as np
       >>> from jmeta.environments.robots.physics import Link, Motion, body, mass_matrix, mechanism
-      >>> stick = body(mechanism([Link(2.0, 3.0)]), jnp.ones(1), jnp.zeros((0, 1)))
+      >>> stick = body(mechanism([Link(2.0, 3.0)]), jnp.ones(1), np.zeros((0, 1)))
       >>> mass_matrix(stick, Motion(jnp.zeros(3), jnp.zeros(3))).diagonal().tolist()
       [3.0, 3.0, 1.0]
     """
@@ -199,9 +197,9 @@ def energy(solid: Body, motion: Motion, gravity: float = 0.0) -> Float[Array, ""
     """Kinetic energy, and potential energy in a field of gravity, in J.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax.numpy as jnp, numpy as np
       >>> from jmeta.environments.robots.physics import Link, Motion, body, energy, mechanism
-      >>> stick = body(mechanism([Link(2.0, 3.0)]), jnp.ones(1), jnp.zeros((0, 1)))
+      >>> stick = body(mechanism([Link(2.0, 3.0)]), jnp.ones(1), np.zeros((0, 1)))
       >>> motion = Motion(jnp.array([0.0, 1.0, 0.0]), jnp.array([2.0, 0.0, 0.0]))
       >>> float(energy(stick, motion, gravity=10.0))
       36.0
@@ -265,9 +263,9 @@ def advance(solid: Body, motion: Motion, push: Push, *, gravity: float, dt: floa
       dt: in s.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax.numpy as jnp, numpy as np
       >>> from jmeta.environments.robots.physics import Link, Motion, Push, advance, body, mechanism
-      >>> stick = body(mechanism([Link(2.0, 3.0)]), jnp.ones(1), jnp.zeros((0, 1)))
+      >>> stick = body(mechanism([Link(2.0, 3.0)]), jnp.ones(1), np.zeros((0, 1)))
       >>> motion = Motion(jnp.zeros(3), jnp.zeros(3))
       >>> advance(stick, motion, Push(jnp.zeros(3), jnp.zeros((3, 3))), gravity=10.0, dt=0.1).velocity.tolist()
       [0.0, -1.0, 0.0]

@@ -4,7 +4,7 @@ Tasks to be trained on and tasks to be tested on outside of these, heavier ones 
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,30 +82,22 @@ def sampler(ranges: Ranges, *, num_links: int, num_motors: int, num_sensors: int
       >>> params.mass.shape, float(params.motor_strength.sum())
       ((3,), 1.0)
     """
-    named = {"mass": ranges.mass, "friction": ranges.friction, "motor_strength": ranges.motor_strength}
-    goals = {f"goal[{i}]": bounds for i, bounds in enumerate(ranges.goal)}
-    for name, (low, high) in {**named, **goals, "sensor_offset": ranges.sensor_offset}.items():
-        if not low <= high:
-            raise ValueError(f"{name}=({low}, {high}) is an empty range; pass (lowest, highest)")
-    for name, (low, _) in named.items():
-        if low < 0 or (low == 0 and name == "mass"):
-            raise ValueError(f"{name} starts at {low}; masses are positive, friction and strength at least 0")
-    if not ranges.goal or not ranges.dead_motor:
-        raise ValueError("goal and dead_motor name at least one choice each; dead_motor=(-1,) is no dead motor")
-    if not all(-1 <= motor < num_motors for motor in ranges.dead_motor):
-        raise ValueError(f"dead_motor={ranges.dead_motor}, but motors are 0 to {num_motors - 1}, and -1 is none")
-    return Partial(_FromRanges(_as_floats(ranges), num_links, num_motors, num_sensors))
+    return Partial(_FromRanges(_checked(ranges, num_motors), num_links, num_motors, num_sensors))
 
 
 def middle_of(ranges: Ranges, *, num_links: int, num_motors: int, num_sensors: int) -> RobotParams:
-    """The task in the middle of ranges, with the first goal and no dead motor.
+    """The task in the middle of ranges, with the first goal and no dead motor; its errors are those of `sampler`.
 
     Example:
       >>> from jmeta.environments.robots.ranges import Ranges, middle_of
       >>> float(middle_of(Ranges(friction=(0.5, 1.0)), num_links=3, num_motors=2, num_sensors=4).friction)
       0.75
     """
-    middle = lambda bounds, shape: jnp.full(shape, 0.5 * (bounds[0] + bounds[1]), jnp.float32)
+    ranges = _checked(ranges, num_motors)
+
+    def middle(bounds: Range, shape: tuple[int, ...]) -> Array:
+        return jnp.full(shape, 0.5 * (bounds[0] + bounds[1]), jnp.float32)
+
     return RobotParams(
         goal=middle(ranges.goal[0], ()),
         mass=middle(ranges.mass, (num_links,)),
@@ -124,27 +116,45 @@ class _FromRanges:
 
     def __call__(self, key: RandomKey) -> RobotParams:
         keys = jax.random.split(key, 7)
-        uniform = lambda key, bounds, shape: jax.random.uniform(key, shape, jnp.float32, *bounds)
         interval = jnp.asarray(self.ranges.goal, jnp.float32)[jax.random.randint(keys[0], (), 0, len(self.ranges.goal))]
         dead = jnp.asarray(self.ranges.dead_motor)[jax.random.randint(keys[1], (), 0, len(self.ranges.dead_motor))]
-        strength = uniform(keys[2], self.ranges.motor_strength, (self.num_motors,))
+        strength = _uniform(keys[2], self.ranges.motor_strength, (self.num_motors,))
         return RobotParams(
             goal=jax.random.uniform(keys[3], (), jnp.float32, interval[0], interval[1]),
-            mass=uniform(keys[4], self.ranges.mass, (self.num_links,)),
-            friction=uniform(keys[5], self.ranges.friction, ()),
+            mass=_uniform(keys[4], self.ranges.mass, (self.num_links,)),
+            friction=_uniform(keys[5], self.ranges.friction, ()),
             motor_strength=jnp.where(jnp.arange(self.num_motors) == dead, 0, strength),
-            sensor_offset=uniform(keys[6], self.ranges.sensor_offset, (self.num_sensors,)),
+            sensor_offset=_uniform(keys[6], self.ranges.sensor_offset, (self.num_sensors,)),
         )
 
 
-def _as_floats(ranges: Ranges) -> Ranges:
-    """Hashable and alike for equal numbers, so that a jitted function of a sampler is compiled once."""
-    pair = lambda bounds: (float(bounds[0]), float(bounds[1]))
+def _checked(ranges: Ranges, num_motors: int) -> Ranges:
+    """With floats, so that ranges of equal numbers are equal, and a jitted function of their samplers compiles once."""
+    named = {"mass": ranges.mass, "friction": ranges.friction, "motor_strength": ranges.motor_strength}
+    goals = {f"goal[{i}]": bounds for i, bounds in enumerate(ranges.goal)}
+    for name, (low, high) in {**named, **goals, "sensor_offset": ranges.sensor_offset}.items():
+        if not low <= high:
+            raise ValueError(f"{name}=({low}, {high}) is an empty range; pass (lowest, highest)")
+    for name, (low, _) in named.items():
+        if low < 0 or (low == 0 and name == "mass"):
+            raise ValueError(f"{name} starts at {low}; masses are positive, friction and strength at least 0")
+    if not ranges.goal or not ranges.dead_motor:
+        raise ValueError("goal and dead_motor name at least one choice each; dead_motor=(-1,) is no dead motor")
+    if not all(-1 <= motor < num_motors for motor in ranges.dead_motor):
+        raise ValueError(f"dead_motor={ranges.dead_motor}, but motors are 0 to {num_motors - 1}, and -1 is none")
     return Ranges(
-        goal=tuple(pair(bounds) for bounds in ranges.goal),
-        mass=pair(ranges.mass),
-        friction=pair(ranges.friction),
-        motor_strength=pair(ranges.motor_strength),
+        goal=tuple(_pair(bounds) for bounds in ranges.goal),
+        mass=_pair(ranges.mass),
+        friction=_pair(ranges.friction),
+        motor_strength=_pair(ranges.motor_strength),
         dead_motor=tuple(ranges.dead_motor),
-        sensor_offset=pair(ranges.sensor_offset),
+        sensor_offset=_pair(ranges.sensor_offset),
     )
+
+
+def _pair(bounds: tuple[Any, Any]) -> Range:
+    return float(bounds[0]), float(bounds[1])
+
+
+def _uniform(key: RandomKey, bounds: Range, shape: tuple[int, ...]) -> Array:
+    return jax.random.uniform(key, shape, jnp.float32, *bounds)

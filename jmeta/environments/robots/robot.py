@@ -129,9 +129,7 @@ def robot(design: Design, ranges: Ranges, *, num_steps: int, effort_cost: float)
     return made, sampler(ranges, **sizes)
 
 
-def driven(
-    design: Design, solid: Body, motion: Motion, command: Float[Array, "motors"], params: RobotParams
-) -> Motion:
+def driven(design: Design, solid: Body, motion: Motion, command: Float[Array, "motors"], params: RobotParams) -> Motion:
     """The motion after a step in which the motors hold a command, each number in [-1, 1].
 
     Example:
@@ -148,18 +146,18 @@ def driven(
     """
     torque = jnp.asarray(design.torque, command.dtype) * params.motor_strength * command
 
-    def substep(_: int, motion: Motion) -> Motion:
+    def substep(motion: Motion, _: None) -> tuple[Motion, None]:
         push = together(design.world(solid, motion, params), at_hinges(design.shape, design.hinges, motion, torque))
-        return advance(solid, motion, push, gravity=design.gravity, dt=design.dt / design.num_substeps)
+        return advance(solid, motion, push, gravity=design.gravity, dt=design.dt / design.num_substeps), None
 
-    return jax.lax.fori_loop(0, design.num_substeps, substep, motion)
+    return jax.lax.scan(substep, motion, length=design.num_substeps)[0]
 
 
-def posed(design_rest: Float[np.ndarray, "hinges"], shape: Mechanism, heading: float) -> Float[np.ndarray, "links"]:
+def posed(bent: Float[np.ndarray, "hinges"], shape: Mechanism, heading: float) -> Float[np.ndarray, "links"]:
     """Angles of the links, in the world, with all hinges at given angles.
 
     Args:
-      design_rest: angles of the hinges.
+      bent: angles of the hinges.
       shape: the mechanism; of a free one, the first link is at `heading`, which an anchored one does not use.
 
     Example:
@@ -170,6 +168,6 @@ def posed(design_rest: Float[np.ndarray, "hinges"], shape: Mechanism, heading: f
       [1.0, 1.5]
     """
     if shape.is_anchored:
-        return np.linalg.solve(shape.hinges, design_rest)
+        return np.linalg.solve(shape.hinges, bent)
     with_heading = np.concatenate([np.eye(1, len(shape.lengths)), shape.hinges])
-    return np.linalg.solve(with_heading, np.concatenate([[heading], design_rest]))
+    return np.linalg.solve(with_heading, np.concatenate([[heading], bent]))

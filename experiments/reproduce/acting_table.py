@@ -1,0 +1,213 @@
+"""The part of RESULTS.md on methods that act: trained rows beside baselines, exact optima and what papers report."""
+
+import json
+from typing import Any
+
+from jmeta.evaluation import estimate
+
+from ..evaluate import shown
+from . import rl_baselines, rows
+
+INTRODUCTION = """Returns are total rewards of an episode. Trained rows act greedily unless their recipe says otherwise.
+Baselines learn nothing from other tasks; numbers that they leave open were tuned on tasks of another seed
+(`python -m experiments.reproduce.rl_baselines`). The published column is what the papers report under their own tuning,
+for orientation.
+"""
+
+# Read in the papers' tables; total rewards of 1000 test tasks.
+PUBLISHED_BANDITS: dict[tuple[int, int], dict[str, float]] = {
+    (10, 5): {
+        "gittins": 6.6,
+        "random": 5.0,
+        "rl2": 6.7,
+        "thompson_sampling": 5.7,
+        "ucb1": 6.7,
+        "greedy": 6.6,
+        "optimistic_thompson_sampling": 6.5,
+    },
+    (10, 10): {
+        "gittins": 6.6,
+        "random": 5.0,
+        "rl2": 6.7,
+        "thompson_sampling": 5.5,
+        "ucb1": 6.7,
+        "greedy": 6.6,
+        "optimistic_thompson_sampling": 6.2,
+    },
+    (10, 50): {
+        "gittins": 6.5,
+        "random": 5.1,
+        "rl2": 6.8,
+        "thompson_sampling": 5.2,
+        "ucb1": 6.6,
+        "greedy": 6.5,
+        "optimistic_thompson_sampling": 5.5,
+    },
+    (100, 5): {
+        "gittins": 78.3,
+        "random": 49.9,
+        "rl2": 78.7,
+        "thompson_sampling": 74.7,
+        "ucb1": 78.0,
+        "greedy": 74.8,
+        "optimistic_thompson_sampling": 77.9,
+    },
+    (100, 10): {
+        "gittins": 82.8,
+        "random": 49.9,
+        "rl2": 83.5,
+        "thompson_sampling": 76.7,
+        "ucb1": 82.4,
+        "greedy": 77.1,
+        "optimistic_thompson_sampling": 81.4,
+    },
+    (100, 50): {
+        "gittins": 85.2,
+        "random": 49.8,
+        "rl2": 84.9,
+        "thompson_sampling": 64.5,
+        "ucb1": 84.3,
+        "greedy": 78.0,
+        "optimistic_thompson_sampling": 67.7,
+    },
+    (500, 5): {
+        "gittins": 405.8,
+        "random": 249.8,
+        "rl2": 401.6,
+        "thompson_sampling": 402.0,
+        "ucb1": 405.8,
+        "optimistic_thompson_sampling": 406.7,
+    },
+    (500, 10): {
+        "gittins": 437.8,
+        "random": 249.0,
+        "rl2": 432.5,
+        "thompson_sampling": 429.5,
+        "ucb1": 437.1,
+        "optimistic_thompson_sampling": 438.9,
+    },
+    (500, 50): {
+        "gittins": 463.7,
+        "random": 249.6,
+        "rl2": 438.9,
+        "thompson_sampling": 427.2,
+        "ucb1": 457.6,
+        "optimistic_thompson_sampling": 437.6,
+    },
+}
+# Published as shares of a normaliser; raw rewards of 10 rollouts are from another table of the same paper.
+PUBLISHED_MDPS: dict[int, dict[str, str]] = {
+    10: {"rl2": ".752", "psrl": ".665", "optimistic_psrl": ".694", "ucrl2": ".706", "epsilon_greedy": ".640"},
+    25: {"rl2": ".859", "psrl": ".788", "optimistic_psrl": ".819", "ucrl2": ".817", "epsilon_greedy": ".727"},
+}
+OPTIMUM_OF_A_ROLLOUT = 21.85  # of the tabular MDPs: mean of exact optimal values, see tests/baselines
+
+
+def section(recorded: list[rows.Row]) -> list[str]:
+    """Its text, of the rows that act; nothing if there are none."""
+    acting = [row for row in recorded if row.facts["metric"] == "return"]
+    baselines = json.loads(rl_baselines.RESULTS.read_text()) if rl_baselines.RESULTS.exists() else []
+    parts = []
+    for pulls, arms in sorted({(row["num_pulls"], row["num_arms"]) for row in baselines if "num_pulls" in row}):
+        parts += _bandits(pulls, arms, acting, baselines)
+    for count in sorted({row["num_rollouts"] for row in baselines if row["problem"] == "tabular_mdp"}):
+        parts += _mdps(count, acting, baselines)
+    parts += _by_inner_steps(acting)
+    return ["## Acting in environments\n", INTRODUCTION, *parts] if parts else []
+
+
+def _of(data: str, acting: list[rows.Row], **numbers: int) -> list[rows.Row]:
+    """Trained rows on these environments."""
+    found = []
+    for row in acting:
+        options = row.facts["options"]["data"]
+        if rows.recipe_data_name(row.facts) == data and all(options[name] == n for name, n in numbers.items()):
+            found.append(row)
+    return found
+
+
+def _bandits(pulls: int, arms: int, acting: list[rows.Row], baselines: list[dict[str, Any]]) -> list[str]:
+    published = PUBLISHED_BANDITS.get((pulls, arms), {})
+    lines = [
+        f"### Bernoulli bandits, {pulls} pulls, {arms} arms\n",
+        "| method | total reward | tasks | published |",
+        "|---|---|---|---|",
+    ]
+    for row in _of("Bandit", acting, num_pulls=pulls, num_arms=arms):
+        lines.append(_line(row, str(published.get("rl2", ""))))
+    for row in _sorted(baselines):
+        if (row.get("num_pulls"), row.get("num_arms")) == (pulls, arms):
+            lines.append(_baseline_line(row, str(published.get(row["method"], ""))))
+    return ["\n".join(lines) + "\n"]
+
+
+def _mdps(count: int, acting: list[rows.Row], baselines: list[dict[str, Any]]) -> list[str]:
+    published = PUBLISHED_MDPS.get(count, {})
+    best = OPTIMUM_OF_A_ROLLOUT * count
+    lines = [
+        f"### Random tabular MDPs, {count} rollouts\n",
+        f"Shares are of the exact optimum, {OPTIMUM_OF_A_ROLLOUT} a rollout; the papers' are of a lower normaliser, "
+        "about 20.75.\n",
+        "| method | total reward | share of the optimum | tasks | published share |",
+        "|---|---|---|---|---|",
+    ]
+    for row in _of("TabularMdp", acting, num_rollouts=count):
+        values = row.per_task["0 inductive"]
+        cells = [
+            row.facts["title"],
+            shown("return", estimate(values)),
+            f"{values.mean() / best:.3f}",
+            f"{len(values):,}",
+        ]
+        lines.append(f"| {' | '.join([*cells, published.get('rl2', '')])} |")
+    for row in _sorted(baselines):
+        if row["problem"] == "tabular_mdp" and row["num_rollouts"] == count:
+            prior = f", prior mean {row['reward_mean']:g}" if row["method"] != "random" else ""
+            cells = [_named(row) + prior, _value(row), f"{row['mean'] / best:.3f}", f"{row['num_tasks']:,}"]
+            lines.append(f"| {' | '.join([*cells, published.get(row['method'], '')])} |")
+    return ["\n".join(lines) + "\n"]
+
+
+def _by_inner_steps(acting: list[rows.Row]) -> list[str]:
+    """Rows of methods that adapt by gradient steps, judged after several numbers of them."""
+    stepping = [row for row in acting if row.facts["test"]["inner_steps"]]
+    if not stepping:
+        return []
+    nums = sorted({steps for row in stepping for steps in row.facts["test"]["inner_steps"]})
+    header = ["method", *(f"{steps} steps" for steps in nums), "tasks", "meta-steps"]
+    lines = [
+        "### Point navigation, return after gradient steps\n",
+        "The MAML paper reports −40.41, −11.68, −3.33 and −3.23 after 0, 1, 2 and 3 steps.\n",
+        f"| {' | '.join(header)} |",
+        "|" + "---|" * len(header),
+    ]
+    for row in stepping:
+        places = {steps: i for i, steps in enumerate(row.facts["test"]["inner_steps"])}
+        values = [row.per_task[f"{places[steps]} inductive"] for steps in nums]
+        cells = [row.facts["title"], *(shown("return", estimate(each)) for each in values), f"{len(values[0]):,}"]
+        lines.append(f"| {' | '.join([*cells, str(row.facts['train']['num_steps'])])} |")
+    return ["\n".join(lines) + "\n"]
+
+
+def _line(row: rows.Row, published: str) -> str:
+    values = row.per_task["0 inductive"]
+    cells = [row.facts["title"], shown("return", estimate(values)), f"{len(values):,}", published]
+    return f"| {' | '.join(cells)} |"
+
+
+def _baseline_line(row: dict[str, Any], published: str) -> str:
+    cells = [_named(row), _value(row), f"{row['num_tasks']:,}", published]
+    return f"| {' | '.join(cells)} |"
+
+
+def _sorted(baselines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(baselines, key=lambda row: -row["mean"])
+
+
+def _named(row: dict[str, Any]) -> str:
+    tuned = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in row["tuned"].items())
+    return row["method"].replace("_", " ") + (f" ({tuned})" if tuned else "")
+
+
+def _value(row: dict[str, Any]) -> str:
+    return f"{row['mean']:.3f} ± {row['half_width']:.3f}"
