@@ -9,7 +9,7 @@ from .environment import Box, Environment
 
 
 def scaled_actions(environment: Environment) -> Environment:
-    """The environment with actions in [−1, 1], which stand for those from its lowest to its highest; others are clipped.
+    """The environment with actions in [−1, 1], which stand for its lowest to its highest; others are clipped.
 
     On point navigation with velocities of at most 0.1, a normal policy of standard deviation 1 chooses between little
     else than the two extremes; after scaling, two thirds of its actions are between them. Returns after adaptation

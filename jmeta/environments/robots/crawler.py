@@ -55,7 +55,7 @@ _HINGES = Hinges(
     low=np.full(4, -0.9),
     high=np.full(4, 0.9),
     stiffness=25.0,  # stands by itself: m g h is 23 Nm/rad
-    damping=0.6,
+    damping=np.full(4, 0.6),
 )
 
 

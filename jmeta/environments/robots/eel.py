@@ -30,7 +30,7 @@ _HINGES = Hinges(
     low=np.full(_NUM_LINKS - 1, -1.2),
     high=np.full(_NUM_LINKS - 1, 1.2),
     stiffness=0.3,
-    damping=0.02,
+    damping=np.full(_NUM_LINKS - 1, 0.05),
 )
 
 

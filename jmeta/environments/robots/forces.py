@@ -23,14 +23,14 @@ class Hinges(NamedTuple):
       rest: angle at which their springs are loose; between link and parent, in rad.
       low, high: range from the rest, beyond which stiff springs push back.
       stiffness: of the springs, in Nm/rad.
-      damping: in Nm s/rad.
+      damping: in Nm s/rad. A motor against it reaches torque / damping rad/s at most.
     """
 
     rest: Float[np.ndarray, "hinges"]
     low: Float[np.ndarray, "hinges"]
     high: Float[np.ndarray, "hinges"]
     stiffness: float
-    damping: float
+    damping: Float[np.ndarray, "hinges"]
 
 
 def bending(shape: Mechanism, hinges: Hinges, position: Float[Array, "coordinates"]) -> Float[Array, "hinges"]:
@@ -41,7 +41,7 @@ def bending(shape: Mechanism, hinges: Hinges, position: Float[Array, "coordinate
       >>> from jmeta.environments.robots.forces import Hinges, bending
       >>> from jmeta.environments.robots.physics import Link, mechanism
       >>> two = mechanism([Link(1.0, 1.0), Link(1.0, 1.0, parent=0)])
-      >>> bending(two, Hinges(np.array([0.5]), -np.ones(1), np.ones(1), 0.0, 0.0), jnp.array([9.0, 9.0, 0.0, 1.5]))
+      >>> bending(two, Hinges(np.array([0.5]), -np.ones(1), np.ones(1), 0.0, np.zeros(1)), jnp.array([9.0, 9.0, 0.0, 1.5]))
       Array([1.], dtype=float32)
     """
     rest = jnp.asarray(hinges.rest, position.dtype)
@@ -76,7 +76,7 @@ def at_hinges(shape: Mechanism, hinges: Hinges, motion: Motion, torque: Float[Ar
       >>> from jmeta.environments.robots.forces import Hinges, at_hinges
       >>> from jmeta.environments.robots.physics import Link, Motion, mechanism
       >>> two = mechanism([Link(1.0, 1.0), Link(1.0, 1.0, parent=0)])
-      >>> hinges = Hinges(np.zeros(1), -np.ones(1), np.ones(1), 0.0, 0.0)
+      >>> hinges = Hinges(np.zeros(1), -np.ones(1), np.ones(1), 0.0, np.zeros(1))
       >>> at_hinges(two, hinges, Motion(jnp.zeros(4), jnp.zeros(4)), jnp.array([2.0])).force.tolist()
       [0.0, 0.0, -2.0, 2.0]
     """
@@ -85,7 +85,7 @@ def at_hinges(shape: Mechanism, hinges: Hinges, motion: Motion, torque: Float[Ar
     low, high = (jnp.asarray(bound, dtype) for bound in (hinges.low, hinges.high))
     beyond = angle - jnp.clip(angle, low, high)
     moment = torque - hinges.stiffness * angle - LIMIT_STIFFNESS * beyond
-    damping = hinges.damping + LIMIT_DAMPING * (beyond != 0).astype(dtype)
+    damping = jnp.asarray(hinges.damping, dtype) + LIMIT_DAMPING * (beyond != 0).astype(dtype)
     to_hinges = jnp.asarray(shape.hinges, dtype)
     matrix = _squares(to_hinges, damping)
     others = motion.position.shape[0] - matrix.shape[0]
