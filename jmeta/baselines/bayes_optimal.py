@@ -33,7 +33,8 @@ class _Plan(NamedTuple):
 def bayes_optimal_value(num_arms: int, *, num_pulls: int) -> float:
     """Expected total reward of the best policy there is, over arms with probabilities uniform in [0, 1].
 
-    Time and memory grow about 2.5-fold with each pull: ten take a second, fifteen a minute.
+    Time and memory grow by the half and more with each pull: there are 2,000 states for ten pulls of five arms, and
+    45,000, a second's work, for sixteen.
 
     Args:
       num_arms: of the bandit.

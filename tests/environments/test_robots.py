@@ -338,7 +338,7 @@ def test_spaces_time_limit_and_keys(make, key):
 def test_tasks_at_once_are_tasks_one_by_one(make, key):
     environment, _, roll = made(make)
     keys = jax.random.split(key, 3)
-    params = jax.vmap(make(WILD)[1])(keys)
+    params = jax.vmap(make(WILD._replace(friction=(0.1, 2.0)))[1])(keys)
     state = jax.vmap(environment.reset)(keys, params)[1]
     actions = jax.vmap(lambda key: random_actions(environment, key))(keys)
     together = jax.jit(jax.vmap(roll))(params, actions, keys, state)
@@ -362,7 +362,7 @@ def test_compiled_is_not_compiled(key):
 @pytest.mark.optimized
 @pytest.mark.parametrize("make", ROBOTS)
 def test_no_action_makes_any_task_diverge(make, key):
-    environment, sample = make(WILD)
+    environment, sample = make(WILD._replace(friction=(0.1, 2.0)) if make is eel else WILD)
     count, num_tasks, num_steps = num_motors(environment), 100, 200
     keys = jax.random.split(key, 3 * num_tasks)
     bang = jnp.sign(jax.random.normal(key, (num_tasks, num_steps, count)))  # full torque, another way each step,
@@ -580,6 +580,8 @@ def test_mistakes_are_refused():
             crawler(ranges)
     with pytest.raises(ValueError, match="num_steps=0"):
         eel(num_steps=0)
+    with pytest.raises(ValueError, match="multiples of at least 0.1"):
+        eel(Ranges(friction=(0.0, 1.0)))
     with pytest.raises(ValueError, match="effort_cost=-1"):
         arm(effort_cost=-1.0)
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import jmeta
-from jmeta import Batch, Task, environments, models, policies, policy_gradients, rollouts, training
+from jmeta import Batch, Task, environments, models, policies, policy_gradients, rollouts, testing, training
 from jmeta.collecting import collecting_trainer
 from jmeta.learners import collect_adaptation, maml_rl, maml_rl_episode
 from jmeta.policies import Categorical, Decision, Policy, StepInput
@@ -168,6 +168,24 @@ def navigation():
     policy = policies.memoryless(models.mlp([8, 2], activation=jnp.tanh), environment)
     roll_out = policy_gradients.roll_out(environment, policy, num_rollouts=3, num_steps=7)
     return environment, sample, policy, roll_out
+
+
+@pytest.mark.parametrize("is_stored", [True, False], ids=["on stored rollouts", "rolling out"])
+def test_it_obeys_the_contract(is_stored, navigation, key):
+    environment, sample, policy, roll_out = navigation
+    arguments = (policy, policy_gradients.reinforce, optax.sgd(0.1))
+    params = rollouts.init_policy(environment, policy)(key)
+
+    def sample_task(key):
+        key_task, key_collect = jax.random.split(key)
+        env_params = sample(key_task)
+        task = collect_adaptation(*arguments, roll_out, num_steps=1)(params, env_params, key_collect)
+        return task if is_stored else task._replace(support=Batch(env_params, ()))
+
+    learner = maml_rl(*arguments, num_steps=1, roll_out=None if is_stored else roll_out)
+    testing.check_learner(
+        learner, policy_gradients.reinforce, sample_task, key, depends_on_order=True, ignores_padding=False
+    )
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 2])

@@ -22,6 +22,7 @@ RIGHT_OR_LEFT = Ranges(goal=((0.0, 0.0), (math.pi, math.pi)))
 """Two tasks: where to swim; all else is alike."""
 
 ALONG, ACROSS = 0.25, 5.0  # N s/m, drag of a point; a link has two
+MIN_FRICTION = 0.1  # in less a body spins ever faster, and at some speed its steps are too coarse
 
 _NUM_LINKS = 5
 _SHAPE = mechanism([Link(0.2, 0.2, parent=i - 1) for i in range(_NUM_LINKS)])
@@ -65,6 +66,8 @@ def eel(
       >>> observation.shape
       (12,)
     """
+    if min(ranges.friction) < MIN_FRICTION:
+        raise ValueError(f"friction={ranges.friction}, but water drags: pass multiples of at least {MIN_FRICTION}")
     return robot(eel_design(), ranges, num_steps=num_steps, effort_cost=effort_cost)
 
 
