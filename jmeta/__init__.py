@@ -14,6 +14,7 @@ differentiated is an `adjoint`. Samplers are in `jmeta.tasks`, networks in `jmet
 from . import (
     adaptation,
     adjoints,
+    baselines,
     environments,
     estimators,
     evaluation,
@@ -52,6 +53,7 @@ __all__ = [
     "environments",
     "policies",
     "rollouts",
+    "baselines",
     "training",
     "evaluation",
     "planning",

@@ -62,7 +62,7 @@ def test_a_step_with_a_bad_update_is_counted_as_skipped_once(key):
     collect = lambda meta_params, number, key: Task(Batch((), ()), Batch((), number))
     bad = lambda meta_params, tasks, key: ((jnp.nan * tasks.query.y.mean(), {}), meta_params)
     trainer = collecting_trainer(jmeta.meta_trainer(bad, optax.sgd(1.0)), collect, num_epochs=4)
-    state, aux = trainer.update(trainer.init(jnp.ones(())), jnp.arange(6.0), key)
+    state, _ = trainer.update(trainer.init(jnp.ones(())), jnp.arange(6.0), key)
     state, _ = trainer.update(state, jnp.arange(6.0), key)
     assert (int(state.step), int(state.num_skipped), int(state.num_skipped_in_a_row)) == (2, 2, 2)
     assert int(state.last_skipped_step) == 1

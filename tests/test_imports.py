@@ -16,6 +16,7 @@ DATA_FLOW = [
     "models",
     "policies",
     "rollouts",
+    "baselines",
     "adjoints",
     "adaptation",
     "working_set",

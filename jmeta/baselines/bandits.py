@@ -195,7 +195,7 @@ def optimistic_thompson_sampling(num_arms: int) -> Policy:
 def gittins(num_arms: int, *, num_pulls: int, discount: float) -> Policy:
     """Pull an arm of the highest discounted Gittins index: optimal if rewards without end were discounted by γ.
 
-    Episodes end and count all rewards alike, so γ stands for their length: one near 1 − 1/n suits n pulls, and the best
+    Episodes end and count all rewards alike, so γ stands for their length: one near 1 − 2/n suits n pulls, and the best
     one is to be found by trying.
 
     Args:

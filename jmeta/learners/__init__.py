@@ -1,7 +1,8 @@
 """Learners: one method a file, each a factory that returns a `jmeta.Learner`.
 
 Some methods train on more than a loss of query predictions, and export their own episode function beside the learner:
-`multi_step_episode` (MAML++), `imaml_episode`, `pretrain_episode` (Baseline++) and `jmeta.episodes.reptile_episode`.
+`multi_step_episode` (MAML++), `imaml_episode`, `maml_rl_episode`, `varibad_episode`, `pretrain_episode` (Baseline++)
+and `jmeta.episodes.reptile_episode`.
 """
 
 from .anil import anil
@@ -23,6 +24,7 @@ from .relation import relation, relation_loss
 from .reptile import reptile
 from .ridge import ridge
 from .rl2 import rl2
+from .varibad import task_inference, varibad, varibad_episode, varibad_policy
 
 __all__ = [
     "anil",
@@ -50,4 +52,8 @@ __all__ = [
     "reptile",
     "ridge",
     "rl2",
+    "task_inference",
+    "varibad",
+    "varibad_episode",
+    "varibad_policy",
 ]

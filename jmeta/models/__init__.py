@@ -4,6 +4,7 @@ The rest of jmeta knows a network only as a `Model`. Convolution and pooling are
 policies in `norms`; statistics are ordinary leaves of the parameters, never hidden state.
 """
 
+from .causal_transformer import causal_transformer as causal_transformer
 from .chain import chain as chain
 from .conv4 import conv4 as conv4
 from .from_equinox import from_equinox as from_equinox
@@ -21,6 +22,7 @@ from .primitives import patch_conv as patch_conv
 from .recurrent import gru as gru
 from .recurrent import lstm as lstm
 from .resnet12 import resnet12 as resnet12
+from .snail import snail as snail
 
 __all__ = [
     "mlp",
@@ -28,6 +30,8 @@ __all__ = [
     "resnet12",
     "gru",
     "lstm",
+    "causal_transformer",
+    "snail",
     "chain",
     "from_linen",
     "from_nnx",

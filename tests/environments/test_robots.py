@@ -25,7 +25,6 @@ from jmeta.environments.robots import (
 )
 from jmeta.environments.robots.arm import arm_design
 from jmeta.environments.robots.crawler import crawler_design
-from jmeta.environments.robots.eel import eel_design
 from jmeta.environments.robots.forces import (
     GROUND_STIFFNESS,
     LIMIT_STIFFNESS,
@@ -79,7 +78,7 @@ def middles(shape, factors, position):
     along = lambda i: jnp.stack([jnp.cos(angles[i]), jnp.sin(angles[i])])
     for link in LINKS[1:]:
         starts.append(starts[link.parent] + link.at * LINKS[link.parent].length * along(link.parent))
-    found = jnp.stack([start + 0.5 * link.length * along(i) for i, (link, start) in enumerate(zip(LINKS, starts))])
+    found = jnp.stack([starts[i] + 0.5 * link.length * along(i) for i, link in enumerate(LINKS)])
     if shape.is_anchored:
         return found
     centre = (masses[:, None] * found).sum(0) / masses.sum()
@@ -165,7 +164,7 @@ def test_free_flight_keeps_momentum(float64):
 
 
 def test_hinge_torques_and_dampers_keep_momentum(float64):
-    shape, _, solid, motion = next(free_and_anchored())
+    shape, _, _, motion = next(free_and_anchored())
     hinges = Hinges(np.zeros(3), -np.ones(3), np.ones(3), 2.0, np.full(3, 0.5))
     push = at_hinges(shape, hinges, motion, jnp.array([1.0, -2.0, 3.0]))
     rigid_turn = jnp.array([0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
@@ -273,7 +272,10 @@ def test_water_drags_along_less_than_across(float64):
 
 def test_hinges_stop_at_their_range():
     two = mechanism([Link(1.0, 1.0), Link(0.5, 0.5, parent=0)])
-    hinges, solid = Hinges(np.zeros(1), -np.ones(1), np.ones(1), 0.0, np.full(1, 0.1)), body(two, jnp.ones(2), two.starts)
+    hinges, solid = (
+        Hinges(np.zeros(1), -np.ones(1), np.ones(1), 0.0, np.full(1, 0.1)),
+        body(two, jnp.ones(2), two.starts),
+    )
     acting = lambda m: at_hinges(two, hinges, m, jnp.array([3.0]))
     end, _ = run_physics(solid, Motion(jnp.zeros(4), jnp.zeros(4)), acting, seconds=3.0, dt=5e-3, gravity=0.0)
     np.testing.assert_allclose(bending(two, hinges, end.position), 1 + 3.0 / LIMIT_STIFFNESS, atol=2e-3)
@@ -463,7 +465,9 @@ def test_a_crawler_in_a_mirror_does_the_mirrored_thing(key):
     np.testing.assert_allclose(states_.motion.position[:, 0], -states.motion.position[:, 0], atol=2e-4)
     np.testing.assert_allclose(rewards_, rewards, atol=5e-3)
     signs = np.array([1, -1, 1, -1, 1, -1, *[-1] * 8])
-    np.testing.assert_allclose(seen_, signs[None] * np.asarray(seen)[:, [0, 1, 2, 3, 4, 5, 8, 9, 6, 7, 12, 13, 10, 11]], atol=5e-3)
+    np.testing.assert_allclose(
+        seen_, signs[None] * np.asarray(seen)[:, [0, 1, 2, 3, 4, 5, 8, 9, 6, 7, 12, 13, 10, 11]], atol=5e-3
+    )
     assert abs(states.motion.position[-1, 0]) > 0.01
 
 

@@ -41,7 +41,8 @@ def bending(shape: Mechanism, hinges: Hinges, position: Float[Array, "coordinate
       >>> from jmeta.environments.robots.forces import Hinges, bending
       >>> from jmeta.environments.robots.physics import Link, mechanism
       >>> two = mechanism([Link(1.0, 1.0), Link(1.0, 1.0, parent=0)])
-      >>> bending(two, Hinges(np.array([0.5]), -np.ones(1), np.ones(1), 0.0, np.zeros(1)), jnp.array([9.0, 9.0, 0.0, 1.5]))
+      >>> hinges = Hinges(np.array([0.5]), -np.ones(1), np.ones(1), 0.0, np.zeros(1))
+      >>> bending(two, hinges, jnp.array([9.0, 9.0, 0.0, 1.5]))
       Array([1.], dtype=float32)
     """
     rest = jnp.asarray(hinges.rest, position.dtype)
