@@ -303,7 +303,7 @@ def animate(path: pathlib.Path, film: Film, design: Design, params: RobotParams,
     """The first and the last rollout of an episode, side by side, as an animated GIF at true speed."""
     shown = {"rollout 1: the task is unknown": 0, f"rollout {num_rollouts}: after adapting": num_rollouts - 1}
     with plt.rc_context(STYLE | {"axes.grid": False}):
-        figure, axes = plt.subplots(1, 2, figsize=(9.0, 4.2))
+        figure, axes = plt.subplots(1, 2, figsize=(9.0, 4.4))
         figure.subplots_adjust(left=0.02, right=0.98, top=0.76, bottom=0.06, wspace=0.04)
         figure.text(0.02, 0.97, described(design, params), ha="left", va="top", fontsize=9, linespacing=1.5)
         artists = []
@@ -323,7 +323,7 @@ def animate(path: pathlib.Path, film: Film, design: Design, params: RobotParams,
             return []
 
         fps = round(1 / design.dt)
-        FuncAnimation(figure, draw, frames=NUM_STEPS).save(path, writer=PillowWriter(fps=fps), dpi=80)
+        FuncAnimation(figure, draw, frames=NUM_STEPS).save(path, writer=PillowWriter(fps=fps), dpi=90)
         plt.close(figure)
 
 
@@ -364,7 +364,7 @@ def _scene(axis: Axes, design: Design, params: RobotParams, part: Film) -> tuple
 
 def _follow(axis: Axes, design: Design, centre: np.ndarray) -> None:
     if design.shape.is_anchored:
-        axis.set(xlim=(-1.7, 1.7), ylim=(-1.15, 1.35))
+        axis.set(xlim=(-1.5, 1.5), ylim=(-1.05, 1.3))
     elif design.gravity > 0:
         axis.set(xlim=(centre[0] - 1.6, centre[0] + 1.6), ylim=(-0.4, 1.9))
     else:

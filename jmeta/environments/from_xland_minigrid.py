@@ -62,12 +62,12 @@ def from_xland_minigrid(name: str, benchmark: Any, *, num_steps: int | None = No
         from xminigrid.core.constants import NUM_COLORS, NUM_TILES  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(HINT) from error
-    names = [each for each in xminigrid.registered_environments() if each.startswith("XLand")]
+    names = [each for each in xminigrid.registered_environments() if each.startswith("XLand")]  # pyright: ignore
     if name not in names:
         raise ValueError(f"name={name!r} is none of the environments with rulesets: {', '.join(names)}")
     if num_steps is not None:
         check_positive({"num_steps": num_steps})
-    inner, inner_params = xminigrid.make(name)
+    inner, inner_params = xminigrid.make(name)  # pyright: ignore[reportPrivateImportUsage]
     if num_steps is not None:
         inner_params = inner_params.replace(max_steps=num_steps)
 

@@ -83,7 +83,7 @@ def maml_rl(
 
     def predict(meta_params: PyTree, adapted: PyTree, x: StepInput, key: RandomKey | None) -> Decision:
         del meta_params
-        return policy.unroll(adapted, (), x, key)[1]
+        return policy.unroll(adapted, (), x, key)[1]  # pyright: ignore[reportArgumentType]  (no key, no dropout)
 
     return Learner(init, adapt, predict)
 

@@ -3,6 +3,7 @@
 It stores no statistics, so its `calibrate` is `None`. Learners meet it only as a `Model`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -62,7 +63,7 @@ class _MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, deterministic: bool) -> Array:
-        x = x.reshape(x.shape[0], -1)
+        x = x.reshape(x.shape[0], math.prod(x.shape[1:]))  # not -1: there may be no example
         for i, width in enumerate(self.features[:-1]):
             x = self.activation(nn.Dense(width, name=f"hidden_{i}")(x))
             x = nn.Dropout(self.dropout_rate, deterministic=deterministic)(x)

@@ -56,8 +56,7 @@ def gru(width: int, *, max_span: int | None = None) -> SequenceModel:
         return {**params, "content_bias": jnp.zeros((width,), jnp.float32)}
 
     def start(params: PyTree) -> Float[Array, " width"]:
-        del params
-        return jnp.zeros((width,), jnp.float32)
+        return jnp.zeros((width,), params["recurrent_kernel"].dtype)
 
     def cell(
         params: PyTree, memory: Float[Array, " width"], projected: Float[Array, " gates"]
@@ -107,8 +106,8 @@ def lstm(width: int, *, max_span: int | None = None) -> SequenceModel:
         return {**params, "bias": params["bias"].at[: 2 * width].set(jnp.concatenate([-keep, keep]))}
 
     def start(params: PyTree) -> LSTMMemory:
-        del params
-        return jnp.zeros((width,), jnp.float32), jnp.zeros((width,), jnp.float32)
+        blank = jnp.zeros((width,), params["recurrent_kernel"].dtype)
+        return blank, blank
 
     def cell(params: PyTree, memory: LSTMMemory, projected: Float[Array, " gates"]) -> tuple[LSTMMemory, Array]:
         output, content = memory
