@@ -18,7 +18,7 @@ from jmeta.environments.from_xland_minigrid import from_xland_minigrid, hidden_g
 from jmeta.policies import actor_critic
 from jmeta.rollouts import init_policy, run_episode
 
-HINT = "is not installed: pip install 'jmeta[environments]'"
+HINT = "is not installed: pip install 'jmeta[environments,navix]'"
 FORWARD, PICK_UP = 0, 3  # of XLand-MiniGrid
 
 
@@ -273,10 +273,10 @@ def test_without_the_packages_the_extra_is_named(monkeypatch):
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    for call in (
-        lambda: from_navix("Navix-Empty-5x5-v0"),
-        lambda: from_xland_minigrid("XLand-MiniGrid-R1-9x9", None),
-        lambda: hidden_goal_benchmark(1, 1, jax.random.key(0)),
+    for extra, call in (
+        ("navix", lambda: from_navix("Navix-Empty-5x5-v0")),
+        ("environments", lambda: from_xland_minigrid("XLand-MiniGrid-R1-9x9", None)),
+        ("environments", lambda: hidden_goal_benchmark(1, 1, jax.random.key(0))),
     ):
-        with pytest.raises(ImportError, match=r'pip install "jmeta\[environments\]"'):
+        with pytest.raises(ImportError, match=rf'pip install "jmeta\[{extra}\]"'):
             call()
