@@ -1,6 +1,5 @@
 """What every test runs under: strict JAX, shapes checked at run time, and the persistent compilation cache."""
 
-import gc
 import os
 import pathlib
 
@@ -27,21 +26,6 @@ def optimization(request):
     jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("optimized") is None)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(autouse=True)
-def memory():
-    """Forget compiled programs when they have become many gigabytes: two thousand tests' worth would not fit."""
-    yield
-    if resident_bytes() > 3e9:
-        jax.clear_caches()
-        gc.collect()
-
-
-def resident_bytes():
-    """Of this process; zero where the system does not say."""
-    statm = pathlib.Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 
 @pytest.fixture
