@@ -11,8 +11,8 @@ class BanditRl2Long:
 
     Paper:    Duan et al., "RL²", 2016, arXiv:1611.02779, table 1.
     Command:  python -m experiments.train bandit_rl2_long --data.num-arms 5
-    Time:     about 15 minutes on 2 CPU cores.
-    Expected: a total reward of 78 with 5 arms and 82.5 with 10 (the paper: 78.7 and 83.5).
+    Time:     about half an hour on 2 CPU cores.
+    Expected: a total reward of 77.6 with 5 arms and 81.3 with 10 (the paper, with a GRU of 256: 78.7 and 83.5).
 
     Differs from the paper: PPO in place of TRPO, a GRU of 64 whose units begin with memories of 1 to 50 steps, and the
     critic is a head of the same network. Two things decide whether 100 pulls are learned from at all: those memories,
