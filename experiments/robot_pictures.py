@@ -14,7 +14,6 @@ import dataclasses
 import json
 import math
 import pathlib
-import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -25,15 +24,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import optax
 import tyro
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 
-import jmeta
-from jmeta import learners, models, policies, policy_gradients, rollouts
-from jmeta.collecting import collecting_trainer
-from jmeta.environments import Box, Environment
+from jmeta import policies
+from jmeta.environments import Environment
 from jmeta.environments.robots import (
     ANYWHERE,
     DAMAGED,
@@ -51,12 +47,12 @@ from jmeta.environments.robots.eel import eel_design
 from jmeta.environments.robots.physics import Motion, body, lever, places
 from jmeta.environments.robots.robot import Design
 from jmeta.policies import Policy
-from jmeta.types import PyTree, RandomKey, SequenceModel
+from jmeta.types import PyTree, RandomKey
 
 from .pictures import STYLE
+from .robot_policies import FORGETS, REMEMBERS, TASKS_PER_STEP, TOLD, UNTRAINED, policy_of, rewards_of, trained
 
-REMEMBERS, FORGETS, TOLD, RANDOM = "remembers (RL²)", "has no memory", "is told the task", "acts at random"
-COLORS = {TOLD: "#2a8f4f", REMEMBERS: "#1f5fa8", FORGETS: "#c8382e", RANDOM: "#8fa3b8"}
+COLORS = {TOLD: "#2a8f4f", REMEMBERS: "#1f5fa8", FORGETS: "#c8382e", UNTRAINED: "#8fa3b8"}
 NUM_STEPS = 50  # of a rollout
 
 
@@ -111,100 +107,7 @@ class Options:
     seed: int = 0
 
 
-# ---- policies, and how they are trained
-
-
-def forgetful(width: int, num_features: int) -> SequenceModel:
-    """A sequence model that sees the first few features of the present step only: the observation."""
-    network = models.mlp([width, width])
-
-    def init(key: RandomKey, x: jax.Array) -> PyTree:
-        return network.init(key, x[:, :num_features])
-
-    def unroll(params: PyTree, memory: PyTree, x: jax.Array) -> tuple[PyTree, jax.Array]:
-        if x.shape[0] == 0:
-            return memory, jnp.zeros((0, width), x.dtype)
-        return memory, jnp.tanh(network.apply(params, x[:, :num_features], None))
-
-    def step(params: PyTree, memory: PyTree, x: jax.Array) -> tuple[PyTree, jax.Array]:
-        memory, outputs = unroll(params, memory, x[None])
-        return memory, outputs[0]
-
-    return SequenceModel(init, lambda _: (), step, unroll)
-
-
-def telling(environment: Environment) -> Environment:
-    """The environment with the task's numbers in its observations."""
-    numbers = sum(leaf.size for leaf in environment.default_params)
-    (sensors,) = environment.observation_space(environment.default_params).shape
-
-    def told(observation: jax.Array, params: RobotParams) -> jax.Array:
-        return jnp.concatenate([observation, *[jnp.ravel(leaf) for leaf in params]])
-
-    def reset(key: RandomKey, params: RobotParams) -> tuple[jax.Array, PyTree]:
-        observation, state = environment.reset(key, params)
-        return told(observation, params), state
-
-    def step(key: RandomKey, state: PyTree, action: jax.Array, params: RobotParams) -> Any:
-        observation, *others = environment.step(key, state, action, params)
-        return told(observation, params), *others
-
-    space = Box(-math.inf, math.inf, (sensors + numbers,))
-    return environment._replace(reset=reset, step=step, observation_space=lambda _: space)
-
-
-def policy_of(kind: str, environment: Environment) -> tuple[Environment, Policy]:
-    """What a policy of some kind acts in, and the policy."""
-    there = telling(environment) if kind == TOLD else environment
-    (sensors,) = there.observation_space(there.default_params).shape
-    memory = models.gru(64) if kind == REMEMBERS else forgetful(64, sensors)
-    return there, policies.actor_critic(memory, there, initial_log_std=-0.5)
-
-
-def trained(there: Environment, policy: Policy, sample: Any, options: Options, reward_scale: float) -> PyTree:
-    """The parameters of a policy after PPO on the returns of whole episodes."""
-    run = rollouts.run_episode(there, policy, num_steps=NUM_STEPS * options.num_rollouts)
-    collect = policy_gradients.collect_episode(run, discount=0.98, gae_lambda=0.95, reward_scale=reward_scale)
-    on_collected = jmeta.episode(learners.rl2(policy), policy_gradients.ppo_loss())
-    mean_grad = jax.value_and_grad(jmeta.over_tasks(on_collected, "vmap"), has_aux=True)
-    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-3))
-    trainer = collecting_trainer(
-        jmeta.meta_trainer(mean_grad, optimizer),
-        collect,
-        num_epochs=4,
-        num_minibatches=2,
-        prepare=policy_gradients.with_normalized_advantages,
-    )
-
-    def one_step(state: Any, key: RandomKey) -> tuple[Any, None]:
-        key_tasks, key_update = jax.random.split(key)
-        env_params = jax.vmap(sample)(jax.random.split(key_tasks, 100))
-        state, _ = trainer.update(state, env_params, key_update)
-        return state, None
-
-    many = jax.jit(lambda state, key: jax.lax.scan(one_step, state, jax.random.split(key, 10)))
-    key_init, key_train = jax.random.split(jax.random.key(options.seed))
-    state = trainer.init(rollouts.init_policy(there, policy)(key_init))
-    many = many.lower(state, key_train).compile()
-    begin, count = time.perf_counter(), 0
-    while time.perf_counter() - begin < 60 * options.minutes:
-        state, _ = jax.block_until_ready(many(state, jax.random.fold_in(key_train, count)))
-        count += 1
-    print(f"  {10 * count} meta-steps of 100 episodes", flush=True)
-    return state.meta_params
-
-
 # ---- adaptation in numbers
-
-
-def rewards_of(there: Environment, policy: Policy, params: PyTree, sample: Any, options: Options) -> np.ndarray:
-    """`[tasks, steps]`, of episodes of the policy's most probable actions; of a policy of `None`, random actions."""
-    run = rollouts.run_episode(there, policy, num_steps=NUM_STEPS * options.num_rollouts, is_greedy=params is not None)
-    params = rollouts.init_policy(there, policy)(jax.random.key(0)) if params is None else params
-    keys = jax.random.split(jax.random.key(options.seed + 1000), 2)
-    env_params = jax.vmap(sample)(jax.random.split(keys[0], options.num_tasks))
-    episodes = jax.vmap(run, in_axes=(None, 0, 0))
-    return np.asarray(jax.jit(episodes)(params, env_params, jax.random.split(keys[1], options.num_tasks)).reward)
 
 
 def returns_by_rollout(rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -230,11 +133,13 @@ def adaptation_curves(path: pathlib.Path, panels: dict[str, dict[str, np.ndarray
             num_rollouts = rewards.shape[1] // NUM_STEPS
             axes[0, column].set(xlabel="rollout of the episode", xticks=np.arange(num_rollouts) + 1)
             axes[0, column].set_title(name, loc="left")
-            axes[1, column].set(xlabel="time in the episode, s", xlim=(0, num_rollouts * NUM_STEPS * dt))
+            axes[1, column].set(
+                xlabel="time in the episode, s (dotted: a new rollout)", xlim=(0, num_rollouts * NUM_STEPS * dt)
+            )
             for i in range(1, num_rollouts):
                 axes[1, column].axvline(i * NUM_STEPS * dt, color="#b0b0b0", linewidth=0.8, linestyle=":")
         axes[0, 0].set_ylabel(f"return of a rollout of {NUM_STEPS * dt:g} s")
-        axes[1, 0].set_ylabel("reward of a step; dotted: a new rollout")
+        axes[1, 0].set_ylabel("reward of a step")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.suptitle(f"{title}\nmeans over tasks, with 95 % bands", x=0.01, ha="left", fontsize=10)
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
@@ -303,8 +208,8 @@ def animate(path: pathlib.Path, film: Film, design: Design, params: RobotParams,
     """The first and the last rollout of an episode, side by side, as an animated GIF at true speed."""
     shown = {"rollout 1: the task is unknown": 0, f"rollout {num_rollouts}: after adapting": num_rollouts - 1}
     with plt.rc_context(STYLE | {"axes.grid": False}):
-        figure, axes = plt.subplots(1, 2, figsize=(9.0, 4.4))
-        figure.subplots_adjust(left=0.02, right=0.98, top=0.76, bottom=0.06, wspace=0.04)
+        figure, axes = plt.subplots(1, 2, figsize=(9.0, 3.9))
+        figure.subplots_adjust(left=0.02, right=0.98, top=0.77, bottom=0.06, wspace=0.04)
         figure.text(0.02, 0.97, described(design, params), ha="left", va="top", fontsize=9, linespacing=1.5)
         artists = []
         for axis, (title, number) in zip(axes, shown.items(), strict=True):
@@ -343,7 +248,7 @@ def _scene(axis: Axes, design: Design, params: RobotParams, part: Film) -> tuple
             axis.axhspan(-1.0, 0.0, color="#d9d2c5", linewidth=0)
         for mark in marks:
             axis.plot([mark] * 2, [-0.12, 0.0] if design.gravity > 0 else [-2, 2], color="#a89f8e", linewidth=0.8)
-            axis.text(mark, -0.14 if design.gravity > 0 else -0.78, f"{mark} m", ha="center", va="top", fontsize=7,
+            axis.text(mark, -0.14 if design.gravity > 0 else -0.58, f"{mark} m", ha="center", va="top", fontsize=7,
                       color="#807868", clip_on=True)  # fmt: skip
         is_right = goal > 0 if design.gravity > 0 else math.cos(goal) > 0
         arrow = {"arrowstyle": "-|>", "color": "#2a8f4f", "linewidth": 2.5}
@@ -364,11 +269,11 @@ def _scene(axis: Axes, design: Design, params: RobotParams, part: Film) -> tuple
 
 def _follow(axis: Axes, design: Design, centre: np.ndarray) -> None:
     if design.shape.is_anchored:
-        axis.set(xlim=(-1.5, 1.5), ylim=(-1.05, 1.3))
+        axis.set(xlim=(-1.9, 1.9), ylim=(-1.05, 1.15))
     elif design.gravity > 0:
-        axis.set(xlim=(centre[0] - 1.6, centre[0] + 1.6), ylim=(-0.4, 1.9))
+        axis.set(xlim=(centre[0] - 1.6, centre[0] + 1.6), ylim=(-0.35, 1.5))
     else:
-        axis.set(xlim=(centre[0] - 1.3, centre[0] + 1.3), ylim=(-0.85, 1.05))
+        axis.set(xlim=(centre[0] - 1.3, centre[0] + 1.3), ylim=(-0.65, 0.85))
 
 
 def _running(design: Design, part: Film, frame: int) -> str:
@@ -411,25 +316,33 @@ def interesting(sample: Any, key: RandomKey) -> RobotParams:
 
 def main(options: Options) -> None:
     """Train, judge, draw."""
-    world = WORLDS[options.robot]
+    world, num_steps = WORLDS[options.robot], NUM_STEPS * options.num_rollouts
     options.folder.mkdir(parents=True, exist_ok=True)
     environment, sample = world.make(world.trained, num_steps=NUM_STEPS)
     samples = {"ranges trained on": sample, f"outside: {world.outside}": world.make(world.held_out)[1]}
     panels: dict[str, dict[str, np.ndarray]] = {name: {} for name in samples}
     for kind in COLORS:
-        there, policy = policy_of(kind, environment)
-        params = None
-        if kind != RANDOM:
-            print(f"{options.robot}: a policy that {kind}", flush=True)
-            params = trained(there, policy, sample, options, world.reward_scale)
-        for name, each in samples.items():
-            panels[name][kind] = rewards_of(there, policy, params, each, options)
-        if kind == REMEMBERS:
-            task, num_steps = interesting(sample, jax.random.key(options.seed)), NUM_STEPS * options.num_rollouts
-            film = filmed(there, world.design, policy, params, task, num_steps)
-            animate(
-                options.folder / f"{options.robot}.gif", film, world.design, task, num_rollouts=options.num_rollouts
+        (there, policy), params = policy_of(kind, environment), None
+        if kind != UNTRAINED:
+            params, count = trained(
+                there,
+                policy,
+                sample,
+                num_steps=num_steps,
+                minutes=options.minutes,
+                reward_scale=world.reward_scale,
+                seed=options.seed,
             )
+            print(f"{options.robot}, a policy that {kind}: {count} meta-steps of {TASKS_PER_STEP} episodes", flush=True)
+        for name, each in samples.items():
+            panels[name][kind] = rewards_of(
+                there, policy, params, each, num_steps=num_steps, num_tasks=options.num_tasks, seed=options.seed + 1000
+            )
+        if kind == REMEMBERS:
+            task = interesting(sample, jax.random.key(options.seed))
+            film = filmed(there, world.design, policy, params, task, num_steps)
+            path = options.folder / f"{options.robot}.gif"
+            animate(path, film, world.design, task, num_rollouts=options.num_rollouts)
     title = f"{options.robot}: policies trained for {options.minutes:g} minutes each"
     adaptation_curves(options.folder / f"{options.robot}.png", panels, dt=world.design.dt, title=title)
     numbers = {

@@ -242,6 +242,7 @@ def test_negative_weights_are_refused(weights):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_promp_learns_to_adapt_on_point_navigation(key):
     """From about −38, standing still, to a policy that one gradient step improves."""
     environment, sample = environments.point_navigation(num_steps=20)
