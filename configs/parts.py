@@ -1,7 +1,7 @@
 """The pieces that recipes are composed of: plain typed values, in four groups.
 
-    data        which tasks to meta-train on             Sinusoid, Blobs, Images, Folder, Bandit, ...
-    model       which network                            Mlp, Conv4, Resnet12, Recurrent
+    data        which tasks to meta-train on             Sinusoid, Blobs, Images, Folder, Bandit, Robot, ...
+    model       which network                            Mlp, Conv4, Resnet12, Recurrent, Transformer, Snail
     method      how to learn from a task                 Maml, Reptile, Protonet, Rl2, ...
     training    how long, how fast, what to watch        Training
     testing     which tasks to choose and judge by       Testing
@@ -99,9 +99,24 @@ class Navigation:
     """Minus the squared distance to a goal in a square, or a reward only near a goal on a half circle."""
     num_rollouts: int = 3
     """Of an episode; a method that adapts by gradient steps has numbers of its own."""
+    horizon: int | None = None
+    """Steps of a rollout; 100 with dense rewards and 20 with sparse ones, if not given."""
+    ends_at_goal: bool = True
+    """Whether a rollout with dense rewards ends at the goal. In an episode of several, that pays who stops short."""
 
 
-Environments = Bandit | TabularMdp | Navigation
+@dataclass(frozen=True)
+class Robot:
+    """A robot in the plane that is told neither its goal nor what its body is like."""
+
+    name: Literal["crawler", "arm", "eel"] = "crawler"
+    num_rollouts: int = 3
+    """Of an episode; a method that adapts by gradient steps has numbers of its own."""
+    tested_on: Literal["other bodies", "bodies alike"] = "other bodies"
+    """Whether bodies of meta_test are outside the ranges of training (see `experiments.robots`), or drawn from them."""
+
+
+Environments = Bandit | TabularMdp | Navigation | Robot
 """Whose parameters are the task, for methods that act."""
 Data = Sinusoid | Blobs | Images | Folder | Environments
 
@@ -155,7 +170,27 @@ class Recurrent:
     """Steps that the longest-lived part of a new memory lasts; a few if not given."""
 
 
-Memory = Recurrent
+@dataclass(frozen=True)
+class Transformer:
+    """A causal transformer over all steps of an episode, for policies that remember."""
+
+    width: int = 32
+    num_layers: int = 2
+    num_heads: int = 4
+
+
+@dataclass(frozen=True)
+class Snail:
+    """Temporal convolutions and attention in turn (SNAIL), for policies that remember."""
+
+    width: int = 32
+    num_blocks: int = 2
+    num_filters: int = 16
+    key_width: int = 16
+    value_width: int = 16
+
+
+Memory = Recurrent | Transformer | Snail
 """Networks with memory."""
 Network = Mlp | Conv4 | Resnet12 | Memory
 
@@ -333,12 +368,33 @@ class Rl2:
     """Of PPO."""
     value_weight: float = 0.5
     entropy_weight: float = 0.01
+    entropy_schedule: Literal["constant", "linear"] = "constant"
+    """Whether that weight stays, or goes linearly to zero."""
     num_epochs: int = 2
     """Times that what was collected is gone through."""
     num_minibatches: int = 2
     """Updates in each; a matter of whole episodes."""
+    initial_log_std: float = 0.0
+    """Of continuous actions."""
     is_greedy: bool = True
     """Whether the most probable action is taken when the policy is judged."""
+
+
+@dataclass(frozen=True)
+class Varibad:
+    """VariBAD: a policy of the observation and of a belief about the task, which the run's network infers."""
+
+    acting: Rl2 = Rl2()
+    """How it acts and learns to."""
+    num_latents: int = 5
+    """Numbers of the task's embedding."""
+    kl_weight: float = 0.1
+    num_elbo_terms: int | None = None
+    """Steps of an episode whose beliefs are decoded in an update, drawn at random; all if not given."""
+    decoder: tuple[int, ...] = (64, 32)
+    """Hidden widths of what predicts rewards from the embedding."""
+    trunk: tuple[int, ...] = (64, 64)
+    """Widths of the policy's network."""
 
 
 @dataclass(frozen=True)
@@ -373,7 +429,7 @@ class MamlRl:
     """Of E-MAML's term; 1 makes the meta-gradient that of the expected return."""
 
 
-Acting = Rl2 | MamlRl
+Acting = Rl2 | Varibad | MamlRl
 """Methods that act in environments."""
 Descending = Maml | Anil | Boil | Cavia | MetaSgd | MamlPlusPlus | ProtoMaml | Imaml
 """Methods that adapt by gradient steps from a meta-learned start."""

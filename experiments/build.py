@@ -11,7 +11,7 @@ from configs import parts
 from jmeta import Learner, losses, training
 from jmeta.types import EpisodeFn, GradFn, LossFn, MetaTrainer, PyTree, RandomKey
 
-from . import acting, sources
+from . import acting, acting_by_gradient, acting_by_memory, sources, worlds
 from .methods import build_method
 from .networks import Network
 from .sources import Source
@@ -96,10 +96,19 @@ def metric_of(recipe: parts.Recipe) -> Metric:
 
 
 def _build_acting(recipe: parts.Recipe, data: parts.Environments) -> Experiment:
-    there = acting.world(data)
-    built = acting.build_acting(recipe, there, _optimizer(recipe.training, acting.updates_per_step(recipe.method)))
+    there = worlds.world(data)
+    optimizer = _optimizer(recipe.training, acting.updates_per_step(recipe.method))
+    match recipe.method:
+        case parts.Rl2() as method:
+            built = acting_by_memory.rl2(recipe, method, there, optimizer)
+        case parts.Varibad() as method:
+            built = acting_by_memory.inferring(recipe, method, there, optimizer)
+        case parts.MamlRl() as method:
+            built = acting_by_gradient.maml_rl(recipe, method, there, optimizer)
+        case method:
+            raise ValueError(f"{type(method).__name__} does not act in environments; choose Rl2, Varibad or MamlRl")
     return Experiment(
-        source=acting.source_of(there, recipe.testing, recipe.training),
+        source=worlds.source_of(there, recipe.testing, recipe.training),
         init=jax.jit(built.init),
         grad_fn=jax.value_and_grad(built.episode_fn, has_aux=True),
         trainer=built.trainer,

@@ -61,7 +61,7 @@ def build_method(
             return _fine_tune(method, network, source)
         case parts.Reptile():
             return _reptile(method, network, loss_fn, source)
-        case parts.Rl2() | parts.MamlRl():
+        case parts.Rl2() | parts.Varibad() | parts.MamlRl():
             raise ValueError(
                 f"{type(method).__name__} acts in environments, and these data are examples; choose others"
             )

@@ -1,21 +1,8 @@
-"""Robots that adapt, to be looked at: a film of one before and after it found out its task, and adaptation in numbers.
+"""Pictures of robots that adapt: curves of return against rollouts, and a film of an episode."""
 
-Three policies are trained by PPO for equal times on a robot's tasks: one that remembers its episode (RL²), one that
-sees only the present observation, and one that is told the task. All are judged on tasks of the ranges that they were
-trained on and on tasks outside of these:
-
-  python -m experiments.robot_pictures --robot crawler --minutes 5 --folder runs/robots
-
-leaves `crawler.png`, return against rollouts; `crawler.gif`, the first and the last rollout of one episode of the
-policy that remembers, side by side; and `crawler.json`, the numbers.
-"""
-
-import dataclasses
-import json
 import math
 import pathlib
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,146 +11,61 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import tyro
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 
 from jmeta import policies
 from jmeta.environments import Environment
-from jmeta.environments.robots import (
-    ANYWHERE,
-    DAMAGED,
-    DAMAGED_OTHERWISE,
-    RIGHT_OR_LEFT,
-    Ranges,
-    RobotParams,
-    arm,
-    crawler,
-    eel,
-)
-from jmeta.environments.robots.arm import GOAL_DISTANCE, arm_design
-from jmeta.environments.robots.crawler import crawler_design
-from jmeta.environments.robots.eel import eel_design
+from jmeta.environments.robots import RobotParams
+from jmeta.environments.robots.arm import GOAL_DISTANCE
 from jmeta.environments.robots.physics import Motion, body, lever, places
 from jmeta.environments.robots.robot import Design
 from jmeta.policies import Policy
 from jmeta.types import PyTree, RandomKey
 
 from .pictures import STYLE
-from .robot_policies import FORGETS, REMEMBERS, TASKS_PER_STEP, TOLD, UNTRAINED, policy_of, rewards_of, trained
+from .robots import NUM_STEPS
 
-COLORS = {TOLD: "#2a8f4f", REMEMBERS: "#1f5fa8", FORGETS: "#c8382e", UNTRAINED: "#8fa3b8"}
-NUM_STEPS = 50  # of a rollout
-
-
-class World(NamedTuple):
-    """A robot, the ranges it is trained on, and ranges outside of these."""
-
-    make: Callable[..., tuple[Environment, Any]]
-    design: Design
-    trained: Ranges
-    held_out: Ranges
-    outside: str
-    reward_scale: float
+COLORS = ("#1f5fa8", "#2a8f4f", "#c8382e", "#8fa3b8", "#c8a13a")
 
 
-_BODIES = {"mass": (0.7, 1.4), "motor_strength": (0.8, 1.2)}
-WORLDS = {
-    "crawler": World(
-        crawler, crawler_design(), DAMAGED, DAMAGED_OTHERWISE, "heavier, more slippery, a front motor dead", 0.2
-    ),
-    "arm": World(
-        arm,
-        arm_design(),
-        ANYWHERE._replace(**_BODIES),
-        ANYWHERE._replace(mass=(1.4, 1.7), motor_strength=(0.8, 1.2)),
-        "heavier",
-        0.2,
-    ),
-    "eel": World(
-        eel,
-        eel_design(),
-        RIGHT_OR_LEFT._replace(**_BODIES, friction=(0.6, 1.4), dead_motor=(-1, 0, 1)),
-        RIGHT_OR_LEFT._replace(mass=(1.4, 2.0), friction=(1.4, 2.0), motor_strength=(0.8, 1.2), dead_motor=(2, 3)),
-        "heavier, thicker water, a hind motor dead",
-        1.0,
-    ),
-}
+class Curve(NamedTuple):
+    """Return against rollouts in a new body.
+
+    Attributes:
+      rollouts: seen before, `[points]`.
+      mean, half_width: of the return of a rollout after so many, with 95 % intervals.
+    """
+
+    rollouts: list[int]
+    mean: list[float]
+    half_width: list[float]
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Train policies of a robot, and draw how they adapt."""
-
-    robot: Literal["crawler", "arm", "eel"] = "crawler"
-    minutes: float = 5.0
-    """Of training, for each of the three policies, compiling left out."""
-    folder: pathlib.Path = pathlib.Path("runs", "robots")
-    """Where pictures are left."""
-    num_rollouts: int = 3
-    """Rollouts of an episode."""
-    num_tasks: int = 400
-    """Tasks to judge on."""
-    seed: int = 0
-
-
-# ---- adaptation in numbers
-
-
-def returns_by_rollout(rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over tasks, and half of 95 % intervals: `[rollouts]` each."""
-    returns = rewards.reshape(rewards.shape[0], -1, NUM_STEPS).sum(-1)
-    return returns.mean(0), 1.96 * returns.std(0, ddof=1) / math.sqrt(len(returns))
-
-
-def adaptation_curves(path: pathlib.Path, panels: dict[str, dict[str, np.ndarray]], *, dt: float, title: str) -> None:
-    """Return against rollouts above, reward against time below; a column for each range of tasks.
+def adaptation_curves(path: pathlib.Path, curves: dict[str, Curve], *, title: str) -> None:
+    """All of them in one panel, on a logarithmic scale of rollouts that begins with none.
 
     Args:
       path: of the PNG file.
-      panels: by the name of the range and then of the policy, rewards of `[tasks, steps]`.
-      dt: length of a step, in s.
+      curves: by what adapts.
       title: of the figure.
     """
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, len(panels), figsize=(4.8 * len(panels), 6.0), sharey="row", squeeze=False)
-        for column, (name, by_policy) in enumerate(panels.items()):
-            for policy, rewards in by_policy.items():
-                _curves_of(axes[:, column], policy, rewards, dt)
-            num_rollouts = rewards.shape[1] // NUM_STEPS
-            axes[0, column].set(xlabel="rollout of the episode", xticks=np.arange(num_rollouts) + 1)
-            axes[0, column].set_title(name, loc="left")
-            axes[1, column].set(
-                xlabel="time in the episode, s (dotted: a new rollout)", xlim=(0, num_rollouts * NUM_STEPS * dt)
-            )
-            for i in range(1, num_rollouts):
-                axes[1, column].axvline(i * NUM_STEPS * dt, color="#b0b0b0", linewidth=0.8, linestyle=":")
-        axes[0, 0].set_ylabel(f"return of a rollout of {NUM_STEPS * dt:g} s")
-        axes[1, 0].set_ylabel("reward of a step")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure, axis = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+        for color, (name, curve) in zip(COLORS, curves.items(), strict=False):
+            low, high = (np.asarray(curve.mean) + side * np.asarray(curve.half_width) for side in (-1, 1))
+            axis.plot(curve.rollouts, curve.mean, color=color, marker="o", markersize=4, label=name)
+            axis.fill_between(curve.rollouts, low, high, color=color, alpha=0.2, linewidth=0)
+        axis.set_xscale("symlog", linthresh=1)
+        most = max(max(curve.rollouts) for curve in curves.values())
+        ticks = [0, 1, *(n * 10**power for power in range(5) for n in (2, 5, 10) if n * 10**power <= most)]
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.set_xlim(-0.15, 1.2 * most)
+        axis.set(xlabel="rollouts in the new body before this one", ylabel=f"return of a rollout of {NUM_STEPS} steps")
+        axis.legend(loc="best")
         figure.suptitle(f"{title}\nmeans over tasks, with 95 % bands", x=0.01, ha="left", fontsize=10)
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-        figure.tight_layout(rect=(0, 0.05, 1, 1))
-        figure.savefig(path, dpi=150, facecolor="white")
+        figure.savefig(path, dpi=130, facecolor="white")
         plt.close(figure)
-
-
-def _curves_of(axes: Any, policy: str, rewards: np.ndarray, dt: float) -> None:
-    means, half_widths = returns_by_rollout(rewards)
-    numbers = np.arange(len(means)) + 1
-    axes[0].errorbar(
-        numbers, means, half_widths, color=COLORS[policy], marker="o", markersize=4, capsize=3, label=policy
-    )
-    axes[0].fill_between(
-        numbers, means - half_widths, means + half_widths, color=COLORS[policy], alpha=0.2, linewidth=0
-    )
-    times, mean = (np.arange(rewards.shape[1]) + 0.5) * dt, rewards.mean(0)
-    half_width = 1.96 * rewards.std(0, ddof=1) / math.sqrt(len(rewards))
-    axes[1].plot(times, mean, color=COLORS[policy], linewidth=1.2)
-    axes[1].fill_between(times, mean - half_width, mean + half_width, color=COLORS[policy], alpha=0.2, linewidth=0)
-
-
-# ---- a film of one episode
 
 
 class Film(NamedTuple):
@@ -312,49 +214,3 @@ def interesting(sample: Any, key: RandomKey) -> RobotParams:
         if shows_damage and is_behind and math.sin(float(params.goal)) > -0.9:
             return params
     return sample(key)
-
-
-def main(options: Options) -> None:
-    """Train, judge, draw."""
-    world, num_steps = WORLDS[options.robot], NUM_STEPS * options.num_rollouts
-    options.folder.mkdir(parents=True, exist_ok=True)
-    environment, sample = world.make(world.trained, num_steps=NUM_STEPS)
-    samples = {"ranges trained on": sample, f"outside: {world.outside}": world.make(world.held_out)[1]}
-    panels: dict[str, dict[str, np.ndarray]] = {name: {} for name in samples}
-    for kind in COLORS:
-        (there, policy), params = policy_of(kind, environment), None
-        if kind != UNTRAINED:
-            params, count = trained(
-                there,
-                policy,
-                sample,
-                num_steps=num_steps,
-                minutes=options.minutes,
-                reward_scale=world.reward_scale,
-                seed=options.seed,
-            )
-            print(f"{options.robot}, a policy that {kind}: {count} meta-steps of {TASKS_PER_STEP} episodes", flush=True)
-        for name, each in samples.items():
-            panels[name][kind] = rewards_of(
-                there, policy, params, each, num_steps=num_steps, num_tasks=options.num_tasks, seed=options.seed + 1000
-            )
-        if kind == REMEMBERS:
-            task = interesting(sample, jax.random.key(options.seed))
-            film = filmed(there, world.design, policy, params, task, num_steps)
-            path = options.folder / f"{options.robot}.gif"
-            animate(path, film, world.design, task, num_rollouts=options.num_rollouts)
-    title = f"{options.robot}: policies trained for {options.minutes:g} minutes each"
-    adaptation_curves(options.folder / f"{options.robot}.png", panels, dt=world.design.dt, title=title)
-    numbers = {
-        name: {kind: [each.tolist() for each in returns_by_rollout(rewards)] for kind, rewards in by_policy.items()}
-        for name, by_policy in panels.items()
-    }
-    (options.folder / f"{options.robot}.json").write_text(json.dumps(numbers, indent=1))
-    for name, by_policy in numbers.items():
-        for kind, (means, half_widths) in by_policy.items():
-            row = "  ".join(f"{mean:7.2f} ± {half:.2f}" for mean, half in zip(means, half_widths, strict=True))
-            print(f"{name:50s} {kind:18s} {row}")
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Options))

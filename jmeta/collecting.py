@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from .episodes import count_tasks
 from .policy_gradients import Collect
-from .training import MetaState
+from .training import MetaState, with_progress
 from .types import Aux, MetaTrainer, PyTree, RandomKey, Task
 
 
@@ -23,6 +23,7 @@ def collecting_trainer(
     num_epochs: int = 1,
     num_minibatches: int = 1,
     prepare: Callable[[Task], Task] = lambda tasks: tasks,
+    num_total_steps: int | None = None,
 ) -> MetaTrainer:
     """A trainer whose tasks are collected at every meta-step, by its own parameters, and used several times.
 
@@ -34,6 +35,8 @@ def collecting_trainer(
         remembers at a step is what it remembered then, up to its own change.
       prepare: of all collected tasks together, before they are shared out, such as
         `policy_gradients.with_normalized_advantages`.
+      num_total_steps: meta-steps of the whole run; when given, collected tasks carry the share of them that is done as
+        their `progress`.
 
     Returns:
       A trainer whose `update(state, env_params, key)` takes stacked parameters of environments. Its `aux` is the mean
@@ -68,6 +71,7 @@ def collecting_trainer(
         key_collect, key_epochs = jax.random.split(key)
         keys = jax.random.split(key_collect, num_tasks)
         tasks = prepare(jax.vmap(collect, in_axes=(None, 0, 0))(state.meta_params, env_params, keys))
+        tasks = with_progress(tasks, state.step, num_total_steps)
 
         def one_epoch(inner: MetaState, key: RandomKey) -> tuple[MetaState, Aux]:
             key_order, key_updates = jax.random.split(key)

@@ -143,7 +143,7 @@ def sampled_steps(
     def run(state: MetaState, sample_tasks: SampleTasks, key: RandomKey) -> tuple[MetaState, Aux]:
         def one_step(state: MetaState, _: None) -> tuple[MetaState, Aux]:
             key_tasks, key_update = step_keys(key, state.step)
-            tasks = _with_progress(sample_tasks(key_tasks), state.step, num_total_steps)
+            tasks = with_progress(sample_tasks(key_tasks), state.step, num_total_steps)
             return trainer.update(state, tasks, key_update)
 
         return jax.lax.scan(one_step, state, None, length=num_steps)
@@ -177,14 +177,19 @@ def fed_steps(
     def run(state: MetaState, tasks: PyTree, key: RandomKey) -> tuple[MetaState, Aux]:
         def one_step(state: MetaState, tasks: PyTree) -> tuple[MetaState, Aux]:
             _, key_update = step_keys(key, state.step)
-            return trainer.update(state, _with_progress(tasks, state.step, num_total_steps), key_update)
+            return trainer.update(state, with_progress(tasks, state.step, num_total_steps), key_update)
 
         return jax.lax.scan(one_step, state, tasks)
 
     return jax.jit(run, donate_argnums=0)
 
 
-def _with_progress(tasks: PyTree, step: Int[Array, ""], num_total_steps: int | None) -> PyTree:
+def with_progress(tasks: PyTree, step: Int[Array, ""], num_total_steps: int | None) -> PyTree:
+    """Stacked tasks with the share of training done as their `progress`; unchanged if there is no number of steps.
+
+    Raises:
+      ValueError: if they are not of a `jmeta.Task`.
+    """
     if num_total_steps is None:
         return tasks
     if not isinstance(tasks, Task):

@@ -46,6 +46,18 @@ def test_a_collection_is_one_meta_step_of_several_updates(parts, key):
     assert int(state.num_skipped) == int(aux["is_skipped"]) == 0
 
 
+def test_collected_tasks_know_how_far_the_run_is(parts, key):
+    """All updates of a meta-step have its progress, though an update counts steps of its own."""
+    _, collect, params, env_params = parts
+    mean = lambda meta_params, tasks, key: ((tasks.progress.mean(), {}), jax.tree.map(jnp.zeros_like, meta_params))
+    trainer = jmeta.meta_trainer(mean, optax.sgd(1.0))
+    carrying = collecting_trainer(trainer, collect, num_epochs=2, num_minibatches=3, num_total_steps=4)
+    state = trainer.init(params)
+    for step in range(3):
+        state, aux = carrying.update(state, env_params, key)
+        assert float(aux["loss"]) == step / 4
+
+
 def test_every_task_is_in_one_minibatch_of_an_epoch(key):
     """The updates of an epoch of SGD at a rate of 1 on the tasks' own numbers add up to the sum over all of them."""
     collect = lambda meta_params, number, key: Task(Batch((), ()), Batch((), number))

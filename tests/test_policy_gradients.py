@@ -238,6 +238,31 @@ def test_weights_weigh(float64, key, make):
     np.testing.assert_allclose(loss(), loss(value_weight=0.5, entropy_weight=0.0), rtol=1e-12)
 
 
+@pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])
+def test_a_fading_entropy_is_a_weight_that_shrinks(float64, key, progress):
+    decisions, batch = decisions_and_batch(key)
+
+    def gradient_of(loss_fn, wrap):
+        episode_fn = wrap(lambda logits, task, key: loss_fn(Decision(Categorical(logits), decisions.value), task.query))
+        task = Task(batch, batch, progress=jnp.array(progress))
+        return jax.value_and_grad(episode_fn, has_aux=True)(decisions.distribution.logits, task, key)
+
+    faded = gradient_of(
+        policy_gradients.ppo_loss(), lambda episode_fn: policy_gradients.with_fading_entropy(episode_fn, 0.2)
+    )
+    constant = gradient_of(
+        policy_gradients.ppo_loss(entropy_weight=0.2 * (1 - progress)), lambda episode_fn: episode_fn
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), faded, constant)
+
+
+def test_a_fading_entropy_needs_progress(key):
+    _, batch = decisions_and_batch(key)
+    episode_fn = policy_gradients.with_fading_entropy(lambda params, task, key: (params, {"entropy": params}), 0.1)
+    with pytest.raises(ValueError, match="pass num_total_steps to collecting_trainer"):
+        episode_fn(jnp.zeros(()), Task(batch, batch), key)
+
+
 def test_mistakes_are_refused():
     for name in ("discount", "gae_lambda"):
         numbers = {"discount": 0.9, "gae_lambda": 0.5, name: 1.5}

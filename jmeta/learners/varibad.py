@@ -12,7 +12,6 @@ the same episodes, those just collected, by one optimizer, where the authors kee
 and a learning rate of its own; and the belief at a rollout's first step has seen its observation.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..losses import checked_loss, masked_mean
-from ..policies import Normal, Policy, actor_critic, as_vector, features
+from ..policies import Normal, Policy, actor_critic, as_vector, features, num_features
 from ..tasks.class_arrays import check_positive
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, SequenceModel, Task
 from .rl2 import rl2
@@ -185,7 +184,7 @@ def varibad_policy(inference: TaskInference, trunk: Model, environment: Any, *, 
       (10,)
     """
     space = environment.observation_space(environment.default_params)
-    num_observed = int(space.n) if hasattr(space, "n") else math.prod(space.shape)
+    num_observed = num_features(space)
 
     def init(key: RandomKey, x: Float[Array, "steps features"]) -> PyTree:
         key_inference, key_trunk = jax.random.split(key)

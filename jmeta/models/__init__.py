@@ -7,6 +7,7 @@ policies in `norms`; statistics are ordinary leaves of the parameters, never hid
 from .causal_transformer import causal_transformer as causal_transformer
 from .chain import chain as chain
 from .conv4 import conv4 as conv4
+from .forgetful import forgetful as forgetful
 from .from_equinox import from_equinox as from_equinox
 from .from_haiku import from_haiku as from_haiku
 from .from_linen import from_linen as from_linen
@@ -32,6 +33,7 @@ __all__ = [
     "lstm",
     "causal_transformer",
     "snail",
+    "forgetful",
     "chain",
     "from_linen",
     "from_nnx",

@@ -11,3 +11,4 @@ from .policy import StepInput as StepInput
 from .policy import as_vector as as_vector
 from .policy import features as features
 from .policy import first_input as first_input
+from .policy import num_features as num_features

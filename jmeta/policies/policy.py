@@ -107,3 +107,14 @@ def as_vector(value: Array, space: Any) -> Float[Array, "*steps features"]:
         return jax.nn.one_hot(value, int(space.n), dtype=jnp.float32)
     batch = value.shape[: value.ndim - len(space.shape)]
     return value.reshape(*batch, math.prod(space.shape)).astype(jnp.float32)
+
+
+def num_features(space: Any) -> int:
+    """How many numbers `as_vector` makes of an element of a space.
+
+    Example:
+      >>> from jmeta.environments import Box, Discrete
+      >>> num_features(Box(0.0, 1.0, (2, 3))), num_features(Discrete(5))
+      (6, 5)
+    """
+    return int(space.n) if hasattr(space, "n") else math.prod(space.shape)

@@ -15,6 +15,7 @@ from .collecting import judged as judged
 from .collecting import with_normalized_advantages as with_normalized_advantages
 from .losses import a2c_loss as a2c_loss
 from .losses import ppo_loss as ppo_loss
+from .losses import with_fading_entropy as with_fading_entropy
 from .separate_rollouts import RollOut as RollOut
 from .separate_rollouts import roll_out as roll_out
 from .surrogates import dice as dice

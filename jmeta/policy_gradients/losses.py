@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from ..losses import masked_mean
 from ..policies import Decision
-from ..types import Aux, Batch, LossFn
+from ..types import Aux, Batch, EpisodeFn, LossFn, PyTree, RandomKey, Task
 from .collecting import Acted
 
 
@@ -84,6 +84,38 @@ def ppo_loss(*, clip: float = 0.2, value_weight: float = 0.5, entropy_weight: fl
         return _with_value_and_entropy(actor, decisions, batch, value_weight, entropy_weight)
 
     return loss_fn
+
+
+def with_fading_entropy(episode_fn: EpisodeFn, weight: float) -> EpisodeFn:
+    """An episode whose loss rewards entropy less and less: w (1 − progress) in the place of a constant weight.
+
+    Actions that are drawn at random teach a policy with memory about actions that it would not take. What it learns at
+    the end of training, when it hardly explores beyond what pays in the episode itself, is how to act greedily.
+
+    Args:
+      episode_fn: `(meta_params, task, key) -> (loss, aux)`, with the `entropy` in `aux`, such as an episode with
+        `ppo_loss()`; its tasks have a `progress`, which `collecting_trainer(num_total_steps=...)` gives them.
+      weight: w, at the start.
+
+    Raises:
+      ValueError: at trace time, if the tasks have no `progress`.
+
+    Example:
+      >>> import jax.numpy as jnp, jmeta
+      >>> episode_fn = lambda params, task, key: (jnp.array(0.0), {"entropy": jnp.array(2.0)})
+      >>> task = jmeta.Task(None, None, progress=jnp.array(0.75))
+      >>> loss, _ = with_fading_entropy(episode_fn, 0.1)(None, task, None)
+      >>> round(float(loss), 4)
+      -0.05
+    """
+
+    def fading(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Array, Aux]:
+        if task.progress is None:
+            raise ValueError("a fading entropy needs task.progress; pass num_total_steps to collecting_trainer")
+        loss, aux = episode_fn(meta_params, task, key)
+        return loss - weight * (1 - task.progress) * aux["entropy"], aux
+
+    return fading
 
 
 def _with_value_and_entropy(

@@ -4,13 +4,16 @@ import dataclasses
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import parts
-from experiments import evaluate, loop, planning, recipes, train
+from experiments import evaluate, loop, planning, recipes, train, worlds
 from experiments.build import build
 from experiments.diagnosis import examine_step
+from jmeta import Batch
+from jmeta.policies import StepInput
 
 BANDIT = parts.Bandit(num_arms=2, num_pulls=4)
 NAVIGATION = parts.Navigation("dense")
@@ -22,6 +25,11 @@ SETTINGS = {
     "rl2 with an lstm": (BANDIT, parts.Recurrent("lstm", 4, max_span=4), parts.Rl2()),
     "rl2 on gaussian bandits": (parts.Bandit(2, 4, "gaussian"), GRU, parts.Rl2(is_greedy=False)),
     "rl2 on mdps": (parts.TabularMdp(2, 3, 2, 4), GRU, parts.Rl2()),
+    "rl2 with a transformer": (BANDIT, parts.Transformer(width=8, num_layers=1, num_heads=2), parts.Rl2()),
+    "rl2 with snail": (BANDIT, parts.Snail(8, 1, 4, 4, 4), parts.Rl2(entropy_schedule="linear")),
+    "rl2 on robots": (parts.Robot("arm", num_rollouts=1), GRU, parts.Rl2()),
+    "no adaptation": (parts.Robot("crawler", 1, tested_on="bodies alike"), MLP, parts.Rl2()),
+    "varibad": (BANDIT, GRU, parts.Varibad(num_latents=2, decoder=(4,), trunk=(4,), num_elbo_terms=2)),
     "rl2 on navigation": (parts.Navigation("sparse", 2), GRU, parts.Rl2()),
     "maml with trpo": (NAVIGATION, MLP, parts.MamlRl(**SHORT_ROLLOUTS, later_inner_lr=0.05)),
     "promp": (
@@ -41,7 +49,7 @@ def small(name):
         num_steps=4, tasks_per_step=2, steps_per_dispatch=2, evaluate_every=2, num_valid_tasks=4, lr=1e-2
     )
     testing = parts.Testing(num_tasks=4, tasks_at_once=2)
-    like = recipes.load("bandit_rl2" if isinstance(method, parts.Rl2) else "navigation_maml")
+    like = recipes.load("navigation_maml" if isinstance(method, parts.MamlRl) else "bandit_rl2")
     return dataclasses.replace(like, data=data, model=model, method=method, training=training, testing=testing)
 
 
@@ -62,7 +70,7 @@ def test_every_method_trains_and_is_judged(name, tmp_path):
 
 
 @pytest.mark.optimized
-@pytest.mark.parametrize("name", ["rl2 with ppo", "maml with trpo", "promp"])
+@pytest.mark.parametrize("name", ["rl2 with ppo", "rl2 with snail", "varibad", "maml with trpo", "promp"])
 def test_a_run_that_stopped_goes_on_to_the_same_bits(name, tmp_path):
     recipe = small(name)
     whole = train.train_one("tiny", recipe, tmp_path / "whole")
@@ -79,6 +87,34 @@ def test_rollouts_are_judged_one_by_one():
     result = evaluate.evaluated(experiment, params, tasks_at_once=2).evaluation.inductive
     total = result["return_of_rollout_1"].values + result["return_of_rollout_2"].values
     np.testing.assert_allclose(total, result["return"].values, rtol=1e-5)
+
+
+def test_robots_are_tested_on_bodies_that_training_does_not_have():
+    there = worlds.world(parts.Robot("crawler"))
+    drawn = jax.vmap(there.sample)(jax.random.split(jax.random.key(0), 200))
+    tested = jax.vmap(there.sample_test)(jax.random.split(jax.random.key(1), 200))
+    assert float(drawn.mass.max()) <= float(tested.mass.min())
+    assert float(tested.friction.max()) <= float(drawn.friction.min())
+    dead = lambda params: set(np.unique(np.argwhere(np.asarray(params.motor_strength) == 0)[:, 1]).tolist())
+    assert dead(drawn).isdisjoint(dead(tested))
+    alike = worlds.world(parts.Robot("crawler", tested_on="bodies alike"))
+    assert alike.sample_test == alike.sample
+
+
+def test_a_policy_that_does_not_adapt_sees_the_present_observation_alone():
+    experiment = build(small("no adaptation"))
+    params = experiment.init(jax.random.key(0))
+    key_observation, key_action, key_reward = jax.random.split(jax.random.key(1), 3)
+    observation = jax.random.normal(key_observation, (3, 14))
+    nothing = StepInput(observation, jnp.zeros((3, 4)), jnp.zeros(3), jnp.zeros(3, bool))
+    action, reward = jax.random.normal(key_action, (3, 4)), jax.random.normal(key_reward, (3,))
+    something = StepInput(observation, action, reward, jnp.ones(3, bool))
+    adapted = experiment.learner.adapt(params, Batch(something, None), jax.random.key(2))
+    assert adapted == ()
+    before, after = (experiment.learner.predict(params, (), inputs, None) for inputs in (nothing, something))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    other = experiment.learner.predict(params, (), nothing._replace(observation=-observation), None)
+    assert float(jnp.abs(other.distribution.mean - before.distribution.mean).max()) > 0
 
 
 def test_a_curve_of_inner_steps_is_of_returns():
@@ -99,7 +135,8 @@ def test_a_step_is_looked_at_task_by_task():
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"model": MLP}, "a policy that remembers needs a network with memory"),
+        ({"model": parts.Conv4()}, "a policy is a network with memory, such as Recurrent, or an Mlp"),
+        ({"model": MLP, "method": parts.Varibad()}, "VariBAD's network reads experience"),
         ({"method": parts.MamlRl()}, "has no memory: its network is an Mlp"),
         ({"method": parts.Protonet()}, "Protonet does not act in environments"),
         ({"data": parts.Blobs()}, "Rl2 acts in environments"),

@@ -38,6 +38,8 @@ SMALL = {
     parts.Conv4: parts.Conv4(num_filters=4, pooling="strided"),
     parts.Resnet12: parts.Resnet12(widths=(4, 4), dropout_rate=0.1, drop_size=2),
     parts.Recurrent: parts.Recurrent(width=4),
+    parts.Transformer: parts.Transformer(width=8, num_layers=1, num_heads=2),
+    parts.Snail: parts.Snail(8, 1, 4, 4, 4),
 }
 
 

@@ -1,0 +1,146 @@
+"""Methods that adapt by policy gradients: from a recipe's `MamlRl` to policy, trainer and judge."""
+
+from typing import Any
+
+import jax
+import optax
+
+import jmeta
+from configs import parts
+from jmeta import learners, losses, models, policies, policy_gradients, rollouts
+from jmeta.collecting import collecting_trainer
+from jmeta.policies import Policy
+from jmeta.policy_gradients import Collect, RollOut
+from jmeta.trust_region import trust_region_trainer
+from jmeta.types import Aux, EpisodeFn, LossFn, MetaTrainer, PyTree, RandomKey
+
+from .acting import Acting, all_at_once, collected_first
+from .worlds import World
+
+
+def maml_rl(
+    recipe: parts.Recipe, method: parts.MamlRl, there: World, optimizer: optax.GradientTransformation
+) -> Acting:
+    """A policy without memory to start from, its inner steps, and how the start is improved."""
+    network, batching = recipe.model, recipe.training.batching
+    if not isinstance(network, parts.Mlp):
+        raise ValueError(f"a policy that adapts by gradient steps has no memory: its network is an Mlp, not {network}")
+    (num_actions,) = there.environment.action_space(there.environment.default_params).shape
+    model = models.mlp((*network.hidden, num_actions))
+    policy = policies.memoryless(model, there.environment, initial_log_std=method.initial_log_std)
+    roll_out = policy_gradients.roll_out(
+        there.environment,
+        policy,
+        num_rollouts=method.num_rollouts,
+        num_steps=method.horizon,
+        discount=method.discount,
+        gae_lambda=method.gae_lambda,
+    )
+    surrogate, inner = _surrogate(method), optax.sgd(_inner_lr(method))
+    num_steps = method.num_steps
+    collect = learners.collect_adaptation(policy, surrogate, inner, roll_out, num_steps=num_steps)
+    outer_loss = (
+        policy_gradients.ppo_loss(clip=method.clip, value_weight=0.0)
+        if method.outer == "ppo"
+        else policy_gradients.likelihood_ratio
+    )
+    on_collected = learners.maml_rl_episode(
+        policy,
+        surrogate,
+        inner,
+        outer_loss,
+        num_steps=num_steps,
+        kl_weight=method.kl_weight,
+        exploration_weight=method.exploration_weight,
+    )
+    trainer = (
+        _trainer(on_collected, collect, optimizer, method.num_epochs, batching)
+        if method.outer == "ppo"
+        else _trust_region(on_collected, policy, surrogate, inner, collect, method, batching)
+    )
+
+    def make_judge(num_steps: int) -> EpisodeFn:
+        return _after_adapting(policy, surrogate, inner, roll_out, method.num_rollouts, num_steps)
+
+    test_steps = method.num_steps if method.num_test_steps is None else method.num_test_steps
+    return Acting(
+        rollouts.init_policy(there.environment, policy),
+        trainer,
+        collected_first(collect, on_collected),
+        learners.maml_rl(policy, surrogate, inner, num_steps=test_steps, roll_out=roll_out),
+        make_judge(test_steps),
+        make_judge,
+        test_steps,
+    )
+
+
+def _surrogate(method: parts.MamlRl) -> LossFn:
+    match method.surrogate:
+        case "reinforce":
+            return policy_gradients.reinforce
+        case "likelihood_ratio":
+            return policy_gradients.likelihood_ratio
+        case "dice":
+            return policy_gradients.dice(num_steps=method.horizon)
+
+
+def _inner_lr(method: parts.MamlRl) -> Any:
+    if method.later_inner_lr is None:
+        return method.inner_lr
+    return optax.piecewise_constant_schedule(method.inner_lr, {1: method.later_inner_lr / method.inner_lr})
+
+
+def _trainer(
+    on_collected: EpisodeFn, collect: Collect, optimizer: optax.GradientTransformation, num_epochs: int, batching: Any
+) -> MetaTrainer:
+    mean_grad = jmeta.over_tasks(jax.value_and_grad(on_collected, has_aux=True), all_at_once(batching))
+    return collecting_trainer(jmeta.meta_trainer(mean_grad, optimizer), collect, num_epochs=num_epochs)
+
+
+def _trust_region(
+    on_collected: EpisodeFn,
+    policy: Policy,
+    surrogate: LossFn,
+    inner: optax.GradientTransformation,
+    collect: Collect,
+    method: parts.MamlRl,
+    batching: Any,
+) -> MetaTrainer:
+    learner = learners.maml_rl(policy, surrogate, inner, num_steps=method.num_steps)
+    batching = all_at_once(batching)
+
+    def decide(meta_params: PyTree, tasks: PyTree, key: RandomKey) -> PyTree:
+        """What the adapted policies would do at the steps of their queries."""
+
+        def of_one(task: jmeta.Task) -> PyTree:
+            adapted = learner.adapt(meta_params, task.support, key)
+            return learner.predict(meta_params, adapted, task.query.x, None).distribution
+
+        return jax.vmap(of_one)(tasks)
+
+    def divergence(old: PyTree, new: PyTree, tasks: PyTree) -> jax.Array:
+        return jax.vmap(losses.masked_mean)(old.kl(new), tasks.query).mean()
+
+    mean_episode = jmeta.over_tasks(on_collected, batching)
+    return collecting_trainer(
+        trust_region_trainer(mean_episode, decide, divergence, max_divergence=method.max_divergence), collect
+    )
+
+
+def _after_adapting(
+    policy: Policy,
+    surrogate: LossFn,
+    inner: optax.GradientTransformation,
+    roll_out: RollOut,
+    num_rollouts: int,
+    num_steps: int,
+) -> EpisodeFn:
+    """The mean return of the policy after so many inner steps, over as many rollouts as an inner step has."""
+    collect = learners.collect_adaptation(policy, surrogate, inner, roll_out, num_steps=num_steps)
+
+    def judge(meta_params: PyTree, env_params: PyTree, key: RandomKey) -> tuple[jax.Array, Aux]:
+        query = collect(meta_params, env_params, key).query
+        return_ = query.y.reward.sum() / num_rollouts
+        return -return_, {"return": return_}
+
+    return judge

@@ -1,0 +1,128 @@
+"""Methods that adapt by remembering: from a recipe's RL² or VariBAD to policy, trainer and judge."""
+
+import jax
+import optax
+
+import jmeta
+from configs import parts
+from jmeta import Learner, learners, models, policies, policy_gradients, rollouts
+from jmeta.collecting import collecting_trainer
+from jmeta.learners import varibad
+from jmeta.policies import Policy
+from jmeta.types import EpisodeFn, LossFn, MetaTrainer, SequenceModel
+
+from .acting import Acting, all_at_once, collected_first
+from .worlds import World
+
+
+def rl2(recipe: parts.Recipe, method: parts.Rl2, there: World, optimizer: optax.GradientTransformation) -> Acting:
+    """RL², or with an `Mlp` a policy that does not adapt at all, trained likewise."""
+    policy = policy_of(recipe.model, method, there)
+    learner = learners.rl2(policy)
+    on_collected = jmeta.episode(learner, _loss(method))
+    return _acting(recipe, method, there, policy, learner, on_collected, optimizer)
+
+
+def policy_of(network: parts.Network, method: parts.Rl2, there: World) -> Policy:
+    """What acts: a network with memory, or of the present observation alone."""
+    return policies.actor_critic(_memory(network, there), there.environment, initial_log_std=method.initial_log_std)
+
+
+def inferring(
+    recipe: parts.Recipe, method: parts.Varibad, there: World, optimizer: optax.GradientTransformation
+) -> Acting:
+    """VariBAD, the recipe's network being its encoder."""
+    environment = there.environment
+    if isinstance(recipe.model, parts.Mlp):
+        raise ValueError(
+            f"VariBAD's network reads experience: it has a memory, such as Recurrent; it is no {recipe.model}"
+        )
+    inference = varibad.task_inference(
+        _memory(recipe.model, there),
+        models.mlp((*method.decoder, 1)),
+        environment,
+        num_latents=method.num_latents,
+        kl_weight=method.kl_weight,
+        num_elbo_terms=method.num_elbo_terms,
+    )
+    trunk = models.mlp(method.trunk)
+    policy = varibad.varibad_policy(inference, trunk, environment, initial_log_std=method.acting.initial_log_std)
+    learner = varibad.varibad(inference, trunk, environment, initial_log_std=method.acting.initial_log_std)
+    on_collected = varibad.varibad_episode(learner, inference, _loss(method.acting))
+    return _acting(recipe, method.acting, there, policy, learner, on_collected, optimizer)
+
+
+def _memory(network: parts.Network, there: World) -> SequenceModel:
+    match network:
+        case parts.Recurrent(cell, width, max_span):
+            return (models.gru if cell == "gru" else models.lstm)(width, max_span=max_span)
+        case parts.Transformer(width, num_layers, num_heads):
+            return models.causal_transformer(
+                width=width, num_layers=num_layers, num_heads=num_heads, max_steps=there.num_steps
+            )
+        case parts.Snail(width, num_blocks, num_filters, key_width, value_width):
+            return models.snail(
+                width=width,
+                num_blocks=num_blocks,
+                num_filters=num_filters,
+                key_width=key_width,
+                value_width=value_width,
+                max_steps=there.num_steps,
+            )
+        case parts.Mlp(hidden):
+            space = there.environment.observation_space(there.environment.default_params)
+            return models.forgetful(models.mlp(hidden), num_features=policies.num_features(space))
+    raise ValueError(f"a policy is a network with memory, such as Recurrent, or an Mlp, not {network}")
+
+
+def _loss(method: parts.Rl2) -> LossFn:
+    entropy_weight = method.entropy_weight if method.entropy_schedule == "constant" else 0.0
+    weights = {"value_weight": method.value_weight, "entropy_weight": entropy_weight}
+    if method.loss == "ppo":
+        return policy_gradients.ppo_loss(clip=method.clip, **weights)
+    return policy_gradients.a2c_loss(**weights)
+
+
+def _acting(
+    recipe: parts.Recipe,
+    method: parts.Rl2,
+    there: World,
+    policy: Policy,
+    learner: Learner,
+    on_collected: EpisodeFn,
+    optimizer: optax.GradientTransformation,
+) -> Acting:
+    run = rollouts.run_episode(there.environment, policy, num_steps=there.num_steps)
+    collect = policy_gradients.collect_episode(
+        run, discount=method.discount, gae_lambda=method.gae_lambda, reward_scale=method.reward_scale
+    )
+    judged = rollouts.run_episode(there.environment, policy, num_steps=there.num_steps, is_greedy=method.is_greedy)
+    return Acting(
+        rollouts.init_policy(there.environment, policy),
+        _trainer(recipe.training, method, on_collected, collect, optimizer),
+        collected_first(collect, on_collected),
+        learner,
+        rollouts.return_episode(judged, num_rollouts=there.num_rollouts),
+    )
+
+
+def _trainer(
+    training: parts.Training,
+    method: parts.Rl2,
+    on_collected: EpisodeFn,
+    collect: policy_gradients.Collect,
+    optimizer: optax.GradientTransformation,
+) -> MetaTrainer:
+    fades = method.entropy_schedule == "linear"
+    if fades:
+        on_collected = policy_gradients.with_fading_entropy(on_collected, method.entropy_weight)
+    # the gradient of the mean, not the mean of gradients: tasks share one product a step
+    mean_grad = jax.value_and_grad(jmeta.over_tasks(on_collected, all_at_once(training.batching)), has_aux=True)
+    return collecting_trainer(
+        jmeta.meta_trainer(mean_grad, optimizer),
+        collect,
+        num_epochs=method.num_epochs,
+        num_minibatches=method.num_minibatches,
+        prepare=policy_gradients.with_normalized_advantages,
+        num_total_steps=training.num_steps if fades else None,
+    )

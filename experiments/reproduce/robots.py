@@ -1,0 +1,164 @@
+"""How robots adapt, from the kept rows: `python -m experiments.reproduce.robots`.
+
+RL², MAML and a policy that does not adapt are judged on the same tasks, bodies outside of the ranges that they were
+trained on, and beside them policies trained from nothing on one such body each. Leaves `robots.json` here, which is a
+part of RESULTS.md, and in `docs` the picture of the curves and a film of an episode.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from configs import parts
+from jmeta.evaluation import Estimate, estimate, paired_difference
+from jmeta.types import EpisodeFn, PyTree, RandomKey
+
+from .. import acting_by_memory, console, evaluate, loop, recipes, robot_pictures, run_folder, worlds
+from ..build import build
+from ..robot_pictures import Curve
+from ..robots import ROBOTS
+from . import rows
+
+RESULTS = pathlib.Path(__file__).parent / "robots.json"
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
+REMEMBERS, DESCENDS, UNADAPTED, SCRATCH = "RL²", "MAML", "no adaptation", "PPO from scratch on the body itself"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Judge the kept policies of robots, and draw how they adapt."""
+
+    num_tasks: int = 1000
+    """Bodies that the kept policies are judged on."""
+    num_scratch_tasks: int = 40
+    """Bodies that policies are trained on from nothing."""
+    num_scratch_rollouts: int = 2000
+    """Rollouts of such a training."""
+    max_inner_steps: int = 3
+    """Of MAML."""
+
+
+def returns_of(row: rows.Row, options: Options) -> tuple[list[int], list[Estimate]]:
+    """`(rollouts seen before, returns of a rollout after these)` of a kept policy, on tasks of meta_test."""
+    recipe, experiment = rows.experiment_of(row.facts, num_tasks=options.num_tasks)
+    params = rows.restored(experiment, row.meta_params)
+
+    def judged(episode_fn: EpisodeFn) -> dict[str, Estimate]:
+        key, at_once = loop.split_key("meta_test"), recipe.testing.tasks_at_once
+        evaluation = evaluate.evaluation_of(experiment, episode_fn, params, key, steps="", tasks_at_once=at_once)
+        return evaluation.inductive
+
+    if isinstance(recipe.method, parts.MamlRl):
+        assert experiment.make_judge is not None
+        steps = range(options.max_inner_steps + 1)
+        returns = [judged(experiment.make_judge(num))["return"] for num in steps]
+        return [num * recipe.method.num_rollouts for num in steps], returns
+    assert experiment.judge is not None
+    assert isinstance(recipe.data, parts.Robot)
+    by_rollout, seen = judged(experiment.judge), range(recipe.data.num_rollouts)
+    return list(seen), [by_rollout[f"return_of_rollout_{number + 1}"] for number in seen]
+
+
+def from_scratch(row: rows.Row, options: Options) -> tuple[list[int], list[Estimate]]:
+    """The same of PPO on one body each, begun anew, with the recipe of the policy that does not adapt."""
+    rollouts_per_step, num_points = 20, 10
+    num_steps = options.num_scratch_rollouts // rollouts_per_step
+    recipe: Any = recipes.with_options(recipes.load(row.facts["recipe"]), row.facts["options"])
+    recipe = dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, num_rollouts=1),
+        training=dataclasses.replace(recipe.training, tasks_per_step=rollouts_per_step, num_steps=num_steps),
+    )
+    experiment = build(recipe)
+    judge = experiment.judge
+    assert judge is not None
+    steps_per_point = max(1, num_steps // num_points)
+
+    def one_body(key: RandomKey) -> jax.Array:
+        """`[points]`: returns before training, and in the course of it."""
+        key_body, key_init, key_train, key_judge = jax.random.split(key, 4)
+        env_params = experiment.source.meta_test(key_body)
+        alike = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rollouts_per_step, *leaf.shape)), env_params)
+
+        def one_step(state: PyTree, key: RandomKey) -> tuple[PyTree, None]:
+            return experiment.trainer.update(state, alike, key)[0], None
+
+        def judged(state: PyTree) -> jax.Array:
+            keys = jax.random.split(key_judge, rollouts_per_step)
+            return jax.vmap(lambda key: judge(state.meta_params, env_params, key)[1]["return"])(keys).mean()
+
+        def to_next_point(state: PyTree, key: RandomKey) -> tuple[PyTree, jax.Array]:
+            state, _ = jax.lax.scan(one_step, state, jax.random.split(key, steps_per_point))
+            return state, judged(state)
+
+        state = experiment.trainer.init(experiment.init(key_init))
+        _, returns = jax.lax.scan(to_next_point, state, jax.random.split(key_train, num_points))
+        return jnp.concatenate([judged(state)[None], returns])
+
+    keys = jax.random.split(loop.split_key("meta_test"), options.num_scratch_tasks)
+    returns = np.asarray(jax.jit(jax.vmap(one_body))(keys))
+    seen = [number * steps_per_point * rollouts_per_step for number in range(num_points + 1)]
+    return seen, [estimate(column) for column in returns.T]
+
+
+def film(row: rows.Row, path: pathlib.Path) -> None:
+    """The first and the last rollout of one episode of RL², in a body that is not of training."""
+    recipe, experiment = rows.experiment_of(row.facts, num_tasks=1)
+    data, method = recipe.data, recipe.method
+    assert isinstance(data, parts.Robot)
+    assert isinstance(method, parts.Rl2)
+    there, design = worlds.world(data), ROBOTS[data.name].design
+    policy = acting_by_memory.policy_of(recipe.model, method, there)
+    params = rows.restored(experiment, row.meta_params)
+    env_params = robot_pictures.interesting(there.sample_test, jax.random.key(0))
+    seen = robot_pictures.filmed(there.environment, design, policy, params, env_params, there.num_steps)
+    robot_pictures.animate(path, seen, design, env_params, num_rollouts=data.num_rollouts)
+
+
+def as_curve(seen: list[int], returns: list[Estimate]) -> Curve:
+    """Rounded, as it is kept."""
+    return Curve(seen, [round(each.mean, 3) for each in returns], [round(each.half_width, 3) for each in returns])
+
+
+def main(options: Options) -> None:
+    """Judge, write, draw."""
+    kept = {name: rows.read(f"robot_{file}") for name, file in
+            {REMEMBERS: "rl2", DESCENDS: "maml", UNADAPTED: "unadapted"}.items()}  # fmt: skip
+    judged = {name: returns_of(row, options) for name, row in kept.items()}
+    curves = {name: as_curve(*each) for name, each in judged.items()}
+    curves[SCRATCH] = as_curve(*from_scratch(kept[UNADAPTED], options))
+    base = judged[UNADAPTED][1][-1]
+    gains = {}
+    for name in (REMEMBERS, DESCENDS):
+        seen, returns = judged[name]
+        differences = [paired_difference(each, base) for each in returns]
+        gains[name] = as_curve(seen, differences)._asdict()
+    recipe, experiment = rows.experiment_of(kept[REMEMBERS].facts, num_tasks=options.num_tasks)
+    assert isinstance(recipe.data, parts.Robot)
+    facts = {
+        "robot": recipe.data.name,
+        "protocol": experiment.source.protocol,
+        "num_tasks": options.num_tasks,
+        "num_scratch_tasks": options.num_scratch_tasks,
+        "curves": {name: curve._asdict() for name, curve in curves.items()},
+        "minus_no_adaptation": gains,
+    }
+    run_folder.replace_text(RESULTS, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    title = f"{recipe.data.name}: {ROBOTS[recipe.data.name].outside}, unlike those of training"
+    robot_pictures.adaptation_curves(DOCS / "robots.png", curves, title=title)
+    film(kept[REMEMBERS], DOCS / "robots.gif")
+    for name, curve in curves.items():
+        points = zip(curve.rollouts, curve.mean, curve.half_width, strict=True)
+        print(f"{name:40s}", "  ".join(f"{seen}: {mean:.2f} ± {half:.2f}" for seen, mean, half in points))
+
+
+if __name__ == "__main__":
+    console.use_compilation_cache()
+    sys.exit(console.run_command(lambda: main(tyro.cli(Options)), if_interrupted="nothing was written"))
