@@ -20,6 +20,7 @@ class World(NamedTuple):
       num_steps: of an episode.
       num_rollouts: of an episode, if its rollouts are judged one by one, and else 0.
       name: in words.
+      tested_on: likewise, how tasks of meta_test differ from those; nothing if they do not.
     """
 
     environment: Environment
@@ -28,6 +29,7 @@ class World(NamedTuple):
     num_steps: int
     num_rollouts: int
     name: str
+    tested_on: str = ""
 
 
 def world(data: parts.Environments) -> World:
@@ -62,9 +64,9 @@ def world(data: parts.Environments) -> World:
             environment, sample = robot.make(robot.trained, num_steps=robots.NUM_STEPS)
             is_other = tested_on == "other bodies"
             sample_test = robot.make(robot.held_out, num_steps=robots.NUM_STEPS)[1] if is_other else sample
-            bodies = f"bodies outside of training's ranges ({robot.outside})" if is_other else "bodies alike"
-            name = f"{robot_name}, {num_rollouts} rollouts of {robots.NUM_STEPS} steps, {bodies}"
-            return World(environment, sample, sample_test, num_rollouts * robots.NUM_STEPS, num_rollouts, name)
+            other = f", bodies outside of training's ranges ({robot.outside})" if is_other else ""
+            name = f"{robot_name}, {num_rollouts} rollouts of {robots.NUM_STEPS} steps"
+            return World(environment, sample, sample_test, num_rollouts * robots.NUM_STEPS, num_rollouts, name, other)
 
 
 def source_of(there: World, testing: parts.Testing, part: parts.Training) -> Source:
@@ -75,7 +77,7 @@ def source_of(there: World, testing: parts.Testing, part: parts.Training) -> Sou
         there.sample,
         there.sample_test,
         name=there.name,
-        protocol=f"{there.name}, {num_tasks} tasks",
+        protocol=f"{there.name}{there.tested_on}, {num_tasks} tasks",
         valid_protocol=f"{there.name}, {part.num_valid_tasks} tasks, of meta_valid",
         num_test_tasks=num_tasks,
         split_hash=None,

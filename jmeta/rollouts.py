@@ -70,10 +70,13 @@ def run_episode(environment: Any, policy: Policy, *, num_steps: int, is_greedy: 
         observation, state = environment.reset(key_reset, env_params)
         inputs = first_input(observation, environment.action_space(env_params))
 
+        # for those who differentiate decisions: a step is computed again on the way back, and only memories are stored
+        decide = jax.checkpoint(policy.step, prevent_cse=False)
+
         def one_step(carry: Any, key: RandomKey) -> tuple[Any, Experience]:
             memory, state, inputs = carry
             key_policy, key_action, key_environment = jax.random.split(key, 3)
-            memory, decision = policy.step(params, memory, inputs, key_policy)
+            memory, decision = decide(params, memory, inputs, key_policy)
             distribution = decision.distribution
             action = distribution.mode() if is_greedy else distribution.sample(key_action)
             observation, state, reward, terminated, truncated, _ = environment.step(

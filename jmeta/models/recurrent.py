@@ -17,6 +17,10 @@ from ..types import PyTree, RandomKey, SequenceModel
 
 LSTMMemory = tuple[Array, Array]
 
+UNROLL = 4
+"""Steps in one turn of the compiled loop: at a width of 256 and 128 tasks on a CPU, the gradient takes 8 % less time
+than with one; at 64 it makes no difference."""
+
 
 def gru(width: int, *, max_span: int | None = None) -> SequenceModel:
     """A gated recurrent unit: hₜ = (1 − z) ⊙ n + z ⊙ hₜ₋₁.
@@ -154,6 +158,6 @@ def _sequence_model(
 
     def unroll(params: PyTree, memory: PyTree, x: Float[Array, "steps features"]) -> tuple[PyTree, Array]:
         recomputed = jax.checkpoint(lambda memory, one: step(params, memory, one), prevent_cse=False)
-        return jax.lax.scan(recomputed, memory, x)
+        return jax.lax.scan(recomputed, memory, x, unroll=UNROLL)
 
     return SequenceModel(init, start, step, unroll)

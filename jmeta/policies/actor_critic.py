@@ -54,8 +54,10 @@ def actor_critic(memory: SequenceModel, environment: Any, *, initial_log_std: fl
         return memory.start(params["memory"])
 
     def decide(params: PyTree, output: Float[Array, "*steps width"]) -> Decision:
-        distribution = to_distribution(_apply(params["actor"], output), params)
-        return Decision(distribution, _apply(params["critic"], output)[..., 0])
+        # one product for both: one of a single column costs as much as one of many
+        heads = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, -1), params["actor"], params["critic"])
+        outputs = _apply(heads, output)
+        return Decision(to_distribution(outputs[..., :-1], params), outputs[..., -1])
 
     def step(params: PyTree, state: PyTree, inputs: StepInput, key: RandomKey | None) -> tuple[PyTree, Decision]:
         del key

@@ -99,6 +99,9 @@ def test_robots_are_tested_on_bodies_that_training_does_not_have():
     assert dead(drawn).isdisjoint(dead(tested))
     alike = worlds.world(parts.Robot("crawler", tested_on="bodies alike"))
     assert alike.sample_test == alike.sample
+    source = worlds.source_of(there, parts.Testing(), parts.Training(10, 1, 1, 1))
+    assert "bodies outside of training's ranges" in source.protocol
+    assert "bodies outside" not in source.valid_protocol
 
 
 def test_a_policy_that_does_not_adapt_sees_the_present_observation_alone():
