@@ -38,7 +38,9 @@ RunEpisode = Callable[[PyTree, PyTree, RandomKey], Experience]
 def run_episode(environment: Any, policy: Policy, *, num_steps: int, is_greedy: bool = False) -> RunEpisode:
     """Episodes of a policy: steps in one task, rollout after rollout, from an empty memory.
 
-    The memory is kept when a rollout ends and the next one starts, and begins anew with each episode.
+    The memory is kept when a rollout ends and the next one starts, and begins anew with each episode. Decisions are
+    differentiable in the parameters at the actions that were taken; through actions, into what follows them, nothing
+    flows back.
 
     Args:
       environment: an `Environment`, or one of gymnax.
@@ -78,7 +80,7 @@ def run_episode(environment: Any, policy: Policy, *, num_steps: int, is_greedy: 
             key_policy, key_action, key_environment = jax.random.split(key, 3)
             memory, decision = decide(params, memory, inputs, key_policy)
             distribution = decision.distribution
-            action = distribution.mode() if is_greedy else distribution.sample(key_action)
+            action = jax.lax.stop_gradient(distribution.mode() if is_greedy else distribution.sample(key_action))
             observation, state, reward, terminated, truncated, _ = environment.step(
                 key_environment, state, action, env_params
             )

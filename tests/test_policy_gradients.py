@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jmeta import Batch, Task, environments, models, policies, policy_gradients, rollouts
+import jmeta
+from jmeta import Batch, Task, environments, learners, models, policies, policy_gradients, rollouts
 from jmeta.policies import Categorical, Decision, Normal, StepInput
 from jmeta.policy_gradients import Acted
 from jmeta.rollouts import Experience
@@ -236,6 +237,27 @@ def test_weights_weigh(float64, key, make):
     np.testing.assert_allclose(loss(value_weight=0.0, entropy_weight=0.3) - bare, -0.3 * aux["entropy"], rtol=1e-10)
     np.testing.assert_allclose(loss(value_weight=0.3) - bare, 0.3 * aux["value_loss"], rtol=1e-10)
     np.testing.assert_allclose(loss(), loss(value_weight=0.5, entropy_weight=0.0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["bandit", "robot"])
+def test_acting_and_learning_in_one_pass_is_collecting_first(float64, key, kind):
+    """The same actions, loss and gradient, with discrete actions and with continuous ones."""
+    if kind == "bandit":
+        environment, sample = environments.bernoulli_bandit(3)
+    else:
+        environment, sample = environments.point_navigation(num_steps=3)
+    policy = policies.actor_critic(models.gru(4), environment)
+    run = rollouts.run_episode(environment, policy, num_steps=6)
+    numbers = {"discount": 0.9, "gae_lambda": 0.7, "reward_scale": 0.5}
+    loss_fn = policy_gradients.a2c_loss(entropy_weight=0.1)
+    params, env_params = rollouts.init_policy(environment, policy)(key), sample(key)
+    collect = policy_gradients.collect_episode(run, **numbers)
+    afterwards = jmeta.episode(learners.rl2(policy), loss_fn)
+    at_once = policy_gradients.acting_episode(run, loss_fn, **numbers)
+    expected = jax.value_and_grad(afterwards, has_aux=True)(params, collect(params, env_params, key), key)
+    got = jax.value_and_grad(at_once, has_aux=True)(params, env_params, key)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, expected)
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(got[1])) > 1e-3
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])

@@ -10,6 +10,7 @@ This package is imported by name, since it brings rlax with it: `from jmeta impo
 from .baseline import linear_baseline as linear_baseline
 from .collecting import Acted as Acted
 from .collecting import Collect as Collect
+from .collecting import acting_episode as acting_episode
 from .collecting import collect_episode as collect_episode
 from .collecting import judged as judged
 from .collecting import with_normalized_advantages as with_normalized_advantages

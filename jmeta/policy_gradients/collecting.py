@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import rlax
 from jaxtyping import Array, Float
 
+from ..losses import checked_loss
 from ..rollouts import Experience, RunEpisode
-from ..types import Batch, PyTree, RandomKey, Task
+from ..types import Aux, Batch, EpisodeFn, LossFn, PyTree, RandomKey, Task
 
 
 class Acted(NamedTuple):
@@ -69,11 +70,7 @@ def collect_episode(run: RunEpisode, *, discount: float, gae_lambda: float, rewa
       Schulman, Moritz, Levine, Jordan, Abbeel, "High-Dimensional Continuous Control Using Generalized Advantage
       Estimation", 2015, arXiv:1506.02438, eq. 16.
     """
-    for name, number in {"discount": discount, "gae_lambda": gae_lambda}.items():
-        if not 0 <= number <= 1:
-            raise ValueError(f"{name}={number}; expected a number in [0, 1]")
-    if not reward_scale > 0:
-        raise ValueError(f"reward_scale={reward_scale}; expected a positive number")
+    _check(discount, gae_lambda, reward_scale)
 
     def collect(meta_params: PyTree, env_params: PyTree, key: RandomKey) -> Task:
         experience = run(meta_params, env_params, key)
@@ -81,6 +78,57 @@ def collect_episode(run: RunEpisode, *, discount: float, gae_lambda: float, rewa
         return jax.lax.stop_gradient(task)
 
     return collect
+
+
+def acting_episode(
+    run: RunEpisode, loss_fn: LossFn, *, discount: float, gae_lambda: float, reward_scale: float = 1.0
+) -> EpisodeFn:
+    """An episode that acts and is judged on that in one pass: for what is collected and learned from once, as in A2C.
+
+    Its gradient is that of `collect_episode` followed by `jmeta.episode(learners.rl2(policy), loss_fn)`, in less time,
+    since the policy's decisions are made once and not again.
+
+    Args:
+      run: as returned by `rollouts.run_episode`.
+      loss_fn: of decisions, such as `a2c_loss()`.
+      discount, gae_lambda, reward_scale: as for `collect_episode`.
+
+    Returns:
+      An episode function of parameters of environments. Averaged by `jmeta.over_tasks`, its gradient makes meta-steps
+      of a plain `jmeta.meta_trainer`; advantages are as they are, not normalised over tasks.
+
+    Raises:
+      ValueError: as `collect_episode`.
+
+    Example:
+      >>> import jax
+      >>> from jmeta import environments, models, policies, rollouts
+      >>> bandit, sample = environments.bernoulli_bandit(5)
+      >>> policy = policies.actor_critic(models.gru(16), bandit)
+      >>> run = rollouts.run_episode(bandit, policy, num_steps=10)
+      >>> loss_fn = lambda decisions, batch: ((decisions.value - batch.y.target).sum() ** 2, {})
+      >>> episode_fn = acting_episode(run, loss_fn, discount=0.99, gae_lambda=0.3)
+      >>> params = rollouts.init_policy(bandit, policy)(jax.random.key(0))
+      >>> grads, aux = jax.grad(episode_fn, has_aux=True)(params, sample(jax.random.key(1)), jax.random.key(2))
+      >>> sorted(grads)
+      ['actor', 'critic', 'memory']
+    """
+    _check(discount, gae_lambda, reward_scale)
+
+    def episode_fn(meta_params: PyTree, env_params: PyTree, key: RandomKey) -> tuple[Array, Aux]:
+        experience = run(meta_params, env_params, key)
+        task = judged(experience, discount=discount, gae_lambda=gae_lambda, reward_scale=reward_scale)
+        return checked_loss(loss_fn(experience.decisions, jax.lax.stop_gradient(task.query)), "what loss_fn returns")
+
+    return episode_fn
+
+
+def _check(discount: float, gae_lambda: float, reward_scale: float) -> None:
+    for name, number in {"discount": discount, "gae_lambda": gae_lambda}.items():
+        if not 0 <= number <= 1:
+            raise ValueError(f"{name}={number}; expected a number in [0, 1]")
+    if not reward_scale > 0:
+        raise ValueError(f"reward_scale={reward_scale}; expected a positive number")
 
 
 def judged(experience: Experience, *, discount: float, gae_lambda: float, reward_scale: float = 1.0) -> Task:
