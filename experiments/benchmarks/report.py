@@ -27,12 +27,14 @@ measured; nothing is typed by hand. The workloads:
   steps, T tasks
 * W2: second-order MAML, sinusoids, network 1-40-40-1, 10 examples and 10 queries
 * W3: a training step of prototypical networks, the same conv4, 20-way 5-shot, 15 queries a class
+* W4: RL² on T Bernoulli bandits of 5 arms with S pulls, GRU of 256, acting and learning, by A2C or by PPO with two
+  epochs of four minibatches; T S steps of environments in a meta-step
 
 Every contender runs in a process of its own, from the same parameters on the same tasks; losses and gradient norms are
 compared before anything is timed. Contenders take turns, one running at a time, and a ratio is the median of the ratios
 of rounds: times of different tables cannot be compared, for machines drift.
 
-No accelerator has been measured yet, nor reinforcement learning.
+No accelerator has been measured yet.
 
 * *ms*: a meta-step, that is a meta-gradient and a step of Adam; the median over rounds, without compilation.
 * *ratio*: how many times as long the contender takes as the fastest way of jmeta.
@@ -68,6 +70,8 @@ AIMS: tuple[tuple[Workload, bool, tuple[str, ...], float], ...] = (
     (Workload("W2", 1000, 5), False, ("torch.func: vmap",), 1.5),
     (Workload("W3"), False, PYTORCH, 1.4),
     (Workload("W3"), True, PYTORCH, 1.0),
+    (Workload("W4-A2C", 512, 100), False, PYTORCH, 1.4),
+    (Workload("W4-PPO", 512, 100), False, PYTORCH, 1.6),
 )
 """`(workload, whether tuned, contenders, least ratio)`: how many times as long the fastest of them shall take."""
 MEMORY_AIMS = ((Workload("W1", 32, 5), 170.0), (Workload("W1", 1, 100), 150.0))
@@ -150,7 +154,7 @@ def _section(row: dict[str, Any], workload: Workload) -> str:
     lines = []
     for name, each in sorted(measured.items(), key=lambda item: _median(item[1])):
         share = ""
-        if workload.kind != "W2":
+        if workload.kind in ("W1", "W3"):
             share = f"{workload.useful_flops / _median(each) / row['matmul_peak']:.0%}"
         lines.append(
             [
@@ -165,7 +169,11 @@ def _section(row: dict[str, Any], workload: Workload) -> str:
         )
     table = _table(["", "ms", "ratio", "temporary MB", "peak MB", "compile s", "of peak"], lines)
     failed = [f"\nNot measured: {name}: {reason}." for name, reason in row["failed"].items()]
-    return "\n".join([title, "", _versions(row), "", table, *failed, ""])
+    fastest = workload.tasks * workload.steps / _median(measured[ours])
+    speed = (
+        ["", f"{ours}: {fastest:,.0f} steps of environments a second, acting and learning."] if workload.acts else []
+    )
+    return "\n".join([title, "", _versions(row), "", table, *speed, *failed, ""])
 
 
 def _profile(profile: dict[str, Any]) -> str:

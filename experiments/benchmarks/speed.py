@@ -3,8 +3,6 @@
 Every workload is timed in one interleaved run of all contenders and kept in `rows/`; `report` makes `BENCHMARKS.md` of
 what is kept. The other libraries: `pip install "jmeta[peers]"`, `pip install --no-deps higher torchopt jax-meta`, and
 learn2learn's source distribution, unpacked, its folder in `LEARN2LEARN`; those that are missing are reported as such.
-
-Reinforcement learning has no workload here yet.
 """
 
 import dataclasses
@@ -99,6 +97,8 @@ CONTENDERS: dict[Workload, tuple[str, ...]] = {
         "jax-meta",
     ),
     Workload("W3", 1, 0): ("jmeta: unrolled, scan", "by hand: scan", "PyTorch"),
+    Workload("W4-A2C", 512, 100): ("jmeta: one pass", "jmeta: collected first", "PyTorch"),
+    Workload("W4-PPO", 512, 100): ("jmeta: collected first", "PyTorch"),
 }
 TOLERANCE = {100: 0.05, 20: 5e-3, 5: 5e-3}
 """Of losses and gradient norms, 10⁻³ for other numbers of steps: from step to step float32 goes apart, above all where

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from .contender import Contender
-from .workloads import Arrays, Workload, arrays
+from .workloads import Arrays, Workload, arrays, pulls
 
 
 def contender_of(name: str) -> Callable[[Workload, Arrays], Contender]:
@@ -50,11 +50,29 @@ def contender_of(name: str) -> Callable[[Workload, Arrays], Contender]:
     return others[library]
 
 
+def acting_contender(name: str, workload: Workload) -> Contender:
+    """A contender on a workload that acts, by its name: `"jmeta: WAY"`, or `"PyTorch"`.
+
+    Raises:
+      ValueError: if there is no such contender.
+    """
+    library, _, way = name.partition(": ")
+    if library == "jmeta":
+        from . import acting_with_jax
+
+        return acting_with_jax.jmeta_way(way, workload, pulls(workload))
+    if library == "PyTorch":
+        from . import acting_with_torch
+
+        return acting_with_torch.pytorch(workload, pulls(workload))
+    raise ValueError(f"there is no contender {name!r} that acts")
+
+
 def main(arguments: list[str]) -> int:
     """`worker CONTENDER KIND TASKS STEPS`."""
     name, kind, tasks, steps = arguments
     workload = Workload(kind, int(tasks), int(steps))
-    contender = contender_of(name)(workload, arrays(workload))
+    contender = acting_contender(name, workload) if workload.acts else contender_of(name)(workload, arrays(workload))
     print(json.dumps({**contender._asdict(), "run": None}), flush=True)
     for line in sys.stdin:
         start = time.perf_counter()

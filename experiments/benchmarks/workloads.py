@@ -3,9 +3,12 @@
     W1   second-order MAML, conv4-64 with batch norm and maximum, 28x28, 5-way 1-shot, 75 queries
     W2   second-order MAML, sinusoids, network 1-40-40-1, 10 examples and 10 queries
     W3   a training step of prototypical networks, conv4-64, 20-way 5-shot, 15 queries
+    W4   RL² on Bernoulli bandits with 5 arms, GRU of 256, by A2C or PPO: acting and learning
 
 Every contender starts from the same parameters and sees the same tasks, so that all have the same loss and gradient,
-which is checked before anything is timed. A meta-step is a meta-gradient and a step of Adam.
+which is checked before anything is timed. A meta-step is a meta-gradient and a step of Adam. In W4 contenders draw
+bandits and actions by random numbers of their own, and loss and gradient are those of recorded pulls; PPO goes through
+what was collected twice, in four shares.
 """
 
 from dataclasses import dataclass
@@ -23,9 +26,9 @@ class Workload:
     """Sizes of a workload.
 
     Attributes:
-      kind: `"W1"`, `"W2"` or `"W3"`.
+      kind: `"W1"`, `"W2"`, `"W3"`, `"W4-A2C"` or `"W4-PPO"`.
       tasks: in a meta-step.
-      steps: inner steps; 0 for W3.
+      steps: inner steps, or pulls of an episode; 0 for W3.
     """
 
     kind: str
@@ -35,6 +38,11 @@ class Workload:
     @property
     def name(self) -> str:
         return "W3" if self.kind == "W3" else f"{self.kind} T={self.tasks} S={self.steps}"
+
+    @property
+    def acts(self) -> bool:
+        """Whether it is of reinforcement learning, whose contenders are given `Pulls` and not `Arrays`."""
+        return self.kind.startswith("W4")
 
     @property
     def inner_lr(self) -> float:
@@ -55,8 +63,8 @@ class Workload:
 
         An inner step is a pass and its gradient, 3, and all of that differentiated, 6 more.
         """
-        if self.kind == "W2":
-            raise ValueError("W2 is bound by memory and overhead, not by arithmetic")
+        if self.kind not in ("W1", "W3"):
+            raise ValueError(f"{self.kind} is bound by memory and overhead, not by arithmetic")
         sizes, channels = (28, 14, 7, 3), (1, FILTERS, FILTERS, FILTERS)
         forward = sum(2 * size**2 * 9 * inputs * FILTERS for size, inputs in zip(sizes, channels, strict=True))
         support, query = self.num_examples
@@ -78,6 +86,46 @@ class Arrays:
     support_y: np.ndarray
     query_x: np.ndarray
     query_y: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pulls:
+    """A GRU's and two heads' first parameters, by name, and what was done in some bandits.
+
+    Attributes:
+      params: gates are in the order reset, keep, content.
+      action: `[tasks, pulls]`.
+      reward: likewise.
+    """
+
+    params: dict[str, np.ndarray]
+    action: np.ndarray
+    reward: np.ndarray
+
+
+ARMS, WIDTH = 5, 256
+FEATURES = 1 + ARMS + 2
+"""Of a policy's input: the observation, which is 0, the last pull, its reward, and that it ended a rollout."""
+NUM_EPOCHS, NUM_MINIBATCHES, CLIP = 2, 4, 0.2
+DISCOUNT, GAE_LAMBDA, REWARD_SCALE = 0.99, 0.3, 0.1
+VALUE_WEIGHT, ENTROPY_WEIGHT, CLIP_NORM, ACTING_LR = 0.5, 0.05, 1.0, 1e-3
+
+
+def pulls(workload: Workload) -> Pulls:
+    """The same for every contender that acts."""
+    rng = np.random.default_rng(0)
+    params = {
+        "memory/input_kernel": _glorot(rng, FEATURES, 3 * WIDTH),
+        "memory/recurrent_kernel": _glorot(rng, WIDTH, 3 * WIDTH),
+        "memory/bias": rng.normal(size=3 * WIDTH).astype(np.float32),
+        "memory/content_bias": rng.normal(size=WIDTH).astype(np.float32),
+        "actor/kernel": _glorot(rng, WIDTH, ARMS),
+        "actor/bias": np.zeros(ARMS, np.float32),
+        "critic/kernel": _glorot(rng, WIDTH, 1),
+        "critic/bias": np.zeros(1, np.float32),
+    }
+    shape = (workload.tasks, workload.steps)
+    return Pulls(params, rng.integers(0, ARMS, shape, np.int32), rng.integers(0, 2, shape).astype(np.float32))
 
 
 def arrays(workload: Workload) -> Arrays:
