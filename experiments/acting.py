@@ -1,7 +1,7 @@
 """What methods that act have in common: from policy, episode and collection to a trained and judged method."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -43,11 +43,6 @@ def updates_per_step(method: parts.Method) -> int:
         case parts.MamlRl():
             return method.num_epochs
     return 1
-
-
-def all_at_once(batching: Any) -> Any:
-    """The batching of episodes, whose tasks share a product at every step and need little memory each."""
-    return "vmap" if batching == "auto" else batching
 
 
 def collected_first(collect: Collect, on_collected: EpisodeFn) -> EpisodeFn:

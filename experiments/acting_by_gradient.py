@@ -1,5 +1,6 @@
 """Methods that adapt by policy gradients: from a recipe's `MamlRl` to policy, trainer and judge."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,12 +10,14 @@ import jmeta
 from configs import parts
 from jmeta import learners, losses, models, policies, policy_gradients, rollouts
 from jmeta.collecting import collecting_trainer
+from jmeta.episodes import count_tasks
 from jmeta.policies import Policy
 from jmeta.policy_gradients import Collect, RollOut
 from jmeta.trust_region import trust_region_trainer
 from jmeta.types import Aux, EpisodeFn, LossFn, MetaTrainer, PyTree, RandomKey
+from jmeta.working_set import tasks_at_once
 
-from .acting import Acting, all_at_once, collected_first
+from .acting import Acting, collected_first
 from .worlds import World
 
 
@@ -93,7 +96,7 @@ def _inner_lr(method: parts.MamlRl) -> Any:
 def _trainer(
     on_collected: EpisodeFn, collect: Collect, optimizer: optax.GradientTransformation, num_epochs: int, batching: Any
 ) -> MetaTrainer:
-    mean_grad = jmeta.over_tasks(jax.value_and_grad(on_collected, has_aux=True), all_at_once(batching))
+    mean_grad = jmeta.over_tasks(jax.value_and_grad(on_collected, has_aux=True), batching)
     return collecting_trainer(jmeta.meta_trainer(mean_grad, optimizer), collect, num_epochs=num_epochs)
 
 
@@ -107,7 +110,6 @@ def _trust_region(
     batching: Any,
 ) -> MetaTrainer:
     learner = learners.maml_rl(policy, surrogate, inner, num_steps=method.num_steps)
-    batching = all_at_once(batching)
 
     def decide(meta_params: PyTree, tasks: PyTree, key: RandomKey) -> PyTree:
         """What the adapted policies would do at the steps of their queries."""
@@ -116,7 +118,7 @@ def _trust_region(
             adapted = learner.adapt(meta_params, task.support, key)
             return learner.predict(meta_params, adapted, task.query.x, None).distribution
 
-        return jax.vmap(of_one)(tasks)
+        return _of_each(of_one, tasks, batching)
 
     def divergence(old: PyTree, new: PyTree, tasks: PyTree) -> jax.Array:
         return jax.vmap(losses.masked_mean)(old.kl(new), tasks.query).mean()
@@ -125,6 +127,15 @@ def _trust_region(
     return collecting_trainer(
         trust_region_trainer(mean_episode, decide, divergence, max_divergence=method.max_divergence), collect
     )
+
+
+def _of_each(fn: Callable[[jmeta.Task], PyTree], tasks: jmeta.Task, batching: Any) -> PyTree:
+    """Results of all tasks, stacked; as many at once as `over_tasks` takes."""
+    num_tasks = count_tasks(tasks)
+    if batching == "auto":
+        batching = tasks_at_once(fn, (tasks,), num_tasks)
+    at_once = {"vmap": num_tasks, "scan": 1}.get(str(batching)) or int(batching)
+    return jax.vmap(fn)(tasks) if at_once == num_tasks else jax.lax.map(fn, tasks, batch_size=at_once)
 
 
 def _after_adapting(

@@ -11,7 +11,7 @@ from jmeta.learners import varibad
 from jmeta.policies import Policy
 from jmeta.types import EpisodeFn, LossFn, MetaTrainer, SequenceModel
 
-from .acting import Acting, all_at_once, collected_first
+from .acting import Acting, collected_first
 from .worlds import World
 
 
@@ -116,8 +116,9 @@ def _trainer(
     fades = method.entropy_schedule == "linear"
     if fades:
         on_collected = policy_gradients.with_fading_entropy(on_collected, method.entropy_weight)
-    # the gradient of the mean, not the mean of gradients: tasks share one product a step
-    mean_grad = jax.value_and_grad(jmeta.over_tasks(on_collected, all_at_once(training.batching)), has_aux=True)
+    # all tasks at once, and the gradient of their mean, not the mean of gradients: they share one product a step
+    batching = "vmap" if training.batching == "auto" else training.batching
+    mean_grad = jax.value_and_grad(jmeta.over_tasks(on_collected, batching), has_aux=True)
     return collecting_trainer(
         jmeta.meta_trainer(mean_grad, optimizer),
         collect,

@@ -110,7 +110,7 @@ def pytorch(workload: Workload, recorded: Pulls) -> Contender:
         for _ in range(num_calls):
             step()
 
-    return Contender(run, 1, float(loss), norm, 0.0, None)
+    return Contender(run, 1, float(loss.detach()), norm, 0.0, None)
 
 
 def acted(policy: Policy, workload: Workload) -> tuple[torch.Tensor, ...]:

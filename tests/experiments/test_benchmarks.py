@@ -24,7 +24,28 @@ def test_a_contender_has_the_loss_and_gradient_of_jmeta(name):
     contender.run(2)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "way"),
+    [
+        ("W4-A2C", "jmeta: one pass", "jmeta: collected first"),
+        ("W4-A2C", "PyTorch", "jmeta: collected first"),
+        ("W4-PPO", "PyTorch", "jmeta: collected first"),
+    ],
+)
+def test_a_contender_that_acts_learns_from_recorded_pulls_as_jmeta_does(kind, name, way):
+    if name == "PyTorch" and importlib.util.find_spec("torch") is None:
+        pytest.skip("PyTorch is not installed: pip install 'jmeta[peers]'")
+    workload = Workload(kind, tasks=8, steps=6)
+    contender, first = (worker.acting_contender(each, workload) for each in (name, way))
+    np.testing.assert_allclose(contender.loss, first.loss, rtol=1e-4)
+    np.testing.assert_allclose(contender.grad_norm, first.grad_norm, rtol=1e-4)
+    contender.run(2)
+
+
 def test_an_unknown_contender_is_refused():
+    for name in ("jmeta: two passes", "nobody"):
+        with pytest.raises(ValueError, match="is not done by|there is no contender"):
+            worker.acting_contender(name, Workload("W4-A2C", 2, 2))
     with pytest.raises(ValueError, match="there is no contender 'nobody'"):
         worker.contender_of("nobody")
 
