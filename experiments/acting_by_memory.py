@@ -7,7 +7,7 @@ import jmeta
 from configs import parts
 from jmeta import Learner, learners, models, policies, policy_gradients, rollouts
 from jmeta.collecting import collecting_trainer
-from jmeta.learners import varibad
+from jmeta.learners.varibad import task_inference, varibad, varibad_episode, varibad_policy
 from jmeta.policies import Policy
 from jmeta.types import EpisodeFn, LossFn, MetaTrainer, SequenceModel
 
@@ -37,7 +37,7 @@ def inferring(
         raise ValueError(
             f"VariBAD's network reads experience: it has a memory, such as Recurrent; it is no {recipe.model}"
         )
-    inference = varibad.task_inference(
+    inference = task_inference(
         _memory(recipe.model, there),
         models.mlp((*method.decoder, 1)),
         environment,
@@ -46,9 +46,9 @@ def inferring(
         num_elbo_terms=method.num_elbo_terms,
     )
     trunk = models.mlp(method.trunk)
-    policy = varibad.varibad_policy(inference, trunk, environment, initial_log_std=method.acting.initial_log_std)
-    learner = varibad.varibad(inference, trunk, environment, initial_log_std=method.acting.initial_log_std)
-    on_collected = varibad.varibad_episode(learner, inference, _loss(method.acting))
+    policy = varibad_policy(inference, trunk, environment, initial_log_std=method.acting.initial_log_std)
+    learner = varibad(inference, trunk, environment, initial_log_std=method.acting.initial_log_std)
+    on_collected = varibad_episode(learner, inference, _loss(method.acting))
     return _acting(recipe, method.acting, there, policy, learner, on_collected, optimizer)
 
 
