@@ -14,9 +14,9 @@ class NavigationVaribad:
     """
 
     data: Navigation = Navigation("dense", num_rollouts=3, horizon=20, ends_at_goal=False)
-    model: Recurrent = Recurrent("gru", width=64)
+    model: Recurrent = Recurrent("gru", width=64, max_span=30)
     method: Varibad = Varibad(
-        acting=Rl2(discount=0.97, gae_lambda=0.9, entropy_weight=0.003, num_epochs=4),
+        acting=Rl2(discount=0.97, gae_lambda=0.9, entropy_weight=0.0, num_epochs=4, reward_scale=0.1),
         num_latents=5,
         kl_weight=0.1,
         num_elbo_terms=15,
@@ -27,7 +27,7 @@ class NavigationVaribad:
         steps_per_dispatch=10,
         evaluate_every=100,
         num_valid_tasks=500,
-        lr=1e-3,
+        lr=3e-3,
         schedule="linear",
         clip_norm=1.0,
     )

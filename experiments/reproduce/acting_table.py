@@ -8,6 +8,7 @@ from jmeta.evaluation import estimate
 from ..evaluate import shown
 from . import rl_baselines, rows
 
+ROBOTS = rows.FOLDER.parent / "robots.json"
 INTRODUCTION = """Returns are total rewards of an episode. Trained rows act greedily unless their recipe says otherwise.
 Baselines learn nothing from other tasks; numbers that they leave open were tuned on tasks of another seed
 (`python -m experiments.reproduce.rl_baselines`). The published column is what the papers report under their own tuning,
@@ -112,7 +113,9 @@ def section(recorded: list[rows.Row]) -> list[str]:
         parts += _bandits(pulls, arms, acting, baselines)
     for count in sorted({row["num_rollouts"] for row in baselines if row["problem"] == "tabular_mdp"}):
         parts += _mdps(count, acting, baselines)
-    parts += _by_inner_steps(acting)
+    parts += _by_inner_steps(_of("Navigation", acting))
+    parts += _by_rollout(_of("Navigation", acting))
+    parts += _robots()
     return ["## Acting in environments\n", INTRODUCTION, *parts] if parts else []
 
 
@@ -187,6 +190,49 @@ def _by_inner_steps(acting: list[rows.Row]) -> list[str]:
         cells = [row.facts["title"], *(shown("return", estimate(each)) for each in values), f"{len(values[0]):,}"]
         lines.append(f"| {' | '.join([*cells, str(row.facts['train']['num_steps'])])} |")
     return ["\n".join(lines) + "\n"]
+
+
+def _by_rollout(acting: list[rows.Row]) -> list[str]:
+    """Rows of methods that remember, judged in each rollout of an episode."""
+    parts = []
+    remembering = [row for row in acting if "by_rollout" in row.facts["evaluations"][0]]
+    for protocol in sorted({row.facts["evaluations"][0]["protocol"] for row in remembering}):
+        these = [row for row in remembering if row.facts["evaluations"][0]["protocol"] == protocol]
+        count = len(these[0].facts["evaluations"][0]["by_rollout"])
+        header = ["method", *(f"rollout {number + 1}" for number in range(count)), "whole episode", "meta-steps"]
+        lines = [f"### {protocol}: return of each rollout\n", f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+        for row in these:
+            each = [_interval(value) for value in row.facts["evaluations"][0]["by_rollout"]]
+            whole = shown("return", estimate(row.per_task["0 inductive"]))
+            lines.append(f"| {' | '.join([row.facts['title'], *each, whole, str(row.facts['train']['num_steps'])])} |")
+        parts.append("\n".join(lines) + "\n")
+    return parts
+
+
+def _robots() -> list[str]:
+    """Curves of robots, as `experiments.reproduce.robots` left them."""
+    if not ROBOTS.exists():
+        return []
+    facts = json.loads(ROBOTS.read_text())
+    lines = [
+        f"### Robots: {facts['protocol']}\n",
+        "Return of a rollout against the number of rollouts in the same body before it; made by `python -m "
+        f"experiments.reproduce.robots`. Training from scratch is on {facts['num_scratch_tasks']} bodies, each by itself. "
+        "The last column is the difference to no adaptation on the same tasks.\n",
+        "![](docs/robots.png)\n",
+        "| method | rollouts before | return | minus no adaptation |",
+        "|---|---|---|---|",
+    ]
+    for name, curve in facts["curves"].items():
+        gains = facts["minus_no_adaptation"].get(name)
+        for i, seen in enumerate(curve["rollouts"]):
+            gain = f"{gains['mean'][i]:+.2f} ± {gains['half_width'][i]:.2f}" if gains else ""
+            lines.append(f"| {name} | {seen} | {curve['mean'][i]:.2f} ± {curve['half_width'][i]:.2f} | {gain} |")
+    return ["\n".join([*lines, "", "![a film of one episode](docs/robots.gif)"]) + "\n"]
+
+
+def _interval(value: dict[str, float]) -> str:
+    return f"{value['mean']:.3f} ± {value['half_width']:.3f}"
 
 
 def _line(row: rows.Row, published: str) -> str:

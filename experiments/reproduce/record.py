@@ -68,7 +68,7 @@ def record(options: Options) -> rows.Row:
         for learner, steps in rows.learners_of(facts, recipe, experiment)
     ]
     facts["metric"] = evaluate.main_metric(timed[0].evaluation)
-    facts["evaluations"] = [_of_one_metric(evaluate.as_json(each.evaluation), facts["metric"]) for each in timed]
+    facts["evaluations"] = [_of_metric(evaluate.as_json(each.evaluation), facts["metric"]) for each in timed]
     per_task = {
         f"{i} {kind}": estimates[facts["metric"]].values
         for i, each in enumerate(timed)
@@ -81,9 +81,11 @@ def record(options: Options) -> rows.Row:
     return row
 
 
-def _of_one_metric(evaluation: dict[str, Any], metric: str) -> dict[str, Any]:
+def _of_metric(evaluation: dict[str, Any], metric: str) -> dict[str, Any]:
+    """The metric alone; of an episode of several rollouts the return of each, too."""
     kinds = {kind: evaluation[kind] and evaluation[kind][metric] for kind in ("inductive", "transductive")}
-    return evaluation | kinds
+    by_rollout = [value for name, value in evaluation["inductive"].items() if name.startswith("return_of_rollout_")]
+    return evaluation | kinds | ({"by_rollout": by_rollout} if by_rollout else {})
 
 
 def _training(folder: pathlib.Path, num_steps: int) -> dict[str, Any]:

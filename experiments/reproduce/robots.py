@@ -18,15 +18,15 @@ import tyro
 
 from configs import parts
 from jmeta.evaluation import Estimate, estimate, paired_difference
-from jmeta.types import EpisodeFn, PyTree, RandomKey
+from jmeta.types import PyTree, RandomKey
 
 from .. import acting_by_memory, console, evaluate, loop, recipes, robot_pictures, run_folder, worlds
 from ..build import build
 from ..robot_pictures import Curve
 from ..robots import ROBOTS
-from . import rows
+from . import acting_table, rows
 
-RESULTS = pathlib.Path(__file__).parent / "robots.json"
+RESULTS = acting_table.ROBOTS
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 REMEMBERS, DESCENDS, UNADAPTED, SCRATCH = "RL²", "MAML", "no adaptation", "PPO from scratch on the body itself"
 
@@ -35,35 +35,25 @@ REMEMBERS, DESCENDS, UNADAPTED, SCRATCH = "RL²", "MAML", "no adaptation", "PPO 
 class Options:
     """Judge the kept policies of robots, and draw how they adapt."""
 
-    num_tasks: int = 1000
-    """Bodies that the kept policies are judged on."""
     num_scratch_tasks: int = 40
     """Bodies that policies are trained on from nothing."""
     num_scratch_rollouts: int = 2000
     """Rollouts of such a training."""
-    max_inner_steps: int = 3
-    """Of MAML."""
 
 
-def returns_of(row: rows.Row, options: Options) -> tuple[list[int], list[Estimate]]:
-    """`(rollouts seen before, returns of a rollout after these)` of a kept policy, on tasks of meta_test."""
-    recipe, experiment = rows.experiment_of(row.facts, num_tasks=options.num_tasks)
-    params = rows.restored(experiment, row.meta_params)
-
-    def judged(episode_fn: EpisodeFn) -> dict[str, Estimate]:
-        key, at_once = loop.split_key("meta_test"), recipe.testing.tasks_at_once
-        evaluation = evaluate.evaluation_of(experiment, episode_fn, params, key, steps="", tasks_at_once=at_once)
-        return evaluation.inductive
-
+def returns_of(row: rows.Row) -> tuple[list[int], list[Estimate]]:
+    """`(rollouts seen before, returns of a rollout after these)` of a kept policy, on the tasks of its row."""
+    recipe, experiment = rows.experiment_of(row.facts)
     if isinstance(recipe.method, parts.MamlRl):
-        assert experiment.make_judge is not None
-        steps = range(options.max_inner_steps + 1)
-        returns = [judged(experiment.make_judge(num))["return"] for num in steps]
+        steps = row.facts["test"]["inner_steps"]
+        returns = [estimate(row.per_task[f"{i} inductive"]) for i in range(len(steps))]
         return [num * recipe.method.num_rollouts for num in steps], returns
     assert experiment.judge is not None
     assert isinstance(recipe.data, parts.Robot)
-    by_rollout, seen = judged(experiment.judge), range(recipe.data.num_rollouts)
-    return list(seen), [by_rollout[f"return_of_rollout_{number + 1}"] for number in seen]
+    params, at_once = rows.restored(experiment, row.meta_params), recipe.testing.tasks_at_once
+    evaluated = evaluate.evaluated(experiment, params, at_once).evaluation.inductive
+    seen = range(recipe.data.num_rollouts)
+    return list(seen), [evaluated[f"return_of_rollout_{number + 1}"] for number in seen]
 
 
 def from_scratch(row: rows.Row, options: Options) -> tuple[list[int], list[Estimate]]:
@@ -131,7 +121,7 @@ def main(options: Options) -> None:
     """Judge, write, draw."""
     kept = {name: rows.read(f"robot_{file}") for name, file in
             {REMEMBERS: "rl2", DESCENDS: "maml", UNADAPTED: "unadapted"}.items()}  # fmt: skip
-    judged = {name: returns_of(row, options) for name, row in kept.items()}
+    judged = {name: returns_of(row) for name, row in kept.items()}
     curves = {name: as_curve(*each) for name, each in judged.items()}
     curves[SCRATCH] = as_curve(*from_scratch(kept[UNADAPTED], options))
     base = judged[UNADAPTED][1][-1]
@@ -140,18 +130,18 @@ def main(options: Options) -> None:
         seen, returns = judged[name]
         differences = [paired_difference(each, base) for each in returns]
         gains[name] = as_curve(seen, differences)._asdict()
-    recipe, experiment = rows.experiment_of(kept[REMEMBERS].facts, num_tasks=options.num_tasks)
+    recipe, experiment = rows.experiment_of(kept[REMEMBERS].facts)
     assert isinstance(recipe.data, parts.Robot)
     facts = {
         "robot": recipe.data.name,
         "protocol": experiment.source.protocol,
-        "num_tasks": options.num_tasks,
+        "num_tasks": experiment.source.num_test_tasks,
         "num_scratch_tasks": options.num_scratch_tasks,
         "curves": {name: curve._asdict() for name, curve in curves.items()},
         "minus_no_adaptation": gains,
     }
     run_folder.replace_text(RESULTS, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    title = f"{recipe.data.name}: {ROBOTS[recipe.data.name].outside}, unlike those of training"
+    title = f"{recipe.data.name}: bodies outside of training's ranges ({ROBOTS[recipe.data.name].outside})"
     robot_pictures.adaptation_curves(DOCS / "robots.png", curves, title=title)
     film(kept[REMEMBERS], DOCS / "robots.gif")
     for name, curve in curves.items():
