@@ -217,8 +217,8 @@ def _robots() -> list[str]:
     lines = [
         f"### Robots: {facts['protocol']}\n",
         "Return of a rollout against the number of rollouts in the same body before it; made by `python -m "
-        f"experiments.reproduce.robots`. Training from scratch is on {facts['num_scratch_tasks']} bodies, each by itself. "
-        "The last column is the difference to no adaptation on the same tasks.\n",
+        f"experiments.reproduce.robots`. From scratch are {facts['num_scratch_tasks']} bodies, each by itself. The "
+        "last column is the difference to no adaptation on the same tasks.\n",
         "![](docs/robots.png)\n",
         "| method | rollouts before | return | minus no adaptation |",
         "|---|---|---|---|",

@@ -1,14 +1,17 @@
 """Every row of the results, judged again from the weights that it keeps."""
 
+import json
 import pathlib
 import re
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import evaluate
-from experiments.reproduce import record, rows, table
+from experiments.reproduce import record, robots, rows, table
+from experiments.robots import NUM_STEPS
 from jmeta.evaluation import estimate
 
 NUM_TASKS = 100
@@ -24,9 +27,11 @@ def test_the_kept_weights_still_score_what_the_row_says(name, request):
     row = rows.read(name)
     if row.facts["split_hash"] and row.facts["options"]["data"]["protocol"] != "glyphs":
         request.getfixturevalue("data_dir")
-    recipe, experiment = rows.experiment_of(row.facts, num_tasks=NUM_TASKS)
+    # twenty rollouts of a robot for each inner step make a task a hundred times as long
+    num_tasks = 30 if name == "robot_maml" else NUM_TASKS
+    recipe, experiment = rows.experiment_of(row.facts, num_tasks=num_tasks)
     assert experiment.source.split_hash == row.facts["split_hash"]
-    named = {experiment.source.protocol.split(f", {NUM_TASKS} tasks")[0]}
+    named = {experiment.source.protocol.split(f", {num_tasks} tasks")[0]}
     assert {
         evaluation["protocol"].split(f", {evaluation['num_tasks']} tasks")[0] for evaluation in row.facts["evaluations"]
     } == named
@@ -38,7 +43,7 @@ def test_the_kept_weights_still_score_what_the_row_says(name, request):
             meta_params,
             jax.random.key(2026),
             steps="",
-            tasks_at_once=min(recipe.testing.tasks_at_once, NUM_TASKS),
+            tasks_at_once=min(recipe.testing.tasks_at_once, num_tasks),
         )
         for kind in ("inductive", "transductive"):
             estimates = getattr(result, kind)
@@ -136,6 +141,30 @@ def test_a_baseline_becomes_a_row_without_weights(tmp_path, monkeypatch):
     again = evaluate.timed_evaluation(experiment, learner, rows.restored(experiment, {}), tasks_at_once=2)
     np.testing.assert_allclose(again.evaluation.inductive["accuracy"].values, row.per_task["0 inductive"], rtol=1e-5)
     assert "| none | none |" in table.render()
+
+
+def test_robots_are_judged_and_drawn_from_the_kept_rows(tmp_path, monkeypatch):
+    def few(name):
+        row = kept(name)
+        facts = {**row.facts, "test": {**row.facts["test"], "num_tasks": 12}}
+        return row._replace(facts=facts, per_task={key: values[:12] for key, values in row.per_task.items()})
+
+    kept = rows.read
+    monkeypatch.setattr(rows, "read", few)
+    monkeypatch.setattr(robots, "RESULTS", tmp_path / "robots.json")
+    monkeypatch.setattr(robots, "DOCS", tmp_path)
+    robots.main(robots.Options(num_scratch_tasks=2, num_scratch_rollouts=200))
+    facts = json.loads((tmp_path / "robots.json").read_text())
+    curves, gains = facts["curves"], facts["minus_no_adaptation"]
+    assert curves["MAML"]["rollouts"] == [0, 20, 40, 60]
+    expected = kept("robot_maml").per_task["2 inductive"][:12].mean()
+    assert curves["MAML"]["mean"][2] == pytest.approx(expected, abs=1e-3)
+    assert curves[robots.SCRATCH]["rollouts"] == list(range(0, 201, 20))
+    difference = curves["RL²"]["mean"][0] - curves["no adaptation"]["mean"][-1]
+    assert gains["RL²"]["mean"][0] == pytest.approx(difference, abs=2e-3)
+    with Image.open(tmp_path / "robots.gif") as film, Image.open(tmp_path / "robots.png") as picture:
+        assert getattr(film, "n_frames", 1) == NUM_STEPS
+        assert picture.width > 800
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
