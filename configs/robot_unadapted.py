@@ -11,6 +11,8 @@ class RobotUnadapted:
 
     Paper:    Schulman et al., "Proximal Policy Optimization Algorithms", 2017, arXiv:1707.06347.
     Command:  python -m experiments.train robot_unadapted
+    Time:     about 4 minutes on one CPU core.
+    Expected: a return of 0, since it cannot know which way to go.
     """
 
     data: Robot = Robot("crawler", num_rollouts=3)
