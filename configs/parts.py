@@ -112,8 +112,9 @@ class Robot:
     name: Literal["crawler", "arm", "eel"] = "crawler"
     num_rollouts: int = 3
     """Of an episode; a method that adapts by gradient steps has numbers of its own."""
-    tested_on: Literal["other bodies", "bodies alike"] = "other bodies"
-    """Whether bodies of meta_test are outside the ranges of training (see `experiments.robots`), or drawn from them."""
+    tested_on: Literal["held_out", "trained"] = "held_out"
+    """Ranges that the bodies of meta_test are drawn from: outside of those of training (see `experiments.robots`), or
+    the same."""
 
 
 Environments = Bandit | TabularMdp | Navigation | Robot

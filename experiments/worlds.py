@@ -62,9 +62,9 @@ def world(data: parts.Environments) -> World:
         case parts.Robot(robot_name, num_rollouts, tested_on):
             robot = robots.ROBOTS[robot_name]
             environment, sample = robot.make(robot.trained, num_steps=robots.NUM_STEPS)
-            is_other = tested_on == "other bodies"
-            sample_test = robot.make(robot.held_out, num_steps=robots.NUM_STEPS)[1] if is_other else sample
-            other = f", bodies outside of training's ranges ({robot.outside})" if is_other else ""
+            is_outside = tested_on == "held_out"
+            sample_test = robot.make(robot.held_out, num_steps=robots.NUM_STEPS)[1] if is_outside else sample
+            other = f", bodies outside of training's ranges ({robot.outside})" if is_outside else ""
             name = f"{robot_name}, {num_rollouts} rollouts of {robots.NUM_STEPS} steps"
             return World(environment, sample, sample_test, num_rollouts * robots.NUM_STEPS, num_rollouts, name, other)
 

@@ -117,7 +117,7 @@ def as_curve(seen: list[int], returns: list[Estimate]) -> Curve:
     return Curve(seen, [round(each.mean, 3) for each in returns], [round(each.half_width, 3) for each in returns])
 
 
-def main(options: Options) -> None:
+def judge_and_draw(options: Options) -> None:
     """Judge, write, draw."""
     kept = {name: rows.read(f"robot_{file}") for name, file in
             {REMEMBERS: "rl2", DESCENDS: "maml", UNADAPTED: "unadapted"}.items()}  # fmt: skip
@@ -149,6 +149,12 @@ def main(options: Options) -> None:
         print(f"{name:40s}", "  ".join(f"{seen}: {mean:.2f} ± {half:.2f}" for seen, mean, half in points))
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> int:
+    """Run the command line; returns the exit status."""
+    options = tyro.cli(Options, args=arguments, prog="python -m experiments.reproduce.robots")
     console.use_compilation_cache()
-    sys.exit(console.run_command(lambda: main(tyro.cli(Options)), if_interrupted="nothing was written"))
+    return console.run_command(lambda: judge_and_draw(options), if_interrupted="nothing was written")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

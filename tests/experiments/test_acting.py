@@ -28,7 +28,7 @@ SETTINGS = {
     "rl2 with a transformer": (BANDIT, parts.Transformer(width=8, num_layers=1, num_heads=2), parts.Rl2()),
     "rl2 with snail": (BANDIT, parts.Snail(8, 1, 4, 4, 4), parts.Rl2(entropy_schedule="linear")),
     "rl2 on robots": (parts.Robot("arm", num_rollouts=1), GRU, parts.Rl2()),
-    "no adaptation": (parts.Robot("crawler", 1, tested_on="bodies alike"), MLP, parts.Rl2()),
+    "no adaptation": (parts.Robot("crawler", 1, tested_on="trained"), MLP, parts.Rl2()),
     "varibad": (BANDIT, GRU, parts.Varibad(num_latents=2, decoder=(4,), trunk=(4,), num_elbo_terms=2)),
     "rl2 on navigation": (parts.Navigation("sparse", 2), GRU, parts.Rl2()),
     "maml with trpo": (NAVIGATION, MLP, parts.MamlRl(**SHORT_ROLLOUTS, later_inner_lr=0.05)),
@@ -97,7 +97,7 @@ def test_robots_are_tested_on_bodies_that_training_does_not_have():
     assert float(tested.friction.max()) <= float(drawn.friction.min())
     dead = lambda params: set(np.unique(np.argwhere(np.asarray(params.motor_strength) == 0)[:, 1]).tolist())
     assert dead(drawn).isdisjoint(dead(tested))
-    alike = worlds.world(parts.Robot("crawler", tested_on="bodies alike"))
+    alike = worlds.world(parts.Robot("crawler", tested_on="trained"))
     assert alike.sample_test == alike.sample
     source = worlds.source_of(there, parts.Testing(), parts.Training(10, 1, 1, 1))
     assert "bodies outside of training's ranges" in source.protocol

@@ -153,7 +153,7 @@ def test_robots_are_judged_and_drawn_from_the_kept_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "read", few)
     monkeypatch.setattr(robots, "RESULTS", tmp_path / "robots.json")
     monkeypatch.setattr(robots, "DOCS", tmp_path)
-    robots.main(robots.Options(num_scratch_tasks=2, num_scratch_rollouts=200))
+    assert robots.main(["--num-scratch-tasks", "2", "--num-scratch-rollouts", "200"]) == 0
     facts = json.loads((tmp_path / "robots.json").read_text())
     curves, gains = facts["curves"], facts["minus_no_adaptation"]
     assert curves["MAML"]["rollouts"] == [0, 20, 40, 60]
