@@ -1,7 +1,7 @@
 """The pieces that recipes are composed of: plain typed values, in four groups.
 
     data        which tasks to meta-train on             Sinusoid, Blobs, Images, Folder, Bandit, Robot, ...
-    model       which network                            Mlp, Conv4, Resnet12, Recurrent, Transformer, Snail
+    model       which network                            Mlp, Conv4, Resnet12, Recurrent, Transformer, Snail, Forgetful
     method      how to learn from a task                 Maml, Reptile, Protonet, Rl2, ...
     training    how long, how fast, what to watch        Training
     testing     which tasks to choose and judge by       Testing
@@ -96,7 +96,7 @@ class Navigation:
     """A point that has to find its goal in the plane."""
 
     reward: Literal["dense", "sparse"] = "dense"
-    """Minus the squared distance to a goal in a square, or a reward only near a goal on a half circle."""
+    """Minus the distance to a goal in a square, or a reward only near a goal on a half circle."""
     num_rollouts: int = 3
     """Of an episode; a method that adapts by gradient steps has numbers of its own."""
     horizon: int | None = None
@@ -191,8 +191,15 @@ class Snail:
     value_width: int = 16
 
 
-Memory = Recurrent | Transformer | Snail
-"""Networks with memory."""
+@dataclass(frozen=True)
+class Forgetful:
+    """A multilayer perceptron of the present observation, for policies that do not adapt."""
+
+    hidden: tuple[int, ...] = (64, 64)
+
+
+Memory = Recurrent | Transformer | Snail | Forgetful
+"""Networks that go through an episode step by step, and remember it or not."""
 Network = Mlp | Conv4 | Resnet12 | Memory
 
 # Methods. `num_test_steps`, the inner steps at test, is the protocol's, or else `num_steps`, if not given

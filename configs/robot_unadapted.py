@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .parts import Mlp, Rl2, Robot, Testing, Training
+from .parts import Forgetful, Rl2, Robot, Testing, Training
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class RobotUnadapted:
     """
 
     data: Robot = Robot("crawler", num_rollouts=3)
-    model: Mlp = Mlp(hidden=(64, 64))
+    model: Forgetful = Forgetful(hidden=(64, 64))
     method: Rl2 = Rl2(
         discount=0.98, gae_lambda=0.95, reward_scale=0.2, entropy_weight=0.0, num_epochs=4, initial_log_std=-0.5
     )

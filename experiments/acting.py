@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from configs import parts
 from jmeta import Learner
@@ -46,10 +47,11 @@ def updates_per_step(method: parts.Method) -> int:
 
 
 def collected_first(collect: Collect, on_collected: EpisodeFn) -> EpisodeFn:
-    """An episode that collects by itself what it is judged on."""
+    """An episode that collects by itself what it is judged on, as at the beginning of training."""
 
     def episode_fn(meta_params: PyTree, env_params: PyTree, key: RandomKey) -> tuple[jax.Array, Aux]:
         key_collect, key_episode = jax.random.split(key)
-        return on_collected(meta_params, collect(meta_params, env_params, key_collect), key_episode)
+        task = collect(meta_params, env_params, key_collect)._replace(progress=jnp.zeros((), jnp.float32))
+        return on_collected(meta_params, task, key_episode)
 
     return episode_fn

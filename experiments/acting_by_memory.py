@@ -16,7 +16,7 @@ from .worlds import World
 
 
 def rl2(recipe: parts.Recipe, method: parts.Rl2, there: World, optimizer: optax.GradientTransformation) -> Acting:
-    """RL², or with an `Mlp` a policy that does not adapt at all, trained likewise."""
+    """RL², or with a `Forgetful` network a policy that does not adapt at all, trained likewise."""
     policy = policy_of(recipe.model, method, there)
     learner = learners.rl2(policy)
     on_collected = jmeta.episode(learner, _loss(method))
@@ -33,7 +33,7 @@ def inferring(
 ) -> Acting:
     """VariBAD, the recipe's network being its encoder."""
     environment = there.environment
-    if isinstance(recipe.model, parts.Mlp):
+    if isinstance(recipe.model, parts.Forgetful):
         raise ValueError(
             f"VariBAD's network reads experience: it has a memory, such as Recurrent; it is no {recipe.model}"
         )
@@ -69,10 +69,13 @@ def _memory(network: parts.Network, there: World) -> SequenceModel:
                 value_width=value_width,
                 max_steps=there.num_steps,
             )
-        case parts.Mlp(hidden):
+        case parts.Forgetful(hidden):
             space = there.environment.observation_space(there.environment.default_params)
             return models.forgetful(models.mlp(hidden), num_features=policies.num_features(space))
-    raise ValueError(f"a policy is a network with memory, such as Recurrent, or an Mlp, not {network}")
+    raise ValueError(
+        f"a policy that remembers needs a network with memory, such as Recurrent, not {network}; one that shall not "
+        "adapt is Forgetful"
+    )
 
 
 def _loss(method: parts.Rl2) -> LossFn:
@@ -92,6 +95,8 @@ def _acting(
     on_collected: EpisodeFn,
     optimizer: optax.GradientTransformation,
 ) -> Acting:
+    if method.entropy_schedule == "linear":
+        on_collected = policy_gradients.with_fading_entropy(on_collected, method.entropy_weight)
     run = rollouts.run_episode(there.environment, policy, num_steps=there.num_steps)
     collect = policy_gradients.collect_episode(
         run, discount=method.discount, gae_lambda=method.gae_lambda, reward_scale=method.reward_scale
@@ -113,9 +118,6 @@ def _trainer(
     collect: policy_gradients.Collect,
     optimizer: optax.GradientTransformation,
 ) -> MetaTrainer:
-    fades = method.entropy_schedule == "linear"
-    if fades:
-        on_collected = policy_gradients.with_fading_entropy(on_collected, method.entropy_weight)
     # all tasks at once, and the gradient of their mean, not the mean of gradients: they share one product a step
     batching = "vmap" if training.batching == "auto" else training.batching
     mean_grad = jax.value_and_grad(jmeta.over_tasks(on_collected, batching), has_aux=True)
@@ -125,5 +127,5 @@ def _trainer(
         num_epochs=method.num_epochs,
         num_minibatches=method.num_minibatches,
         prepare=policy_gradients.with_normalized_advantages,
-        num_total_steps=training.num_steps if fades else None,
+        num_total_steps=training.num_steps,
     )

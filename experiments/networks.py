@@ -48,7 +48,7 @@ class Network(NamedTuple):
                     drop_size=drop_size,
                     dtype=_dtype(dtype),
                 )
-            case parts.Recurrent() | parts.Transformer() | parts.Snail():
+            case parts.Recurrent() | parts.Transformer() | parts.Snail() | parts.Forgetful():
                 raise ValueError("a network with memory is for methods that act, such as Rl2; choose an Mlp or a Conv4")
 
 

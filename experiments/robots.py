@@ -43,7 +43,11 @@ class Robot(NamedTuple):
 _STRENGTH = (0.8, 1.2)
 ROBOTS = {
     "crawler": Robot(
-        crawler, crawler_design(), DAMAGED, DAMAGED_OTHERWISE, "heavier, more slippery, a front motor dead"
+        crawler,
+        crawler_design(),
+        DAMAGED,
+        DAMAGED_OTHERWISE,
+        "heavier, more slippery, a front motor dead, sensors further off",
     ),
     "arm": Robot(
         arm,

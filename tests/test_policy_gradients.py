@@ -283,6 +283,9 @@ def test_a_fading_entropy_needs_progress(key):
     episode_fn = policy_gradients.with_fading_entropy(lambda params, task, key: (params, {"entropy": params}), 0.1)
     with pytest.raises(ValueError, match="pass num_total_steps to collecting_trainer"):
         episode_fn(jnp.zeros(()), Task(batch, batch), key)
+    without = policy_gradients.with_fading_entropy(lambda params, task, key: (params, {}), 0.1)
+    with pytest.raises(ValueError, match=r"needs aux\['entropy'\]"):
+        without(jnp.zeros(()), Task(batch, batch, jnp.zeros(())), key)
 
 
 def test_mistakes_are_refused():

@@ -31,12 +31,14 @@ measured; nothing is typed by hand. The workloads:
   epochs of four minibatches; T S steps of environments in a meta-step
 
 Every contender runs in a process of its own, from the same parameters on the same tasks; losses and gradient norms are
-compared before anything is timed. Contenders take turns, one running at a time, and a ratio is the median of the ratios
+compared before anything is timed. In W4 contenders draw bandits and actions by themselves, and what is compared is of
+recorded pulls. Contenders take turns, one running at a time, and a ratio is the median of the ratios
 of rounds: times of different tables cannot be compared, for machines drift.
 
 No accelerator has been measured yet.
 
-* *ms*: a meta-step, that is a meta-gradient and a step of Adam; the median over rounds, without compilation.
+* *ms*: a meta-step, that is a meta-gradient and a step of Adam (of W4-PPO: acting, and then eight of them); the median
+  over rounds, without compilation.
 * *ratio*: how many times as long the contender takes as the fastest way of jmeta.
 * *temporary*: what the compiled program allocates for itself; *peak*: the most resident memory of the process,
   libraries and compiler included.
@@ -169,10 +171,11 @@ def _section(row: dict[str, Any], workload: Workload) -> str:
         )
     table = _table(["", "ms", "ratio", "temporary MB", "peak MB", "compile s", "of peak"], lines)
     failed = [f"\nNot measured: {name}: {reason}." for name, reason in row["failed"].items()]
-    fastest = workload.tasks * workload.steps / _median(measured[ours])
-    speed = (
-        ["", f"{ours}: {fastest:,.0f} steps of environments a second, acting and learning."] if workload.acts else []
-    )
+    speed = []
+    if workload.acts:
+        rates = {name: workload.tasks * workload.steps / _median(each) for name, each in measured.items()}
+        shown = "; ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
+        speed = [f"\nSteps of environments a second, acting and learning: {shown}."]
     return "\n".join([title, "", _versions(row), "", table, *speed, *failed, ""])
 
 

@@ -9,8 +9,8 @@ from ..evaluate import shown
 from . import rl_baselines, rows
 
 ROBOTS = rows.FOLDER.parent / "robots.json"
-INTRODUCTION = """Returns are total rewards of an episode. Trained rows act greedily unless their recipe says otherwise.
-Baselines learn nothing from other tasks; numbers that they leave open were tuned on tasks of another seed
+INTRODUCTION = """Returns are total rewards of an episode. Every trained row is of one seed, and intervals are over tasks alone. Trained
+rows act greedily unless their recipe says otherwise. Baselines learn nothing from other tasks; numbers that they leave open were tuned on tasks of another seed
 (`python -m experiments.reproduce.rl_baselines`). The published column is what the papers report under their own tuning,
 for orientation.
 """
@@ -137,7 +137,8 @@ def _bandits(pulls: int, arms: int, acting: list[rows.Row], baselines: list[dict
         "|---|---|---|---|",
     ]
     for row in _of("Bandit", acting, num_pulls=pulls, num_arms=arms):
-        lines.append(_line(row, str(published.get("rl2", ""))))
+        is_recurrent = "cell" in row.facts["options"]["model"]  # as the network of the published figure was
+        lines.append(_line(row, str(published.get("rl2", "")) if is_recurrent else ""))
     for row in _sorted(baselines):
         if (row.get("num_pulls"), row.get("num_arms")) == (pulls, arms):
             lines.append(_baseline_line(row, str(published.get(row["method"], ""))))

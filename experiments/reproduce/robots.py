@@ -59,7 +59,10 @@ def returns_of(row: rows.Row) -> tuple[list[int], list[Estimate]]:
 def from_scratch(row: rows.Row, options: Options) -> tuple[list[int], list[Estimate]]:
     """The same of PPO on one body each, begun anew, with the recipe of the policy that does not adapt."""
     rollouts_per_step, num_points = 20, 10
-    num_steps = options.num_scratch_rollouts // rollouts_per_step
+    num_steps, rest = divmod(options.num_scratch_rollouts, rollouts_per_step)
+    if num_steps < num_points or rest or num_steps % num_points:
+        multiple = rollouts_per_step * num_points
+        raise ValueError(f"--num-scratch-rollouts {options.num_scratch_rollouts}: pass a multiple of {multiple}")
     recipe: Any = recipes.with_options(recipes.load(row.facts["recipe"]), row.facts["options"])
     recipe = dataclasses.replace(
         recipe,
@@ -69,7 +72,7 @@ def from_scratch(row: rows.Row, options: Options) -> tuple[list[int], list[Estim
     experiment = build(recipe)
     judge = experiment.judge
     assert judge is not None
-    steps_per_point = max(1, num_steps // num_points)
+    steps_per_point = num_steps // num_points
 
     def one_body(key: RandomKey) -> jax.Array:
         """`[points]`: returns before training, and in the course of it."""

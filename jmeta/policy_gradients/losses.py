@@ -98,7 +98,7 @@ def with_fading_entropy(episode_fn: EpisodeFn, weight: float) -> EpisodeFn:
       weight: w, at the start.
 
     Raises:
-      ValueError: at trace time, if the tasks have no `progress`.
+      ValueError: at trace time, if the tasks have no `progress`, or `aux` has no `entropy`.
 
     Example:
       >>> import jax.numpy as jnp, jmeta
@@ -113,6 +113,8 @@ def with_fading_entropy(episode_fn: EpisodeFn, weight: float) -> EpisodeFn:
         if task.progress is None:
             raise ValueError("a fading entropy needs task.progress; pass num_total_steps to collecting_trainer")
         loss, aux = episode_fn(meta_params, task, key)
+        if "entropy" not in aux:
+            raise ValueError(f"a fading entropy needs aux['entropy'], as of ppo_loss(), but aux has {sorted(aux)}")
         return loss - weight * (1 - task.progress) * aux["entropy"], aux
 
     return fading

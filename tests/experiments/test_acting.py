@@ -28,7 +28,7 @@ SETTINGS = {
     "rl2 with a transformer": (BANDIT, parts.Transformer(width=8, num_layers=1, num_heads=2), parts.Rl2()),
     "rl2 with snail": (BANDIT, parts.Snail(8, 1, 4, 4, 4), parts.Rl2(entropy_schedule="linear")),
     "rl2 on robots": (parts.Robot("arm", num_rollouts=1), GRU, parts.Rl2()),
-    "no adaptation": (parts.Robot("crawler", 1, tested_on="trained"), MLP, parts.Rl2()),
+    "no adaptation": (parts.Robot("crawler", 1, tested_on="trained"), parts.Forgetful((4,)), parts.Rl2()),
     "varibad": (BANDIT, GRU, parts.Varibad(num_latents=2, decoder=(4,), trunk=(4,), num_elbo_terms=2)),
     "rl2 on navigation": (parts.Navigation("sparse", 2), GRU, parts.Rl2()),
     "maml with trpo": (NAVIGATION, MLP, parts.MamlRl(**SHORT_ROLLOUTS, later_inner_lr=0.05)),
@@ -70,7 +70,9 @@ def test_every_method_trains_and_is_judged(name, tmp_path):
 
 
 @pytest.mark.optimized
-@pytest.mark.parametrize("name", ["rl2 with ppo", "rl2 with snail", "varibad", "maml with trpo", "promp"])
+@pytest.mark.parametrize(
+    "name", ["rl2 with ppo", "rl2 with a2c", "rl2 with snail", "varibad", "maml with trpo", "promp"]
+)
 def test_a_run_that_stopped_goes_on_to_the_same_bits(name, tmp_path):
     recipe = small(name)
     whole = train.train_one("tiny", recipe, tmp_path / "whole")
@@ -138,8 +140,8 @@ def test_a_step_is_looked_at_task_by_task():
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"model": parts.Conv4()}, "a policy is a network with memory, such as Recurrent, or an Mlp"),
-        ({"model": MLP, "method": parts.Varibad()}, "VariBAD's network reads experience"),
+        ({"model": MLP}, "a policy that remembers needs a network with memory"),
+        ({"model": parts.Forgetful(), "method": parts.Varibad()}, "VariBAD's network reads experience"),
         ({"method": parts.MamlRl()}, "has no memory: its network is an Mlp"),
         ({"method": parts.Protonet()}, "Protonet does not act in environments"),
         ({"data": parts.Blobs()}, "Rl2 acts in environments"),

@@ -40,6 +40,7 @@ SMALL = {
     parts.Recurrent: parts.Recurrent(width=4),
     parts.Transformer: parts.Transformer(width=8, num_layers=1, num_heads=2),
     parts.Snail: parts.Snail(8, 1, 4, 4, 4),
+    parts.Forgetful: parts.Forgetful(hidden=(4,)),
 }
 
 
