@@ -9,10 +9,10 @@ from ..evaluate import shown
 from . import rl_baselines, rows
 
 ROBOTS = rows.FOLDER.parent / "robots.json"
-INTRODUCTION = """Returns are total rewards of an episode. Every trained row is of one seed, and intervals are over tasks alone. Trained
-rows act greedily unless their recipe says otherwise. Baselines learn nothing from other tasks; numbers that they leave open were tuned on tasks of another seed
-(`python -m experiments.reproduce.rl_baselines`). The published column is what the papers report under their own tuning,
-for orientation.
+INTRODUCTION = """Returns are total rewards of an episode. Every trained row is of one seed, and intervals are over
+tasks alone. Trained rows act greedily unless their recipe says otherwise. Baselines learn nothing from other tasks;
+numbers that they leave open were tuned on tasks of another seed (`python -m experiments.reproduce.rl_baselines`). The
+published column is what the papers report under their own tuning, for orientation.
 """
 
 # Read in the papers' tables; total rewards of 1000 test tasks.
