@@ -15,7 +15,7 @@ from jmeta.policies import Policy
 from jmeta.policy_gradients import Collect, RollOut
 from jmeta.trust_region import trust_region_trainer
 from jmeta.types import Aux, EpisodeFn, LossFn, MetaTrainer, PyTree, RandomKey
-from jmeta.working_set import tasks_at_once
+from jmeta.working_set import chunk_size
 
 from .acting import Acting, collected_first
 from .worlds import World
@@ -132,9 +132,7 @@ def _trust_region(
 def _of_each(fn: Callable[[jmeta.Task], PyTree], tasks: jmeta.Task, batching: Any) -> PyTree:
     """Results of all tasks, stacked; as many at once as `over_tasks` takes."""
     num_tasks = count_tasks(tasks)
-    if batching == "auto":
-        batching = tasks_at_once(fn, (tasks,), num_tasks)
-    at_once = {"vmap": num_tasks, "scan": 1}.get(str(batching)) or int(batching)
+    at_once = chunk_size(batching, fn, (tasks,), num_tasks)
     return jax.vmap(fn)(tasks) if at_once == num_tasks else jax.lax.map(fn, tasks, batch_size=at_once)
 
 

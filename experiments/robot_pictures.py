@@ -152,9 +152,8 @@ def _scene(axis: Axes, design: Design, params: RobotParams, part: Film) -> tuple
             axis.plot([mark] * 2, [-0.12, 0.0] if design.gravity > 0 else [-2, 2], color="#a89f8e", linewidth=0.8)
             axis.text(mark, -0.14 if design.gravity > 0 else -0.58, f"{mark} m", ha="center", va="top", fontsize=7,
                       color="#807868", clip_on=True)  # fmt: skip
-        is_right = goal > 0 if design.gravity > 0 else math.cos(goal) > 0
         arrow = {"arrowstyle": "-|>", "color": "#2a8f4f", "linewidth": 2.5}
-        tip, tail = (0.98, 0.82) if is_right else (0.82, 0.98)
+        tip, tail = (0.98, 0.82) if _is_right(design, goal) else (0.82, 0.98)
         axis.annotate("", xy=(tip, 0.93), xytext=(tail, 0.93), xycoords="axes fraction", arrowprops=arrow)
         axis.text(0.8, 0.93, "goal", transform=axis.transAxes, color="#2a8f4f", va="center", ha="right")
     trace = axis.plot([], [], color="#c8a13a", linewidth=1.2, alpha=0.9)[0]
@@ -195,7 +194,7 @@ def described(design: Design, params: RobotParams) -> str:
     if design.shape.is_anchored:
         aim = f"reach a place at {math.degrees(goal):.0f}°, hidden from the policy"
     else:
-        aim = "go right" if (goal if design.gravity > 0 else math.cos(goal)) > 0 else "go left"
+        aim = "go right" if _is_right(design, goal) else "go left"
         aim += ", which the policy is not told"
     dead = np.flatnonzero(np.asarray(params.motor_strength) == 0)
     masses, strengths = (" ".join(f"{float(x):.1f}" for x in each) for each in (params.mass, params.motor_strength))
@@ -203,14 +202,21 @@ def described(design: Design, params: RobotParams) -> str:
     return f"{design.name}: {aim}{f'; motor {dead[0]} is dead (red)' if len(dead) else ''}\n{body_of}"
 
 
-def interesting(sample: Any, key: RandomKey) -> RobotParams:
-    """A task to be shown: with a dead motor, if tasks have any, and a goal that is not straight ahead or below."""
-    for each in jax.random.split(key, 100):
-        params = sample(each)
-        shows_damage = bool((params.motor_strength == 0).any()) or not any(
-            motor >= 0 for motor in sample.func.ranges.dead_motor
-        )
-        is_behind = float(params.goal) < 0 or math.cos(float(params.goal)) < 0
-        if shows_damage and is_behind and math.sin(float(params.goal)) > -0.9:
-            return params
-    return sample(key)
+def interesting(design: Design, sample: Any, key: RandomKey) -> RobotParams:
+    """A task to be shown: a goal to the left, where no robot goes by itself, and a dead motor if tasks have any.
+
+    Raises:
+      ValueError: if none of a hundred tasks has such a goal.
+    """
+    drawn = [sample(each) for each in jax.random.split(key, 100)]
+    leftwards = [params for params in drawn if not _is_right(design, float(params.goal))]
+    if not leftwards:
+        raise ValueError(f"no task of 100 of the {design.name} has a goal to the left; draw from other ranges")
+    damaged = [params for params in leftwards if bool((params.motor_strength == 0).any())]
+    return (damaged or leftwards)[0]
+
+
+def _is_right(design: Design, goal: float) -> bool:
+    """Of a velocity, for robots on the ground, or else an angle."""
+    is_on_ground = design.gravity > 0 and not design.shape.is_anchored
+    return (goal if is_on_ground else math.cos(goal)) > 0

@@ -14,7 +14,7 @@ import optax
 
 from .losses import checked_loss
 from .types import Aux, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
-from .working_set import tasks_at_once
+from .working_set import chunk_size
 
 
 def episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
@@ -131,10 +131,7 @@ def over_tasks(
     def mean_over_tasks(meta_params: PyTree, tasks: PyTree, key: RandomKey) -> Any:
         num_tasks = count_tasks(tasks)
         keys = jax.random.split(key, num_tasks)
-        if batching == "auto":
-            chunk = tasks_at_once(lambda task, key: fn(meta_params, task, key), (tasks, keys), num_tasks)
-        else:
-            chunk = {"vmap": num_tasks, "scan": 1}.get(str(batching)) or int(batching)
+        chunk = chunk_size(batching, lambda task, key: fn(meta_params, task, key), (tasks, keys), num_tasks)
         if num_tasks % chunk:
             raise ValueError(f"batching={batching} does not divide the {num_tasks} tasks; pass a divisor, or 'vmap'")
         at_once = jax.vmap(fn, in_axes=(None, 0, 0))

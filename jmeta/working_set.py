@@ -41,6 +41,23 @@ def tasks_at_once(fn: Callable[..., Any], stacked: tuple[Any, ...], num_tasks: i
     return best if 4 * best >= at_most else num_tasks  # such as a prime number of small tasks
 
 
+def chunk_size(batching: str | int, fn: Callable[..., Any], stacked: tuple[Any, ...], num_tasks: int) -> int:
+    """How many tasks a `batching` computes at once: `"vmap"` all, `"scan"` one, a number so many, `"auto"` see above.
+
+    Args:
+      batching: as given to `over_tasks`.
+      fn, stacked, num_tasks: as for `tasks_at_once`; looked at for `"auto"` alone.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> [chunk_size(batching, jnp.sin, (jnp.zeros(6),), 6) for batching in ("vmap", "scan", 3)]
+      [6, 1, 3]
+    """
+    if batching == "auto":
+        return tasks_at_once(fn, stacked, num_tasks)
+    return {"vmap": num_tasks, "scan": 1}.get(str(batching)) or int(batching)
+
+
 def computed_bytes(fn: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
     """The size of all values that a function computes on the way: of a loop, its body once, and its results.
 

@@ -85,7 +85,7 @@ def pytorch(workload: Workload, recorded: Pulls) -> Contender:
             x, action, reward, log_probs, values = acted(policy, workload)
             old = chosen(log_probs, action)
             advantage, target = judged(reward, values)
-            advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+            advantage = normalized(advantage)
         for _ in range(NUM_EPOCHS):
             for rows in torch.randperm(workload.tasks).chunk(NUM_MINIBATCHES):
                 log_probs, values = policy.unroll(x[:, rows])
@@ -93,13 +93,12 @@ def pytorch(workload: Workload, recorded: Pulls) -> Contender:
                 updated(ppo_loss(log_probs, values, *each))
 
     step = ppo if is_ppo else a2c
-    x = inputs_of(torch.from_numpy(recorded.action.T.astype(np.int64)), torch.from_numpy(recorded.reward.T.copy()))
     action, reward = torch.from_numpy(recorded.action.T.astype(np.int64)), torch.from_numpy(recorded.reward.T.copy())
-    log_probs, values = policy.unroll(x)
+    log_probs, values = policy.unroll(inputs_of(action, reward))
     advantage, target = judged(reward, values)
     if is_ppo:
-        advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
-        loss = ppo_loss(log_probs, values, action, advantage, target, chosen(log_probs, action).detach())
+        old = chosen(log_probs, action).detach()
+        loss = ppo_loss(log_probs, values, action, normalized(advantage), target, old)
     else:
         loss = a2c_loss(log_probs, values, action, advantage, target)
     loss.backward()
@@ -152,6 +151,11 @@ def judged(reward: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, to
         advantages.append(advantage)
     stacked = torch.stack(advantages[::-1])
     return stacked, stacked + values
+
+
+def normalized(advantage: torch.Tensor) -> torch.Tensor:
+    """Over all steps."""
+    return (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
 
 
 def chosen(log_probs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:

@@ -110,7 +110,7 @@ def film(row: rows.Row, path: pathlib.Path) -> None:
     there, design = worlds.world(data), ROBOTS[data.name].design
     policy = acting_by_memory.policy_of(recipe.model, method, there)
     params = rows.restored(experiment, row.meta_params)
-    env_params = robot_pictures.interesting(there.sample_test, jax.random.key(0))
+    env_params = robot_pictures.interesting(design, there.sample_test, jax.random.key(0))
     seen = robot_pictures.filmed(there.environment, design, policy, params, env_params, there.num_steps)
     robot_pictures.animate(path, seen, design, env_params, num_rollouts=data.num_rollouts)
 

@@ -91,6 +91,22 @@ def test_rollouts_are_judged_one_by_one():
     np.testing.assert_allclose(total, result["return"].values, rtol=1e-5)
 
 
+def test_tasks_in_chunks_are_tasks_all_at_once():
+    """A step of TRPO, whose decisions and objective go over the tasks by themselves."""
+    recipe = small("maml with trpo")
+    stepped = {}
+    for batching in ("vmap", "scan", 2):
+        training = dataclasses.replace(recipe.training, tasks_per_step=4, batching=batching)
+        experiment = build(dataclasses.replace(recipe, training=training))
+        env_params = jax.vmap(experiment.source.meta_train)(jax.random.split(jax.random.key(1), 4))
+        state = experiment.trainer.init(experiment.init(jax.random.key(0)))
+        stepped[batching] = jax.jit(experiment.trainer.update)(state, env_params, jax.random.key(2))[0].meta_params
+    for batching in ("scan", 2):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), stepped[batching], stepped["vmap"]
+        )
+
+
 def test_robots_are_tested_on_bodies_that_training_does_not_have():
     there = worlds.world(parts.Robot("crawler"))
     drawn = jax.vmap(there.sample)(jax.random.split(jax.random.key(0), 200))
