@@ -92,7 +92,7 @@ def test_rollouts_are_judged_one_by_one():
 
 
 def test_tasks_in_chunks_are_tasks_all_at_once():
-    """A step of TRPO, whose decisions and objective go over the tasks by themselves."""
+    """A step of TRPO, whose decisions and objective go over the tasks by themselves; a solve amplifies rounding."""
     recipe = small("maml with trpo")
     stepped = {}
     for batching in ("vmap", "scan", 2):
@@ -100,11 +100,14 @@ def test_tasks_in_chunks_are_tasks_all_at_once():
         experiment = build(dataclasses.replace(recipe, training=training))
         env_params = jax.vmap(experiment.source.meta_train)(jax.random.split(jax.random.key(1), 4))
         state = experiment.trainer.init(experiment.init(jax.random.key(0)))
-        stepped[batching] = jax.jit(experiment.trainer.update)(state, env_params, jax.random.key(2))[0].meta_params
+        state, aux = jax.jit(experiment.trainer.update)(state, env_params, jax.random.key(2))
+        stepped[batching] = (state.meta_params, aux)
+    params, aux = stepped["vmap"]
     for batching in ("scan", 2):
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), stepped[batching], stepped["vmap"]
-        )
+        others, facts = stepped[batching]
+        np.testing.assert_allclose(facts["grad_norm"], aux["grad_norm"], rtol=1e-5)
+        np.testing.assert_allclose(facts["divergence"], aux["divergence"], rtol=0.1)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-3), others, params)
 
 
 def test_robots_are_tested_on_bodies_that_training_does_not_have():
