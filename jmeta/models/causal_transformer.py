@@ -19,7 +19,7 @@ class KeyValueCache(NamedTuple):
     """What a causal transformer remembers.
 
     Attributes:
-      keys: of each layer, `[max_steps, heads, features]`; steps not seen yet are zeros.
+      keys: of each layer, `[heads, max_steps, features]`; steps not seen yet are zeros.
       values: likewise.
       num_seen: int32, steps seen so far.
     """
@@ -69,7 +69,6 @@ def causal_transformer(*, width: int, num_layers: int, num_heads: int, max_steps
     if width % num_heads:
         raise ValueError(f"num_heads={num_heads} does not divide width={width}; pass a divisor")
     layers = [f"block_{i}" for i in range(num_layers)]
-    head_shape = (num_heads, width // num_heads)
 
     def init(key: RandomKey, x: Float[Array, "steps features"]) -> PyTree:
         key_input, key_positions, *keys = jax.random.split(key, 2 + num_layers)
@@ -82,7 +81,7 @@ def causal_transformer(*, width: int, num_layers: int, num_heads: int, max_steps
         }
 
     def start(params: PyTree) -> KeyValueCache:
-        empty = (jnp.zeros((max_steps, *head_shape), params["positions"].dtype),) * num_layers
+        empty = (jnp.zeros((num_heads, max_steps, width // num_heads), params["positions"].dtype),) * num_layers
         return KeyValueCache(empty, empty, jnp.zeros((), jnp.int32))
 
     def unroll(
@@ -100,11 +99,11 @@ def causal_transformer(*, width: int, num_layers: int, num_heads: int, max_steps
         keys, values = [], []
         for name, past_keys, past_values in zip(layers, memory.keys, memory.values, strict=True):
             heads = _norm(params[name]["norm_attention"], h) @ params[name]["attention"]["kernel"]
-            heads = heads.reshape(num_steps, 3, *head_shape)
-            keys.append(_written(past_keys, heads[:, 1], memory.num_seen))
-            values.append(_written(past_values, heads[:, 2], memory.num_seen))
-            read = attend(heads[:, 0], keys[-1], values[-1], is_visible).reshape(num_steps, width)
-            h = h + dense(params[name]["read"], read)
+            queries, new_keys, new_values = heads.reshape(num_steps, 3, num_heads, width // num_heads).transpose(1, 2, 0, 3)
+            keys.append(_written(past_keys, new_keys, memory.num_seen))
+            values.append(_written(past_values, new_values, memory.num_seen))
+            read = attend(queries, keys[-1], values[-1], is_visible)
+            h = h + dense(params[name]["read"], read.swapaxes(0, 1).reshape(num_steps, width))
             hidden = jax.nn.gelu(dense(params[name]["hidden"], _norm(params[name]["norm_mlp"], h)))
             h = h + dense(params[name]["output"], hidden)
         outputs = jnp.where((at < max_steps)[:, None], _norm(params["norm"], h), jnp.nan)
@@ -120,23 +119,25 @@ def causal_transformer(*, width: int, num_layers: int, num_heads: int, max_steps
 
 
 def attend(
-    queries: Float[Array, "steps heads features"],
-    keys: Float[Array, "remembered heads features"],
-    values: Float[Array, "remembered heads numbers"],
+    queries: Float[Array, "heads steps features"],
+    keys: Float[Array, "heads remembered features"],
+    values: Float[Array, "heads remembered numbers"],
     is_visible: Bool[Array, "steps remembered"],
-) -> Float[Array, "steps heads numbers"]:
+) -> Float[Array, "heads steps numbers"]:
     """Scaled dot-product attention, softmax(q · k / √features) v, over what each step may see, which is something.
+
+    Heads come first, so that a step's products with all that is remembered need no copy of it in another order.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from jmeta.models.causal_transformer import attend
-      >>> alike, values = jnp.ones((3, 1, 2)), jnp.array([1.0, 3.0, 8.0])[:, None, None]
-      >>> attend(alike, alike, values, jnp.tril(jnp.ones((3, 3), bool)))[:, 0, 0].tolist()
+      >>> alike, values = jnp.ones((1, 3, 2)), jnp.array([1.0, 3.0, 8.0])[None, :, None]
+      >>> attend(alike, alike, values, jnp.tril(jnp.ones((3, 3), bool)))[0, :, 0].tolist()
       [1.0, 2.0, 4.0]
     """
-    scores = jnp.einsum("qhf,khf->hqk", queries, keys) / math.sqrt(queries.shape[-1])
+    scores = jnp.einsum("hqf,hkf->hqk", queries, keys) / math.sqrt(queries.shape[-1])
     weights = jax.nn.softmax(jnp.where(is_visible[None], scores, -jnp.inf))
-    return jnp.einsum("hqk,khn->qhn", weights, values)
+    return jnp.einsum("hqk,hkn->hqn", weights, values)
 
 
 def dense(params: PyTree, x: Float[Array, "*steps inputs"]) -> Float[Array, "*steps outputs"]:
@@ -153,14 +154,11 @@ def dense(params: PyTree, x: Float[Array, "*steps inputs"]) -> Float[Array, "*st
 
 
 def _written(
-    past: Float[Array, "max_steps heads features"], new: Float[Array, "steps heads features"], at: Int[Array, ""]
-) -> Float[Array, "max_steps heads features"]:
-    """The cache with new rows from `at` on. What does not fit is left out: the room for it is cut off again.
-
-    Without that room, `dynamic_update_slice` would move the rows back until they fit.
-    """
-    room = jnp.concatenate([past, jnp.zeros_like(new)])
-    return jax.lax.dynamic_update_slice_in_dim(room, new, at, axis=0)[: past.shape[0]]
+    past: Float[Array, "heads max_steps features"], new: Float[Array, "heads steps features"], at: Int[Array, ""]
+) -> Float[Array, "heads max_steps features"]:
+    """The cache with new rows from `at` on, without those that do not fit."""
+    rows = at + jnp.arange(new.shape[1], dtype=jnp.int32)
+    return past.at[:, rows].set(new, mode="drop", unique_indices=True, indices_are_sorted=True)
 
 
 def _norm(params: PyTree, x: Float[Array, "steps width"]) -> Float[Array, "steps width"]:

@@ -22,7 +22,7 @@ class SnailMemory(NamedTuple):
 
     Attributes:
       features: `[longest dilation, features]`, what was known of each step: the past inputs of the convolutions.
-      keys: of each attention block, `[max_steps - 1, 1, key_width]`.
+      keys: of each attention block, `[max_steps - 1, key_width]`.
       values: likewise, of `value_width`.
       num_seen: int32, steps seen so far.
     """
@@ -95,7 +95,7 @@ def snail(
 
     def start(params: PyTree) -> SnailMemory:
         dtype = params["input"]["kernel"].dtype
-        zeros = lambda numbers: (jnp.zeros((max_steps - 1, 1, numbers), dtype),) * num_blocks  # noqa: E731
+        zeros = lambda numbers: (jnp.zeros((max_steps - 1, numbers), dtype),) * num_blocks  # noqa: E731
         features = jnp.zeros((dilations[-1], num_features), dtype)
         return SnailMemory(features, zeros(key_width), zeros(value_width), jnp.zeros((), jnp.int32))
 
@@ -114,10 +114,11 @@ def snail(
                 content, is_open = jnp.tanh(gates[:, :num_filters]), jax.nn.sigmoid(gates[:, num_filters:])
                 known = jnp.concatenate([known, content * is_open], 1)
             attention = params[f"attention_{i}"]
-            keys.append(jnp.concatenate([past_keys, (known @ attention["key"]["kernel"])[:, None]]))
-            values.append(jnp.concatenate([past_values, dense(attention["value"], known)[:, None]]))
-            read = attend(dense(attention["query"], known)[:, None], keys[-1], values[-1], is_visible)
-            known = jnp.concatenate([known, read[:, 0]], 1)
+            keys.append(jnp.concatenate([past_keys, known @ attention["key"]["kernel"]]))
+            values.append(jnp.concatenate([past_values, dense(attention["value"], known)]))
+            query = dense(attention["query"], known)
+            (read,) = attend(query[None], keys[-1][None], values[-1][None], is_visible)
+            known = jnp.concatenate([known, read], 1)
         features = jnp.concatenate([memory.features, known])
         latest = lambda arrays: tuple(array[num_steps:] for array in arrays)  # noqa: E731
         return SnailMemory(features[num_steps:], latest(keys), latest(values), memory.num_seen + num_steps), known

@@ -23,7 +23,7 @@ def a2c_loss(*, value_weight: float = 0.5, entropy_weight: float = 0.0) -> LossF
       the `value_loss` and the `entropy`.
 
     Example:
-      >>> import jax.numpy as jnp, jmeta
+      >>> import jax, jax.numpy as jnp, jmeta
       >>> from jmeta.policies import Categorical, Decision
       >>> from jmeta.policy_gradients import Acted
       >>> zero, one = jnp.zeros(2), jnp.ones(2)
@@ -59,7 +59,7 @@ def ppo_loss(*, clip: float = 0.2, value_weight: float = 0.5, entropy_weight: fl
       ValueError: if `clip` is not positive.
 
     Example:
-      >>> import jax.numpy as jnp, jmeta
+      >>> import jax, jax.numpy as jnp, jmeta
       >>> from jmeta.policies import Categorical, Decision
       >>> from jmeta.policy_gradients import Acted
       >>> zero, one = jnp.zeros(2), jnp.ones(2)
@@ -101,10 +101,10 @@ def with_fading_entropy(episode_fn: EpisodeFn, weight: float) -> EpisodeFn:
       ValueError: at trace time, if the tasks have no `progress`, or `aux` has no `entropy`.
 
     Example:
-      >>> import jax.numpy as jnp, jmeta
+      >>> import jax, jax.numpy as jnp, jmeta
       >>> episode_fn = lambda params, task, key: (jnp.array(0.0), {"entropy": jnp.array(2.0)})
       >>> task = jmeta.Task(None, None, progress=jnp.array(0.75))
-      >>> loss, _ = with_fading_entropy(episode_fn, 0.1)(None, task, None)
+      >>> loss, _ = with_fading_entropy(episode_fn, 0.1)(None, task, jax.random.key(0))
       >>> round(float(loss), 4)
       -0.05
     """

@@ -40,13 +40,13 @@ def assert_same(a, b):
 
 def attention_by_loops(queries, keys, values):
     """Step t over steps 0 .. t, one head and one sum at a time."""
-    num_steps, num_heads, num_features = queries.shape
+    num_heads, num_steps, num_features = queries.shape
     outputs = np.zeros_like(values)
     for t in range(num_steps):
         for h in range(num_heads):
-            scores = [sum(queries[t, h] * keys[s, h]) / num_features**0.5 for s in range(t + 1)]
+            scores = [sum(queries[h, t] * keys[h, s]) / num_features**0.5 for s in range(t + 1)]
             weights = np.exp(scores) / np.exp(scores).sum()
-            outputs[t, h] = sum(weight * values[s, h] for s, weight in enumerate(weights))
+            outputs[h, t] = sum(weight * values[h, s] for s, weight in enumerate(weights))
     return outputs
 
 
@@ -63,8 +63,9 @@ def transformer_by_hand(params, x):
     h = dense_by_hand(params["input"], np.asarray(x)) + np.asarray(params["positions"])[: len(x)]
     for block in (params["block_0"], params["block_1"]):
         heads = norm_by_hand(block["norm_attention"], h) @ np.asarray(block["attention"]["kernel"])
-        queries, keys, values = (part.reshape(len(x), 2, WIDTH // 2) for part in np.split(heads, 3, 1))
-        h = h + dense_by_hand(block["read"], attention_by_loops(queries, keys, values).reshape(len(x), WIDTH))
+        queries, keys, values = (part.reshape(len(x), 2, WIDTH // 2).swapaxes(0, 1) for part in np.split(heads, 3, 1))
+        read = attention_by_loops(queries, keys, values).swapaxes(0, 1).reshape(len(x), WIDTH)
+        h = h + dense_by_hand(block["read"], read)
         hidden = dense_by_hand(block["hidden"], norm_by_hand(block["norm_mlp"], h))
         gelu = hidden / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
         h = h + dense_by_hand(block["output"], gelu)
@@ -72,8 +73,8 @@ def transformer_by_hand(params, x):
 
 
 def test_attention_is_a_loop_over_softmaxes(float64, key):
-    queries, keys = jax.random.normal(key, (2, STEPS, 3, 4))
-    values = jax.random.normal(jax.random.fold_in(key, 1), (STEPS, 3, 5))
+    queries, keys = jax.random.normal(key, (2, 3, STEPS, 4))
+    values = jax.random.normal(jax.random.fold_in(key, 1), (3, STEPS, 5))
     read = attend(queries, keys, values, jnp.tril(jnp.ones((STEPS, STEPS), bool)))
     assert_same(read, attention_by_loops(*(np.asarray(array) for array in (queries, keys, values))))
 
