@@ -99,7 +99,8 @@ def causal_transformer(*, width: int, num_layers: int, num_heads: int, max_steps
         keys, values = [], []
         for name, past_keys, past_values in zip(layers, memory.keys, memory.values, strict=True):
             heads = _norm(params[name]["norm_attention"], h) @ params[name]["attention"]["kernel"]
-            queries, new_keys, new_values = heads.reshape(num_steps, 3, num_heads, width // num_heads).transpose(1, 2, 0, 3)
+            heads = heads.reshape(num_steps, 3, num_heads, width // num_heads)
+            queries, new_keys, new_values = heads.transpose(1, 2, 0, 3)
             keys.append(_written(past_keys, new_keys, memory.num_seen))
             values.append(_written(past_values, new_values, memory.num_seen))
             read = attend(queries, keys[-1], values[-1], is_visible)

@@ -1,4 +1,4 @@
-"""Sequence models that see each input beside the one before: whole transitions, where a step tells only where one led."""
+"""Sequence models that see each input beside the one before: whole transitions, where a step says only where it led."""
 
 from typing import Any, NamedTuple
 
