@@ -89,6 +89,8 @@ class TabularMdp:
     num_actions: int = 5
     horizon: int = 10
     """Steps of a rollout."""
+    observes_transitions: bool = False
+    """Observations come with the ones before them: a transformer learns from nothing else, other networks do not mind."""
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,12 @@ def world(data: parts.Environments) -> World:
             environment, sample = make(num_arms)
             name = f"{kind} bandit, {num_arms} arms, {num_pulls} pulls"
             return World(environment, sample, sample, num_pulls, 0, name)
-        case parts.TabularMdp(num_rollouts, num_states, num_actions, horizon):
+        case parts.TabularMdp(num_rollouts, num_states, num_actions, horizon, observes_transitions):
             environment, sample = environments.tabular_mdp(
                 num_states=num_states, num_actions=num_actions, horizon=horizon
             )
+            if observes_transitions:
+                environment = environments.with_previous_observation(environment)
             name = (
                 f"tabular MDP, {num_states} states, {num_actions} actions, {num_rollouts} rollouts of {horizon} steps"
             )

@@ -16,5 +16,6 @@ from .from_xland_minigrid import hidden_goal_benchmark as hidden_goal_benchmark
 from .meta_maze import meta_maze as meta_maze
 from .point_navigation import point_navigation as point_navigation
 from .point_navigation import sparse_point_navigation as sparse_point_navigation
+from .previous_observation import with_previous_observation as with_previous_observation
 from .scaled_actions import scaled_actions as scaled_actions
 from .tabular_mdp import tabular_mdp as tabular_mdp

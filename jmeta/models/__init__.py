@@ -17,7 +17,6 @@ from .norms import frozen as frozen
 from .norms import is_head as is_head
 from .norms import is_norm as is_norm
 from .norms import is_statistic as is_statistic
-from .previous_input import with_previous_input as with_previous_input
 from .primitives import convolution as convolution
 from .primitives import max_pool as max_pool
 from .primitives import patch_conv as patch_conv
@@ -35,7 +34,6 @@ __all__ = [
     "causal_transformer",
     "snail",
     "forgetful",
-    "with_previous_input",
     "chain",
     "from_linen",
     "from_nnx",

@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 
 from jmeta import models
-from jmeta.environments import BanditParams, Box, Discrete, bernoulli_bandit, environment, gaussian_bandit
+from jmeta.environments import (
+    BanditParams,
+    Box,
+    Discrete,
+    bernoulli_bandit,
+    environment,
+    gaussian_bandit,
+    with_previous_observation,
+)
 from jmeta.environments.meta_maze import meta_maze
 from jmeta.environments.point_navigation import point_navigation, sparse_point_navigation
+from jmeta.environments.tabular_mdp import tabular_mdp
 from jmeta.policies import actor_critic
 from jmeta.rollouts import init_policy, run_episode
 
@@ -298,3 +307,39 @@ def test_a_task_of_gymnax_is_its_parameters():
         policy_params = init_policy(env, policy)(jax.random.key(0))
         experience = jax.vmap(run, (None, axes, None))(policy_params, tasks, jax.random.key(1))
     np.testing.assert_array_equal(experience.is_over, [[False, True] * 4, [False, False, False, True] * 2])
+
+
+def test_a_previous_observation_is_that_of_the_state_that_was_left():
+    pairs, (before, state), rewards, terminated, _, info = steps(with_previous_observation(walk()), jnp.int32(3), 7)
+    observations, inner, expected_rewards, expected_terminated, _, expected_info = steps(walk(), jnp.int32(3), 7)
+    (first, zero), _ = with_previous_observation(walk()).reset(jax.random.split(jax.random.key(0))[0], jnp.int32(3))
+    assert float(zero) == 0
+    np.testing.assert_array_equal(pairs[:, 0], observations)
+    np.testing.assert_array_equal(pairs[:, 1], np.concatenate([first[None], observations[:-1]]))
+    np.testing.assert_array_equal(info["final_observation"][:, 0], expected_info["final_observation"])
+    np.testing.assert_array_equal(info["final_observation"][:, 1], pairs[:, 1])
+    np.testing.assert_array_equal(before[:, 0], observations)
+    jax.tree.map(np.testing.assert_array_equal, (state, rewards), (inner, expected_rewards))
+    np.testing.assert_array_equal(terminated, expected_terminated)
+
+
+def test_pairs_of_choices_are_one_hot_and_in_their_space(key):
+    mdp, sample = tabular_mdp(num_states=3, num_actions=2, horizon=4)
+    mdp, params = with_previous_observation(mdp), sample(key)
+    assert mdp.observation_space(params) == Box(0.0, 1.0, (6,))
+    pairs, *_ = steps(mdp, params, 9)
+    np.testing.assert_array_equal(pairs.reshape(9, 2, 3).sum(-1), 1)
+    observation, state = mdp.reset_env(key, params)
+    np.testing.assert_array_equal(observation, [1, 0, 0, 0, 0, 0])
+    for _ in range(6):  # past the time limit, where nothing begins anew
+        previous, (observation, state, *_) = observation, mdp.step_env(key, state, 0, params)
+        np.testing.assert_array_equal(observation[3:], previous[:3])
+    assert int(state[1].time) == 6
+
+
+def test_a_policy_on_pairs_acts(key):
+    env = with_previous_observation(point_navigation()[0])
+    assert env.observation_space(env.default_params).shape == (4,)
+    policy = actor_critic(models.gru(4), env)
+    experience = run_episode(env, policy, num_steps=5)(init_policy(env, policy)(key), env.default_params, key)
+    assert np.isfinite(experience.reward).all()
