@@ -90,7 +90,7 @@ class TabularMdp:
     horizon: int = 10
     """Steps of a rollout."""
     observes_transitions: bool = False
-    """Observations come with the ones before them: a transformer learns from nothing else, other networks do not mind."""
+    """Observations come with the ones before them, from which a transformer learns sooner."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import optax
 
 import jmeta
 from configs import parts
-from jmeta import Learner, learners, models, policies, policy_gradients, rollouts
+from jmeta import Learner, environments, learners, models, policies, policy_gradients, rollouts
 from jmeta.collecting import collecting_trainer
 from jmeta.learners.varibad import task_inference, varibad, varibad_episode, varibad_policy
 from jmeta.policies import Policy
@@ -71,7 +71,7 @@ def _memory(network: parts.Network, there: World) -> SequenceModel:
             )
         case parts.Forgetful(hidden):
             space = there.environment.observation_space(there.environment.default_params)
-            return models.forgetful(models.mlp(hidden), num_features=policies.num_features(space))
+            return models.forgetful(models.mlp(hidden), num_features=environments.num_features(space))
     raise ValueError(
         f"a policy that remembers needs a network with memory, such as Recurrent, not {network}; one that shall not "
         "adapt is Forgetful"

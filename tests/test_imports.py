@@ -90,7 +90,7 @@ def _roots(node: ast.AST) -> list[str]:
 def test_the_core_needs_no_extra():
     """`import jmeta` pulls in none of the optional packages."""
     extras = ["matplotlib", "PIL", "tensorflow_datasets", "grain", "tyro", "rich", "tensorboardX", "equinox", "haiku"]
-    extras += ["rlax", "gymnax", "navix", "xminigrid"]
+    extras += ["rlax", "gymnax", "navix", "xminigrid", "brax"]
     code = f"import sys, jmeta; print([name for name in {extras} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(ast.literal_eval(result.stdout))

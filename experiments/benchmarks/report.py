@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments import run_folder
 
+from .physics import FILE as PHYSICS
 from .profile import FILE as PROFILE
 from .speed import CONTENDERS, ROWS
 from .sweep import FILE as SWEEP
@@ -20,8 +21,8 @@ PICTURE = ROOT / "docs" / "benchmarks.png"
 
 INTRODUCTION = """# Benchmarks
 
-Made by `python -m experiments.benchmarks.report` from what `experiments.benchmarks.speed`, `.sweep` and `.profile`
-measured; nothing is typed by hand. The workloads:
+Made by `python -m experiments.benchmarks.report` from what `experiments.benchmarks.speed`, `.sweep`, `.profile`
+and `.physics` measured; nothing is typed by hand. The workloads:
 
 * W1: second-order MAML, conv4 with 64 filters, batch norm and maximum, 28x28 pixels, 5-way 1-shot, 75 queries, S inner
   steps, T tasks
@@ -81,7 +82,10 @@ MEMORY_AIMS = ((Workload("W1", 32, 5), 170.0), (Workload("W1", 1, 100), 150.0))
 
 
 def render(
-    rows: list[dict[str, Any]], sweep: dict[str, Any] | None = None, profile: dict[str, Any] | None = None
+    rows: list[dict[str, Any]],
+    sweep: dict[str, Any] | None = None,
+    profile: dict[str, Any] | None = None,
+    physics: dict[str, Any] | None = None,
 ) -> str:
     """The page."""
     by_name = {workload.name: workload for workload in CONTENDERS}
@@ -93,6 +97,8 @@ def render(
         parts.append(_profile(profile))
     if sweep:
         parts.append(_sweep(sweep))
+    if physics:
+        parts.append(_physics(physics))
     return "\n".join(parts)
 
 
@@ -194,6 +200,23 @@ watched, in {profile["num_operations"]} operations, and {profile["busy_share"]:.
 """
 
 
+def _physics(physics: dict[str, Any]) -> str:
+    """Steps of robots a second."""
+    measured = physics["measured"]
+    ours = measured["jmeta: crawler"]
+    lines = []
+    for name, each in sorted(measured.items(), key=lambda item: _median(item[1])):
+        rate = physics["robots"] * physics["steps"] / _median(each)
+        lines.append([name, f"{rate:,.0f}", f"{_ratio(each, ours):.1f}", f"{each['compile_seconds']:.1f}"])
+    return f"""## Robots
+
+Steps of {physics["robots"]} robots a second, each with a body of its own, under random actions and without a policy;
+the ratio is of time, to the crawler. Ours move in the plane, Brax's in space. {_versions(physics)}
+
+{_table(["", "steps a second", "ratio", "compile s"], lines)}
+"""
+
+
 def _sweep(sweep: dict[str, Any]) -> str:
     """Tables over steps and tasks, and the picture."""
     points = sweep["points"]
@@ -261,19 +284,18 @@ def _median(measured: dict[str, Any]) -> float:
     return statistics.median(measured["seconds"])
 
 
-def measured() -> tuple[list[dict[str, Any]], dict[str, Any] | None, dict[str, Any] | None]:
-    """All rows, the sweep and the profile, as far as they are there."""
+def measured() -> tuple[list[dict[str, Any]], *tuple[dict[str, Any] | None, ...]]:
+    """All rows, the sweep, the profile and the physics, as far as they are there."""
     rows = [json.loads(path.read_text()) for path in sorted(ROWS.glob("W*.json"))]
-    sweep, profile = (json.loads(path.read_text()) if path.exists() else None for path in (SWEEP, PROFILE))
-    return rows, sweep, profile
+    return rows, *(json.loads(path.read_text()) if path.exists() else None for path in (SWEEP, PROFILE, PHYSICS))
 
 
 def main() -> int:
     """Write the page."""
-    rows, sweep, profile = measured()
+    rows, sweep, *others = measured()
     if sweep:
         draw(sweep)
-    run_folder.replace_text(PAGE, render(rows, sweep, profile))
+    run_folder.replace_text(PAGE, render(rows, sweep, *others))
     print(f"wrote {PAGE.name} from {len(rows)} rows")
     return 0
 

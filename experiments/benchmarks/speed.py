@@ -174,7 +174,7 @@ def versions() -> dict[str, str]:
     import importlib.metadata
 
     found = {}
-    for name in ("jax", "jaxlib", "torch", "higher", "torchopt", "jax-meta", "dm-haiku"):
+    for name in ("jax", "jaxlib", "torch", "higher", "torchopt", "jax-meta", "dm-haiku", "brax"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

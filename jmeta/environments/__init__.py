@@ -9,7 +9,10 @@ from .bandits import gaussian_bandit as gaussian_bandit
 from .environment import Box as Box
 from .environment import Discrete as Discrete
 from .environment import Environment as Environment
+from .environment import as_vector as as_vector
 from .environment import environment as environment
+from .environment import num_features as num_features
+from .from_brax import from_brax as from_brax
 from .from_navix import from_navix as from_navix
 from .from_xland_minigrid import from_xland_minigrid as from_xland_minigrid
 from .from_xland_minigrid import hidden_goal_benchmark as hidden_goal_benchmark

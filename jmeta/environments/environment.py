@@ -82,6 +82,30 @@ class Box(NamedTuple):
 Space = Discrete | Box
 
 
+def as_vector(value: Array, space: Any) -> Float[Array, "*steps features"]:
+    """An element of a space as a vector: one-hot if it is a choice, and else its numbers; steps come first.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> as_vector(jnp.array([2, -1]), Discrete(3)).tolist()
+      [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    """
+    if hasattr(space, "n"):
+        return jax.nn.one_hot(value, int(space.n), dtype=jnp.float32)
+    batch = value.shape[: value.ndim - len(space.shape)]
+    return value.reshape(*batch, math.prod(space.shape)).astype(jnp.float32)
+
+
+def num_features(space: Any) -> int:
+    """How many numbers `as_vector` makes of an element of a space.
+
+    Example:
+      >>> num_features(Box(0.0, 1.0, (2, 3))), num_features(Discrete(5))
+      (6, 5)
+    """
+    return int(space.n) if hasattr(space, "n") else math.prod(space.shape)
+
+
 class Environment(NamedTuple):
     """An environment whose parameters are the task.
 

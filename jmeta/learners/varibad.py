@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..environments.environment import as_vector, num_features
 from ..losses import checked_loss, masked_mean
-from ..policies import Normal, Policy, actor_critic, as_vector, features, num_features
+from ..policies import Normal, Policy, actor_critic, features
 from ..tasks.class_arrays import check_positive
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, SequenceModel, Task
 from .rl2 import rl2

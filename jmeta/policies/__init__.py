@@ -8,7 +8,5 @@ from .memoryless import memoryless as memoryless
 from .policy import Decision as Decision
 from .policy import Policy as Policy
 from .policy import StepInput as StepInput
-from .policy import as_vector as as_vector
 from .policy import features as features
 from .policy import first_input as first_input
-from .policy import num_features as num_features

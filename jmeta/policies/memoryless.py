@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..environments.environment import as_vector
 from ..types import Model, PyTree, RandomKey
 from .distributions import Categorical, Normal
-from .policy import Decision, Policy, StepInput, as_vector
+from .policy import Decision, Policy, StepInput
 
 
 def memoryless(model: Model, environment: Any, *, initial_log_std: float = 0.0) -> Policy:

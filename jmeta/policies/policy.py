@@ -5,14 +5,13 @@ steps that belong to one task a *trial*; here it is the *episode*, and one run o
 has several, a *rollout*. What a policy remembers is kept over the rollouts of an episode.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from ..environments.environment import as_vector
 from ..types import PyTree, RandomKey
 from .distributions import Distribution
 
@@ -92,29 +91,3 @@ def features(inputs: StepInput, observation_space: Any, action_space: Any) -> Fl
         inputs.is_over[..., None].astype(jnp.float32),
     ]
     return jnp.concatenate(parts, -1)
-
-
-def as_vector(value: Array, space: Any) -> Float[Array, "*steps features"]:
-    """An element of a space as a vector: one-hot if it is a choice, and else its numbers; steps come first.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jmeta.environments import Discrete
-      >>> as_vector(jnp.array([2, -1]), Discrete(3)).tolist()
-      [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
-    """
-    if hasattr(space, "n"):
-        return jax.nn.one_hot(value, int(space.n), dtype=jnp.float32)
-    batch = value.shape[: value.ndim - len(space.shape)]
-    return value.reshape(*batch, math.prod(space.shape)).astype(jnp.float32)
-
-
-def num_features(space: Any) -> int:
-    """How many numbers `as_vector` makes of an element of a space.
-
-    Example:
-      >>> from jmeta.environments import Box, Discrete
-      >>> num_features(Box(0.0, 1.0, (2, 3))), num_features(Discrete(5))
-      (6, 5)
-    """
-    return int(space.n) if hasattr(space, "n") else math.prod(space.shape)

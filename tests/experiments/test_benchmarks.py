@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import interleaved, profile, report, sweep, with_jax, worker
+from experiments.benchmarks import interleaved, physics, profile, report, sweep, with_jax, worker
 from experiments.benchmarks.workloads import Workload, arrays
 
 SMALL = Workload("W2", tasks=3, steps=2)
@@ -135,3 +135,11 @@ def test_a_profile_tells_kinds_of_work_apart():
     assert {"norms", "convolutions: products of matrices"} < set(found["milliseconds"])
     assert 0.1 < found["busy_share"] < 1.1
     assert "convolutions: products of matrices" in report.render([], None, found)
+
+
+def test_robots_are_simulated_in_turns_and_shown():
+    found = physics.measure(physics.Options(robots=2, steps=3, rounds=2), has_brax=False)
+    assert {len(each["seconds"]) for each in found["measured"].values()} == {2}
+    page = report.render([], None, None, found)
+    assert {"jmeta: crawler", "jmeta: arm", "jmeta: eel"} == set(found["measured"])
+    assert all(f"| {name} | " in page for name in found["measured"])
