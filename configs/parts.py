@@ -36,6 +36,7 @@ class Blobs:
 
 
 ProtocolName = Literal["glyphs", "finn2017", "reptile2018", "vinyals", "lake"]
+TestedOn = Literal["held_out", "trained"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Robot:
     name: Literal["crawler", "arm", "eel"] = "crawler"
     num_rollouts: int = 3
     """Of an episode; a method that adapts by gradient steps has numbers of its own."""
-    tested_on: Literal["held_out", "trained"] = "held_out"
+    tested_on: TestedOn = "held_out"
     """Ranges that the bodies of meta_test are drawn from: outside of those of training (see `experiments.robots`), or
     the same."""
 

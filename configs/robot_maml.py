@@ -13,8 +13,8 @@ class RobotMaml:
               this project's own.
     Command:  python -m experiments.train robot_maml
     Time:     about 15 minutes on one CPU core.
-    Expected: returns of -4, 23, 29 and 32 after 0 to 3 gradient steps with bodies unlike those of training, and 76
-              after one with bodies alike.
+    Expected: returns of -4, 23, 29 and 32 after 0 to 3 gradient steps with bodies unlike those of training, and 77
+              after one with bodies from the ranges of training (`--tested-on trained` of `experiments.evaluate`).
     """
 
     data: Robot = Robot("crawler", num_rollouts=1)

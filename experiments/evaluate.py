@@ -40,6 +40,8 @@ class Options:
     """Support examples of each class of a test task, in place of the recipe's."""
     num_tasks: int | None = None
     """Test tasks, in place of the recipe's."""
+    tested_on: parts.TestedOn | None = None
+    """Bodies of robots inside or outside of training's ranges, in place of the recipe's."""
     inner_steps: tuple[int, ...] = ()
     """Numbers of inner steps to draw the adaptation curve for, such as 0 1 5 10."""
     baselines: bool = False
@@ -104,7 +106,8 @@ def tested_otherwise(recipe: parts.Recipe, options: Options) -> parts.Recipe:
     """The recipe with the options' test tasks; of its training tasks only the number of ways matters any more.
 
     Raises:
-      ValueError: if it was not trained on images, or was trained on classes that another protocol tests.
+      ValueError: if what is asked for is not of its kind of data, or it was trained on classes that another protocol
+        tests.
     """
     given = {name: getattr(options, name) for name in ("num_ways", "num_shots", "num_tasks")}
     testing = dataclasses.replace(recipe.testing, **{k: v for k, v in given.items() if v is not None})
@@ -122,6 +125,10 @@ def tested_otherwise(recipe: parts.Recipe, options: Options) -> parts.Recipe:
     elif isinstance(recipe.data, parts.Folder):
         ways = recipe.data.train_ways or recipe.testing.num_ways
         changed["data"] = dataclasses.replace(recipe.data, train_ways=ways, train_shots=1)
+    if options.tested_on is not None:
+        if not isinstance(recipe.data, parts.Robot):
+            raise ValueError(f"--tested-on {options.tested_on} is of robots' bodies; the run has none, leave it out")
+        changed["data"] = dataclasses.replace(recipe.data, tested_on=options.tested_on)
     return dataclasses.replace(recipe, **changed)  # pyright: ignore[reportArgumentType]
 
 

@@ -115,16 +115,16 @@ def section(recorded: list[rows.Row]) -> list[str]:
         parts += _mdps(count, acting, baselines)
     parts += _by_inner_steps(_of("Navigation", acting))
     parts += _by_rollout(_of("Navigation", acting))
-    parts += _robots()
+    parts += _robots() + _familiar_robots(_of("Robot", acting, tested_on="trained"))
     return ["## Acting in environments\n", INTRODUCTION, *parts] if parts else []
 
 
-def _of(data: str, acting: list[rows.Row], **numbers: int) -> list[rows.Row]:
-    """Trained rows on these environments."""
+def _of(data: str, acting: list[rows.Row], **options: int | str) -> list[rows.Row]:
+    """Trained rows that were judged on these environments."""
     found = []
     for row in acting:
-        options = row.facts["options"]["data"]
-        if rows.recipe_data_name(row.facts) == data and all(options[name] == n for name, n in numbers.items()):
+        judged_on = row.facts["options"]["data"] | row.facts["test"]
+        if rows.recipe_data_name(row.facts) == data and all(judged_on[name] == n for name, n in options.items()):
             found.append(row)
     return found
 
@@ -164,8 +164,9 @@ def _mdps(count: int, acting: list[rows.Row], baselines: list[dict[str, Any]]) -
             f"{len(values):,}",
         ]
         lines.append(f"| {' | '.join([*cells, published.get('rl2', '')])} |")
-    for row in _sorted(baselines):
-        if row["problem"] == "tabular_mdp" and row["num_rollouts"] == count:
+    here = [row for row in _sorted(baselines) if row["problem"] == "tabular_mdp" and row["num_rollouts"] == count]
+    for i, row in enumerate(here):
+        if row["method"] not in {other["method"] for other in here[:i] if other["method"] == "random"}:
             prior = f", prior mean {row['reward_mean']:g}" if row["method"] != "random" else ""
             cells = [_named(row) + prior, _value(row), f"{row['mean'] / best:.3f}", f"{row['num_tasks']:,}"]
             lines.append(f"| {' | '.join([*cells, published.get(row['method'], '')])} |")
@@ -230,6 +231,20 @@ def _robots() -> list[str]:
             gain = f"{gains['mean'][i]:+.2f} ± {gains['half_width'][i]:.2f}" if gains else ""
             lines.append(f"| {name} | {seen} | {curve['mean'][i]:.2f} ± {curve['half_width'][i]:.2f} | {gain} |")
     return ["\n".join([*lines, "", "![a film of one episode](docs/robots.gif)"]) + "\n"]
+
+
+def _familiar_robots(acting: list[rows.Row]) -> list[str]:
+    """Rows judged on bodies from training's ranges, after each number of rollouts."""
+    lines = []
+    for row in acting:
+        rollouts_of_a_step = row.facts["options"]["method"].get("num_rollouts", 1)
+        first, *others = row.facts["evaluations"]
+        curve = first.get("by_rollout") or [each["inductive"] for each in (first, *others)]
+        lines += [
+            f"| {row.facts['title']} | {i * rollouts_of_a_step} | {_interval(value)} |" for i, value in enumerate(curve)
+        ]
+    head = ["### Robots: bodies from training's ranges\n", "| method | rollouts before | return |", "|---|---|---|"]
+    return ["\n".join([*head, *lines]) + "\n"] if lines else []
 
 
 def _interval(value: dict[str, float]) -> str:

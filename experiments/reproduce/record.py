@@ -36,6 +36,8 @@ class Options:
     """Support examples of each class, in place of the recipe's."""
     num_tasks: int | None = None
     """Test tasks, in place of the protocol's."""
+    tested_on: parts.TestedOn | None = None
+    """Bodies of robots inside or outside of training's ranges, in place of the recipe's."""
     inner_steps: tuple[int, ...] = ()
     """Numbers of inner steps to judge, one line each."""
     baseline: Literal["nearest mean", "from scratch"] | None = None
@@ -45,7 +47,8 @@ class Options:
 def record(options: Options) -> rows.Row:
     """Judge, and write the row."""
     name, recipe, meta_params = evaluate.load_run(options.run)
-    test = {key: getattr(options, key) for key in ("protocol", "num_ways", "num_shots", "num_tasks", "inner_steps")}
+    asked = ("protocol", "num_ways", "num_shots", "num_tasks", "tested_on", "inner_steps")
+    test = {key: getattr(options, key) for key in asked}
     if options.baseline is not None:
         test, meta_params = test | {"baseline": options.baseline}, {}
     recorded = json.loads((options.run / "config.json").read_text())

@@ -114,6 +114,7 @@ def experiment_of(facts: dict[str, Any], *, num_tasks: int | None = None) -> tup
         num_ways=test["num_ways"],
         num_shots=test["num_shots"],
         num_tasks=test["num_tasks"] if num_tasks is None else num_tasks,
+        tested_on=test.get("tested_on"),  # older rows have none
     )
     return recipe, build(evaluate.tested_otherwise(recipe, options))
 

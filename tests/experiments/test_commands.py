@@ -321,3 +321,21 @@ def test_a_run_that_never_scored_is_not_judged(tiny_blobs, monkeypatch):
         train.train_one("blobs_protonet", tiny_blobs, pathlib.Path("run"))
     with pytest.raises(ValueError, match="never had a finite score"):
         evaluate.load_run(pathlib.Path("run"))
+
+
+def test_robots_are_judged_on_bodies_from_trainings_ranges_or_outside_of_them():
+    recipe = recipes.load("robot_rl2")
+    options = evaluate.Options(pathlib.Path("."), tested_on="trained", num_tasks=3)
+    outside, inside = (build(each).source for each in (recipe, evaluate.tested_otherwise(recipe, options)))
+    assert inside.protocol == "crawler, 3 rollouts of 50 steps, 3 tasks"
+    assert "bodies outside of training's ranges" in outside.protocol
+    keys = jax.random.split(jax.random.key(0), 100)
+    masses = [jax.vmap(source.meta_test)(keys).mass.max() for source in (inside, outside)]
+    assert masses[0] < 1.61 < masses[1]
+
+
+def test_bodies_are_refused_where_there_are_none():
+    with pytest.raises(ValueError, match="--tested-on trained is of robots' bodies; the run has none"):
+        evaluate.tested_otherwise(
+            recipes.load("sinusoid_maml"), evaluate.Options(pathlib.Path("."), tested_on="trained")
+        )
