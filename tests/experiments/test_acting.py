@@ -71,7 +71,7 @@ def test_every_method_trains_and_is_judged(name, tmp_path):
 
 @pytest.mark.optimized
 @pytest.mark.parametrize(
-    "name", ["rl2 with ppo", "rl2 with a2c", "rl2 with snail", "varibad", "maml with trpo", "promp"]
+    "name", [name for name in SETTINGS if name not in ("rl2 on gaussian bandits", "rl2 on navigation", "no adaptation")]
 )
 def test_a_run_that_stopped_goes_on_to_the_same_bits(name, tmp_path):
     recipe = small(name)
