@@ -1,7 +1,7 @@
 """Methods that adapt by policy gradients: from a recipe's `MamlRl` to policy, trainer and judge."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -21,11 +21,62 @@ from .acting import Acting, collected_first
 from .worlds import World
 
 
+class Adapting(NamedTuple):
+    """What acts, and how an inner step changes it.
+
+    Attributes:
+      policy: without memory.
+      surrogate: what an inner step descends.
+      optimizer: by which.
+      roll_out: what an inner step learns from.
+    """
+
+    policy: Policy
+    surrogate: LossFn
+    optimizer: optax.GradientTransformation
+    roll_out: RollOut
+
+
 def maml_rl(
     recipe: parts.Recipe, method: parts.MamlRl, there: World, optimizer: optax.GradientTransformation
 ) -> Acting:
     """A policy without memory to start from, its inner steps, and how the start is improved."""
-    network, batching = recipe.model, recipe.training.batching
+    adapting = _adapting(recipe.model, method, there)
+    policy, surrogate, inner, roll_out = adapting
+    collect = learners.collect_adaptation(policy, surrogate, inner, roll_out, num_steps=method.num_steps)
+    by_ppo = method.outer == "ppo"
+    on_collected = learners.maml_rl_episode(
+        policy,
+        surrogate,
+        inner,
+        policy_gradients.ppo_loss(clip=method.clip, value_weight=0.0) if by_ppo else policy_gradients.likelihood_ratio,
+        num_steps=method.num_steps,
+        kl_weight=method.kl_weight,
+        exploration_weight=method.exploration_weight,
+    )
+    batching = recipe.training.batching
+    trainer = (
+        _trainer(on_collected, collect, optimizer, method.num_epochs, batching)
+        if by_ppo
+        else _trust_region(on_collected, adapting, collect, method, batching)
+    )
+
+    def make_judge(num_steps: int) -> EpisodeFn:
+        return _after_adapting(adapting, method.num_rollouts, num_steps)
+
+    test_steps = method.num_steps if method.num_test_steps is None else method.num_test_steps
+    return Acting(
+        rollouts.init_policy(there.environment, policy),
+        trainer,
+        collected_first(collect, on_collected),
+        learners.maml_rl(policy, surrogate, inner, num_steps=test_steps, roll_out=roll_out),
+        make_judge(test_steps),
+        make_judge,
+        test_steps,
+    )
+
+
+def _adapting(network: parts.Network, method: parts.MamlRl, there: World) -> Adapting:
     if not isinstance(network, parts.Mlp):
         raise ValueError(f"a policy that adapts by gradient steps has no memory: its network is an Mlp, not {network}")
     (num_actions,) = there.environment.action_space(there.environment.default_params).shape
@@ -39,42 +90,7 @@ def maml_rl(
         discount=method.discount,
         gae_lambda=method.gae_lambda,
     )
-    surrogate, inner = _surrogate(method), optax.sgd(_inner_lr(method))
-    num_steps = method.num_steps
-    collect = learners.collect_adaptation(policy, surrogate, inner, roll_out, num_steps=num_steps)
-    outer_loss = (
-        policy_gradients.ppo_loss(clip=method.clip, value_weight=0.0)
-        if method.outer == "ppo"
-        else policy_gradients.likelihood_ratio
-    )
-    on_collected = learners.maml_rl_episode(
-        policy,
-        surrogate,
-        inner,
-        outer_loss,
-        num_steps=num_steps,
-        kl_weight=method.kl_weight,
-        exploration_weight=method.exploration_weight,
-    )
-    trainer = (
-        _trainer(on_collected, collect, optimizer, method.num_epochs, batching)
-        if method.outer == "ppo"
-        else _trust_region(on_collected, policy, surrogate, inner, collect, method, batching)
-    )
-
-    def make_judge(num_steps: int) -> EpisodeFn:
-        return _after_adapting(policy, surrogate, inner, roll_out, method.num_rollouts, num_steps)
-
-    test_steps = method.num_steps if method.num_test_steps is None else method.num_test_steps
-    return Acting(
-        rollouts.init_policy(there.environment, policy),
-        trainer,
-        collected_first(collect, on_collected),
-        learners.maml_rl(policy, surrogate, inner, num_steps=test_steps, roll_out=roll_out),
-        make_judge(test_steps),
-        make_judge,
-        test_steps,
-    )
+    return Adapting(policy, _surrogate(method), optax.sgd(_inner_lr(method)), roll_out)
 
 
 def _surrogate(method: parts.MamlRl) -> LossFn:
@@ -101,14 +117,9 @@ def _trainer(
 
 
 def _trust_region(
-    on_collected: EpisodeFn,
-    policy: Policy,
-    surrogate: LossFn,
-    inner: optax.GradientTransformation,
-    collect: Collect,
-    method: parts.MamlRl,
-    batching: Any,
+    on_collected: EpisodeFn, adapting: Adapting, collect: Collect, method: parts.MamlRl, batching: Any
 ) -> MetaTrainer:
+    policy, surrogate, inner, _ = adapting
     learner = learners.maml_rl(policy, surrogate, inner, num_steps=method.num_steps)
 
     def decide(meta_params: PyTree, tasks: PyTree, key: RandomKey) -> PyTree:
@@ -136,15 +147,9 @@ def _of_each(fn: Callable[[jmeta.Task], PyTree], tasks: jmeta.Task, batching: An
     return jax.vmap(fn)(tasks) if at_once == num_tasks else jax.lax.map(fn, tasks, batch_size=at_once)
 
 
-def _after_adapting(
-    policy: Policy,
-    surrogate: LossFn,
-    inner: optax.GradientTransformation,
-    roll_out: RollOut,
-    num_rollouts: int,
-    num_steps: int,
-) -> EpisodeFn:
+def _after_adapting(adapting: Adapting, num_rollouts: int, num_steps: int) -> EpisodeFn:
     """The mean return of the policy after so many inner steps, over as many rollouts as an inner step has."""
+    policy, surrogate, inner, roll_out = adapting
     collect = learners.collect_adaptation(policy, surrogate, inner, roll_out, num_steps=num_steps)
 
     def judge(meta_params: PyTree, env_params: PyTree, key: RandomKey) -> tuple[jax.Array, Aux]:

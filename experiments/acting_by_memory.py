@@ -7,7 +7,7 @@ import jmeta
 from configs import parts
 from jmeta import Learner, environments, learners, models, policies, policy_gradients, rollouts
 from jmeta.collecting import collecting_trainer
-from jmeta.learners.varibad import task_inference, varibad, varibad_episode, varibad_policy
+from jmeta.learners.varibad import TaskInference, task_inference, varibad, varibad_episode, varibad_policy
 from jmeta.policies import Policy
 from jmeta.types import EpisodeFn, LossFn, MetaTrainer, SequenceModel
 
@@ -32,24 +32,27 @@ def inferring(
     recipe: parts.Recipe, method: parts.Varibad, there: World, optimizer: optax.GradientTransformation
 ) -> Acting:
     """VariBAD, the recipe's network being its encoder."""
-    environment = there.environment
-    if isinstance(recipe.model, parts.Forgetful):
-        raise ValueError(
-            f"VariBAD's network reads experience: it has a memory, such as Recurrent; it is no {recipe.model}"
-        )
+    inference, policy = believing_policy_of(recipe.model, method, there)
+    trunk, initial_log_std = models.mlp(method.trunk), method.acting.initial_log_std
+    learner = varibad(inference, trunk, there.environment, initial_log_std=initial_log_std)
+    on_collected = varibad_episode(learner, inference, _loss(method.acting))
+    return _acting(recipe, method.acting, there, policy, learner, on_collected, optimizer)
+
+
+def believing_policy_of(network: parts.Network, method: parts.Varibad, there: World) -> tuple[TaskInference, Policy]:
+    """What infers the task, and what acts by it."""
+    if isinstance(network, parts.Forgetful):
+        raise ValueError(f"VariBAD's network reads experience: it has a memory, such as Recurrent; it is no {network}")
     inference = task_inference(
-        _memory(recipe.model, there),
+        _memory(network, there),
         models.mlp((*method.decoder, 1)),
-        environment,
+        there.environment,
         num_latents=method.num_latents,
         kl_weight=method.kl_weight,
         num_elbo_terms=method.num_elbo_terms,
     )
-    trunk = models.mlp(method.trunk)
-    policy = varibad_policy(inference, trunk, environment, initial_log_std=method.acting.initial_log_std)
-    learner = varibad(inference, trunk, environment, initial_log_std=method.acting.initial_log_std)
-    on_collected = varibad_episode(learner, inference, _loss(method.acting))
-    return _acting(recipe, method.acting, there, policy, learner, on_collected, optimizer)
+    trunk, initial_log_std = models.mlp(method.trunk), method.acting.initial_log_std
+    return inference, varibad_policy(inference, trunk, there.environment, initial_log_std=initial_log_std)
 
 
 def _memory(network: parts.Network, there: World) -> SequenceModel:

@@ -89,10 +89,11 @@ def filmed(
 
     def one_step(carry: Any, key: RandomKey) -> tuple[Any, Film]:
         memory, state, inputs = carry
-        memory, decision = policy.step(params, memory, inputs, key)
+        key_policy, key_step = jax.random.split(key)
+        memory, decision = policy.step(params, memory, inputs, key_policy)
         action = decision.distribution.mode()
         ends, centre = seen(state.motion)
-        observation, state, reward, terminated, truncated, _ = there.step(key, state, action, env_params)
+        observation, state, reward, terminated, truncated, _ = there.step(key_step, state, action, env_params)
         after = policies.StepInput(observation, action, reward, terminated | truncated)
         return (memory, state, after), Film(ends, centre, reward)
 

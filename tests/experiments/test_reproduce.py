@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import evaluate
+from experiments import acting_by_memory, evaluate, worlds
 from experiments.reproduce import record, robots, rows, table
 from experiments.robots import NUM_STEPS
 from jmeta.evaluation import estimate
+from jmeta.rollouts import run_episode
 
 NUM_TASKS = 100
 
@@ -192,3 +193,32 @@ def test_a_rows_command_is_one_that_the_program_takes():
     sinusoid = dataclasses.replace(recipes.load("sinusoid_maml"), model=recipes.load("sinusoid_maml").model)
     wider = dataclasses.replace(sinusoid, model=dataclasses.replace(sinusoid.model, hidden=(8, 8, 8)))
     assert train.parse(shlex.split(rows.command_of("sinusoid_maml", wider))[3:])[1] == wider
+
+
+def rewards_of(name):
+    """`[rollouts, steps]`, means over tasks, of the most probable actions."""
+    row = rows.read(name)
+    recipe, experiment = rows.experiment_of(row.facts, num_tasks=NUM_TASKS)
+    there = worlds.world(recipe.data)
+    if name == "navigation_rl2":
+        policy = acting_by_memory.policy_of(recipe.model, recipe.method, there)
+    else:
+        _, policy = acting_by_memory.believing_policy_of(recipe.model, recipe.method, there)
+    run = run_episode(there.environment, policy, num_steps=there.num_steps, is_greedy=True)
+    key_params, key_run = jax.random.split(jax.random.key(3))
+    params = jax.vmap(there.sample_test)(jax.random.split(key_params, 400))
+    run = jax.jit(jax.vmap(run, (None, 0, 0)))
+    experience = run(rows.restored(experiment, row.meta_params), params, jax.random.split(key_run, 400))
+    return np.asarray(experience.reward).reshape(400, there.num_rollouts, -1).mean(0)
+
+
+def test_varibad_finds_goals_sooner_and_rests_farther_from_them_than_rl2():
+    """Why it earns more in the first rollout and less in the others; a reward is minus the distance to the goal."""
+    rl2, varibad = rewards_of("navigation_rl2"), rewards_of("navigation_varibad")
+    assert varibad[0, :10].sum() > rl2[0, :10].sum() + 0.2
+    np.testing.assert_allclose(varibad[1, :3], rl2[1, :3], rtol=0.1)  # on its way
+    deficit = (rl2[1] - varibad[1]).sum()
+    at_rest = (rl2[1, 3:] - varibad[1, 3:]).sum()
+    assert deficit > 0.15
+    assert at_rest > 0.85 * deficit
+    assert varibad[1, 10:].mean() < 1.6 * rl2[1, 10:].mean()
