@@ -12,8 +12,9 @@ class TabularMdpRl2Transformer:
     Paper:    Duan et al., "RL²", 2016, arXiv:1611.02779, section 3.2.
     Command:  python -m experiments.train tabular_mdp_rl2_transformer
     Time:     about 30 minutes on one CPU core; an hour for 25 rollouts and 2000 meta-steps.
-    Expected: a total reward of 153.9 in 10 rollouts (the paper: 156.2), where PSRL has 133.6, acting greedily on means
-              of the posterior under the true prior 155.7, and tuned UCRL2 157.6. In 25 rollouts 421 (the paper: 445).
+    Expected: a total reward of 153.9 in 10 rollouts (the paper: 156.2), above PSRL (137.7 at best) and optimistic PSRL
+              (142.1), below acting greedily on the posterior's means under the true prior (155.7) and UCRL2 (157.6). In
+              25 rollouts 421 (the paper: 445), above PSRL (408) and below optimistic PSRL (425) and UCRL2 (453).
 
     Differs from the paper: attention in place of a GRU, over transitions; PPO in place of TRPO, and the critic is a
     head of the same network.

@@ -211,7 +211,8 @@ def _physics(physics: dict[str, Any]) -> str:
     return f"""## Robots
 
 Steps of {physics["robots"]} robots a second, each with a body of its own, under random actions and without a policy;
-the ratio is of time, to the crawler. Ours move in the plane, Brax's in space. {_versions(physics)}
+the ratio is of time, to the crawler. All but the ant move in a plane. Each step prepares a new start, as adapters do
+where a rollout may end. {_versions(physics)}
 
 {_table(["", "steps a second", "ratio", "compile s"], lines)}
 """

@@ -17,6 +17,8 @@ from configs import parts
 from .. import console, evaluate, run_folder
 from . import rows
 
+OF_ROLLOUT = "return_of_rollout_"
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -87,7 +89,8 @@ def record(options: Options) -> rows.Row:
 def _of_metric(evaluation: dict[str, Any], metric: str) -> dict[str, Any]:
     """The metric alone; of an episode of several rollouts the return of each, too."""
     kinds = {kind: evaluation[kind] and evaluation[kind][metric] for kind in ("inductive", "transductive")}
-    by_rollout = [value for name, value in evaluation["inductive"].items() if name.startswith("return_of_rollout_")]
+    names = [name for name in evaluation["inductive"] if name.startswith(OF_ROLLOUT)]
+    by_rollout = [evaluation["inductive"][f"{OF_ROLLOUT}{number + 1}"] for number in range(len(names))]
     return evaluation | kinds | ({"by_rollout": by_rollout} if by_rollout else {})
 
 

@@ -21,8 +21,8 @@ INTRODUCTION = """# Results
 Made by `python -m experiments.reproduce.table` from the rows in `experiments/reproduce/rows`; nothing is typed by
 hand. Intervals are 95 %, over test tasks. *Inductive*: each query is predicted without the others. *Transductive*: all
 queries of a task together, where that makes a difference. Every trained row keeps its weights: the test suite judges
-them again on 200 tasks, and fails when they are more than three standard errors away. Where a run was shorter than its
-recipe, its meta-steps are given as a part of the recipe's. The time is that of the meta-steps, on the device named;
+them again on other tasks, and fails when they are more than three standard errors away. Where a run was shorter than
+its recipe, its meta-steps are given as a part of the recipe's. The time is that of the meta-steps, on the device named;
 compiling and judging on meta_valid come on top.
 
 A number belongs to its protocol, which is named beside it, and to our seeded splits. What papers report, under theirs,

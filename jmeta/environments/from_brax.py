@@ -92,11 +92,14 @@ def from_brax(
     check_positive({"num_steps": num_steps})
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}; expected one of {', '.join(BACKENDS)}")
-    if name not in envs._envs:
-        raise ValueError(f"name={name!r} is none of Brax's environments: {', '.join(sorted(envs._envs))}")
+    names = sorted(set(envs._envs) - {"fast"})  # which has no robot: it is for timing
+    if name not in names:
+        raise ValueError(f"name={name!r} is none of Brax's environments: {', '.join(names)}")
     for what, (low, high) in {"mass": mass, "friction": friction, "motor_strength": motor_strength}.items():
         if not 0 <= low <= high:
             raise ValueError(f"{what}={(low, high)}; expected multiples (lowest, highest), neither negative")
+    if mass[0] == 0:
+        raise ValueError(f"mass={mass}; a body without mass cannot be moved, expected positive multiples")
     inner: Any = envs.get_environment(name, backend=backend)
     if backend != "generalized" and mass != (1.0, 1.0) and float(inner.sys.spring_mass_scale) == 1:
         raise ValueError(f"mass={mass}, but {name!r} moves as if all masses were 1 under {backend!r}; pass mass=(1, 1)")

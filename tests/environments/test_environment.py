@@ -343,3 +343,14 @@ def test_a_policy_on_pairs_acts(key):
     policy = actor_critic(models.gru(4), env)
     experience = run_episode(env, policy, num_steps=5)(init_policy(env, policy)(key), env.default_params, key)
     assert np.isfinite(experience.reward).all()
+
+
+def test_pairs_of_observations_of_gymnax(key):
+    gymnax = pytest.importorskip("gymnax", reason=NEEDS_GYMNAX)
+    theirs, params = gymnax.make("CartPole-v1")
+    env = with_previous_observation(theirs)
+    first, state = env.reset(key, params)
+    pair, *_ = env.step(key, state, 1, params)
+    assert env.observation_space(params).shape == (8,)
+    np.testing.assert_array_equal(first[4:], 0)
+    np.testing.assert_array_equal(pair[4:], first[:4])

@@ -1,5 +1,9 @@
 """Robots of Brax as environments: what Brax itself does, with the body of the task, and under our policies."""
 
+import doctest
+import importlib
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +17,7 @@ from jmeta.rollouts import init_policy, run_episode
 # its code broadcasts ranks, and names what its own libraries have renamed
 pytestmark = pytest.mark.filterwarnings("ignore")
 NUM_STEPS = 6
+from_brax_module = importlib.import_module("jmeta.environments.from_brax")  # the package has the function by its name
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +54,9 @@ def test_the_default_body_moves_as_in_brax(brax):
         np.testing.assert_allclose(reward, state.reward, rtol=1e-3, atol=1e-3)
 
 
-def test_every_part_of_a_body_counts_and_rollouts_end_by_time(brax):
-    env, _ = from_brax("halfcheetah", backend="spring", num_steps=NUM_STEPS)
+@pytest.mark.parametrize("backend", ["spring", "generalized"])
+def test_every_part_of_a_body_counts_and_rollouts_end_by_time(backend, brax):
+    env, _ = from_brax("halfcheetah", backend=backend, num_steps=NUM_STEPS)
     run, default = jax.jit(lambda params: observations(env, params)), env.default_params
     seen, _, _, truncated = run(default)
     np.testing.assert_array_equal(np.flatnonzero(truncated), [NUM_STEPS - 1])
@@ -75,11 +81,27 @@ def test_it_runs_under_our_policies(brax):
 
 
 def test_mistakes_are_refused(brax):
-    with pytest.raises(ValueError, match="'horse' is none of Brax's environments: ant, fast"):
+    with pytest.raises(ValueError, match="'horse' is none of Brax's environments: ant, halfcheetah"):
         from_brax("horse")
     with pytest.raises(ValueError, match="backend='mjx'; expected one of generalized, positional, spring"):
         from_brax("ant", backend="mjx")
-    with pytest.raises(ValueError, match=r"friction=\(2, 1\); expected multiples"):
-        from_brax("ant", friction=(2, 1))
+    with pytest.raises(ValueError, match=r"friction=\(2.0, 1.0\); expected multiples"):
+        from_brax("ant", friction=(2.0, 1.0))
+    with pytest.raises(ValueError, match="a body without mass"):
+        from_brax("ant", mass=(0.0, 1.0))
     with pytest.raises(ValueError, match="'ant' moves as if all masses were 1 under 'spring'"):
         from_brax("ant", backend="spring")
+
+
+def test_the_example_of_the_docstring_runs(brax):
+    """It is skipped elsewhere, where Brax may be missing."""
+    (test,) = [test for test in doctest.DocTestFinder().find(from_brax_module) if test.examples]
+    for example in test.examples:
+        example.options.clear()
+    assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
+
+
+def test_without_brax_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "brax", None)
+    with pytest.raises(ImportError, match=r"jmeta\[brax\]"):
+        from_brax("ant")

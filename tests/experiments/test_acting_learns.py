@@ -35,7 +35,7 @@ DESCENDING = {
 
 @pytest.mark.parametrize("name", REMEMBERING)
 def test_a_bandit_is_explored_and_exploited(name, tmp_path):
-    """From 5.4 to 6.1 over methods and seeds; standard error 0.05."""
+    """From 5.59 to 6.11 over methods and two seeds; standard error 0.05."""
     model, method, num_steps = REMEMBERING[name]
     recipe = dataclasses.replace(
         recipes.load("bandit_rl2"),
@@ -47,7 +47,7 @@ def test_a_bandit_is_explored_and_exploited(name, tmp_path):
     )
     state = train.train_one("learning", recipe, tmp_path)
     judged = evaluate.evaluated(build(recipe), state.meta.meta_params, tasks_at_once=500).evaluation
-    assert judged.inductive["return"].mean > 5.35
+    assert judged.inductive["return"].mean > 5.2
 
 
 @pytest.mark.parametrize("name", DESCENDING)
