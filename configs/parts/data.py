@@ -80,7 +80,7 @@ class TabularMdp:
     horizon: int = 10
     """Steps of a rollout."""
     observes_transitions: bool = False
-    """Observations come with the ones before them, from which a transformer learns sooner."""
+    """Observations come with the ones before them, so that one layer of attention sees whole transitions."""
 
 
 @dataclass(frozen=True)

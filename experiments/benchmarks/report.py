@@ -210,9 +210,9 @@ def _physics(physics: dict[str, Any]) -> str:
         lines.append([name, f"{rate:,.0f}", f"{_ratio(each, ours):.1f}", f"{each['compile_seconds']:.1f}"])
     return f"""## Robots
 
-Steps of {physics["robots"]} robots a second, each with a body of its own, under random actions and without a policy;
-the ratio is of time, to the crawler. All but the ant move in a plane. Each step prepares a new start, as adapters do
-where a rollout may end. {_versions(physics)}
+Steps of {physics["robots"]} robots a second, each with a body of its own, under random actions and without a policy, in
+turns in one process; the ratio is of time, to the crawler. All but the ant move in a plane. Each step prepares a new
+start, as adapters do where a rollout may end. {_versions(physics)}
 
 {_table(["", "steps a second", "ratio", "compile s"], lines)}
 """

@@ -59,7 +59,7 @@ def from_brax(
     Args:
       name: as registered by Brax, such as `"ant"` or `"walker2d"`.
       backend: Brax's physics: "generalized", "positional" or "spring", from exact to fast. Its fourth, MJX, keeps
-        bodies elsewhere and is the slowest on CPUs; it is not adapted.
+        bodies elsewhere and is not adapted.
       num_steps: time limit of a rollout.
       mass, friction, motor_strength: lowest and highest of the uniform distributions that bodies are drawn from; each
         link and motor has its own.

@@ -49,12 +49,8 @@ def with_previous_observation(environment: Any) -> Environment:
     def beside(observation: PyTree, previous: Array) -> Float[Array, " features"]:
         return jnp.concatenate([as_vector(observation, space), previous])
 
-    def reset(key: RandomKey, params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
-        observation, state = environment.reset(key, params)
-        return beside(observation, jnp.zeros((count,), jnp.float32)), (as_vector(observation, space), state)
-
-    def reset_env(key: RandomKey, params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
-        observation, state = environment.reset_env(key, params)
+    def after_nothing(started: tuple[PyTree, PyTree]) -> tuple[Array, tuple[Array, PyTree]]:
+        observation, state = started
         return beside(observation, jnp.zeros((count,), jnp.float32)), (as_vector(observation, space), state)
 
     def step(key: RandomKey, state: tuple[Array, PyTree], action: PyTree, params: PyTree) -> Any:
@@ -72,9 +68,9 @@ def with_previous_observation(environment: Any) -> Environment:
 
     return Environment(
         name=environment.name,
-        reset=reset,
+        reset=lambda key, params: after_nothing(environment.reset(key, params)),
         step=step,
-        reset_env=reset_env,
+        reset_env=lambda key, params: after_nothing(environment.reset_env(key, params)),
         step_env=step_env,
         observation_space=lambda _: both,
         action_space=environment.action_space,

@@ -23,7 +23,7 @@ def a2c_loss(*, value_weight: float = 0.5, entropy_weight: float = 0.0) -> LossF
       the `value_loss` and the `entropy`.
 
     Example:
-      >>> import jax, jax.numpy as jnp, jmeta
+      >>> import jax.numpy as jnp, jmeta
       >>> from jmeta.policies import Categorical, Decision
       >>> from jmeta.policy_gradients import Acted
       >>> zero, one = jnp.zeros(2), jnp.ones(2)
@@ -59,7 +59,7 @@ def ppo_loss(*, clip: float = 0.2, value_weight: float = 0.5, entropy_weight: fl
       ValueError: if `clip` is not positive.
 
     Example:
-      >>> import jax, jax.numpy as jnp, jmeta
+      >>> import jax.numpy as jnp, jmeta
       >>> from jmeta.policies import Categorical, Decision
       >>> from jmeta.policy_gradients import Acted
       >>> zero, one = jnp.zeros(2), jnp.ones(2)
