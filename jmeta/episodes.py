@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Key
 
 from .losses import checked_loss
 from .types import Aux, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
@@ -110,7 +111,8 @@ def over_tasks(
 
     Returns:
       `(meta_params, tasks, key) -> mean result`, where every leaf of `tasks` has the tasks on its first axis. The task
-      at index i gets the i-th of `jax.random.split(key, num_tasks)`, whatever the batching.
+      at index i gets the i-th of `jax.random.split(key, num_tasks)`, whatever the batching; or the i-th of `key` if
+      that is a key for each task, as in a share of the tasks (see `jmeta.sharding`).
 
     Raises:
       ValueError: if `batching` is none of these; at trace time if it does not divide the number of tasks, or if `tasks`
@@ -130,7 +132,7 @@ def over_tasks(
 
     def mean_over_tasks(meta_params: PyTree, tasks: PyTree, key: RandomKey) -> Any:
         num_tasks = count_tasks(tasks)
-        keys = jax.random.split(key, num_tasks)
+        keys = task_keys(key, num_tasks)
         chunk = chunk_size(batching, lambda task, key: fn(meta_params, task, key), (tasks, keys), num_tasks)
         if num_tasks % chunk:
             raise ValueError(f"batching={batching} does not divide the {num_tasks} tasks; pass a divisor, or 'vmap'")
@@ -144,6 +146,25 @@ def over_tasks(
         return _mean_of_scan(sum_of_chunk, chunks, num_tasks)
 
     return mean_over_tasks
+
+
+def task_keys(key: Key[Array, "..."], num_tasks: int) -> Key[Array, "tasks"]:
+    """A key for each of stacked tasks: those that one key is split into, or those given.
+
+    Raises:
+      ValueError: if there are several keys, but not one for each task.
+
+    Example:
+      >>> import jax
+      >>> keys = task_keys(jax.random.key(0), 4)
+      >>> keys.shape, bool((task_keys(keys, 4) == keys).all())
+      ((4,), True)
+    """
+    if not (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim):
+        return jax.random.split(key, num_tasks)
+    if key.shape != (num_tasks,):
+        raise ValueError(f"{num_tasks} tasks and keys of shape {key.shape}; pass one key, or one for each task")
+    return key
 
 
 def count_tasks(tasks: PyTree) -> int:

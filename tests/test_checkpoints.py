@@ -2,6 +2,10 @@
 
 import json
 import pathlib
+import shutil
+import subprocess
+import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jmeta import checkpoints, training
+from jmeta.checkpoints import arrays, files
 
 
 def small_state(seed=0):
@@ -152,23 +157,146 @@ def test_a_damaged_best_checkpoint_falls_back_to_the_latest(tmp_path):
         assert checkpoints.restore(tmp_path, jnp.array(0.0), best=True)[0] == 2
 
 
-@pytest.mark.parametrize("stage", ["_write_arrays", "_write_manifest", "_to_disk"])
-def test_a_save_that_is_interrupted_leaves_the_older_one_whole(tmp_path, monkeypatch, stage):
+@pytest.mark.parametrize(
+    ("module", "stage"), [(arrays, "write_arrays"), (files, "write_manifest"), (files, "to_disk"), (files, "prune")]
+)
+def test_a_save_that_is_interrupted_leaves_the_older_one_whole(tmp_path, monkeypatch, module, stage):
     checkpoints.save(tmp_path, 1, jnp.array(1.0))
-    original = getattr(checkpoints, stage)
+    original = getattr(module, stage)
 
     def killed(*args, **kwargs):
         original(*args, **kwargs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, stage, killed)
+    monkeypatch.setattr(module, stage, killed)
     with pytest.raises(KeyboardInterrupt):
         checkpoints.save(tmp_path, 2, jnp.array(2.0))
     monkeypatch.undo()
-    assert checkpoints.steps(tmp_path) == [1]
-    assert float(checkpoints.restore(tmp_path, jnp.array(0.0))[1]) == 1.0
-    checkpoints.save(tmp_path, 2, jnp.array(2.0))  # and what it left behind is in nobody's way
+    assert sorted(p.name for p in tmp_path.iterdir())[-1] <= "step_00000002"  # nothing temporary is left
+    step, value = checkpoints.restore(tmp_path, jnp.array(0.0))
+    assert step == float(value) == (2 if stage == "prune" else 1)
+    checkpoints.save(tmp_path, 2, jnp.array(2.0))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000001", "step_00000002"]
+
+
+def test_what_a_killed_save_left_is_in_nobodys_way(tmp_path):
+    (tmp_path / "tmp-step_00000001-0a1b").mkdir()
+    (tmp_path / "tmp-replaced").symlink_to("nowhere")
+    checkpoints.save(tmp_path, 2, jnp.array(2.0))
+    assert [p.name for p in tmp_path.iterdir()] == ["step_00000002"]
+
+
+def test_in_the_background_the_same_is_written(tmp_path):
+    checkpoints.save(tmp_path / "one", 1, small_state(4), score=0.5)
+    with checkpoints.AsyncSaver(tmp_path / "other") as saver:
+        assert saver.save(1, small_state(4), score=0.5) == tmp_path / "other" / "step_00000001"
+    (one, another) = (json.loads((tmp_path / f / "step_00000001/manifest.json").read_text()) for f in ("one", "other"))
+    assert [one[name] for name in ("step", "score", "leaves")] == [
+        another[name] for name in ("step", "score", "leaves")
+    ]
+    for folder in ("one", "other"):
+        assert bits(checkpoints.restore(tmp_path / folder, small_state())[1]) == bits(small_state(4))
+
+
+def test_the_state_may_be_donated_and_changed_as_soon_as_save_returns(tmp_path, monkeypatch):
+    """What is on its way has been copied, and is not in place before the thread has done its work."""
+    is_changed, written = threading.Event(), arrays.merge_arrays
+    monkeypatch.setattr(arrays, "merge_arrays", lambda path: (is_changed.wait(60), written(path)))
+    state = {"device": jnp.arange(200_000.0), "host": np.arange(3)}
+    saver = checkpoints.AsyncSaver(tmp_path)
+    saver.save(1, state)
+    changed = jax.jit(lambda x: -x, donate_argnums=0)(state["device"])
+    for _ in range(3):
+        changed = jax.jit(lambda x: x - 1, donate_argnums=0)(changed)
+    state["host"] += 7
+    changed.block_until_ready()
+    assert checkpoints.steps(tmp_path) == []
+    is_changed.set()
+    saver.wait()
+    _, restored = checkpoints.restore(tmp_path, {"device": jnp.zeros(200_000), "host": np.zeros(3, int)})
+    np.testing.assert_array_equal(restored["device"], np.arange(200_000, dtype=np.float32))
+    np.testing.assert_array_equal(restored["host"], [0, 1, 2])
+
+
+def test_at_most_one_is_on_its_way_and_its_error_comes_once(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with checkpoints.AsyncSaver(tmp_path, keep_last=2) as saver:
+        for step in range(3):
+            saver.save(step, jnp.array(step))
+            assert checkpoints.steps(tmp_path) in ([], [0], [0, 1], [1, 2])
+            assert not step or step - 1 in checkpoints.steps(tmp_path)
+        saver.wait()
+        monkeypatch.setattr(files, "write_manifest", full)
+        saver.save(3, jnp.array(3))
+        with pytest.raises(OSError, match="No space left") as raised:
+            saver.save(4, jnp.array(4))
+        assert raised.value.errno == 28
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000001", "step_00000002"]
+        monkeypatch.undo()
+        saver.save(4, jnp.array(4))
+    assert checkpoints.steps(tmp_path) == [2, 4]
+
+
+def test_an_error_of_the_run_is_not_hidden_by_one_of_the_background(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "write_manifest", lambda *args: 1 / 0)
+
+    def run():
+        with checkpoints.AsyncSaver(tmp_path) as saver:
+            saver.save(1, jnp.array(1))
+            raise RuntimeError("of the run")
+
+    with pytest.raises(RuntimeError, match="of the run") as raised:
+        run()
+    assert "division" in raised.value.__notes__[0]
+
+
+FULL_DISK = """
+import errno, os, pathlib, resource, sys
+import jax.numpy as jnp
+from jmeta import checkpoints
+
+folder, kind = pathlib.Path(sys.argv[1]), sys.argv[2]
+checkpoints.save(folder, 1, {"x": jnp.arange(5.0)})
+for number, room in [(0, 200_000), (1, 100)]:  # not for the arrays; not even for the manifest
+    if kind == "EFBIG":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    else:
+        free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+        (folder / "filler").write_bytes(bytes(max(0, free - room)))
+    with checkpoints.AsyncSaver(folder) as saver:
+        try:
+            saver.save(2, {"x": jnp.arange(1_000_000.0) if number == 0 else jnp.zeros(5)})
+            saver.wait()
+        except OSError as error:
+            assert error.errno == getattr(errno, kind), error
+        else:
+            raise SystemExit("no error")
+    if kind == "EFBIG":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    else:
+        (folder / "filler").unlink()
+    assert os.listdir(folder) == ["step_00000001"], os.listdir(folder)
+    step, state = checkpoints.restore(folder, {"x": jnp.zeros(5)})
+    assert (step, state["x"].tolist()) == (1, [0, 1, 2, 3, 4])
+checkpoints.save(folder, 2, {"x": jnp.ones(5)})
+assert checkpoints.restore(folder, {"x": jnp.zeros(5)})[0] == 2
+"""
+
+
+def test_a_file_that_may_not_grow_leaves_older_checkpoints(tmp_path):
+    result = subprocess.run([sys.executable, "-c", FULL_DISK, tmp_path, "EFBIG"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_full_disk_leaves_older_checkpoints(tmp_path):
+    mount = ["unshare", "-Urm", "sh", "-c", f'mount -t tmpfs -o size=2m none "{tmp_path}" && exec "$@"', "sh"]
+    if not shutil.which("unshare") or subprocess.run([*mount, "true"], capture_output=True).returncode:
+        pytest.skip("this machine does not let us mount a small file system")
+    command = [*mount, sys.executable, "-c", FULL_DISK, tmp_path, "ENOSPC"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(
@@ -189,6 +317,10 @@ def test_another_structure_shape_or_dtype_is_refused(tmp_path, like, message):
 def test_what_is_no_array_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\['name'\] is of type str"):
         checkpoints.save(tmp_path, 1, {"name": "conv4"})
+    with pytest.raises(ValueError, match=r"\['n'\] is the integer 1000000000000000000000, which has more than 64 bits"):
+        checkpoints.save(tmp_path, 1, {"n": 10**21})
+    with pytest.raises(ValueError, match="step=-1"):
+        checkpoints.save(tmp_path, -1, {})
     with pytest.raises(ValueError, match="keep_last=0"):
         checkpoints.save(tmp_path, 1, {}, keep_last=0)
 

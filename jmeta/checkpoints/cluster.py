@@ -1,0 +1,98 @@
+"""Several processes agree on how a save or a restore goes.
+
+Messages go through the service that `jax.distributed` runs beside the devices, and not through collectives of the
+devices: a thread in the background may use it while the main thread computes. In one process all of this is nothing.
+"""
+
+import contextlib
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax._src import distributed  # the service has no public name
+
+from .files import DamagedCheckpointError
+
+_PATIENCE_S = 30 * 60  # for the slowest process's disk; that a process died, JAX itself notices sooner
+_numbers = itertools.count()
+
+
+class Operation:
+    """One `save` or `restore` that every process of the job calls.
+
+    Args:
+      described: what is to be done; must be the same in all processes.
+
+    Raises:
+      ValueError: in every process, if they were called to do different things.
+    """
+
+    def __init__(self, described: str):
+        self._number, self._stages = next(_numbers), itertools.count()
+        for index, other in enumerate(everywhere := self.gather(described)):
+            if other != everywhere[0]:
+                raise ValueError(
+                    f"process 0 is at {everywhere[0]} but process {index} at {other}; save and restore in every "
+                    "process, in the same order and with the same arguments"
+                )
+
+    def gather(self, mine: Any) -> list[Any]:
+        """What every process brings, JSON, in the order of the processes; returns when all have come."""
+        num_processes, index = jax.process_count(), jax.process_index()
+        if num_processes == 1:
+            return [mine]
+        service, prefix = _service(), f"jmeta/checkpoints/{self._number}/{next(self._stages)}"
+        if index > 0:
+            service.key_value_set(f"{prefix}/{index}", json.dumps(mine))
+            return json.loads(_wait_for(service, f"{prefix}/all"))
+        others = [_wait_for(service, f"{prefix}/{other}") for other in range(1, num_processes)]
+        everything = [mine, *map(json.loads, others)]
+        service.key_value_set(f"{prefix}/all", json.dumps(everything))
+        for other in range(1, num_processes):
+            service.key_value_delete(f"{prefix}/{other}")
+        return everything
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Wait for all processes after what stands inside, and raise in all of them if it failed in any."""
+        mine: BaseException | None = None
+        try:
+            yield
+        except BaseException as error:
+            mine = error
+        told = None if mine is None else [type(mine).__name__, getattr(mine, "errno", None), str(mine)[:2000]]
+        for index, other in enumerate(self.gather(told)):
+            if other is not None:
+                raise mine if mine is not None and other == told else _of_another(index, *other)
+
+
+def is_first() -> bool:
+    """Whether this is the process that makes folders, writes manifests and deletes."""
+    return jax.process_index() == 0
+
+
+def _of_another(index: int, kind: str, number: int | None, text: str) -> Exception:
+    text = f"in process {index}: {text or kind}"
+    if number is not None:
+        return OSError(number, text)
+    kinds = {"ValueError": ValueError, "DamagedCheckpointError": DamagedCheckpointError}
+    return kinds[kind](text) if kind in kinds else RuntimeError(f"{kind} {text}")
+
+
+def _service() -> Any:
+    service = distributed.global_state.client
+    if service is None:
+        raise ValueError(
+            f"{jax.process_count()} processes cannot agree on a checkpoint without JAX's coordination service; call "
+            "jax.distributed.initialize() at the start of each"
+        )
+    return service
+
+
+def _wait_for(service: Any, key: str) -> str:
+    try:
+        return service.blocking_key_value_get(key, _PATIENCE_S * 1000)
+    except jax.errors.JaxRuntimeError as error:
+        raise TimeoutError(f"no word from another process about a checkpoint ({key}): {error}") from error

@@ -1,0 +1,229 @@
+"""Files: the folder of a run's checkpoints, the manifest of each, and what is checked before anything else is read.
+
+A checkpoint may come from someone else, with a manifest that agrees with its own digest. What is verified here: that
+the folder holds regular files only, exactly those that the manifest names; that all is of the types that `save` writes;
+that every file has its SHA-256. Nothing here follows a link or executes what it reads.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import pathlib
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+MANIFEST = "manifest.json"
+FORMAT = 2  # 1 had no number, and compressed arrays
+_MAX_MANIFEST_BYTES = 1 << 26
+_STEP_FOLDER = re.compile(r"step_([0-9]{8,18})")
+_TEMPORARY = "tmp-"
+
+
+class DamagedCheckpointError(Exception):
+    """A checkpoint's files are not what was written: one is missing, truncated, changed or too many."""
+
+
+def steps(folder: str | os.PathLike[str]) -> list[int]:
+    """The steps that a folder has checkpoints of, ascending, damaged ones included.
+
+    Example:
+      >>> steps("no/such/folder")
+      []
+    """
+    folder = pathlib.Path(folder)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    found = [int(match.group(1)) for match in map(_STEP_FOLDER.fullmatch, names) if match]
+    return sorted(step for step in found if step_name(step) in names)
+
+
+def step_name(step: int) -> str:
+    """The name of a checkpoint's folder."""
+    return f"step_{step:08d}"
+
+
+def make_temporary(folder: pathlib.Path, step: int) -> pathlib.Path:
+    """An empty folder to write a checkpoint in; what saves that were killed have left behind is deleted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for abandoned in folder.glob(_TEMPORARY + "*"):
+        remove(abandoned)
+    # named anew each time: threads of a save that failed may still write to the one before
+    temporary = folder / f"{_TEMPORARY}{step_name(step)}-{secrets.token_hex(4)}"
+    temporary.mkdir()
+    return temporary
+
+
+def put_in_place(temporary: pathlib.Path, final: pathlib.Path) -> None:
+    """Give a finished checkpoint its name; one of the same step gives way."""
+    if os.path.lexists(final):
+        final.rename(final.parent / f"{_TEMPORARY}replaced")
+    temporary.rename(final)
+    to_disk(final.parent)
+
+
+def prune(folder: pathlib.Path, keep_last: int, newest: int) -> None:
+    """Keep the last few and the best. Later steps than the newest save are of a future that a resumed run left."""
+    best = best_step(folder, up_to=newest)
+    kept = [step for step in steps(folder) if step <= newest][-keep_last:]
+    for step in steps(folder):
+        if step not in kept and step != best:
+            doomed = folder / f"{_TEMPORARY}doomed_{step}"  # renamed first: half a checkpoint must not have its name
+            (folder / step_name(step)).rename(doomed)
+            remove(doomed)
+    remove(folder / f"{_TEMPORARY}replaced")
+
+
+def best_step(folder: pathlib.Path, up_to: int | None = None) -> int | None:
+    """The first step with the highest score, by the manifests alone."""
+    scores = {}
+    for step in steps(folder):
+        if up_to is None or step <= up_to:
+            with contextlib.suppress(DamagedCheckpointError):
+                score = _load(folder / step_name(step)).get("score")
+                if _is_score(score) and score is not None:
+                    scores[step] = score
+    return max(scores, key=lambda step: (scores[step], -step)) if scores else None
+
+
+def remove(path: pathlib.Path) -> None:
+    """Delete a folder, or a file or link that lies where a folder should, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def to_disk(*paths: pathlib.Path) -> None:
+    """Ask the system to write files and names through, so that a checkpoint outlives a power cut."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_manifest(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Describe a checkpoint, all of whose other files are there."""
+    hashes = {str(file.relative_to(path)): _sha256(file) for file in list_files(path)}
+    manifest = {"format": FORMAT, **content, "files": hashes}
+    (path / MANIFEST).write_text(json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1) + "\n")
+
+
+def list_files(path: pathlib.Path) -> list[pathlib.Path]:
+    """All files below a folder, sorted.
+
+    Raises:
+      DamagedCheckpointError: if there is anything but regular files and folders: to follow a link may lead out of the
+        folder, and to read a pipe may last for ever.
+    """
+    found, folders = [], [path]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(pathlib.Path(entry.path))
+                elif entry.is_file(follow_symlinks=False):
+                    found.append(pathlib.Path(entry.path))
+                else:
+                    name = pathlib.Path(entry.path).relative_to(path)
+                    raise DamagedCheckpointError(f"it holds {str(name)!r}, a link or a special file")
+    return sorted(found)
+
+
+def read_manifest(path: pathlib.Path) -> dict[str, Any]:
+    """A checkpoint's manifest, whole, of this format, and of the types that `write_manifest` was given.
+
+    Raises:
+      ValueError: if it is of another format.
+      DamagedCheckpointError: if it is anything else.
+    """
+    manifest = _load(path)
+    stated = manifest.pop("sha256", None)
+    if stated != _digest(manifest):
+        raise DamagedCheckpointError(f"its {MANIFEST} does not have the SHA-256 that it states")
+    if manifest.get("format", 1) != FORMAT:
+        raise ValueError(
+            f"{path} is of format {manifest.get('format', 1)!r}, and this version of jmeta reads format {FORMAT}; "
+            "restore it with the version that saved it, or start from the beginning in another folder"
+        )
+    is_typed = _is_int(manifest.get("step")) and "score" in manifest and _is_score(manifest["score"])
+    if not is_typed or not all(_is_text_to_text(manifest.get(name)) for name in ("leaves", "files")):
+        raise DamagedCheckpointError(f"its {MANIFEST} has entries of other types than were written")
+    if step_name(manifest["step"]) != path.name:
+        raise DamagedCheckpointError(f"its {MANIFEST} is that of step {manifest['step']}")
+    return manifest
+
+
+def verify_files(path: pathlib.Path, stated: dict[str, str], max_bytes: int, share: tuple[int, int]) -> None:
+    """Check that the files are those of the manifest, and the content of every n-th.
+
+    Args:
+      path: the checkpoint's folder.
+      stated: the manifest's files.
+      max_bytes: more than the files together can have. A file without content may have any size, and to read it for
+        its hash would never end.
+      share: `(i, n)`: hash the files i, i + n, ...; other processes hash the others.
+
+    Raises:
+      DamagedCheckpointError: if a file is missing, too many, too large or changed.
+    """
+    with _readable("files"):
+        files = {str(file.relative_to(path)): file for file in list_files(path)}
+        files.pop(MANIFEST, None)
+        for name in sorted(stated.keys() ^ files.keys()):
+            problem = "is not in its manifest" if name in files else "is missing"
+            raise DamagedCheckpointError(f"its file {name} {problem}")
+        if (total := sum(file.stat().st_size for file in files.values())) > max_bytes:
+            raise DamagedCheckpointError(f"its files have {total} bytes, more than its leaves can take")
+        for name in sorted(files)[share[0] :: share[1]]:
+            if _sha256(files[name]) != stated[name]:
+                raise DamagedCheckpointError(f"its file {name} does not have the SHA-256 that was written")
+
+
+def _load(path: pathlib.Path) -> dict[str, Any]:
+    """A manifest as it stands, unverified."""
+    file = path / MANIFEST
+    with _readable(MANIFEST):
+        if path.is_symlink() or file.is_symlink() or not file.is_file():
+            raise DamagedCheckpointError(f"its {MANIFEST} is missing, or a link leads there")
+        if file.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise DamagedCheckpointError(f"its {MANIFEST} has {file.stat().st_size} bytes")
+        manifest = json.loads(file.read_text())
+    if not isinstance(manifest, dict):
+        raise DamagedCheckpointError(f"its {MANIFEST} holds a {type(manifest).__name__}")
+    return manifest
+
+
+@contextlib.contextmanager
+def _readable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedCheckpointError(f"its {what} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_score(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_text_to_text(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    with _readable(MANIFEST):
+        return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

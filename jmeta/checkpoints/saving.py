@@ -1,0 +1,186 @@
+"""Saving: the state is copied to the host's memory, and a thread in the background makes a checkpoint of it."""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import math
+import os
+import pathlib
+import threading
+from types import TracebackType
+from typing import Any
+
+import jax
+
+from ..types import PyTree
+from . import arrays, cluster, files, leaves
+
+
+def save(
+    folder: str | os.PathLike[str], step: int, state: PyTree, *, score: float | None = None, keep_last: int = 3
+) -> pathlib.Path:
+    """Write a checkpoint, atomically, and delete those that are neither among the last nor the best.
+
+    One run at a time may save into a folder. A checkpoint of the same step is replaced.
+
+    Args:
+      folder: where a run's checkpoints live; made if it is not there.
+      step: number of the checkpoint, not negative.
+      state: any pytree of arrays, typed random keys and Python numbers. In a job of several processes, arrays of the
+        whole job are stored from all, arrays and numbers that each process has for itself from the first.
+      score: what the best checkpoint is chosen by, higher is better; `None`, or a number that is not finite, never is.
+      keep_last: how many of the latest are kept, at least 1; the one with the best score is kept besides.
+
+    Returns:
+      The checkpoint's folder.
+
+    Raises:
+      ValueError: if `step` is negative, `keep_last` is below 1, a leaf is no array, key or number, or processes differ.
+      OSError: if it cannot be written; older checkpoints stay.
+
+    Example:
+      >>> import tempfile, jax, jax.numpy as jnp
+      >>> from jmeta import checkpoints
+      >>> state = {"params": jnp.arange(3.0), "key": jax.random.key(7)}
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = checkpoints.save(folder, 500, state)
+      ...     step, restored = checkpoints.restore(folder, state)
+      >>> path.name, step, restored["params"].tolist(), restored["key"] == state["key"]
+      ('step_00000500', 500, [0.0, 1.0, 2.0], Array(True, dtype=bool))
+    """
+    with AsyncSaver(folder, keep_last=keep_last) as saver:
+        return saver.save(step, state, score=score)
+
+
+class AsyncSaver:
+    """Saves while the run goes on; what is written is what `save` writes.
+
+    At most one checkpoint is on its way, and while it is, nothing else may save into the folder. Use it in `with`, or
+    end with `wait`: only then is the last one in place.
+
+    Args:
+      folder: see `save`.
+      keep_last: see `save`.
+
+    Raises:
+      ValueError: if `keep_last` is below 1.
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp
+      >>> from jmeta import checkpoints
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with checkpoints.AsyncSaver(folder, keep_last=2) as saver:
+      ...         for step in range(4):
+      ...             _ = saver.save(step, {"params": jnp.array(step)})
+      ...     checkpoints.steps(folder)
+      [2, 3]
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, keep_last: int = 3):
+        if keep_last < 1:
+            raise ValueError(f"keep_last={keep_last}; expected at least 1 checkpoint to keep")
+        self._folder, self._keep_last = pathlib.Path(folder).absolute(), keep_last
+        self._pending: concurrent.futures.Future[None] | None = None
+
+    def save(self, step: int, state: PyTree, *, score: float | None = None) -> pathlib.Path:
+        """Begin a checkpoint, after the one before; return as soon as `state` may be donated or changed.
+
+        Args:
+          step: see `save`.
+          state: see `save`.
+          score: see `save`.
+
+        Returns:
+          Where the checkpoint will be.
+
+        Raises:
+          ValueError: as `save` does.
+          OSError: if this one cannot be begun, or the one before, which was begun, could not be written.
+        """
+        self.wait()
+        if step < 0:
+            raise ValueError(f"step={step}; expected at least 0")
+        named = leaves.named_leaves(state)
+        described = {name: leaves.describe(name, leaf) for name, leaf in named.items()}
+        stored = {name: leaves.to_stored(name, leaf) for name, leaf in named.items()}
+        score = None if score is None or not math.isfinite(score) else float(score)
+        operation = cluster.Operation(f"save({str(self._folder)!r}, {step}) of {fingerprint(described)}")
+        temporary = None
+        with operation.together():
+            if cluster.is_first():
+                temporary = str(files.make_temporary(self._folder, step))
+        temporary = pathlib.Path(operation.gather(temporary)[0])
+
+        copied = threading.Event()
+        content = {"step": step, "score": score, "leaves": described}
+        background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._pending = background.submit(self._write, operation, temporary, content, stored, copied)
+        background.shutdown(wait=False)
+        copied.wait()
+        return self._folder / files.step_name(step)
+
+    def wait(self) -> None:
+        """Return when the checkpoint that is on its way is in place.
+
+        Raises:
+          OSError: if it could not be written; said once.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            try:
+                pending.result()
+            finally:
+                concurrent.futures.wait([pending])  # also after Ctrl-C: nobody must meet half a save
+
+    def __enter__(self) -> "AsyncSaver":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        del kind, trace
+        try:
+            self.wait()
+        except Exception as failed:
+            if error is None:
+                raise
+            error.add_note(f"and the last checkpoint could not be written: {failed}")
+
+    def _write(
+        self,
+        operation: cluster.Operation,
+        temporary: pathlib.Path,
+        content: dict[str, Any],
+        stored: dict[str, Any],
+        copied: threading.Event,
+    ) -> None:
+        """All that happens in the background."""
+        try:
+            with operation.together():
+                try:
+                    arrays.write_arrays(temporary / "state", stored, copied.set)
+                finally:
+                    copied.set()
+                # another machine's file system may not write these through when the first process asks its own to
+                own = temporary / "state" / f"ocdbt.process_{jax.process_index()}"
+                files.to_disk(*files.list_files(own) if own.is_dir() else [])
+            with operation.together():
+                if cluster.is_first():
+                    self._complete(temporary, content)
+        except BaseException:
+            if cluster.is_first():
+                with contextlib.suppress(OSError):
+                    files.remove(temporary)
+            raise
+
+    def _complete(self, temporary: pathlib.Path, content: dict[str, Any]) -> None:
+        """What the first process does when all have written."""
+        arrays.merge_arrays(temporary / "state")
+        files.write_manifest(temporary, content)
+        files.to_disk(temporary, *temporary.rglob("*"))
+        files.put_in_place(temporary, self._folder / files.step_name(content["step"]))
+        files.prune(self._folder, self._keep_last, newest=content["step"])
+
+
+def fingerprint(described: dict[str, str]) -> str:
+    """Of the leaves' names, shapes and dtypes: short, to compare between processes."""
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]

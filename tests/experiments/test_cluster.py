@@ -1,0 +1,164 @@
+"""Where processes belong, how one that is alone leaves, and the job files for clusters; more of it in `test_launch`."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+
+import pytest
+
+from experiments import cluster, launch, train
+from tests.experiments.conftest import ROOT
+
+JOBS = ROOT / "experiments" / "jobs"
+SHELL_FILES = [JOBS / "slurm.sbatch", JOBS / "tpu_pod.sh"]
+MANIFEST = JOBS / "gke.yaml"
+VARIABLES = (cluster.ADDRESS, cluster.NUM_PROCESSES, cluster.PROCESS_ID)
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Sets what a launcher would, all but what is None."""
+
+    def set_variables(address, num_processes, process_id):
+        for name, value in zip(VARIABLES, (address, num_processes, process_id), strict=True):
+            monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+
+    return set_variables
+
+
+def test_a_script_that_runs_alone_joins_nobody(launched):
+    launched(None, None, None)
+    cluster.join(detect=False)
+    assert cluster.is_main()
+
+
+@pytest.mark.parametrize(
+    ("place", "found"),
+    [
+        ((None, "2", "0"), "no JAX_COORDINATOR_ADDRESS"),
+        (("127.0.0.1:1", None, "0"), "no JMETA_NUM_PROCESSES"),
+        (("127.0.0.1:1", "2", None), "no JMETA_PROCESS_ID"),
+        (("127.0.0.1:1", "2", "2"), "JMETA_PROCESS_ID=2"),
+        (("127.0.0.1:1", "0", "0"), "JMETA_NUM_PROCESSES=0"),
+        (("127.0.0.1:1", "two", "0"), "JMETA_NUM_PROCESSES=two"),
+        (("127.0.0.1:1", "2", "-1"), "JMETA_PROCESS_ID=-1"),
+        (("127.0.0.1", "2", "0"), "JAX_COORDINATOR_ADDRESS=127.0.0.1"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(launched, place, found):
+    launched(*place)
+    with pytest.raises(ValueError, match=f"{re.escape(found)}\\b.*; set all three for each process, or none"):
+        cluster.join(detect=True)
+
+
+@pytest.mark.slow
+def test_where_there_is_no_cluster_it_is_said_which_there_might_be(start_process):
+    code = "from experiments import cluster\ntry: cluster.join(True)\nexcept Exception as e: print(repr(e))"
+    process = start_process("timeit", "-n1", "-r1", code)
+    output, _ = process.communicate(timeout=60)
+    assert "StoppedError" in output
+    assert all(name in output for name in ("Slurm", "Cloud TPU", "Kubernetes", "Open MPI", *VARIABLES))
+
+
+def test_sigterm_lets_a_process_save_and_the_second_ends_it():
+    before = signal.getsignal(signal.SIGTERM)
+    with cluster.preemption() as preempted:
+        assert not preempted()
+        assert signal.getsignal(signal.SIGTERM) != before
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert preempted()
+        assert preempted()
+        assert signal.getsignal(signal.SIGTERM) == before
+    with cluster.preemption() as preempted:
+        assert not preempted()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_exit_statuses_ask_for_what_their_names_say():
+    assert cluster.PreemptedError.exit_status == launch.EXIT_PREEMPTED == os.EX_TEMPFAIL
+    assert cluster.LostProcessError.exit_status == launch.EXIT_LOST
+    assert cluster.run(lambda arguments: len(arguments), ["one"]) == 1
+
+
+def assignments_and_command(path):
+    """Shell code that prints the words of a file's command for training, one a line."""
+    text = path.read_text().replace("\\\n", " ")
+    assigned = re.findall(r"^[A-Z_]+=.*$", text, re.MULTILINE)
+    command = next(line for line in [*assigned, *text.splitlines()] if "python -m experiments.train " in line)
+    name, _, value = command.partition("=") if command in assigned else ("", "", command)
+    words = f"${name}" if name else value[value.index("python -m") :]
+    return "\n".join([*assigned, f"printf '%s\\n' {words}"])
+
+
+def assert_can_be_parsed(words):
+    assert words[:3] == ["python", "-m", "experiments.train"]
+    name, _, options = train.parse(words[3:])
+    assert name == "glyphs_maml"
+    assert options.distributed
+    assert options.mesh
+
+
+@pytest.mark.parametrize("path", SHELL_FILES, ids=lambda path: path.name)
+def test_a_job_file_in_shell_trains(path):
+    subprocess.run(["bash", "-n", path], check=True)
+    code = assignments_and_command(path)
+    extra = ["--training.seed", "3"]
+    run = subprocess.run(["bash", "-euc", code, path, *extra], capture_output=True, text=True, check=True)
+    words = run.stdout.split()
+    assert words[-2:] == extra
+    assert_can_be_parsed(words)
+
+
+def test_slurm_is_asked_for_what_jax_and_the_restart_need():
+    lines = re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", SHELL_FILES[0].read_text(), re.MULTILINE)
+    assert len(lines) == SHELL_FILES[0].read_text().count("\n#SBATCH")
+    options = dict(lines)
+    assert options["signal"] == "TERM@120"  # not B:, which tells only the shell
+    assert options["ntasks-per-node"] == options["gpus-per-node"]  # a GPU for each process
+    assert options["open-mode"] == "append"
+    assert {"nodes", "time", "requeue", "output"} <= set(options)
+    assert "gpus-per-task" not in options
+
+
+@pytest.mark.parametrize(
+    ("status", "is_requeued"), [(0, False), (1, False), (2, False), (70, True), (75, True), (137, True)]
+)
+def test_slurm_is_asked_to_start_again_what_can_go_on(status, is_requeued):
+    handling = SHELL_FILES[0].read_text().partition("status=$?\n")[2]
+    for count in (1, 2):
+        known = f"status={status} SLURM_JOB_ID=8 MAX_RESTARTS=2 SLURM_RESTART_COUNT={count}"
+        code = f"{known}\nscontrol() {{ echo asked to $*; }}\n{handling}"
+        run = subprocess.run(["bash", "-uc", code], capture_output=True, text=True, check=False)
+        assert run.returncode == status
+        assert ("asked to requeue 8" in run.stdout) == (is_requeued and count < 2)
+
+
+def test_kubernetes_is_asked_for_what_jax_and_the_restart_need():
+    yaml = pytest.importorskip("yaml")  # comes with flax
+    manifest = {each["kind"]: each for each in yaml.safe_load_all(MANIFEST.read_text())}
+    job, service, role = (manifest[kind] for kind in ("Job", "Service", "Role"))
+    pod = job["spec"]["template"]["spec"]
+    assert job["spec"]["completionMode"] == "Indexed"
+    assert job["spec"]["completions"] == job["spec"]["parallelism"]
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert (service["spec"]["clusterIP"], service["spec"]["selector"]) == (
+        "None",
+        {"job-name": job["metadata"]["name"]},
+    )
+    assert pod["serviceAccountName"] == manifest["ServiceAccount"]["metadata"]["name"]
+    assert {name for rule in role["rules"] for name in rule["resources"]} == {"pods", "services", "jobs"}
+    assert pod["restartPolicy"] == "Never"  # or the policy below is refused
+    rules = job["spec"]["podFailurePolicy"]["rules"]
+    actions = {status: rule["action"] for rule in rules for status in rule.get("onExitCodes", {}).get("values", [])}
+    assert actions == {
+        launch.EXIT_MISTAKE: "FailJob",
+        launch.EXIT_USAGE: "FailJob",
+        launch.EXIT_LOST: "Ignore",
+        launch.EXIT_PREEMPTED: "Ignore",
+    }
+    (container,) = pod["containers"]
+    assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
+    assert_can_be_parsed(shlex.split(container["args"][0])[1:])
+    assert f"tasks={job['spec']['completions']}" in container["args"][0]
