@@ -24,6 +24,7 @@ from . import (
     planning,
     policies,
     rollouts,
+    sharding,
     tasks,
     training,
 )
@@ -57,4 +58,5 @@ __all__ = [
     "training",
     "evaluation",
     "planning",
+    "sharding",
 ]

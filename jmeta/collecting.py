@@ -9,9 +9,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from .episodes import count_tasks
 from .policy_gradients import Collect
+from .sharding import map_over_devices, take_in_blocks
+from .tasks.drawn import Drawn, draw
 from .training import MetaState, with_progress
 from .types import Aux, MetaTrainer, PyTree, RandomKey, Task
 
@@ -24,6 +28,8 @@ def collecting_trainer(
     num_minibatches: int = 1,
     prepare: Callable[[Task], Task] = lambda tasks: tasks,
     num_total_steps: int | None = None,
+    mesh: Mesh | None = None,
+    num_blocks: int | None = None,
 ) -> MetaTrainer:
     """A trainer whose tasks are collected at every meta-step, by its own parameters, and used several times.
 
@@ -32,11 +38,14 @@ def collecting_trainer(
       collect: `(meta_params, env_params, key) -> Task`, of one task.
       num_epochs: times that what was collected is gone through, in a new order each time.
       num_minibatches: updates in an epoch, on equal shares of the tasks; whole episodes, so that what a policy
-        remembers at a step is what it remembered then, up to its own change.
+        remembers at a step is what it remembered then, up to its own change. On devices, an equal share of each block.
       prepare: of all collected tasks together, before they are shared out, such as
-        `policy_gradients.with_normalized_advantages`.
+        `policy_gradients.with_normalized_advantages`. On devices, what it looks at is gathered on all of them.
       num_total_steps: meta-steps of the whole run; when given, collected tasks carry the share of them that is done as
         their `progress`.
+      mesh: of devices that collect, each in its share of the environments, and keep what they collect; `trainer` is
+        then one of `sharding.over_devices` on the same mesh with the same blocks.
+      num_blocks: see `sharding.over_devices`.
 
     Returns:
       A trainer whose `update(state, env_params, key)` takes stacked parameters of environments. Its `aux` is the mean
@@ -64,22 +73,37 @@ def collecting_trainer(
     if num_epochs < 1 or num_minibatches < 1:
         raise ValueError(f"num_epochs={num_epochs} and num_minibatches={num_minibatches}; expected at least 1")
 
+    collect_all = jax.vmap(collect, in_axes=(None, 0, 0))
+    num_parts = 1  # blocks of tasks that stay where they are
+    if mesh is not None:
+        collect_all = map_over_devices(collect_all, mesh, num_blocks=num_blocks)
+        prepare, num_parts = _on_gathered(prepare, mesh), num_blocks or mesh.size
+
     def update(state: MetaState, env_params: PyTree, key: RandomKey) -> tuple[MetaState, Aux]:
-        num_tasks = count_tasks(env_params)
-        if num_tasks % num_minibatches:
-            raise ValueError(f"num_minibatches={num_minibatches} does not divide the {num_tasks} tasks of a meta-step")
+        env_params = env_params if mesh is not None else draw(env_params)
+        num_tasks = count_tasks(env_params.keys if isinstance(env_params, Drawn) else env_params)
+        if num_tasks % (num_minibatches * num_parts):
+            blocks = f" in each of {num_parts} blocks" if num_parts > 1 else ""
+            raise ValueError(
+                f"num_minibatches={num_minibatches} does not divide the {num_tasks} tasks of a meta-step{blocks}"
+            )
         key_collect, key_epochs = jax.random.split(key)
-        keys = jax.random.split(key_collect, num_tasks)
-        tasks = prepare(jax.vmap(collect, in_axes=(None, 0, 0))(state.meta_params, env_params, keys))
+        tasks = prepare(collect_all(state.meta_params, env_params, jax.random.split(key_collect, num_tasks)))
         tasks = with_progress(tasks, state.step, num_total_steps)
+
+        def minibatch(rows: jax.Array) -> Task:
+            if mesh is None:
+                return jax.tree.map(lambda leaf: leaf[rows[0]], tasks)
+            return take_in_blocks(tasks, rows, mesh)
 
         def one_epoch(inner: MetaState, key: RandomKey) -> tuple[MetaState, Aux]:
             key_order, key_updates = jax.random.split(key)
-            order = jax.random.permutation(key_order, num_tasks).reshape(num_minibatches, -1)
+            in_parts = [jax.random.permutation(key, num_tasks // num_parts) for key in _keys(key_order, num_parts)]
+            order = jnp.stack(in_parts).reshape(num_parts, num_minibatches, -1).swapaxes(0, 1)
 
             def one_update(inner: MetaState, rows_and_key: tuple[jax.Array, RandomKey]) -> tuple[MetaState, Aux]:
                 rows, key = rows_and_key
-                return trainer.update(inner, jax.tree.map(lambda leaf: leaf[rows], tasks), key)
+                return trainer.update(inner, minibatch(rows), key)
 
             if num_minibatches == 1:  # order is nothing to a mean, and gathering costs a copy
                 inner, aux = trainer.update(inner, tasks, key_updates)
@@ -97,3 +121,29 @@ def collecting_trainer(
         return counted, {**jax.tree.map(jnp.mean, aux), "is_skipped": skipped}
 
     return MetaTrainer(trainer.init, update)
+
+
+def _keys(key: RandomKey, count: int) -> list[RandomKey]:
+    return [key] if count == 1 else list(jax.random.split(key, count))
+
+
+def _on_gathered(prepare: Callable[[Task], Task], mesh: Mesh) -> Callable[[Task], Task]:
+    """`prepare` of tasks that are on several devices: on each of all of them, so that no sum depends on the devices.
+
+    Leaves that it returns as they are were never gathered.
+    """
+
+    def prepared(tasks: Task) -> Task:
+        everywhere, where_they_are = NamedSharding(mesh, P()), NamedSharding(mesh, P(mesh.axis_names))
+        gathered = jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, everywhere), tasks)
+        gathered = jax.tree.map(jax.lax.optimization_barrier, gathered)  # on one device there is no gathering
+        own = {id(seen): leaf for seen, leaf in zip(jax.tree.leaves(gathered), jax.tree.leaves(tasks), strict=True)}
+
+        def shared_out(leaf: jax.Array) -> jax.Array:
+            if id(leaf) in own:
+                return own[id(leaf)]
+            return jax.lax.with_sharding_constraint(jax.lax.optimization_barrier(leaf), where_they_are)
+
+        return jax.tree.map(shared_out, prepare(gathered))
+
+    return prepared

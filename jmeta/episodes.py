@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array, Key
 
 from .losses import checked_loss
+from .tasks.drawn import draw
 from .types import Aux, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
 from .working_set import chunk_size
 
@@ -131,6 +132,7 @@ def over_tasks(
         )
 
     def mean_over_tasks(meta_params: PyTree, tasks: PyTree, key: RandomKey) -> Any:
+        tasks = draw(tasks)
         num_tasks = count_tasks(tasks)
         keys = task_keys(key, num_tasks)
         chunk = chunk_size(batching, lambda task, key: fn(meta_params, task, key), (tasks, keys), num_tasks)

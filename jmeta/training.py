@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from .episodes import count_tasks
 from .losses import checked_loss
+from .tasks.drawn import Drawn
 from .tasks.few_shot import as_partial
 from .types import Aux, GradFn, MetaTrainer, PyTree, RandomKey, Task
 
@@ -192,10 +194,20 @@ def with_progress(tasks: PyTree, step: Int[Array, ""], num_total_steps: int | No
     """
     if num_total_steps is None:
         return tasks
-    if not isinstance(tasks, Task):
-        raise ValueError(f"num_total_steps sets the progress of a jmeta.Task, but the tasks are {type(tasks).__name__}")
-    progress: Float[Array, " tasks"] = jnp.full(count_tasks(tasks.query), step / num_total_steps, jnp.float32)
-    return tasks._replace(progress=progress)
+    progress: Float[Array, ""] = jnp.asarray(step / num_total_steps, jnp.float32)
+    if isinstance(tasks, Drawn):
+        return tasks._replace(sample=Partial(_sample_with_progress, tasks.sample, progress))
+    return _with_progress(tasks, jnp.broadcast_to(progress, (count_tasks(tasks),)))
+
+
+def _sample_with_progress(sample: Partial, progress: Float[Array, ""], key: RandomKey) -> Task:
+    return _with_progress(sample(key), progress)
+
+
+def _with_progress(task: PyTree, progress: Float[Array, "..."]) -> Task:
+    if not isinstance(task, Task):
+        raise ValueError(f"num_total_steps sets the progress of a jmeta.Task, but the tasks are {type(task).__name__}")
+    return task._replace(progress=progress)
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:

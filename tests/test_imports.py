@@ -21,6 +21,7 @@ DATA_FLOW = [
     "adaptation",
     "working_set",
     "episodes",
+    "sharding",
     "estimators",
     "learners",
     "policy_gradients",

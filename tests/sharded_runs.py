@@ -1,0 +1,126 @@
+"""Fifty meta-steps of several methods on the devices that this process, or the job that it joins, has.
+
+`python -m tests.sharded_runs BLOCKS METHOD...` prints one JSON object: by method, a digest of the parameters' bits and
+the parameters themselves, in a few numbers. The tests compare what different numbers of devices and processes print.
+"""
+
+import hashlib
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jmeta
+from experiments import cluster
+from jmeta import (
+    environments,
+    estimators,
+    learners,
+    losses,
+    models,
+    policies,
+    policy_gradients,
+    rollouts,
+    sharding,
+    tasks,
+    training,
+)
+from jmeta.collecting import collecting_trainer
+
+NUM_TASKS, NUM_STEPS = 16, 50
+
+
+def maml(mesh, num_blocks):
+    learner = learners.maml(models.mlp([40, 40, 1]), losses.squared_error, optax.sgd(0.01), num_steps=2)
+    sample = tasks.sinusoid(num_shots=10, num_queries=10)
+    grad_fn = jax.value_and_grad(jmeta.episode(learner, losses.squared_error), has_aux=True)
+    return _trained(learner, sample, grad_fn, mesh, num_blocks)
+
+
+def protonet(mesh, num_blocks):
+    images = np.random.default_rng(0).random((12, 8, 16, 16, 1), np.float32)
+    sample = tasks.few_shot(images, num_ways=5, num_shots=1, num_queries=2)
+    learner = learners.protonet(models.conv4(None, num_filters=8), num_ways=5)
+    grad_fn = jax.value_and_grad(jmeta.episode(learner, losses.cross_entropy), has_aux=True)
+    return _trained(learner, sample, grad_fn, mesh, num_blocks)
+
+
+def evolution(mesh, num_blocks):
+    learner = learners.maml(models.mlp([16, 1]), losses.squared_error, optax.sgd(0.01), num_steps=1)
+    sample = tasks.sinusoid(num_shots=10, num_queries=10)
+    grad_fn = estimators.evolution_strategies(jmeta.episode(learner, losses.squared_error), num_pairs=8, sigma=0.1)
+    return _trained(learner, sample, grad_fn, mesh, num_blocks)
+
+
+def rl2(mesh, num_blocks):
+    bandit, sample = environments.bernoulli_bandit(3)
+    policy = policies.actor_critic(models.gru(16), bandit)
+    run = rollouts.run_episode(bandit, policy, num_steps=6)
+    collect = policy_gradients.collect_episode(run, discount=0.99, gae_lambda=0.3)
+    episode_fn = jmeta.episode(learners.rl2(policy), policy_gradients.ppo_loss(entropy_weight=0.01))
+    mean_grad = jax.value_and_grad(jmeta.over_tasks(episode_fn, "vmap"), has_aux=True)
+    shared = sharding.over_devices(mean_grad, mesh, num_blocks=num_blocks)
+    trainer = collecting_trainer(
+        jmeta.meta_trainer(shared, optax.adam(1e-2)),
+        collect,
+        num_epochs=2,
+        num_minibatches=2,
+        prepare=policy_gradients.with_normalized_advantages,
+        mesh=mesh,
+        num_blocks=num_blocks,
+    )
+    return trainer, rollouts.init_policy(bandit, policy)(jax.random.key(0)), sample
+
+
+def _trained(learner, sample, grad_fn, mesh, num_blocks):
+    mean_grad = sharding.over_devices(jmeta.over_tasks(grad_fn), mesh, num_blocks=num_blocks)
+    trainer = jmeta.meta_trainer(mean_grad, optax.adam(1e-3))
+    return trainer, learner.init(jax.random.key(0), sample(jax.random.key(1))), sample
+
+
+METHODS = {function.__name__: function for function in (maml, protonet, evolution, rl2)}
+
+
+def run(method, mesh, num_blocks, num_steps=NUM_STEPS, num_tasks=NUM_TASKS):
+    """`(state, compiled program)` after the meta-steps of a method."""
+    trainer, meta_params, sample = METHODS[method](mesh, num_blocks)
+    trainer = sharding.keep_placed(trainer, mesh)
+    state = trainer.init(meta_params)
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    state = sharding.put(state, sharding.shardings_of(state, mesh))
+    sample, key = sharding.put((tasks.drawn(sample, num_tasks), jax.random.key(2)), everywhere)
+    return training.sampled_steps(trainer, num_steps=num_steps)(state, sample, key)
+
+
+def main(arguments):
+    num_blocks, *methods = arguments
+    cluster.join(detect=False)
+    num_model = 2 if "--divided" in methods else 1
+    sharding.LEAST_TO_DIVIDE = 32 if num_model > 1 else sharding.LEAST_TO_DIVIDE
+    axes = {"tasks": jax.device_count() // num_model, "model": num_model}
+    mesh = sharding.make_mesh(axes if num_model > 1 else {"tasks": axes["tasks"]})
+    results = {}
+    for method in methods:
+        if method.startswith("--"):
+            continue
+        state, aux = run(method, mesh, None if num_blocks == "none" else int(num_blocks))
+        is_divided = any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
+        numbers = [np.asarray(leaf) for leaf in jax.tree.leaves(sharding.here(state.meta_params))]
+        digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in numbers)).hexdigest()
+        results[method] = {
+            "digest": digest,
+            "loss": float(np.asarray(aux["loss"])[-1]),
+            "step": int(jnp.asarray(np.asarray(state.step))),
+            "is_divided": is_divided,
+            "parameters": np.concatenate([leaf.reshape(-1) for leaf in numbers]).astype(float).tolist(),
+        }
+    if cluster.is_main():
+        print(json.dumps(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cluster.run(main, sys.argv[1:]))
