@@ -18,6 +18,7 @@ from jmeta.types import Aux, EpisodeFn, LossFn, MetaTrainer, PyTree, RandomKey
 from jmeta.working_set import chunk_size
 
 from .acting import Acting, collected_first
+from .devices import Sharing
 from .worlds import World
 
 
@@ -38,13 +39,19 @@ class Adapting(NamedTuple):
 
 
 def maml_rl(
-    recipe: parts.Recipe, method: parts.MamlRl, there: World, optimizer: optax.GradientTransformation
+    recipe: parts.Recipe,
+    method: parts.MamlRl,
+    there: World,
+    optimizer: optax.GradientTransformation,
+    sharing: Sharing | None,
 ) -> Acting:
     """A policy without memory to start from, its inner steps, and how the start is improved."""
     adapting = _adapting(recipe.model, method, there)
     policy, surrogate, inner, roll_out = adapting
     collect = learners.collect_adaptation(policy, surrogate, inner, roll_out, num_steps=method.num_steps)
     by_ppo = method.outer == "ppo"
+    if sharing is not None and not by_ppo:
+        raise ValueError("a trust region is computed on one device; share tasks with --method.outer ppo, or no --mesh")
     on_collected = learners.maml_rl_episode(
         policy,
         surrogate,
@@ -56,7 +63,7 @@ def maml_rl(
     )
     batching = recipe.training.batching
     trainer = (
-        _trainer(on_collected, collect, optimizer, method.num_epochs, batching)
+        _trainer(on_collected, collect, optimizer, method.num_epochs, batching, sharing)
         if by_ppo
         else _trust_region(on_collected, adapting, collect, method, batching)
     )
@@ -110,10 +117,19 @@ def _inner_lr(method: parts.MamlRl) -> Any:
 
 
 def _trainer(
-    on_collected: EpisodeFn, collect: Collect, optimizer: optax.GradientTransformation, num_epochs: int, batching: Any
+    on_collected: EpisodeFn,
+    collect: Collect,
+    optimizer: optax.GradientTransformation,
+    num_epochs: int,
+    batching: Any,
+    sharing: Sharing | None,
 ) -> MetaTrainer:
     mean_grad = jmeta.over_tasks(jax.value_and_grad(on_collected, has_aux=True), batching)
-    return collecting_trainer(jmeta.meta_trainer(mean_grad, optimizer), collect, num_epochs=num_epochs)
+    mesh, num_blocks = (None, None) if sharing is None else sharing
+    mean_grad = mean_grad if sharing is None else sharing.over(mean_grad)
+    return collecting_trainer(
+        jmeta.meta_trainer(mean_grad, optimizer), collect, num_epochs=num_epochs, mesh=mesh, num_blocks=num_blocks
+    )
 
 
 def _trust_region(

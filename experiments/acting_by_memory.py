@@ -12,15 +12,22 @@ from jmeta.policies import Policy
 from jmeta.types import EpisodeFn, LossFn, MetaTrainer, SequenceModel
 
 from .acting import Acting, collected_first
+from .devices import Sharing
 from .worlds import World
 
 
-def rl2(recipe: parts.Recipe, method: parts.Rl2, there: World, optimizer: optax.GradientTransformation) -> Acting:
+def rl2(
+    recipe: parts.Recipe,
+    method: parts.Rl2,
+    there: World,
+    optimizer: optax.GradientTransformation,
+    sharing: Sharing | None,
+) -> Acting:
     """RL², or with a `Forgetful` network a policy that does not adapt at all, trained likewise."""
     policy = policy_of(recipe.model, method, there)
     learner = learners.rl2(policy)
     on_collected = jmeta.episode(learner, _loss(method))
-    return _acting(recipe, method, there, policy, learner, on_collected, optimizer)
+    return _acting(recipe, method, there, policy, learner, on_collected, optimizer, sharing)
 
 
 def policy_of(network: parts.Network, method: parts.Rl2, there: World) -> Policy:
@@ -29,14 +36,18 @@ def policy_of(network: parts.Network, method: parts.Rl2, there: World) -> Policy
 
 
 def inferring(
-    recipe: parts.Recipe, method: parts.Varibad, there: World, optimizer: optax.GradientTransformation
+    recipe: parts.Recipe,
+    method: parts.Varibad,
+    there: World,
+    optimizer: optax.GradientTransformation,
+    sharing: Sharing | None,
 ) -> Acting:
     """VariBAD, the recipe's network being its encoder."""
     inference, policy = believing_policy_of(recipe.model, method, there)
     trunk, initial_log_std = models.mlp(method.trunk), method.acting.initial_log_std
     learner = varibad(inference, trunk, there.environment, initial_log_std=initial_log_std)
     on_collected = varibad_episode(learner, inference, _loss(method.acting))
-    return _acting(recipe, method.acting, there, policy, learner, on_collected, optimizer)
+    return _acting(recipe, method.acting, there, policy, learner, on_collected, optimizer, sharing)
 
 
 def believing_policy_of(network: parts.Network, method: parts.Varibad, there: World) -> tuple[TaskInference, Policy]:
@@ -97,6 +108,7 @@ def _acting(
     learner: Learner,
     on_collected: EpisodeFn,
     optimizer: optax.GradientTransformation,
+    sharing: Sharing | None,
 ) -> Acting:
     if method.entropy_schedule == "linear":
         on_collected = policy_gradients.with_fading_entropy(on_collected, method.entropy_weight)
@@ -107,7 +119,7 @@ def _acting(
     judged = rollouts.run_episode(there.environment, policy, num_steps=there.num_steps, is_greedy=method.is_greedy)
     return Acting(
         rollouts.init_policy(there.environment, policy),
-        _trainer(recipe.training, method, on_collected, collect, optimizer),
+        _trainer(recipe.training, method, on_collected, collect, optimizer, sharing),
         collected_first(collect, on_collected),
         learner,
         rollouts.return_episode(judged, num_rollouts=there.num_rollouts),
@@ -120,10 +132,12 @@ def _trainer(
     on_collected: EpisodeFn,
     collect: policy_gradients.Collect,
     optimizer: optax.GradientTransformation,
+    sharing: Sharing | None,
 ) -> MetaTrainer:
     # all tasks at once, and the gradient of their mean, not the mean of gradients: they share one product a step
     batching = "vmap" if training.batching == "auto" else training.batching
     mean_grad = jax.value_and_grad(jmeta.over_tasks(on_collected, batching), has_aux=True)
+    mean_grad = mean_grad if sharing is None else sharing.over(mean_grad)
     return collecting_trainer(
         jmeta.meta_trainer(mean_grad, optimizer),
         collect,
@@ -131,4 +145,6 @@ def _trainer(
         num_minibatches=method.num_minibatches,
         prepare=policy_gradients.with_normalized_advantages,
         num_total_steps=training.num_steps,
+        mesh=None if sharing is None else sharing.mesh,
+        num_blocks=training.num_blocks,
     )

@@ -11,7 +11,8 @@ from configs import parts
 from jmeta import Learner, losses, training
 from jmeta.types import EpisodeFn, GradFn, LossFn, MetaTrainer, PyTree, RandomKey
 
-from . import acting, acting_by_gradient, acting_by_memory, sources, worlds
+from . import acting, acting_by_gradient, acting_by_memory, devices, sources, worlds
+from .devices import Sharing
 from .methods import build_method
 from .networks import Network
 from .sources import Source
@@ -38,6 +39,7 @@ class Experiment(NamedTuple):
       training_names: what metrics of training are called that are not what testing measures.
       judge: an episode as it is judged at test, for methods that act; `None` for those that are judged by predictions.
       make_judge: the same with another number of inner steps.
+      sharing: devices that share the tasks of `trainer`; `None` if one computes all of them.
     """
 
     source: Source
@@ -54,6 +56,7 @@ class Experiment(NamedTuple):
     training_names: Mapping[str, str]
     judge: EpisodeFn | None = None
     make_judge: Callable[[int], EpisodeFn] | None = None
+    sharing: Sharing | None = None
 
 
 def build(recipe: parts.Recipe) -> Experiment:
@@ -62,21 +65,24 @@ def build(recipe: parts.Recipe) -> Experiment:
     Raises:
       ValueError: if its parts do not fit together.
     """
+    sharing = devices.sharing_of(recipe.training)
     if isinstance(recipe.data, parts.Environments):
-        return _build_acting(recipe, recipe.data)
+        return _build_acting(recipe, recipe.data, sharing)
     metric = metric_of(recipe)
     loss_fn = losses.cross_entropy if metric == "accuracy" else losses.squared_error
-    source = sources.source(recipe.data, recipe.testing, recipe.training)
+    own = devices.own_tasks(sharing, recipe.training.tasks_per_step)
+    source = sources.source(recipe.data, recipe.testing, recipe.training, own)
     network = Network(recipe.model)
     built = build_method(recipe.method, network, loss_fn, source, is_classification=metric == "accuracy")
     grad_fn = jax.value_and_grad(built.episode_fn, has_aux=True)
-    batching = recipe.training.batching
-    trainer = training.meta_trainer(jmeta.over_tasks(grad_fn, batching=batching), _optimizer(recipe.training))
+    mean_grad = jmeta.over_tasks(grad_fn, batching=recipe.training.batching)
+    mean_grad = mean_grad if sharing is None else sharing.over(mean_grad)
+    trainer = training.meta_trainer(mean_grad, _optimizer(recipe.training))
     return Experiment(
         source=built.source,
         init=built.init,
         grad_fn=grad_fn,
-        trainer=trainer,
+        trainer=devices.placed(trainer, sharing),
         tasks_per_step=recipe.training.tasks_per_step,
         num_total_steps=recipe.training.num_steps if isinstance(recipe.method, parts.MamlPlusPlus) else None,
         loss_fn=loss_fn,
@@ -85,6 +91,7 @@ def build(recipe: parts.Recipe) -> Experiment:
         num_test_steps=built.num_test_steps,
         metric=metric,
         training_names=built.training_names,
+        sharing=sharing,
     )
 
 
@@ -95,23 +102,23 @@ def metric_of(recipe: parts.Recipe) -> Metric:
     return "loss" if isinstance(recipe.data, parts.Sinusoid) else "accuracy"
 
 
-def _build_acting(recipe: parts.Recipe, data: parts.Environments) -> Experiment:
+def _build_acting(recipe: parts.Recipe, data: parts.Environments, sharing: Sharing | None) -> Experiment:
     there = worlds.world(data)
     optimizer = _optimizer(recipe.training, acting.updates_per_step(recipe.method))
     match recipe.method:
         case parts.Rl2() as method:
-            built = acting_by_memory.rl2(recipe, method, there, optimizer)
+            built = acting_by_memory.rl2(recipe, method, there, optimizer, sharing)
         case parts.Varibad() as method:
-            built = acting_by_memory.inferring(recipe, method, there, optimizer)
+            built = acting_by_memory.inferring(recipe, method, there, optimizer, sharing)
         case parts.MamlRl() as method:
-            built = acting_by_gradient.maml_rl(recipe, method, there, optimizer)
+            built = acting_by_gradient.maml_rl(recipe, method, there, optimizer, sharing)
         case method:
             raise ValueError(f"{type(method).__name__} does not act in environments; choose Rl2, Varibad or MamlRl")
     return Experiment(
         source=worlds.source_of(there, recipe.testing, recipe.training),
         init=jax.jit(built.init),
         grad_fn=jax.value_and_grad(built.episode_fn, has_aux=True),
-        trainer=built.trainer,
+        trainer=devices.placed(built.trainer, sharing),
         tasks_per_step=recipe.training.tasks_per_step,
         num_total_steps=None,
         loss_fn=losses.squared_error,  # of nothing: there are no targets to predict
@@ -122,6 +129,7 @@ def _build_acting(recipe: parts.Recipe, data: parts.Environments) -> Experiment:
         training_names={"loss": "objective"},
         judge=built.judge,
         make_judge=built.make_judge,
+        sharing=sharing,
     )
 
 

@@ -45,7 +45,7 @@ def run_command(command: Callable[[], None], *, if_interrupted: str) -> int:
         if os.environ.get("JMETA_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return getattr(error, "exit_status", 1)
     return 0
 
 
@@ -130,9 +130,9 @@ class Progress:
 
 
 @contextlib.contextmanager
-def progress(name: str, *, start: int, total: int) -> Iterator[Progress]:
-    """Progress from step `start` to `total`, on standard output."""
-    reporter = Progress(rich.console.Console(), name, start, total)
+def progress(name: str, *, start: int, total: int, is_quiet: bool = False) -> Iterator[Progress]:
+    """Progress from step `start` to `total`, on standard output, or nowhere."""
+    reporter = Progress(rich.console.Console(quiet=is_quiet), name, start, total)
     try:
         yield reporter
     finally:

@@ -12,9 +12,11 @@ import numpy as np
 import optax
 
 from jmeta import Batch, Task, tasks, training
+from jmeta.episodes import count_tasks
 from jmeta.types import PyTree, RandomKey
 
 from .build import Experiment
+from .devices import own_tasks
 from .sources import HostTasks
 
 
@@ -50,11 +52,13 @@ def sample_step(experiment: Experiment, key: RandomKey, step: int) -> PyTree:
         sampled = tasks.stacked(stream, experiment.tasks_per_step)(key_tasks)
     if experiment.num_total_steps is None:
         return sampled
-    return sampled._replace(progress=jnp.full(experiment.tasks_per_step, step / experiment.num_total_steps))
+    return sampled._replace(progress=jnp.full(count_tasks(sampled), step / experiment.num_total_steps))
 
 
 def examine_step(experiment: Experiment, meta_params: PyTree, key: RandomKey, step: int) -> list[TaskReport]:
     """Recompute the loss and gradient of each task of a meta-step, one task after another.
+
+    Of tasks that the hosts of several processes draw, those of this process.
 
     Args:
       experiment: that of the run.
@@ -63,8 +67,10 @@ def examine_step(experiment: Experiment, meta_params: PyTree, key: RandomKey, st
       step: the step's number, from 0.
     """
     key_tasks, key_update = training.step_keys(key, step)
+    is_from_host = isinstance(experiment.source.meta_train, HostTasks)
+    own = own_tasks(experiment.sharing if is_from_host else None, experiment.tasks_per_step)
     task_keys = jax.random.split(key_tasks, experiment.tasks_per_step)
-    update_keys = jax.random.split(key_update, experiment.tasks_per_step)
+    update_keys = jax.random.split(key_update, experiment.tasks_per_step)[own.start : own.stop]
 
     @jax.jit
     def examine(task_and_key: tuple[Task | Batch, RandomKey]) -> tuple[jax.Array, ...]:
@@ -74,9 +80,5 @@ def examine_step(experiment: Experiment, meta_params: PyTree, key: RandomKey, st
 
     stacked = sample_step(experiment, key, step)
     results = jax.device_get(jax.lax.map(examine, (stacked, update_keys)))
-    is_from_host = isinstance(experiment.source.meta_train, HostTasks)
     key_data = [[] for _ in task_keys] if is_from_host else np.asarray(jax.random.key_data(task_keys)).tolist()
-    return [
-        TaskReport(i, tuple(key_data[i]), *(value[i].item() for value in results))
-        for i in range(experiment.tasks_per_step)
-    ]
+    return [TaskReport(i, tuple(key_data[i]), *(value[i - own.start].item() for value in results)) for i in own]

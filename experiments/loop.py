@@ -19,13 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.parts import Training
-from jmeta import checkpoints, tasks, training
+from jmeta import checkpoints, sharding, tasks, training
 from jmeta.evaluation import Estimate, estimate, per_task_episodes, per_task_metrics
 from jmeta.training import MetaState
 from jmeta.types import Aux, PyTree, RandomKey
 
-from . import checks, console, run_folder
+from . import checks, cluster, console, run_folder
 from .build import Experiment
+from .devices import Sharing, own_tasks
 from .diagnosis import examine_step
 from .sources import HostTasks
 
@@ -56,15 +57,25 @@ class DivergedError(console.StoppedError):
     """Too many meta-steps in a row had a loss, gradient or result that was not finite."""
 
 
+def never() -> bool:
+    """That this run is to leave: not asked for."""
+    return False
+
+
 def init_state(experiment: Experiment, seed: int) -> RunState:
-    """The state of a run at step 0."""
+    """The state of a run at step 0, on the devices that share its tasks."""
     key_init, key_run = jax.random.split(jax.random.key(seed))
     # through the host: a restored state has no weak types either, and both must meet the same compiled program
     meta_params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), experiment.init(key_init))
     stream = experiment.source.meta_train
+    meta, key = experiment.trainer.init(meta_params), key_run
+    if experiment.sharing is not None:
+        mesh = experiment.sharing.mesh
+        meta, meta_params = (sharding.put(tree, sharding.shardings_of(tree, mesh)) for tree in (meta, meta_params))
+        key = sharding.put(key, experiment.sharing.everywhere())
     return RunState(
-        meta=experiment.trainer.init(meta_params),
-        key=key_run,
+        meta=meta,
+        key=key,
         sampler=iter(stream.tasks).get_state() if isinstance(stream, HostTasks) else {},
         best_meta_params=meta_params,
         best_score=np.array(-np.inf),
@@ -121,7 +132,10 @@ def dispatcher(experiment: Experiment, part: Training, starts: Sequence[RunState
         if len(starts) > 1:
             raise ValueError(f"{len(starts)} seeds together on tasks from the host; train them one after another")
         return _fed_dispatcher(experiment, part, stream, starts[0])
-    sample = tasks.stacked(stream, part.tasks_per_step)
+    if experiment.sharing is None:
+        sample = tasks.stacked(stream, part.tasks_per_step)
+    else:
+        sample = sharding.put(tasks.drawn(stream, part.tasks_per_step), experiment.sharing.everywhere())
     run = training.sampled_steps(experiment.trainer, num_steps=part.steps_per_dispatch, num_total_steps=num_total_steps)
 
     def one(states: Sequence[RunState]) -> list[tuple[RunState, Aux]]:
@@ -150,10 +164,29 @@ def _fed_dispatcher(experiment: Experiment, part: Training, stream: HostTasks, s
     def from_host(states: Sequence[RunState]) -> list[tuple[RunState, Aux]]:
         (state,) = states
         steps = [next(batches) for _ in range(part.steps_per_dispatch)]
-        meta, aux = run_fed(state.meta, jax.tree.map(lambda *leaves: np.stack(leaves), *steps), state.key)
+        fed = jax.tree.map(lambda *leaves: np.stack(leaves), *steps)
+        if experiment.sharing is not None:
+            fed = _of_all_processes(fed, experiment.sharing, part.tasks_per_step)
+        meta, aux = run_fed(state.meta, fed, state.key)
         return [(state._replace(meta=meta, sampler=batches.get_state()), aux)]
 
     return from_host
+
+
+def _of_all_processes(fed: PyTree, sharing: Sharing, num_tasks: int) -> PyTree:
+    """What the processes have drawn, each its own tasks, as arrays of the job: nothing is sent."""
+    first = own_tasks(sharing, num_tasks).start
+
+    def of_leaf(own: np.ndarray) -> jax.Array:
+        shape = (own.shape[0], num_tasks, *own.shape[2:])
+
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[1].indices(num_tasks)
+            return own[:, start - first : stop - first]
+
+        return jax.make_array_from_callback(shape, sharing.of_steps(), part)
+
+    return jax.tree.map(of_leaf, fed)
 
 
 def valid_protocol(experiment: Experiment) -> str:
@@ -177,6 +210,7 @@ def validator(experiment: Experiment, part: Training, tasks_at_once: int) -> Cal
     numbers = {"num_tasks": part.num_valid_tasks, "tasks_at_once": tasks_at_once}
 
     def validate(meta_params: PyTree) -> dict[str, Estimate]:
+        meta_params = sharding.here(meta_params)  # every process judges by itself, and all come to the same
         measured, _ = measure(meta_params, experiment.source.meta_valid, split_key("meta_valid"), **numbers)
         return {name: estimate(values) for name, values in measured.items()}
 
@@ -184,7 +218,13 @@ def validator(experiment: Experiment, part: Training, tasks_at_once: int) -> Cal
 
 
 def run(
-    experiment: Experiment, part: Training, folder: pathlib.Path, *, name: str = "run", tasks_at_once: int = 8
+    experiment: Experiment,
+    part: Training,
+    folder: pathlib.Path,
+    *,
+    name: str = "run",
+    tasks_at_once: int = 8,
+    is_preempted: Callable[[], bool] = never,
 ) -> RunState:
     """Meta-train to the end, from the latest checkpoint of `folder` if there is one.
 
@@ -194,6 +234,7 @@ def run(
       folder: the run's; held (see `run_folder.locked`) by the caller.
       name: shown with the progress.
       tasks_at_once: of an evaluation.
+      is_preempted: asked after every dispatch, by all processes of a job; True in all when they are to save and leave.
 
     Returns:
       The final state; its `best_meta_params` are the ones to use.
@@ -201,8 +242,12 @@ def run(
     Raises:
       ValueError: if numbers of steps are not multiples of `steps_per_dispatch`.
       DivergedError: after `max_skipped_in_a_row` skipped steps.
+      cluster.PreemptedError: when it has saved, since it is to leave.
     """
-    return run_seeds(experiment, part, {part.seed: folder}, name=name, tasks_at_once=tasks_at_once)[part.seed]
+    seeds = run_seeds(
+        experiment, part, {part.seed: folder}, name=name, tasks_at_once=tasks_at_once, is_preempted=is_preempted
+    )
+    return seeds[part.seed]
 
 
 def run_seeds(
@@ -212,6 +257,7 @@ def run_seeds(
     *,
     name: str = "run",
     tasks_at_once: int = 8,
+    is_preempted: Callable[[], bool] = never,
 ) -> dict[int, RunState]:
     """Meta-train several seeds at the same time, each as `run` does one, dispatched together (see `dispatcher`).
 
@@ -223,7 +269,7 @@ def run_seeds(
       experiment: what to compute; its seed is not looked at, unless tasks come from the host.
       part: for all seeds; its seed is not looked at.
       folders: by seed, the folder of its run.
-      name, tasks_at_once: as for `run`.
+      name, tasks_at_once, is_preempted: as for `run`.
 
     Returns:
       By seed, its final state.
@@ -231,19 +277,23 @@ def run_seeds(
     Raises:
       ValueError: as `run` and `dispatcher`.
       DivergedError: if any seed had too many skipped steps, when the others are at their end.
+      cluster.PreemptedError: when all have saved, since they are to leave.
     """
     checks.check_steps(part)
     runs = []
-    with contextlib.ExitStack() as logs:
+    with contextlib.ExitStack() as open_files:
         for seed, folder in folders.items():
-            runs.append(_SeedRun.opened(experiment, seed, folder, tuple(folders)))
-            logs.callback(runs[-1].log.close)
+            one = _SeedRun.opened(experiment, seed, folder, tuple(folders), part.keep_last)
+            runs.append(one)
+            open_files.callback(one.log.close)
+            open_files.enter_context(one.saver)
         start = min(int(one.state.meta.step) for one in runs)
-        with console.progress(name, start=start, total=part.num_steps) as progress:
+        is_quiet = not cluster.is_main()
+        with console.progress(name, start=start, total=part.num_steps, is_quiet=is_quiet) as progress:
             for one in runs:
                 one.tell_of_resuming(progress, part)
             progress.say(f"models are chosen by {valid_protocol(experiment)}")
-            _steps(experiment, part, runs, progress, tasks_at_once)
+            _steps(experiment, part, runs, progress, tasks_at_once, is_preempted)
     if diverged := [one.prefix + one.divergence for one in runs if one.divergence]:
         raise DivergedError("\n".join(diverged))
     return {one.seed: one.state for one in runs}
@@ -256,23 +306,40 @@ class _SeedRun:
     seed: int
     folder: pathlib.Path
     state: RunState
-    log: run_folder.MetricsLog
+    log: run_folder.MetricsLog | run_folder.NoLog
+    saver: checkpoints.AsyncSaver
     prefix: str
     changes: str
+    saved_step: int
     divergence: str = ""
 
     @classmethod
     def opened(
-        cls, experiment: Experiment, seed: int, folder: pathlib.Path, trained_together: tuple[int, ...]
+        cls,
+        experiment: Experiment,
+        seed: int,
+        folder: pathlib.Path,
+        trained_together: tuple[int, ...],
+        keep_last: int,
     ) -> "_SeedRun":
-        """From the latest checkpoint, or at step 0."""
+        """From the latest checkpoint, or at step 0. Of several processes, the main one alone writes beside those."""
         state = init_state(experiment, seed)
         step, state = checkpoints.restore(folder / "checkpoints", state) or (0, state)
-        changes = run_folder.record_session(
-            folder, seed=seed, resumed_from=step, trained_together=list(trained_together)
-        )
-        log = run_folder.MetricsLog(folder, last_step=step)
-        return cls(seed, folder, state, log, f"seed {seed}: " if len(trained_together) > 1 else "", changes)
+        changes, log = "", run_folder.NoLog()
+        if cluster.is_main():
+            changes = run_folder.record_session(
+                folder, seed=seed, resumed_from=step, trained_together=list(trained_together)
+            )
+            log = run_folder.MetricsLog(folder, last_step=step)
+        prefix = f"seed {seed}: " if len(trained_together) > 1 else ""
+        saver = checkpoints.AsyncSaver(folder / "checkpoints", keep_last=keep_last)
+        return cls(seed, folder, state, log, saver, prefix, changes, saved_step=step)
+
+    def save(self, score: float | None) -> None:
+        """Begin a checkpoint; what the log has seen by then is on disk before it."""
+        self.log.to_disk()
+        self.saved_step = int(self.state.meta.step)
+        self.saver.save(self.saved_step, self.state, score=score)
 
     def is_going(self, part: Training) -> bool:
         return not self.divergence and not is_finished(self.state, part)
@@ -288,7 +355,12 @@ class _SeedRun:
 
 
 def _steps(
-    experiment: Experiment, part: Training, runs: list[_SeedRun], progress: console.Progress, tasks_at_once: int
+    experiment: Experiment,
+    part: Training,
+    runs: list[_SeedRun],
+    progress: console.Progress,
+    tasks_at_once: int,
+    is_preempted: Callable[[], bool],
 ) -> None:
     dispatch = dispatcher(experiment, part, [one.state for one in runs])
     validate = validator(experiment, part, tasks_at_once)
@@ -309,6 +381,18 @@ def _steps(
         progress.update(min(int(one.state.meta.step) for one in going), seconds, mean)
         for one in going:
             _after_dispatch(experiment, part, one, validate, progress)
+        if is_preempted():
+            _leave(runs)
+
+
+def _leave(runs: list[_SeedRun]) -> None:
+    for one in runs:
+        if not one.divergence and one.saved_step < int(one.state.meta.step):
+            one.save(None)
+        one.saver.wait()
+    steps = sorted({int(one.state.meta.step) for one in runs})
+    where = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
+    raise cluster.PreemptedError(f"asked to leave; saved at {where}, and the same command goes on from there")
 
 
 def _after_dispatch(
@@ -328,9 +412,7 @@ def _after_dispatch(
     if is_evaluated:
         _evaluate(experiment, one, validate, progress)
     if is_evaluated or (part.checkpoint_every and step % part.checkpoint_every == 0):
-        one.log.to_disk()  # before the checkpoint: what it has seen must not be cut
-        score = float(one.state.best_score) if is_evaluated and int(one.state.best_step) == step else None
-        checkpoints.save(one.folder / "checkpoints", step, one.state, score=score, keep_last=part.keep_last)
+        one.save(float(one.state.best_score) if is_evaluated and int(one.state.best_step) == step else None)
 
 
 def _evaluate(
@@ -359,7 +441,7 @@ def _explain_divergence(experiment: Experiment, state: RunState, folder: pathlib
     """
     step, in_a_row = int(state.meta.last_skipped_step), int(state.meta.num_skipped_in_a_row)
     checkpoints.save(folder / "diverged", int(state.meta.step), state, keep_last=1)
-    reports = examine_step(experiment, state.meta.meta_params, state.key, step)
+    reports = examine_step(experiment, sharding.here(state.meta.meta_params), sharding.here(state.key), step)
     guilty = [report for report in reports if not report.is_finite]
     named = "; ".join(f"task {r.index} (key data {list(r.key_data)}, loss {r.loss:.4g})" for r in guilty[:3])
     more = f" and {len(guilty) - 3} more" if len(guilty) > 3 else ""

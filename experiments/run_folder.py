@@ -69,13 +69,20 @@ def config_hash(options: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def options_of(recipe: Any) -> dict[str, Any]:
+    """What identifies a run: every option, but those that say where it runs."""
+    options = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    options["training"].pop("mesh")
+    return options
+
+
 def write_config(folder: pathlib.Path, recipe_name: str, recipe: Any, split_hash: str | None) -> None:
     """Record a recipe and how its classes are split in a run folder; what is recorded already must be the same.
 
     Raises:
       ValueError: if the folder belongs to other options, the first ones that differ are named; or to another split.
     """
-    options = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    options = options_of(recipe)
     config = {"recipe": recipe_name, "hash": config_hash(options), "split_hash": split_hash, "options": options}
     path = folder / "config.json"
     if not path.exists():
@@ -215,6 +222,19 @@ class MetricsLog:
         self.to_disk()
         self._file.close()
         self._board.close()
+
+
+class NoLog:
+    """A log of nothing, for processes beside the one that writes."""
+
+    def append(self, step: int, split: str, metrics: Mapping[str, float], *, protocol: str | None = None) -> None:
+        """Nothing."""
+
+    def to_disk(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 def read_metrics(folder: pathlib.Path, split: str | None = None) -> list[Line]:

@@ -57,8 +57,8 @@ class Source(NamedTuple):
     supervised: Callable[[int], tuple[SampleBatch, int]] | None = None
 
 
-def source(data: parts.Data, testing: parts.Testing, part: parts.Training) -> Source:
-    """The tasks of a recipe.
+def source(data: parts.Data, testing: parts.Testing, part: parts.Training, own: range) -> Source:
+    """The tasks of a recipe; of those that the host draws, this process's `own` of each meta-step.
 
     Raises:
       ValueError, FileNotFoundError: if the data are not there, or too few for such tasks.
@@ -71,7 +71,7 @@ def source(data: parts.Data, testing: parts.Testing, part: parts.Training) -> So
         case parts.Images():
             return _images(data, testing, part)
         case parts.Folder():
-            return _folder(data, testing, part)
+            return _folder(data, testing, part, own)
     raise ValueError(f"{type(data).__name__} has environments and no examples")
 
 
@@ -161,7 +161,7 @@ def _supervised(classes: ImageClasses, protocol: Protocol) -> Callable[[int], tu
     return of_size
 
 
-def _folder(data: parts.Folder, testing: parts.Testing, part: parts.Training) -> Source:
+def _folder(data: parts.Folder, testing: parts.Testing, part: parts.Training, own_tasks: range) -> Source:
     if not data.path:
         raise ValueError("pass the folder of your images: --data.path DIR")
     splits = folder.load(data.path, size=data.size, num_channels=data.num_channels)
@@ -179,6 +179,7 @@ def _folder(data: parts.Folder, testing: parts.Testing, part: parts.Training) ->
             num_queries=data.num_queries,
             num_tasks=part.tasks_per_step,
             seed=part.seed,
+            own=own_tasks,
         )
         splits = splits._replace(meta_train=splits.meta_valid)  # so that only the others go to the device
         samplers = own.samplers(

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import jax
@@ -16,7 +16,7 @@ import tyro
 from configs import parts
 from configs.parts import Recipe
 
-from . import checks, console, loop, over_seeds, pictures, planning, recipes, run_folder
+from . import checks, cluster, console, devices, loop, over_seeds, pictures, planning, recipes, run_folder
 from .build import build, metric_of
 
 
@@ -37,6 +37,10 @@ class Options:
     `method.adjoint` and `training.batching` (see `experiments.planning`)."""
     allow_bfloat16: bool = False
     """Let the plan choose activations of half the size, which no longer give the same meta-gradient."""
+    mesh: str | None = None
+    """Devices that share the tasks of a meta-step, as `training.mesh`: `tasks=8`, or `tasks=4,model=2`."""
+    distributed: bool = False
+    """Join the other processes of a job, which JAX finds by itself on Slurm, Kubernetes, Cloud TPU and Open MPI."""
 
 
 def parse(arguments: list[str]) -> tuple[str, Recipe, Options]:
@@ -73,7 +77,10 @@ def parse(arguments: list[str]) -> tuple[str, Recipe, Options]:
         raise ValueError(
             "--allow-bfloat16 is for a plan: add --memory-gb, or choose it yourself with --model.dtype bfloat16"
         )
-    return name, parsed.recipe, parsed.options
+    recipe = parsed.recipe if parsed.options.mesh is None else _with(parsed.recipe, mesh=parsed.options.mesh)
+    if recipe.training.mesh is not None:
+        devices.parse_axes(recipe.training.mesh)
+    return name, recipe, parsed.options
 
 
 def train_one(name: str, recipe: Recipe, folder: pathlib.Path) -> loop.RunState:
@@ -81,18 +88,27 @@ def train_one(name: str, recipe: Recipe, folder: pathlib.Path) -> loop.RunState:
     return train_together(name, recipe, {recipe.training.seed: folder})[recipe.training.seed]
 
 
-def train_together(name: str, recipe: Recipe, folders: Mapping[int, pathlib.Path]) -> dict[int, loop.RunState]:
+def train_together(
+    name: str,
+    recipe: Recipe,
+    folders: Mapping[int, pathlib.Path],
+    is_preempted: Callable[[], bool] = loop.never,
+) -> dict[int, loop.RunState]:
     """Train or go on training seeds that share their dispatches, each in its folder; returns their states by seed."""
     checks.check(recipe)
     with contextlib.ExitStack() as locks:
-        for folder in folders.values():
-            locks.enter_context(run_folder.locked(folder))
+        if cluster.is_main():
+            for folder in folders.values():
+                locks.enter_context(run_folder.locked(folder))
         experiment = build(with_seed(recipe, min(folders)))
-        for seed, folder in folders.items():
-            run_folder.write_config(folder, name, with_seed(recipe, seed), experiment.source.split_hash)
+        if cluster.is_main():
+            for seed, folder in folders.items():
+                run_folder.write_config(folder, name, with_seed(recipe, seed), experiment.source.split_hash)
         at_once = recipe.testing.tasks_at_once
         try:
-            states = loop.run_seeds(experiment, recipe.training, folders, name=name, tasks_at_once=at_once)
+            states = loop.run_seeds(
+                experiment, recipe.training, folders, name=name, tasks_at_once=at_once, is_preempted=is_preempted
+            )
         except loop.DivergedError:  # of one; the others are at their end
             _draw_learning_curves(folders)
             raise
@@ -101,13 +117,17 @@ def train_together(name: str, recipe: Recipe, folders: Mapping[int, pathlib.Path
 
 
 def _draw_learning_curves(folders: Mapping[int, pathlib.Path]) -> None:
-    for folder in folders.values():
+    for folder in folders.values() if cluster.is_main() else ():
         pictures.learning_curve(folder)
 
 
 def with_seed(recipe: Recipe, seed: int) -> Recipe:
     """The recipe with another seed."""
-    training = dataclasses.replace(recipe.training, seed=seed)
+    return _with(recipe, seed=seed)
+
+
+def _with(recipe: Recipe, **changes: Any) -> Recipe:
+    training = dataclasses.replace(recipe.training, **changes)
     return dataclasses.replace(recipe, training=training)  # pyright: ignore[reportArgumentType]
 
 
@@ -124,6 +144,8 @@ def choose_seeds_at_once(recipe: Recipe, options: Options) -> tuple[int, str]:
         return 1, "there is no other"
     if options.memory_gb is not None:
         return 1, "the plan is of the memory of one"
+    if devices.sharing_of(recipe.training) is not None:
+        return 1, "their tasks are shared among devices"
     if isinstance(recipe.data, parts.Folder) and recipe.data.host_fed:
         return 1, "the host draws the tasks of each seed"
     if options.seeds_at_once != "auto":
@@ -137,38 +159,45 @@ def choose_seeds_at_once(recipe: Recipe, options: Options) -> tuple[int, str]:
 
 def folder_of(name: str, recipe: Recipe, parent: pathlib.Path) -> pathlib.Path:
     """Where a recipe with these options is run by default: the same options find the same run."""
-    options_hash = run_folder.config_hash(dataclasses.asdict(recipe))  # pyright: ignore[reportArgumentType]
+    options_hash = run_folder.config_hash(run_folder.options_of(recipe))
     return parent / f"{name}-{options_hash}"
 
 
-def train(name: str, recipe: Recipe, options: Options) -> pathlib.Path:
+def train(name: str, recipe: Recipe, options: Options, is_preempted: Callable[[], bool] = loop.never) -> pathlib.Path:
     """Train all seeds; returns the folder that has their folders.
+
+    Args:
+      name: of the recipe.
+      recipe: with its overrides.
+      options: where and how often.
+      is_preempted: asked after every dispatch; True when the run is to save and leave.
 
     Raises:
       loop.DivergedError: if any seed diverged, when all others are trained.
+      cluster.PreemptedError: when it has saved, since it is to leave.
     """
     folder = options.run_dir or folder_of(name, recipe, pathlib.Path("runs"))
     checks.check(recipe)
     if options.memory_gb is not None:
         recipe, reasons = planning.planned(recipe, options.memory_gb, folder, allow_bfloat16=options.allow_bfloat16)
-        print(reasons, flush=True)
+        _say(reasons)
     seeds = range(recipe.training.seed, recipe.training.seed + options.seeds)
     at_once, reason = choose_seeds_at_once(recipe, options)
     if len(seeds) > 1:
-        print(f"{len(seeds)} seeds, {at_once} at once: {reason}", flush=True)
+        _say(f"{len(seeds)} seeds, {at_once} at once: {reason}")
     scores, diverged, protocol = {}, [], ""
     for i in range(0, len(seeds), at_once):
         folders = {seed: folder / f"seed_{seed}" for seed in seeds[i : i + at_once]}
         try:
-            states = train_together(name, recipe, folders)
+            states = train_together(name, recipe, folders, is_preempted)
         except loop.DivergedError as error:
             diverged.append(str(error))
             continue
-        for seed, state in states.items():
+        for seed, state in states.items() if cluster.is_main() else ():
             sign = -1 if metric_of(recipe) == "loss" else 1  # a loss is kept with a minus
             best = scores[f"seed_{seed}"] = sign * float(state.best_score)
             protocol = run_folder.read_metrics(folders[seed], "meta_valid")[-1].get("protocol", "")
-            print(f"seed {seed}: best on meta_valid {best:.4f}, at step {state.best_step} ({protocol})", flush=True)
+            _say(f"seed {seed}: best on meta_valid {best:.4f}, at step {state.best_step} ({protocol})")
     if diverged:
         raise loop.DivergedError("\n".join(diverged))
     if len(scores) > 1:
@@ -178,23 +207,31 @@ def train(name: str, recipe: Recipe, options: Options) -> pathlib.Path:
     return folder
 
 
+def _say(text: str) -> None:
+    if cluster.is_main():
+        print(text, flush=True)
+
+
 def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit status."""
     console.use_compilation_cache()
 
     def command() -> None:
-        folder = train(*parse(arguments))
-        print(f"next: python -m experiments.evaluate {folder}")
+        name, recipe, options = parse(arguments)
+        cluster.join(detect=options.distributed)
+        with cluster.preemption() as is_preempted:
+            folder = train(name, recipe, options, is_preempted)
+        _say(f"next: python -m experiments.evaluate {folder}")
 
     return console.run_command(command, if_interrupted="the same command goes on from the last checkpoint")
 
 
 def _overview() -> str:
     lines = [f"  {name:32} {(recipes.load(name).__doc__ or '').strip().splitlines()[0]}" for name in recipes.names()]
-    options = "[--run-dir DIR] [--seeds N [--seeds-at-once N]] [--memory-gb X] [--overrides]"
+    options = "[--run-dir DIR] [--seeds N [--seeds-at-once N]] [--memory-gb X] [--mesh tasks=N] [--overrides]"
     usage = f"usage: python -m experiments.train RECIPE {options}"
     return "\n".join([usage, "", "recipes:", *lines, "", "python -m experiments.train RECIPE --help lists the options"])
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(cluster.run(main, sys.argv[1:]))

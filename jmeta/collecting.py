@@ -9,12 +9,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from .episodes import count_tasks
 from .policy_gradients import Collect
-from .sharding import map_over_devices, take_in_blocks
+from .sharding import map_over_devices, on_gathered, take_in_blocks
 from .tasks.drawn import Drawn, draw
 from .training import MetaState, with_progress
 from .types import Aux, MetaTrainer, PyTree, RandomKey, Task
@@ -77,7 +76,7 @@ def collecting_trainer(
     num_parts = 1  # blocks of tasks that stay where they are
     if mesh is not None:
         collect_all = map_over_devices(collect_all, mesh, num_blocks=num_blocks)
-        prepare, num_parts = _on_gathered(prepare, mesh), num_blocks or mesh.size
+        prepare, num_parts = on_gathered(prepare, mesh), num_blocks or mesh.size
 
     def update(state: MetaState, env_params: PyTree, key: RandomKey) -> tuple[MetaState, Aux]:
         env_params = env_params if mesh is not None else draw(env_params)
@@ -125,25 +124,3 @@ def collecting_trainer(
 
 def _keys(key: RandomKey, count: int) -> list[RandomKey]:
     return [key] if count == 1 else list(jax.random.split(key, count))
-
-
-def _on_gathered(prepare: Callable[[Task], Task], mesh: Mesh) -> Callable[[Task], Task]:
-    """`prepare` of tasks that are on several devices: on each of all of them, so that no sum depends on the devices.
-
-    Leaves that it returns as they are were never gathered.
-    """
-
-    def prepared(tasks: Task) -> Task:
-        everywhere, where_they_are = NamedSharding(mesh, P()), NamedSharding(mesh, P(mesh.axis_names))
-        gathered = jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, everywhere), tasks)
-        gathered = jax.tree.map(jax.lax.optimization_barrier, gathered)  # on one device there is no gathering
-        own = {id(seen): leaf for seen, leaf in zip(jax.tree.leaves(gathered), jax.tree.leaves(tasks), strict=True)}
-
-        def shared_out(leaf: jax.Array) -> jax.Array:
-            if id(leaf) in own:
-                return own[id(leaf)]
-            return jax.lax.with_sharding_constraint(jax.lax.optimization_barrier(leaf), where_they_are)
-
-        return jax.tree.map(shared_out, prepare(gathered))
-
-    return prepared

@@ -9,9 +9,9 @@ of it.
 **The same bits.** A sum of floating-point numbers depends on its order, and a compiled program on the shapes it was
 compiled for. With `num_blocks`, tasks are computed in blocks of one shape whatever the number of devices, in a loop
 whose length the compiler does not know, and the blocks' results are added in one fixed binary tree, of which each
-device adds its own branch. So 1, 2, 4 and 8 devices get the same bits from 8 blocks, if the devices are of one kind. (XLA on
-CPUs divides matrix products by the size of its pool of threads, which is the larger of the number of cores and of
-devices; the environment variable `NPROC` sets one size for all.) Without `num_blocks` each device takes its tasks
+device adds its own branch. So 1, 2, 4 and 8 devices get the same bits from 8 blocks, if the devices are of one kind.
+(XLA on CPUs divides matrix products by the size of its pool of threads, which is the larger of the number of cores and
+of devices; the environment variable `NPROC` sets one size for all.) Without `num_blocks` each device takes its tasks
 together and the sum is one all-reduce: as fast as the network allows, and the same up to rounding.
 """
 
@@ -143,6 +143,43 @@ def map_over_devices(fn: MeanFn, mesh: Mesh, *, num_blocks: int | None = None) -
         )
 
     return _shared_out(joined, mesh, total, P(mesh.axis_names))
+
+
+def on_gathered(fn: Callable[[PyTree], PyTree], mesh: Mesh) -> Callable[[PyTree], PyTree]:
+    """A function of all stacked tasks, which are shared among devices: each gathers what it needs, and keeps its own.
+
+    Every device computes all of it, so that no sum depends on their number. Leaves that `fn` neither looks at nor
+    changes are not sent.
+
+    Args:
+      fn: `stacked tasks -> stacked tasks`, of the same structure and shapes, such as
+        `policy_gradients.with_normalized_advantages`.
+      mesh: whose devices share them.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> centred = on_gathered(lambda tasks: tasks - tasks.mean(), make_mesh({"tasks": 1}))
+      >>> jax.jit(centred)(jnp.arange(3.0)).tolist()
+      [-1.0, 0.0, 1.0]
+    """
+
+    def on_device(tasks: PyTree) -> PyTree:
+        own, structure = jax.tree.flatten(tasks)
+        everything = [jax.lax.all_gather(leaf, mesh.axis_names, tiled=True) for leaf in own]
+        results = jax.tree.leaves(fn(structure.unflatten(everything)))  # to see what it changes; not computed
+        changed = [index for index, leaf in enumerate(results) if all(leaf is not other for other in everything)]
+
+        def only_changed(everything: list[Array]) -> list[Array]:
+            results = jax.tree.leaves(fn(structure.unflatten(everything)))
+            return [results[index] for index in changed]
+
+        place = jax.lax.axis_index(mesh.axis_names)
+        for index, leaf in zip(changed, _by_itself(only_changed, everything), strict=True):
+            own[index] = jax.lax.dynamic_slice_in_dim(leaf, place * len(own[index]), len(own[index]))
+        return structure.unflatten(own)
+
+    shared = P(mesh.axis_names)
+    return jax.shard_map(on_device, mesh=mesh, in_specs=shared, out_specs=shared, check_vma=False)
 
 
 def take_in_blocks(tasks: PyTree, rows: Int[Array, "blocks rows"], mesh: Mesh) -> PyTree:
@@ -326,19 +363,37 @@ def _by_blocks(fn: MeanFn, mesh: Mesh, num_blocks: int) -> MeanFn:
         in_blocks = lambda leaf: leaf.reshape(num_own, len(leaf) // num_own, *leaf.shape[1:])  # noqa: E731
         per_task = jax.tree.map(in_blocks, (tasks.keys if isinstance(tasks, Drawn) else tasks, keys))
 
-        def of_block(index: Array | int) -> Any:
+        def of_block(index: Array) -> Any:
             own, own_keys = jax.tree.map(lambda leaf: leaf[index], per_task)
             own = tasks._replace(keys=own) if isinstance(tasks, Drawn) else own
             return jax.lax.optimization_barrier(fn(meta_params, draw(own), own_keys))
 
-        shapes = jax.eval_shape(of_block, 0)
-        start = jax.tree.map(lambda leaf: jnp.zeros((num_own, *leaf.shape), leaf.dtype), shapes)
-        # a loop of known length would be unrolled where it is short, and then compiled together with what is around it
-        length = jax.lax.optimization_barrier(jnp.int32(num_own))
-        put_at = lambda index, out: jax.tree.map(lambda leaf, new: leaf.at[index].set(new), out, of_block(index))  # noqa: E731
-        return jax.lax.fori_loop(0, length, put_at, start)
+        return _loop(of_block, num_own)
 
     return on_device
+
+
+def _loop(fn: Callable[[Array], PyTree], count: int) -> PyTree:
+    """`fn(0), ..., fn(count - 1)`, stacked; compiled apart from what is around it, and in the same way for any count.
+
+    A loop of known length would be unrolled where it is short, and then fused with its surroundings.
+    """
+    shapes = jax.eval_shape(fn, jnp.int32(0))
+    start = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), shapes)
+
+    def put_at(index: Array, out: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf, new: leaf.at[index].set(new), out, fn(index))
+
+    return jax.lax.fori_loop(0, jax.lax.optimization_barrier(jnp.int32(count)), put_at, start)
+
+
+def _by_itself(fn: Callable[[PyTree], PyTree], argument: PyTree) -> PyTree:
+    """`fn(argument)`, compiled apart from what is around it."""
+
+    def once(index: Array) -> PyTree:
+        return jax.lax.optimization_barrier(fn(jax.lax.optimization_barrier((index, argument))[1]))
+
+    return jax.tree.map(lambda leaf: leaf[0], _loop(once, 1))
 
 
 def _tree_sum(terms: Array) -> Array:

@@ -27,6 +27,13 @@ class Training:
     batching: Literal["auto", "vmap", "scan"] | int = "auto"
     """Tasks of a meta-step at once: all (`vmap`), one (`scan`), this many, or (`auto`) all on accelerators and on a CPU
     as many as its caches hold."""
+    mesh: str | None = None
+    """Devices that share the tasks of a meta-step, such as `tasks=8`; with `tasks=4,model=2` large parameters are
+    divided between two. All of a job of several processes, and else one, if not given. Says where and not what: a run
+    may go on with another."""
+    num_blocks: int | None = None
+    """Blocks that tasks are divided into, a power of two, for the same bits on any number of devices that divides it;
+    one for each device, and sums in the order that is fastest, if not given."""
     num_valid_tasks: int = 200
     patience: int | None = None
     """Evaluations without a better score on meta_valid after which training stops; never if not given."""

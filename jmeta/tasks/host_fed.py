@@ -27,6 +27,7 @@ def host_fed(
     num_queries: int,
     num_tasks: int,
     seed: int,
+    own: range | None = None,
     get_image: Callable[[Any], np.ndarray] = np.asarray,
     num_threads: int = 2,
     prefetch: int = 4,
@@ -42,6 +43,7 @@ def host_fed(
       num_queries: query examples of each class.
       num_tasks: tasks in a batch.
       seed: of everything drawn.
+      own: which tasks of a batch to draw, for a process that needs no others; all if not given.
       get_image: turns `source[i]` into an array; uint8 is then scaled to [0, 1].
       num_threads: threads that read examples.
       prefetch: batches kept ready.
@@ -65,6 +67,8 @@ def host_fed(
     """
     sizes = {"num_ways": num_ways, "num_shots": num_shots, "num_queries": num_queries, "num_tasks": num_tasks}
     check_positive(sizes)
+    if own is not None and not (own and own.step == 1 and 0 <= own.start < own.stop <= num_tasks):
+        raise ValueError(f"own={own} of {num_tasks} tasks; expected a range of some of them")
     if len(labels) != len(source):
         raise ValueError(f"{len(labels)} labels for {len(source)} examples; pass one for each")
     examples_of = tuple(np.flatnonzero(labels == label) for label in np.unique(labels))
@@ -78,27 +82,27 @@ def host_fed(
         import grain
     except ImportError as error:
         raise ImportError('the host-fed path takes Grain: pip install "jmeta[data]"') from error
-    draw = _Draw(source, large_enough, num_ways, num_shots, num_queries, num_tasks, seed, get_image)
+    own = range(num_tasks) if own is None else own
+    draw = _Draw(source, large_enough, num_ways, num_shots, num_queries, own, seed, get_image)
     steps = grain.MapDataset.range(np.iinfo(np.int64).max).map(draw)
     return steps.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch))
 
 
 @dataclass(frozen=True, eq=False)
 class _Draw:
-    """Batch number `step`, as a pure function of the seed and the step."""
+    """Batch number `step`, as a pure function of the seed and the step; each task by itself."""
 
     source: Sequence[Any] | np.ndarray
     examples_of: tuple[np.ndarray, ...]
     num_ways: int
     num_shots: int
     num_queries: int
-    num_tasks: int
+    own: range
     seed: int
     get_image: Callable[[Any], np.ndarray]
 
     def __call__(self, step: int) -> Task:
-        rng = np.random.default_rng([self.seed, step])
-        tasks = [self.draw_task(rng) for _ in range(self.num_tasks)]
+        tasks = [self.draw_task(np.random.default_rng([self.seed, step, index])) for index in self.own]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *tasks)
 
     def draw_task(self, rng: np.random.Generator) -> Task:

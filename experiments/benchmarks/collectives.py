@@ -1,0 +1,141 @@
+"""What a compiled program sends between devices, read from its text (`compiled.as_text()`, XLA's HLO).
+
+    text ──► collective operations, and how often each runs ──► bytes that one device sends
+
+An operation in the body of a loop counts as often as the loop turns, which the compiler notes where it knows it.
+Programs of accelerators may start and finish an exchange by two operations; such are not read, since their shapes say
+other things.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+KINDS = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_COLLECTIVE = re.compile(rf" ({'|'.join(KINDS)})(-start)?\(")
+_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+_CALLED = re.compile(
+    r"\b(?:body|condition|calls|to_apply|true_computation|false_computation|branch_computations|called_computations)="
+    r"(\{[^}]*\}|%?[\w.\-]+)"
+)
+_TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+
+
+class Collective(NamedTuple):
+    """An exchange between devices.
+
+    Attributes:
+      kind: one of `KINDS`.
+      num_bytes: of the result on one device.
+      group: how many devices exchange with each other.
+      times: how often it happens in one run of the program.
+      source: the functions of JAX that it is of, as far as the compiler has noted them.
+    """
+
+    kind: str
+    num_bytes: int
+    group: int
+    times: int
+    source: str
+
+    @property
+    def sent(self) -> float:
+        """Bytes that one device sends in all, in the usual ways: around a ring, or to each of the others.
+
+        Of N devices: 2 (N-1)/N of an all-reduce, (N-1)/N of what an all-gather or all-to-all results in, N-1 times what
+        a reduce-scatter results in, and all of a permutation.
+        """
+        others = (self.group - 1) / self.group
+        factor = {
+            "all-reduce": 2 * others,
+            "all-gather": others,
+            "all-to-all": others,
+            "reduce-scatter": self.group - 1,
+            "collective-permute": 1,
+        }[self.kind]
+        return self.times * factor * self.num_bytes
+
+
+def collectives(text: str) -> list[Collective]:
+    """The exchanges of a program, in the order of its text.
+
+    Raises:
+      ValueError: if there is one in a loop whose length the compiler has not noted, or one of two operations.
+    """
+    lines = dict(_computations(text))
+    times = _how_often(text, lines)
+    found = []
+    for name, own in lines.items():
+        for line in own:
+            if match := _COLLECTIVE.search(line):
+                if match[2]:
+                    raise ValueError(f"an exchange that is started and finished apart, which is not read: {line}")
+                if name in times and times[name] is None:
+                    raise ValueError(f"an exchange in a loop of unknown length: {line}")
+                source = re.search(r'op_name="([^"]*)"', line)
+                num_bytes = sum(
+                    _num_bytes(*shape) for shape in _SHAPE.findall(line[: match.start()].split(" = ", 1)[1])
+                )
+                found.append(
+                    Collective(
+                        match[1], num_bytes, _group(line, text), times.get(name) or 0, source[1] if source else ""
+                    )
+                )
+    return found
+
+
+def sent(found: list[Collective]) -> float:
+    """Bytes that one device sends in one run."""
+    return sum(each.sent for each in found)
+
+
+def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
+    """`(name, lines)` of each."""
+    name, lines = None, []
+    for line in text.splitlines():
+        if match := _COMPUTATION.match(line):
+            name, lines = match[2], []
+        elif line.startswith("}") and name is not None:
+            yield name, lines
+            name = None
+        elif name is not None:
+            lines.append(line.strip())
+
+
+def _how_often(text: str, lines: dict[str, list[str]]) -> dict[str, int | None]:
+    """How often each computation runs, by name; None if nobody knows."""
+    entry = re.search(r"^ENTRY %?([\w.\-]+) ", text, re.MULTILINE)
+    if entry is None:
+        raise ValueError("this is no text of a compiled program: it has no ENTRY")
+    times: dict[str, int | None] = {}
+
+    def visit(name: str, count: int | None) -> None:
+        before = times.get(name, 0)
+        times[name] = None if before is None or count is None else before + count
+        for line in lines[name]:
+            turns = _TURNS.search(line)
+            for called in _CALLED.findall(line):
+                factor = 1 if " while(" not in line else int(turns[1]) if turns else None
+                for each in re.findall(r"[\w.\-]+", called):
+                    visit(each, None if count is None or factor is None else count * factor)
+
+    visit(entry[1], 1)
+    return times
+
+
+def _num_bytes(dtype: str, dimensions: str) -> int:
+    digits = re.search(r"\d+", dtype)
+    bits = int(digits[0]) if digits else 8  # f32, bf16, f8e4m3fn; pred
+    return math.prod(int(size) for size in dimensions.split(",") if size) * bits // 8
+
+
+def _group(line: str, text: str) -> int:
+    """How many devices are in a group: listed, as in {{0,1},{2,3}}, or counted, as in [2,2]<=[4]; all if neither."""
+    if counted := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+        return int(counted[1])
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
+        return len(listed[1].split(","))
+    header = re.search(r"num_partitions=(\d+)", text)
+    return int(header[1]) if header else 1
