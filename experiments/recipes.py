@@ -1,16 +1,21 @@
-"""Recipes by name: listed, loaded, and rebuilt from a run's recorded options."""
+"""Recipes by name: listed, loaded, and rebuilt from a run's recorded options, which may come from anyone."""
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
 import pkgutil
+import types
+import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, Union
 
 import configs
 from configs.parts import Recipe
 
 DataclassT = TypeVar("DataclassT")
+
+_LARGEST = 2**63 - 1  # of JAX's whole numbers
 
 
 def names() -> list[str]:
@@ -38,14 +43,22 @@ def with_options(value: DataclassT, options: Mapping[str, Any]) -> DataclassT:
     choice.
 
     Raises:
-      ValueError: if the run had options that the dataclass has not, or lacks some that have no default.
+      ValueError: if the run had options that the dataclass has not, or lacks some that have no default; or a value is
+        not of the option's type.
     """
+    return _rebuilt(value, options, "")
+
+
+def _rebuilt(value: DataclassT, options: Any, prefix: str) -> DataclassT:
     assert dataclasses.is_dataclass(value)
     assert not isinstance(value, type)
+    if not isinstance(options, Mapping):
+        raise _unfit(prefix.rstrip(".") or "the options", options, "named options")
+    hints = typing.get_type_hints(type(value))
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     newer = {field.name: field.default for field in dataclasses.fields(value) if field.name not in options}
     if set(options) - set(fields) or dataclasses.MISSING in newer.values():
-        differing = ", ".join(sorted(set(fields) ^ set(options)))
+        differing = ", ".join(name[:100] for name in sorted(set(fields) ^ set(options))[:9])
         raise ValueError(
             f"the recorded options and {type(value).__name__} differ in {differing}; use the version of the code that "
             "made the run"
@@ -55,7 +68,57 @@ def with_options(value: DataclassT, options: Mapping[str, Any]) -> DataclassT:
         if name in newer:
             return newer[name]
         if dataclasses.is_dataclass(fields[name]):
-            return with_options(fields[name], options[name])
-        return tuple(options[name]) if isinstance(options[name], list) else options[name]
+            return _rebuilt(fields[name], options[name], f"{prefix}{name}.")
+        try:
+            return _as_declared(options[name], hints[name])
+        except TypeError:
+            raise _unfit(f"{prefix}{name}", options[name], _in_words(hints[name])) from None
 
     return dataclasses.replace(value, **{name: converted(name) for name in fields})
+
+
+def _as_declared(value: Any, hint: Any) -> Any:
+    """A value of a JSON file, as a field of this type has it.
+
+    Raises:
+      TypeError: if it is none.
+    """
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        for each in inner:
+            with contextlib.suppress(TypeError):
+                return _as_declared(value, each)
+    elif origin is Literal:
+        if any(type(value) is type(each) and value == each for each in inner):
+            return value
+    elif origin is tuple:
+        hints = inner[:1] * len(value) if isinstance(value, list) and inner[-1] is Ellipsis else inner
+        if isinstance(value, list) and len(hints) == len(value):
+            return tuple(_as_declared(each, of) for each, of in zip(value, hints, strict=True))
+    elif type(value) is int:  # and not True, which is one in Python
+        if hint in (int, float) and abs(value) <= _LARGEST:
+            return value
+    elif type(value) is hint:
+        return value
+    raise TypeError
+
+
+def _unfit(name: str, value: Any, expected: str) -> ValueError:
+    try:
+        shown = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists
+        shown = f"a {type(value).__name__}"
+    shown = shown if len(shown) < 60 else f"{shown[:60]}..."
+    return ValueError(f"the recorded {name} is {shown}; expected {expected}")
+
+
+def _in_words(hint: Any) -> str:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_in_words, inner))
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    if origin is tuple:
+        return "a list of " + ", ".join("..." if each is Ellipsis else _in_words(each) for each in inner)
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    return words.get(hint, str(hint))

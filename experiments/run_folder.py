@@ -7,6 +7,9 @@
     checkpoints/       see `jmeta.checkpoints`
     lock               held by the process that writes; the system releases it, however that process ends
 
+A folder may come from someone else. So what is read is checked, and a link in it, which may lead anywhere, is refused
+before anything is written; `jmeta.checkpoints` does the same for what is its own.
+
 Metrics are written before the checkpoint of their step. So after a kill, whatever the restored step did not see is the
 tail of the log, and is cut.
 """
@@ -16,6 +19,7 @@ import dataclasses
 import fcntl
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -25,7 +29,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import jax
 from tensorboardX import SummaryWriter
@@ -35,6 +39,9 @@ import jmeta
 from .console import StoppedError
 
 Line = dict[str, Any]
+
+_MAX_JSON_BYTES = 1 << 26
+_MAX_DEPTH = 8  # of options in options
 
 
 class FolderInUseError(StoppedError):
@@ -47,14 +54,16 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
     Raises:
       FolderInUseError: if a process holds it; its id is in the message.
+      ValueError: if there is a link in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
+    check_files(folder)
+    with _open(folder / "lock", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "unknown"
+            holder = _short(file.read(80)) or "unknown"
             raise FolderInUseError(
                 f"{folder} is being written by process {holder}; wait for it, stop it, or choose another --run-dir"
             ) from None
@@ -62,6 +71,17 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def check_files(folder: pathlib.Path) -> None:
+    """Raise `ValueError` if there is something else than files and folders in a run folder."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
+                raise ValueError(
+                    f"{folder} holds {_short(entry.name)}, a link or a special file, which no run makes; put a file or "
+                    "a folder there, or take it away"
+                )
 
 
 def config_hash(options: Mapping[str, Any]) -> str:
@@ -93,7 +113,11 @@ def write_config(folder: pathlib.Path, recipe_name: str, recipe: Any, split_hash
         check_split(folder, split_hash)
         return
     old, new = ({"recipe": c["recipe"], **_flat(c["options"])} for c in (recorded, config))
-    differing = [f"{k} was {old.get(k)}, is {new.get(k)}" for k in {**old, **new} if old.get(k) != new.get(k)]
+    differing = [
+        f"{_short(name)} was {_short(old.get(name))}, is {new.get(name)}"
+        for name in {**new, **old}
+        if old.get(name) != new.get(name)
+    ]
     raise ValueError(
         f"{folder} holds a run with other options ({'; '.join(differing[:4])}); choose another --run-dir, or repeat "
         "its options to resume"
@@ -105,8 +129,9 @@ def check_split(folder: pathlib.Path, split_hash: str | None) -> None:
     recorded = _read_config(folder / "config.json")["split_hash"]
     if recorded != split_hash:
         raise ValueError(
-            f"{folder} was begun with other classes in meta_train, meta_valid and meta_test (split {recorded}, now "
-            f"{split_hash}): were classes added to the data, or taken away? Restore them, or begin another run"
+            f"{folder} was begun with other classes in meta_train, meta_valid and meta_test (split "
+            f"{_short(recorded)}, now {split_hash}): were classes added to the data, or taken away? Restore them, or "
+            "begin another run"
         )
 
 
@@ -119,6 +144,7 @@ def read_config(folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder} is not a run folder: there is no {path.name} in it; pass what --run-dir was")
+    check_files(folder)
     config = _read_config(path)
     return config["recipe"], config["options"]
 
@@ -127,7 +153,15 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
     config = read_json(path)
     if missing := {"recipe", "hash", "split_hash", "options"} - set(config):
         raise ValueError(f"{path} is damaged ({', '.join(sorted(missing))} missing); restore it, or move it away")
+    are_texts = all(isinstance(config[name], str) and len(config[name]) < 200 for name in ("recipe", "hash"))
+    if not are_texts or not isinstance(config["options"], dict) or not _is_shallow(config["options"], _MAX_DEPTH):
+        raise ValueError(f"{path} is damaged (it has entries that no run writes); restore it, or move it away")
     return config
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth > 0 and all(_is_shallow(each, depth - 1) for each in inner)
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -137,8 +171,9 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
       ValueError: with the file's name, if there is something else in it.
     """
     try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        with _open(path, "r") as file:
+            content = json.loads(file.read(_MAX_JSON_BYTES))
+    except (ValueError, RecursionError) as error:  # no JSON, no text, a number without an end, lists in lists
         raise ValueError(f"{path} is damaged ({error}); restore it, or move it away") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged (it has no names in it); restore it, or move it away")
@@ -147,7 +182,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def add_to_json(path: pathlib.Path, entries: Mapping[str, Any]) -> None:
     """Put entries into the object in a JSON file, in place of those of the same names, one process after the other."""
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
+    with _open(path.with_name(f".{path.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
         stored = read_json(path) if path.exists() else {}
         replace_text(path, json.dumps({**stored, **entries}, indent=1) + "\n")
@@ -182,10 +217,10 @@ def record_session(folder: pathlib.Path, *, seed: int, resumed_from: int, traine
     }
     path = folder / "sessions.jsonl"
     before = _whole_lines(path)[-1:] if resumed_from else []
-    with path.open("a") as file:
+    with _open(path, "a") as file:
         file.write(json.dumps(session) + "\n")
     return "; ".join(
-        f"{name} was {last[name]}, is {session[name]}"
+        f"{name} was {_short(last[name])}, is {session[name]}"
         for last in before
         for name in ("jax", "jaxlib", "device", "cpus", "trained_together")
         if name in last and last[name] != session[name]
@@ -198,7 +233,7 @@ class MetricsLog:
     def __init__(self, folder: pathlib.Path, *, last_step: int) -> None:
         self.path = folder / "metrics.jsonl"
         cut_metrics(self.path, last_step)
-        self._file = self.path.open("a")
+        self._file = _open(self.path, "a")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1, flush_secs=3600)
 
     def append(self, step: int, split: str, metrics: Mapping[str, float], *, protocol: str | None = None) -> None:
@@ -239,35 +274,76 @@ class NoLog:
 
 def read_metrics(folder: pathlib.Path, split: str | None = None) -> list[Line]:
     """The logged lines of a run, of one split or of all; a torn last line is left out."""
-    lines = _whole_lines(folder / "metrics.jsonl")
+    lines = _whole_metrics(folder / "metrics.jsonl")
     return [line for line in lines if split in (None, line["split"])]
 
 
 def cut_metrics(path: pathlib.Path, last_step: int) -> None:
     """Remove, atomically, the lines after `last_step` and a line that was being written when its process died."""
     if path.exists():
-        kept = [json.dumps(line) + "\n" for line in _whole_lines(path) if line["step"] <= last_step]
+        kept = [json.dumps(line) + "\n" for line in _whole_metrics(path) if line["step"] <= last_step]
         replace_text(path, "".join(kept))
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:
     """Give a file new content in one step: a reader, or a crash, sees the old or the new."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
+    with _open(temporary, "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
 
 
+def _whole_metrics(path: pathlib.Path) -> list[Line]:
+    """Lines up to the first that is not of metrics."""
+
+    def is_number(value: Any) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+    def is_metrics(line: Line) -> bool:
+        texts = {"split": "", **line}
+        numbers = {name: texts.pop(name) for name in line if name not in ("split", "protocol")}
+        return (
+            isinstance(numbers.get("step"), int)
+            and all(value is None or is_number(value) for value in numbers.values())
+            and bool(texts["split"])
+            and all(isinstance(text, str) for text in texts.values())
+        )
+
+    return list(itertools.takewhile(is_metrics, _whole_lines(path)))
+
+
 def _whole_lines(path: pathlib.Path) -> list[Line]:
     lines = []
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
+    if not path.exists():
+        return lines
+    with _open(path, "r", errors="replace") as file:
+        texts = file.read().splitlines()
+    for text in texts:
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:  # torn by a kill: nothing after it can be trusted
+            line = json.loads(text)
+        except (ValueError, RecursionError):  # torn by a kill: nothing after it can be trusted
             break
+        if not isinstance(line, dict):
+            break
+        lines.append(line)
     return lines
+
+
+def _open(path: pathlib.Path, mode: str, *, errors: str | None = None) -> IO[str]:
+    """As `open`; but no link is followed, and nobody waits for the other end of a pipe."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+    return open(path, mode, errors=errors, opener=opener)
+
+
+def _short(value: Any) -> str:
+    """What stands in a file, for a message: one line, and nothing that a terminal would obey."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(value)).strip()
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -196,7 +196,8 @@ def train(name: str, recipe: Recipe, options: Options, is_preempted: Callable[[]
         for seed, state in states.items() if cluster.is_main() else ():
             sign = -1 if metric_of(recipe) == "loss" else 1  # a loss is kept with a minus
             best = scores[f"seed_{seed}"] = sign * float(state.best_score)
-            protocol = run_folder.read_metrics(folders[seed], "meta_valid")[-1].get("protocol", "")
+            evaluations = run_folder.read_metrics(folders[seed], "meta_valid")
+            protocol = evaluations[-1].get("protocol", "") if evaluations else "whose log is gone"
             _say(f"seed {seed}: best on meta_valid {best:.4f}, at step {state.best_step} ({protocol})")
     if diverged:
         raise loop.DivergedError("\n".join(diverged))

@@ -132,10 +132,22 @@ def _num_bytes(dtype: str, dimensions: str) -> int:
 
 
 def _group(line: str, text: str) -> int:
-    """How many devices are in a group: listed, as in {{0,1},{2,3}}, or counted, as in [2,2]<=[4]; all if neither."""
+    """How many devices exchange with each other.
+
+    Groups are listed, as in {{0,1},{2,3}}, where nothing listed is all; or counted, as in [2,2]<=[4]; or said to be
+    along axes of a mesh, as in mesh['a'=2,'b'=4], ... {'b'}.
+
+    Raises:
+      ValueError: if groups are written in another way.
+    """
     if counted := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
         return int(counted[1])
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
         return len(listed[1].split(","))
-    header = re.search(r"num_partitions=(\d+)", text)
-    return int(header[1]) if header else 1
+    if along := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{((?:'\w+',? ?)+)\}", line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", along[1]))
+        return math.prod(int(sizes[name]) for name in re.findall(r"\w+", along[2]))
+    everywhere = re.search(r"num_partitions=(\d+)", text)
+    if everywhere and ("replica_groups={}" in line or "source_target_pairs=" in line):
+        return int(everywhere[1])
+    raise ValueError(f"an exchange between nobody knows whom: {line}")

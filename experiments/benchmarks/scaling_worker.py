@@ -212,7 +212,9 @@ def cases(num_devices: int, plain_totals: list[int]) -> list[tuple[str, str, int
     for name, sizes in TIMED.items():
         totals = dict.fromkeys((sizes.num_tasks, sizes.num_tasks_each * num_devices))
         found += [(name, way, total) for way in SUMS for total in totals]
-        plain = dict.fromkeys(total for each in plain_totals for total in (sizes.num_tasks, sizes.num_tasks_each * each))
+        plain = dict.fromkeys(
+            total for each in plain_totals for total in (sizes.num_tasks, sizes.num_tasks_each * each)
+        )
         found += [(name, PLAIN, total) for total in plain]
     return found
 

@@ -109,15 +109,15 @@ def test_regression_has_no_nearest_mean(capsys, tmp_path):
 
 
 def test_a_run_that_is_not_finished_is_said_to_be(capsys, tiny_blobs, monkeypatch):
-    def save_once(*args, keep=checkpoints.save, **kwargs):
+    def save_once(*args, keep=checkpoints.AsyncSaver.save, **kwargs):
         keep(*args, **kwargs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "save", save_once)
+    monkeypatch.setattr(checkpoints.AsyncSaver, "save", save_once)
     monkeypatch.setattr(recipes, "load", lambda name: tiny_blobs)
     with pytest.raises(KeyboardInterrupt):
         train.train_one("blobs_protonet", tiny_blobs, pathlib.Path("run"))
-    monkeypatch.setattr(checkpoints, "save", save_once.__kwdefaults__["keep"])
+    monkeypatch.setattr(checkpoints.AsyncSaver, "save", save_once.__kwdefaults__["keep"])
     evaluate.load_run(pathlib.Path("run"))
     assert "note: run is at step 20 of 60" in capsys.readouterr().out
     train.train_one("blobs_protonet", tiny_blobs, pathlib.Path("run"))

@@ -35,7 +35,7 @@ def bits(state):
 
 def run_until_third_save(folder, experiment, training, monkeypatch):
     """Interrupt a run when it is about to save for the third time."""
-    save, num_saves = checkpoints.save, [0]
+    save, num_saves = checkpoints.AsyncSaver.save, [0]
 
     def save_twice(*args, **kwargs):
         num_saves[0] += 1
@@ -43,7 +43,7 @@ def run_until_third_save(folder, experiment, training, monkeypatch):
             raise KeyboardInterrupt
         return save(*args, **kwargs)
 
-    monkeypatch.setattr(checkpoints, "save", save_twice)
+    monkeypatch.setattr(checkpoints.AsyncSaver, "save", save_twice)
     with pytest.raises(KeyboardInterrupt):
         run(folder, experiment, training)
     monkeypatch.undo()

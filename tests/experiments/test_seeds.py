@@ -102,14 +102,14 @@ def test_seeds_that_were_stopped_at_different_steps_go_on_in_the_same_bits(
 ):
     experiment, training = build(tiny_sinusoid), tiny_sinusoid.training
     whole = run_seeds(tmp_path / "whole", experiment, training)
-    save, saved = checkpoints.save, []
+    save, saved = checkpoints.AsyncSaver.save, []
 
     def save_some(*args, **kwargs):
         if len(saved) == num_saves:
             raise KeyboardInterrupt
         saved.append(save(*args, **kwargs))
 
-    monkeypatch.setattr(checkpoints, "save", save_some)
+    monkeypatch.setattr(checkpoints.AsyncSaver, "save", save_some)
     with pytest.raises(KeyboardInterrupt):
         run_seeds(tmp_path / "stopped", experiment, training)
     monkeypatch.undo()
@@ -206,10 +206,15 @@ def test_a_session_tells_what_has_changed_since_the_last(tmp_path, monkeypatch):
 
 def test_a_resumed_run_says_in_a_line_what_has_changed(tmp_path, tiny_blobs, monkeypatch, capsys):
     experiment, training = build(tiny_blobs), tiny_blobs.training
-    save = checkpoints.save
+    save = checkpoints.AsyncSaver.save
+
+    def save_once(*args, **kwargs):
+        save(*args, **kwargs)
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patched:
         patched.setattr(jax, "__version__", "0.0.1")
-        patched.setattr(checkpoints, "save", lambda *a, **k: (save(*a, **k), (_ for _ in ()).throw(KeyboardInterrupt)))
+        patched.setattr(checkpoints.AsyncSaver, "save", save_once)
         with pytest.raises(KeyboardInterrupt):
             loop.run(experiment, training, tmp_path, tasks_at_once=5)
     capsys.readouterr()

@@ -1,0 +1,361 @@
+"""What many devices cost, and what they exchange: `python -m experiments.benchmarks.scaling [--rounds 5]`.
+
+    workers, in turns ──► seconds │ compiled text ──► bytes │ bytes, FLOP, published speeds ──► an estimate
+
+On a machine of few cores, devices that XLA makes of one CPU and processes of one device each do not run faster than
+one device; what they show is what sharing costs. The estimate for accelerators is arithmetic, and no measurement.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import tyro
+
+from experiments import console, run_folder
+
+from .collectives import Collective
+from .scaling_worker import NUM_BLOCKS, PLAIN, SUMS, TIMED
+from .speed import ROWS, machine, versions
+
+FILE = ROWS / "scaling.json"
+ARRANGEMENTS = (("devices", 1), ("devices", 2), ("devices", 4), ("devices", 8))
+ARRANGEMENTS += (("processes", 1), ("processes", 2), ("processes", 4))
+"""`(kind, number)`: devices of one process, or processes of one device each."""
+DEVICES_COUNTED = 8
+SECONDS_BETWEEN_LOOKS = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Measure what sharing tasks among devices costs."""
+
+    rounds: int = 5
+    """How often each arrangement takes its turn."""
+
+
+def environment(num_devices: int) -> dict[str, str]:
+    """That of a process with so many devices on its CPU; all of them with as many threads."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}".strip()
+    mine = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": str(DEVICES_COUNTED)}
+    return {**os.environ, **mine, "JAX_ENABLE_COMPILATION_CACHE": "false"}  # compile times are measured
+
+
+class _Job:
+    """An arrangement: its processes, compiled and waiting for their turns."""
+
+    def __init__(self, kind: str, number: int, plain_totals: Sequence[int], folder: pathlib.Path) -> None:
+        self.kind, self.number, self._folder = kind, number, folder
+        folder.mkdir()
+        worker = ["experiments.benchmarks.scaling_worker", "time", str(folder), *map(str, plain_totals)]
+        launcher = ["experiments.launch", "--processes", str(number), "--devices", "1"]
+        command = worker if kind == "devices" else [*launcher, *worker]
+        with (folder / "output").open("w") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                env=environment(number if kind == "devices" else 1),
+                stdout=output,
+                stderr=output,
+            )
+        self.facts: list[dict[str, Any]] = []
+        self._num_turns = 0
+
+    def wait_until_ready(self) -> None:
+        self.facts = [{**each, "seconds": []} for each in self._await("ready.json")]
+
+    def turn(self) -> None:
+        (self._folder / f"turn_{self._num_turns}").touch()
+        seconds = self._await(f"done_{self._num_turns}.json")
+        for each, taken in zip(self.facts, seconds, strict=True):
+            each["seconds"].append(taken)
+        self._num_turns += 1
+
+    def end(self) -> None:
+        (self._folder / "turn_end").touch()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(30)
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()  # the launcher stops its own
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+
+    def _await(self, name: str) -> Any:
+        while not (self._folder / name).exists():
+            if self._process.poll() is not None:
+                output = (self._folder / "output").read_text()
+                raise RuntimeError(f"{self.number} {self.kind} ended with status {self._process.returncode}: {output}")
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        return json.loads((self._folder / name).read_text())
+
+
+@contextlib.contextmanager
+def _jobs(arrangements: Sequence[tuple[str, int]]) -> Iterator[list[_Job]]:
+    """All of them, compiled one after another; the first does the plain trainer's work, too."""
+    numbers = sorted({number for _, number in arrangements})
+    jobs: list[_Job] = []
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for kind, number in arrangements:
+                plain_totals = [] if jobs else numbers
+                jobs.append(_Job(kind, number, plain_totals, pathlib.Path(folder, f"{kind}_{number}")))
+                jobs[-1].wait_until_ready()
+            yield jobs
+            for job in jobs:
+                job.end()
+        finally:
+            for job in jobs:
+                job.stop()
+
+
+def time_arrangements(rounds: int, arrangements: Sequence[tuple[str, int]] = ARRANGEMENTS) -> list[dict[str, Any]]:
+    """Seconds of a meta-step of every case, one for each round in which all arrangements take their turn."""
+    with _jobs(arrangements) as jobs:
+        for _ in range(rounds):
+            for job in jobs:
+                job.turn()
+        return [{"kind": job.kind, "number": job.number, **each} for job in jobs for each in job.facts]
+
+
+def count() -> dict[str, Any]:
+    """What is exchanged, and the FLOP of a step, by a process with eight devices."""
+    command = [sys.executable, "-m", "experiments.benchmarks.scaling_worker", "count"]
+    cached = {name: value for name, value in environment(DEVICES_COUNTED).items() if "ENABLE" not in name}
+    done = subprocess.run(command, env=cached, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def exchange(row: dict[str, Any]) -> dict[str, float]:
+    """Bytes of a row of what was counted.
+
+    Returns:
+      What one device sends (`sent`), and of it: for gradients with the loss and other means (`sums`), for parameters
+      that are divided (`parameters`), and for anything else (`others`), the large part of which is data; what the
+      least for the gradients alone is (`least`); and the bytes of a gradient.
+    """
+    num_devices = math.prod(row["mesh"].values())
+    found = [Collective(**each) for each in row["collectives"]]
+    sums = [each for each in found if each.num_bytes >= row["gradient_bytes"]]
+    parameters = [each for each in found if each not in sums and row["divided_bytes"]]
+    parts = {
+        "sums": sum(each.sent for each in sums),
+        "parameters": sum(each.sent for each in parameters),
+        "others": sum(each.sent for each in found if each not in sums and each not in parameters),
+    }
+    least = row["updates"] * 2 * (num_devices - 1) / num_devices * row["gradient_bytes"]
+    return {"sent": sum(parts.values()), **parts, "least": least, "gradient": row["gradient_bytes"]}
+
+
+class Accelerators(NamedTuple):
+    """A kind of accelerator and how many of them are joined. Bytes a second are what one sends, one way.
+
+    Attributes:
+      name, source: what it is, and who says so.
+      peak_flops: a second, bfloat16, dense.
+      link: bytes a second within a node, or over all links of a torus.
+      network: bytes a second between nodes; 0 for a torus, which has none.
+      node: accelerators of a node.
+      latency, network_latency: seconds of a hop; assumed.
+    """
+
+    name: str
+    source: str
+    peak_flops: float
+    link: float
+    network: float
+    node: int
+    latency: float
+    network_latency: float
+
+
+H100 = Accelerators(
+    "H100 SXM",
+    "nvidia.com/en-us/data-center/h100 (989 TFLOP/s in bfloat16 without sparsity; NVLink 900 GB/s, both ways together) "
+    "and NVIDIA's data sheet of DGX H100 (a ConnectX-7 of 400 Gb/s for each GPU)",
+    peak_flops=989e12,
+    link=450e9,
+    network=50e9,
+    node=8,
+    latency=3e-6,
+    network_latency=8e-6,
+)
+TPU_V5P = Accelerators(
+    "TPU v5p",
+    "cloud.google.com/tpu/docs/v5p (459 TFLOP/s in bfloat16; links of 4,800 Gb/s, both ways 1,200 GB/s; 3D torus)",
+    peak_flops=459e12,
+    link=600e9,
+    network=0.0,
+    node=1,
+    latency=1e-6,
+    network_latency=0.0,
+)
+SHARE_OF_PEAK, SHARE_OF_LINK = 0.3, 0.8
+"""Assumed: what of the published speeds is reached."""
+NUMBERS = (8, 64, 512)
+
+
+class Model(NamedTuple):
+    """What is trained.
+
+    Attributes:
+      name: in words.
+      flops: of a meta-step on one device.
+      num_bytes: of what is summed over devices.
+    """
+
+    name: str
+    flops: float
+    num_bytes: float
+
+
+LARGE_PARAMETERS, LARGE_TASKS, LARGE_STEPS, LARGE_SUPPORT, LARGE_QUERY = 1e8, 4, 5, 25, 75
+
+
+def large_model() -> Model:
+    """By formula: second-order MAML of a model in which an example meets each parameter once, 2 FLOP forwards.
+
+    An inner step is a pass and its gradient, 3, and all of that differentiated, 6 more; a query is a pass and its
+    gradient.
+    """
+    passes = 9 * LARGE_STEPS * LARGE_SUPPORT + 3 * LARGE_QUERY
+    return Model(
+        f"MAML, {LARGE_PARAMETERS / 1e6:.0f}M parameters, {LARGE_STEPS} inner steps on {LARGE_SUPPORT} examples, "
+        f"{LARGE_QUERY} queries",
+        LARGE_TASKS * passes * 2 * LARGE_PARAMETERS,
+        4 * LARGE_PARAMETERS,
+    )
+
+
+def small_model(found: dict[str, Any]) -> Model:
+    """From what was counted: the FLOP and the bytes of prototypical networks with conv4."""
+    rows = [row for row in found["counted"] if row["method"].startswith("ProtoNet") and row["way"] == "one all-reduce"]
+    return Model(found["full_size"]["name"], found["full_size"]["flops"], rows[0]["collectives"][0]["num_bytes"])
+
+
+def all_reduce_seconds(num_bytes: float, number: int, kind: Accelerators) -> float:
+    """One all-reduce, as the hardware does it best.
+
+    Of nodes: sums within a node, of which each of its n accelerators then has a share; all-reduces of the shares
+    between m nodes; and back: 2 (n-1)/n B / link + 2 (m-1)/m B/n / network, and 2 log₂ hops each. Of a torus of side
+    d: 2 (N-1)/N B over all links, and 6 (d-1) hops.
+    """
+    if not kind.network:
+        side, link = _torus(number, kind)
+        return 2 * (number - 1) / number * num_bytes / link + 6 * (side - 1) * kind.latency
+    inside, nodes = min(number, kind.node), max(1, number // kind.node)
+    within = 2 * (inside - 1) / inside * num_bytes / (SHARE_OF_LINK * kind.link)
+    between = 2 * (nodes - 1) / nodes * num_bytes / inside / (SHARE_OF_LINK * kind.network)
+    hops = 2 * math.log2(inside) * kind.latency + 2 * math.log2(nodes) * kind.network_latency
+    return within + between + hops
+
+
+def in_order_seconds(num_bytes: float, number: int, kind: Accelerators) -> float:
+    """The sum in fixed order: a part of the numbers to each other device, and its sum back from it.
+
+    Parts go to their devices unsummed, so between m nodes of n accelerators (N-n)/N B is sent by each, where an
+    all-reduce sends 2 (m-1)/m B/n; the way back is half an all-reduce. In a torus of side d half of what is sent, N B/2
+    in all, passes the middle, half of it each way, over d² links, or 2 d² where rings are closed.
+    """
+    back = all_reduce_seconds(num_bytes, number, kind) / 2
+    if not kind.network:
+        side, link = _torus(number, kind)
+        across = (2 if side >= 4 else 1) * side**2 * SHARE_OF_LINK * kind.link / 6
+        to_all = max(number * num_bytes / 4 / across, (number - 1) / number * num_bytes / link)
+        return to_all + 3 * (side - 1) * kind.latency + back
+    inside = min(number, kind.node)
+    within = (inside - 1) / number * num_bytes / (SHARE_OF_LINK * kind.link)
+    between = (number - inside) / number * num_bytes / (SHARE_OF_LINK * kind.network)
+    return within + between + kind.latency + (kind.network_latency if number > inside else 0.0) + back
+
+
+def _torus(number: int, kind: Accelerators) -> tuple[int, float]:
+    """The side of the cube, and bytes a second of the links of one accelerator that lead to another.
+
+    At side 2 there is one link along each axis and not two.
+    """
+    side = round(number ** (1 / 3))
+    return side, SHARE_OF_LINK * kind.link / (1 if side >= 4 else 2)
+
+
+def estimate(model: Model, kind: Accelerators, number: int) -> dict[str, float]:
+    """Seconds of a meta-step on so many accelerators, its tasks in proportion to them, nothing at the same time.
+
+    Returns:
+      `compute`, and for each way of summing the seconds of the exchange and the `efficiency`: compute's share.
+    """
+    compute = model.flops / (SHARE_OF_PEAK * kind.peak_flops)
+    ways: dict[str, Callable[..., float]] = dict(zip(SUMS, (all_reduce_seconds, in_order_seconds), strict=True))
+    found = {"compute": compute}
+    for name, seconds in ways.items():
+        found[name] = seconds(model.num_bytes, number, kind)
+        found[f"{name}: efficiency"] = compute / (compute + found[name])
+    return found
+
+
+def estimates(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of both models on both kinds of accelerators."""
+    return [
+        {"model": model.name, "accelerators": kind.name, "number": number, **estimate(model, kind, number)}
+        for model in (small_model(found), large_model())
+        for kind in (H100, TPU_V5P)
+        for number in NUMBERS
+    ]
+
+
+def ratios(timed: list[dict[str, Any]], case: dict[str, Any]) -> list[float]:
+    """Round by round, the time of a case over that of the plain trainer on one device, of as many tasks."""
+    plain = next(
+        each
+        for each in timed
+        if each["way"] == PLAIN and (each["workload"], each["tasks"]) == (case["workload"], case["tasks"])
+    )
+    return [a / b for a, b in zip(case["seconds"], plain["seconds"], strict=True)]
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; returns the exit status."""
+    options = tyro.cli(Options, args=arguments, prog="python -m experiments.benchmarks.scaling")
+
+    def command() -> None:
+        jax.config.update("jax_platforms", "cpu")
+        found = {
+            "machine": machine(),
+            "versions": {name: versions()[name] for name in ("jax", "jaxlib")},
+            "num_blocks": NUM_BLOCKS,
+            "rounds": options.rounds,
+            "sizes": {name: sizes._asdict() for name, sizes in TIMED.items()},
+            **count(),
+            "timed": time_arrangements(options.rounds),
+        }
+        ROWS.mkdir(exist_ok=True)
+        run_folder.replace_text(FILE, json.dumps(found, indent=1) + "\n")
+        rows = [
+            {
+                "": f"{each['number']} {each['kind']}: {each['workload']}, {each['tasks']} tasks, {each['way']}",
+                "ms a meta-step": f"{1e3 * statistics.median(each['seconds']):.2f}",
+                "time of the plain one": f"{statistics.median(ratios(found['timed'], each)):.2f}",
+            }
+            for each in found["timed"]
+        ]
+        console.print_table("on one machine", rows)
+        print(f"wrote {FILE}; `python -m experiments.benchmarks.report` makes the page of it")
+
+    return console.run_command(command, if_interrupted="nothing was kept")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,448 @@
+"""Disturb a job for a long time: `python -m experiments.soak --minutes 30 --processes 2`.
+
+    seed ──► the run that nobody disturbs, in one process ──────────────────┐
+         └─► the same in several processes, killed again and again ──► the same bits?  memory and handles level?
+
+A small recipe is trained in several processes. Every now and then one of them is killed, or asked to leave, or the
+launcher is killed; then the same command is started again, until the run is at its end. That is compared, bit by bit,
+with the run of a single process that nobody disturbed. Further seeds follow until the time is over. All the while the
+memory and the open file handles of every process are looked at (in /proc, so on Linux only), and kept in the record.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import IO, Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+from jmeta import checkpoints
+
+from . import console, evaluate, loop, run_folder
+from .build import build
+from .launch import EXIT_LOST, EXIT_PREEMPTED
+
+NUM_BLOCKS = 8
+"""Of tasks, so that one process and several get the same bits (see `jmeta.sharding`)."""
+RECIPE = [
+    "sinusoid_maml",
+    *["--data.num-shots", "3", "--model.hidden", "8", "8", "--training.tasks-per-step", "8"],
+    *["--training.num-blocks", str(NUM_BLOCKS), "--training.num-valid-tasks", "10", "--training.steps-per-dispatch"],
+    *["20", "--training.evaluate-every", "1000", "--training.checkpoint-every", "500"],
+]
+
+KILL, ASK, KILL_LAUNCHER = "SIGKILL to a process", "SIGTERM to a process", "SIGKILL to the launcher"
+STATUSES = {KILL: {EXIT_LOST}, ASK: {EXIT_PREEMPTED, EXIT_LOST}, KILL_LAUNCHER: {-signal.SIGKILL}, "": {0}}
+"""How a launcher may end after what was done to it. A process that is asked before it has joined the others is lost."""
+DECK = [KILL, KILL, ASK, KILL_LAUNCHER]
+
+SECONDS_TO_VANISH = 30.0
+"""After a launcher has ended, however it did, until none of its processes may be there any more."""
+SECONDS_TO_JUDGE = 30.0
+"""A process that trained for less says nothing about memory: it was compiling what comes first."""
+LEVEL_MB_PER_MINUTE = 5.0
+LEVEL_HANDLES = 2
+"""Growth that is still called level: allocators and connections take a while to settle."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Kill the processes of a job again and again, and see that it ends as if nobody had."""
+
+    minutes: float = 30.0
+    """Until no other run is begun and nothing is killed any more. The last run is then brought to its end."""
+    processes: int = 2
+    """Of the run that is disturbed."""
+    devices: int = 1
+    """CPU devices of each."""
+    seconds_between: tuple[float, float] = (20.0, 60.0)
+    """Least and most between two disturbances, from when the job has saved something new. One in four is counted from
+    its start, so that it may come before that."""
+    steps: int = 40_000
+    """Meta-steps of a run."""
+    seed: int = 0
+    """Of the first run, and of the moments."""
+    folder: pathlib.Path | None = None
+    """For the runs; a temporary one, removed at the end, if not given."""
+    record: pathlib.Path = pathlib.Path("soak.json")
+    """Where to write what happened, as JSON."""
+
+
+class Sample(NamedTuple):
+    """One look at a process."""
+
+    seconds: float
+    rss_mb: float
+    handles: int
+
+
+@dataclasses.dataclass
+class Life:
+    """A job from its start to its end."""
+
+    seed: int
+    is_disturbed: bool
+    began: float
+    trains_from: float | None = None
+    done_to_it: str = ""
+    victim: int | None = None
+    after: float = 0.0
+    status: int = 0
+    step: int = 0
+    samples: dict[int, list[Sample]] = dataclasses.field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        samples = {rank: [[round(n, 2) for n in each] for each in seen] for rank, seen in self.samples.items()}
+        return {**dataclasses.asdict(self), "samples": samples}
+
+
+class Soak:
+    """All runs of one call."""
+
+    def __init__(self, options: Options, folder: pathlib.Path) -> None:
+        self.options, self.folder = options, folder
+        self.lives: list[Life] = []
+        self.runs: list[dict[str, Any]] = []
+        self._began = time.monotonic()
+        self._moments = random.Random(options.seed)
+        self._deck: list[str] = []
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self._began
+
+    @property
+    def is_over(self) -> bool:
+        return self.seconds >= 60 * self.options.minutes
+
+    def run_seed(self, seed: int) -> None:
+        """A run that nobody disturbs, the same run disturbed, and whether they end alike."""
+        began = self.seconds
+        whole, disturbed = self.folder / f"whole_{seed}", self.folder / f"disturbed_{seed}"
+        self._live(seed, whole, is_disturbed=False)
+        before = len(self.lives)
+        while self._live(seed, disturbed, is_disturbed=True).status:
+            pass
+        expected, found = (outcome(folder / f"seed_{seed}") for folder in (whole, disturbed))
+        differing = [name for name in expected if expected[name] != found[name]]
+        disturbances = [life.done_to_it for life in self.lives[before:] if life.status]
+        run = {
+            "seed": seed,
+            "minutes": (self.seconds - began) / 60,
+            "lives": len(self.lives) - before,
+            "disturbances": {what or "none": disturbances.count(what) for what in sorted(set(disturbances))},
+            "differing": differing,
+            "digests": [expected["state"], found["state"]],
+        }
+        self.runs.append(run)
+        self.write_record()
+        _say(f"{self._clock()} seed {seed}: {'OTHER ' + ', '.join(differing) if differing else 'the same bits'}")
+
+    def _live(self, seed: int, folder: pathlib.Path, *, is_disturbed: bool) -> Life:
+        """Start the command of a run once, and wait for its end, which it may be brought to."""
+        options = self.options
+        arguments = [*RECIPE, "--training.num-steps", str(options.steps), "--training.seed", str(seed)]
+        train = ["experiments.train", *arguments, "--run-dir", str(folder)]
+        if is_disturbed:
+            launch = ["experiments.launch", "--processes", str(options.processes), "--devices", str(options.devices)]
+            command, delay = [*launch, *train], self._moments.uniform(*options.seconds_between)
+        else:
+            command, delay = [*train, "--mesh", "tasks=1"], None
+        life = Life(seed, is_disturbed, began=self.seconds)
+        self.lives.append(life)
+        log = self.folder / "output.log"
+        saved = folder / f"seed_{seed}" / "checkpoints"
+        with log.open("a") as file, _started(command, file) as process:
+            pids = self._watch(process, life, saved, delay)
+        life.status, life.after = process.returncode, self.seconds - life.began
+        life.step = _last_step(saved)
+        what = f"{life.done_to_it}{'' if life.victim is None else f' ({life.victim})'}" or "left in peace"
+        name = f"seed {seed} in {options.processes if is_disturbed else 1}"
+        _say(f"{self._clock()} {name}: {what}, status {life.status} after {life.after:.0f} s, step {life.step} saved")
+        if (not life.done_to_it and life.status) or life.status not in STATUSES[life.done_to_it] | {0}:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise console.StoppedError(f"a job ended with status {life.status} after {what}; it last said:\n{tail}")
+        _wait_until_gone(pids)
+        return life
+
+    def _watch(
+        self, process: "subprocess.Popen[bytes]", life: Life, saved: pathlib.Path, delay: float | None
+    ) -> set[int]:
+        """Look at the processes of a job until it ends, and do it harm when that is due; returns all that were seen."""
+        seen, next_look, first_step = set(), 0.0, _last_step(saved)
+        counts_from_start = self._moments.random() < 0.25
+        while process.poll() is None:
+            pids = _children(process.pid) if life.is_disturbed else {0: process.pid}
+            seen |= set(pids.values())
+            now, step = self.seconds - life.began, _last_step(saved)
+            if life.trains_from is None and step > first_step:
+                life.trains_from = now
+            if now >= next_look and step < self.options.steps:  # then it draws pictures
+                next_look = now + 1.0
+                for rank, pid in pids.items():
+                    if (look := _look(pid)) is not None:
+                        life.samples.setdefault(rank, []).append(Sample(now, *look))
+            since = 0.0 if counts_from_start else life.trains_from
+            if delay is not None and since is not None and now >= since + delay and pids and not self.is_over:
+                delay = None
+                self._disturb(process, life, pids)
+            time.sleep(0.1)
+        return seen
+
+    def _disturb(self, process: "subprocess.Popen[bytes]", life: Life, pids: dict[int, int]) -> None:
+        if not self._deck:
+            self._deck = self._moments.sample(DECK, len(DECK))
+        life.done_to_it = self._deck.pop()
+        if life.done_to_it == KILL_LAUNCHER:
+            process.kill()
+            return
+        life.victim = self._moments.choice(sorted(pids))
+        with contextlib.suppress(ProcessLookupError):  # it is at its end
+            os.kill(pids[life.victim], signal.SIGKILL if life.done_to_it == KILL else signal.SIGTERM)
+
+    def _clock(self) -> str:
+        minutes, seconds = divmod(round(self.seconds), 60)
+        return f"{minutes:3d}:{seconds:02d}"
+
+    def groups(self) -> dict[str, "Level"]:
+        """How level memory and handles are, of the processes that lived alone and of those that were disturbed."""
+        names = {"alone, undisturbed": False, f"one of {self.options.processes}, disturbed": True}
+        looks = {name: [] for name in names}
+        for name, is_disturbed in names.items():
+            for life in self.lives:
+                if life.is_disturbed == is_disturbed and (since := life.trains_from) is not None:
+                    looks[name] += [[one for one in seen if one.seconds >= since] for seen in life.samples.values()]
+        long = {name: [seen for seen in each if _seconds_of(seen) >= SECONDS_TO_JUDGE] for name, each in looks.items()}
+        return {name: Level.of(seen) for name, seen in long.items() if seen}
+
+    def write_record(self) -> None:
+        """What has happened so far."""
+        options = {name: _plain(value) for name, value in dataclasses.asdict(self.options).items()}
+        content = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "jax": jax.__version__,
+            "cpus": run_folder.num_cpus(),
+            "options": options,
+            "recipe": RECIPE,
+            "minutes": self.seconds / 60,
+            "is_reproduced": all(not run["differing"] for run in self.runs),
+            "levels": {name: {**level._asdict(), "is_level": level.is_level} for name, level in self.groups().items()},
+            "runs": self.runs,
+            "lives": [life.as_json() for life in self.lives],
+        }
+        self.options.record.parent.mkdir(parents=True, exist_ok=True)
+        run_folder.replace_text(self.options.record, json.dumps(content) + "\n")
+
+
+class Level(NamedTuple):
+    """Memory and handles of processes, each in the second half of the time in which it trained.
+
+    Attributes:
+      num_processes: that trained long enough to be judged.
+      longest: seconds.
+      rss_mb: the most that any had.
+      mb_per_minute: slope of a line through the memory of each; the median of all, weighted by how long they trained.
+      handles: the most that any had open.
+      more_handles: by how much the fewest in the last quarter of that time are more than in the one before; the most.
+    """
+
+    num_processes: int
+    longest: float
+    rss_mb: float
+    mb_per_minute: float
+    handles: int
+    more_handles: int
+
+    @classmethod
+    def of(cls, lives: list[list[Sample]]) -> "Level":
+        """Of the samples of each process."""
+        weighted, more = [], []
+        for seen in lives:
+            late = seen[len(seen) // 2 :]
+            slope = np.polyfit([each.seconds for each in late], [each.rss_mb for each in late], 1)[0]
+            weighted += [60 * float(slope)] * round(_seconds_of(late))
+            third, fourth = late[: len(late) // 2], late[len(late) // 2 :]
+            more.append(min(each.handles for each in fourth) - min(each.handles for each in third))
+        return cls(
+            num_processes=len(lives),
+            longest=max(map(_seconds_of, lives)),
+            rss_mb=max(each.rss_mb for seen in lives for each in seen),
+            mb_per_minute=statistics.median(weighted),
+            handles=max(each.handles for seen in lives for each in seen),
+            more_handles=max(more),
+        )
+
+    @property
+    def is_level(self) -> bool:
+        return self.mb_per_minute <= LEVEL_MB_PER_MINUTE and self.more_handles <= LEVEL_HANDLES
+
+
+def outcome(folder: pathlib.Path) -> dict[str, Any]:
+    """What a run has come to, but for times: digests of all bits of its state and of its best parameters, and more."""
+    _, recipe, best = evaluate.load_run(folder)
+    restored = checkpoints.restore(folder / "checkpoints", loop.init_state(build(recipe), recipe.training.seed))
+    assert restored is not None
+    step, state = restored
+    metrics = [{k: v for k, v in line.items() if k != "seconds"} for line in run_folder.read_metrics(folder)]
+    return {
+        "step": step,
+        "state": _digest(state._replace(key=jax.random.key_data(state.key))),
+        "best parameters": _digest(best),
+        "metrics": metrics,
+        "checkpoints": checkpoints.steps(folder / "checkpoints"),
+    }
+
+
+def _digest(tree: Any) -> str:
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    return hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()
+
+
+@contextlib.contextmanager
+def _started(command: list[str], log: IO[str]) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that does not outlive the block."""
+    # the size of XLA's pool of threads, on which bits depend, is the same for all numbers of processes
+    environment = {"NPROC": str(NUM_BLOCKS), **os.environ, "JAX_PLATFORMS": "cpu"}
+    program = [sys.executable, "-m", *command]
+    process = subprocess.Popen(program, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _children(pid: int) -> dict[int, int]:
+    """Ids of a launcher's processes by rank."""
+    found = {}
+    for child in (_read(pathlib.Path(f"/proc/{pid}/task/{pid}/children")) or b"").split():
+        environment = (_read(pathlib.Path("/proc", child.decode(), "environ")) or b"").split(b"\0")
+        ranks = [each.partition(b"=")[2] for each in environment if each.startswith(b"JMETA_PROCESS_ID=")]
+        found |= {int(rank): int(child) for rank in ranks}
+    return found
+
+
+def _look(pid: int) -> tuple[float, int] | None:
+    """Megabytes in memory, and open file handles; nothing if it is gone."""
+    status = _read(pathlib.Path(f"/proc/{pid}/status")) or b""
+    lines = [line.split() for line in status.splitlines() if line.startswith(b"VmRSS:")]
+    try:
+        return int(lines[0][1]) / 1024, len(os.listdir(f"/proc/{pid}/fd"))
+    except (IndexError, OSError):
+        return None
+
+
+def _read(path: pathlib.Path) -> bytes | None:
+    with contextlib.suppress(OSError):
+        return path.read_bytes()
+    return None
+
+
+def _wait_until_gone(pids: set[int]) -> None:
+    until = time.monotonic() + SECONDS_TO_VANISH
+    while left := [pid for pid in pids if b"\nVmRSS:" in (_read(pathlib.Path(f"/proc/{pid}/status")) or b"")]:
+        if time.monotonic() > until:
+            raise console.StoppedError(f"processes {left} outlive their launcher")
+        time.sleep(0.05)
+
+
+def _seconds_of(seen: list[Sample]) -> float:
+    return seen[-1].seconds - seen[0].seconds if seen else 0.0
+
+
+def _last_step(folder: pathlib.Path) -> int:
+    return max(checkpoints.steps(folder), default=0)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, pathlib.Path) else value
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def soak(options: Options) -> bool:
+    """Do all of it, write the record and print what came out; returns whether all is as it should be.
+
+    Raises:
+      ValueError: if the numbers make no job.
+      StoppedError: if a job ended otherwise than it may, or outlived its launcher.
+    """
+    num_devices = options.processes * options.devices
+    if options.processes < 1 or options.devices < 1 or NUM_BLOCKS % num_devices:
+        raise ValueError(
+            f"--processes {options.processes} --devices {options.devices}; expected {NUM_BLOCKS} or a part of it "
+            "as their product"
+        )
+    if not 0 < options.seconds_between[0] <= options.seconds_between[1]:
+        raise ValueError(f"--seconds-between {options.seconds_between}; expected the least and the most")
+    with contextlib.ExitStack() as stack:
+        folder = options.folder or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ValueError(f"--folder {folder} is not empty; choose another, since runs there would be gone on with")
+        all_of_it = Soak(options, folder)
+        try:
+            for seed in range(options.seed, sys.maxsize):
+                all_of_it.run_seed(seed)
+                if all_of_it.is_over:
+                    break
+        finally:
+            all_of_it.write_record()
+    return _conclude(all_of_it)
+
+
+def _conclude(done: Soak) -> bool:
+    rows = []
+    for run in done.runs:
+        counts = {what: str(run["disturbances"].get(what, 0)) for what in dict.fromkeys(DECK)}
+        ended = "OTHER " + ", ".join(run["differing"]) if run["differing"] else "the same bits"
+        rows.append({"seed": str(run["seed"]), "minutes": f"{run['minutes']:.1f}", **counts, "ended in": ended})
+    console.print_table(f"{len(rows)} runs of {done.options.steps} steps in {done.seconds / 60:.1f} minutes", rows)
+    levels = done.groups()
+    rows = [
+        {
+            "processes": name,
+            "judged": str(level.num_processes),
+            "longest": f"{level.longest:.0f} s",
+            "memory": f"{level.rss_mb:.0f} MB",
+            "slope": f"{level.mb_per_minute:+.2f} MB/min",
+            "handles": str(level.handles),
+            "more": f"{level.more_handles:+d}",
+            "level": "yes" if level.is_level else "NO",
+        }
+        for name, level in levels.items()
+    ]
+    if rows:
+        console.print_table("memory and file handles, in the second half of each process's training", rows)
+    print(f"record: {done.options.record}")
+    return all(level.is_level for level in levels.values()) and not any(run["differing"] for run in done.runs)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; returns the exit status."""
+    options = tyro.cli(Options, args=arguments, prog="python -m experiments.soak")
+    console.use_compilation_cache()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing that was started is left behind
+    verdicts = []
+    status = console.run_command(lambda: verdicts.append(soak(options)), if_interrupted="the record has what was done")
+    return status or int(not all(verdicts))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,191 @@
+"""Tasks over devices: the same parameters on one device and on many, in one process and in several."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jmeta
+from jmeta import sharding, tasks
+from jmeta.tasks.drawn import Drawn, draw
+
+ROOT = pathlib.Path(__file__).parents[1]
+METHODS = ("maml", "protonet", "evolution", "rl2")
+
+
+def results_of(arguments, num_devices, num_processes=1, is_optimized=True):
+    """What `tests.sharded_runs` prints, on so many devices of so many processes."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "NPROC": "8",  # XLA's threads, by which it divides products: as many for one device as for eight
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "0" if is_optimized else "1",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices // num_processes}",
+    }
+    command = [sys.executable, "-m"]
+    command += ["experiments.launch", "--processes", str(num_processes)] if num_processes > 1 else []
+    command += ["tests.sharded_runs", *arguments]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=550)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return json.loads(next(line for line in result.stdout.splitlines() if line.startswith("{")))
+
+
+def digests(results):
+    return {method: result["digest"] for method, result in results.items()}
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return results_of(["8", *METHODS], num_devices=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("num_devices", "methods"), [(2, ("maml", "rl2")), (4, ("protonet", "evolution")), (8, METHODS)]
+)
+def test_fifty_meta_steps_have_the_same_bits_on_any_number_of_devices(on_one_device, num_devices, methods):
+    results = results_of(["8", *methods], num_devices)
+    assert {result["step"] for result in results.values()} == {50}
+    assert digests(results) == {method: on_one_device[method]["digest"] for method in methods}
+    assert len(set(digests(results).values())) == len(methods)
+
+
+@pytest.mark.slow
+def test_divided_parameters_have_the_same_bits(on_one_device):
+    results = results_of(["8", "--divided", "maml", "rl2"], num_devices=4)
+    assert all(result["is_divided"] for result in results.values())
+    assert digests(results) == {method: on_one_device[method]["digest"] for method in ("maml", "rl2")}
+
+
+@pytest.mark.slow
+def test_an_all_reduce_is_the_same_up_to_rounding(on_one_device):
+    """Without a fixed order, sums of 8 terms and products are reordered: an error of some 1e-7 of a gradient.
+
+    Adam divides by the gradient's own size, so an error ε of the gradient is one of about ε of the rate in a step, but
+    for numbers whose gradient is itself near rounding, which may move by the rate itself: 50 steps of 1e-3 bound what
+    any number can differ by, and most differ by far less.
+    """
+    fixed, free = on_one_device["maml"]["parameters"], results_of(["none", "maml"], 8)["maml"]["parameters"]
+    difference = np.abs(np.array(fixed) - np.array(free))
+    assert difference.max() < 50 * 1e-3
+    assert np.median(difference) < 1e-5
+    assert difference.max() > 0
+
+
+@pytest.mark.slow
+def test_processes_have_the_same_bits():
+    """Compiled quickly, as every process compiles all of it."""
+    alone = results_of(["8", *METHODS], num_devices=1, is_optimized=False)
+    for num_processes, num_devices, methods in ((2, 4, ("maml",)), (4, 4, METHODS)):
+        results = results_of(["8", *methods], num_devices, num_processes, is_optimized=False)
+        assert digests(results) == {method: alone[method]["digest"] for method in methods}
+
+
+@pytest.mark.slow
+def test_nothing_but_the_mean_is_exchanged():
+    """No data, no tasks, no perturbations: of evolution strategies, too, the collectives carry one gradient."""
+    code = """
+import jax, json, sys
+from jmeta import sharding, tasks
+from tests import sharded_runs
+mesh = sharding.make_mesh({"tasks": 4})
+found = {}
+for method in ("maml", "protonet", "evolution"):
+    trainer, meta_params, sample = sharded_runs.METHODS[method](mesh, int(sys.argv[1]) or None)
+    state, key = trainer.init(meta_params), jax.random.key(0)
+    compiled = jax.jit(trainer.update).lower(state, tasks.drawn(sample, 16)(key), key).compile()
+    found[method] = [compiled.as_text(), sum(leaf.size for leaf in jax.tree.leaves(meta_params))]
+print(json.dumps(found))
+"""
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    for num_blocks, expected in ((0, {"all-reduce"}), (8, {"all-to-all", "all-gather"})):
+        command = [sys.executable, "-c", code, str(num_blocks)]
+        output = subprocess.run(command, cwd=ROOT, env={**os.environ, **flags}, capture_output=True, text=True)
+        assert output.returncode == 0, output.stderr
+        for text, num_parameters in json.loads(output.stdout.splitlines()[-1]).values():
+            kinds = re.findall(r"(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)\(", text)
+            assert set(kinds) == expected
+            lines = [line for line in text.splitlines() if re.search(r" (all-to-all|all-reduce)\(", line)]
+            carried = sum(np.prod([int(n) for n in shape.split(",") if n]) for shape in shapes_before_call(lines))
+            assert num_parameters <= carried <= num_parameters + 64  # and a few scalars, and padding
+
+
+def shapes_before_call(lines):
+    """Shapes of the results of collectives, in text such as `%x = (f32[3,4]{1,0}, f32[]) all-reduce(...)`."""
+    return [
+        shape
+        for line in lines
+        for shape in re.findall(r"f32\[([\d,]*)\]", re.split(r" all-(?:to-all|reduce)\(", line)[0])
+    ]
+
+
+def mean_of_products():
+    return jmeta.over_tasks(lambda meta_params, task, key: (meta_params * task, jax.random.normal(key)))
+
+
+@pytest.mark.parametrize("num_blocks", [None, 1, 2, 4])
+def test_on_one_device_it_is_the_mean_over_tasks(key, num_blocks):
+    mesh = sharding.make_mesh({"tasks": 1})
+    shared = jax.jit(sharding.over_devices(mean_of_products(), mesh, num_blocks=num_blocks))
+    for got, expected in zip(
+        shared(2.0, jnp.arange(8.0), key), mean_of_products()(2.0, jnp.arange(8.0), key), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_tasks_drawn_later_are_those_drawn_now(key):
+    sample = tasks.sinusoid(num_shots=3, num_queries=2)
+    later = tasks.drawn(sample, 6)(key)
+    assert isinstance(later, Drawn)
+    now = tasks.stacked(sample, 6)(key)
+    for got, expected in zip(jax.tree.leaves(draw(later)), jax.tree.leaves(now), strict=True):
+        assert bool((got == expected).all())
+    assert draw(now) is now
+
+
+def test_a_key_for_each_task_is_taken_as_it_is(key):
+    keys = jax.random.split(key, 5)
+    mean = mean_of_products()
+    assert float(mean(1.0, jnp.arange(5.0), keys)[1]) == float(mean(1.0, jnp.arange(5.0), key)[1])
+    with pytest.raises(ValueError, match=r"5 tasks and keys of shape \(4,\)"):
+        mean(1.0, jnp.arange(5.0), keys[:4])
+
+
+def test_meshes_and_blocks_that_do_not_fit_are_refused(key):
+    mesh = sharding.make_mesh({"tasks": 1})
+    for axes, message in (
+        ({"tasks": 99}, "has 99 devices, and there are 1"),
+        ({"task": 1}, "expected a number of devices for 'tasks'"),
+        ({"model": 1}, "expected a number of devices for 'tasks'"),
+        ({"tasks": 0}, "expected a number of devices"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sharding.make_mesh(axes)
+    for num_blocks in (0, 3, -1):
+        with pytest.raises(ValueError, match="expected a power of two"):
+            sharding.over_devices(mean_of_products(), mesh, num_blocks=num_blocks)
+    with pytest.raises(ValueError, match="6 tasks in 4 blocks"):
+        sharding.over_devices(mean_of_products(), mesh, num_blocks=4)(1.0, jnp.arange(6.0), key)
+
+
+def test_the_progress_of_tasks_drawn_later_is_that_of_the_step(key):
+    from jmeta.training import with_progress
+
+    sample = tasks.drawn(tasks.sinusoid(num_shots=3, num_queries=2), 4)
+    drawn = draw(with_progress(sample(key), jnp.array(5), 10))
+    assert drawn.progress.tolist() == [0.5] * 4
+
+
+def test_only_what_a_function_changes_comes_back_from_all(key):
+    mesh = sharding.make_mesh({"tasks": 1})
+    centred = sharding.on_gathered(lambda t: {"x": t["x"] - t["x"].mean(), "y": t["y"]}, mesh)
+    result = jax.jit(centred)({"x": jnp.arange(4.0), "y": jnp.arange(4)})
+    assert result["x"].tolist() == [-1.5, -0.5, 0.5, 1.5]
+    assert result["y"].tolist() == [0, 1, 2, 3]
