@@ -8,6 +8,8 @@ seeds beside it. Several seeds may share their dispatches; all else is each one'
 
 import contextlib
 import dataclasses
+import math
+import os
 import pathlib
 import shlex
 import time
@@ -63,8 +65,13 @@ def never() -> bool:
 
 
 def init_state(experiment: Experiment, seed: int) -> RunState:
-    """The state of a run at step 0, on the devices that share its tasks."""
+    """The state of a run at step 0, on the devices that share its tasks.
+
+    Raises:
+      ValueError: if the parameters alone are larger than the machine's memory, which a recorded network may be.
+    """
     key_init, key_run = jax.random.split(jax.random.key(seed))
+    _check_size(jax.eval_shape(experiment.init, key_init))
     # through the host: a restored state has no weak types either, and both must meet the same compiled program
     meta_params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), experiment.init(key_init))
     stream = experiment.source.meta_train
@@ -82,6 +89,16 @@ def init_state(experiment: Experiment, seed: int) -> RunState:
         best_step=np.array(0),
         num_stale=np.array(0),
     )
+
+
+def _check_size(shapes: PyTree) -> None:
+    num_bytes = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if num_bytes > there:
+        raise ValueError(
+            f"the parameters would take {num_bytes / 1e9:.0f} GB, more than this machine's memory of "
+            f"{there / 1e9:.0f} GB; choose a smaller network"
+        )
 
 
 def mean_metrics(aux: Aux, training_names: Mapping[str, str]) -> dict[str, float]:

@@ -13,6 +13,8 @@ from typing import Any, Literal, TypeVar, Union
 import configs
 from configs.parts import Recipe
 
+from . import run_folder
+
 DataclassT = TypeVar("DataclassT")
 
 _LARGEST = 2**63 - 1  # of JAX's whole numbers
@@ -58,7 +60,7 @@ def _rebuilt(value: DataclassT, options: Any, prefix: str) -> DataclassT:
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     newer = {field.name: field.default for field in dataclasses.fields(value) if field.name not in options}
     if set(options) - set(fields) or dataclasses.MISSING in newer.values():
-        differing = ", ".join(name[:100] for name in sorted(set(fields) ^ set(options))[:9])
+        differing = ", ".join(run_folder.short(name) for name in sorted(set(fields) ^ set(options))[:9])
         raise ValueError(
             f"the recorded options and {type(value).__name__} differ in {differing}; use the version of the code that "
             "made the run"
@@ -98,18 +100,13 @@ def _as_declared(value: Any, hint: Any) -> Any:
     elif type(value) is int:  # and not True, which is one in Python
         if hint in (int, float) and abs(value) <= _LARGEST:
             return value
-    elif type(value) is hint:
+    elif type(value) is hint and (hint is not str or value.isprintable()):
         return value
     raise TypeError
 
 
 def _unfit(name: str, value: Any, expected: str) -> ValueError:
-    try:
-        shown = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists
-        shown = f"a {type(value).__name__}"
-    shown = shown if len(shown) < 60 else f"{shown[:60]}..."
-    return ValueError(f"the recorded {name} is {shown}; expected {expected}")
+    return ValueError(f"the recorded {name} is {run_folder.short(value)}; expected {expected}")
 
 
 def _in_words(hint: Any) -> str:

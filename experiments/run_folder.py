@@ -63,7 +63,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = _short(file.read(80)) or "unknown"
+            holder = short(file.read(80)) or "unknown"
             raise FolderInUseError(
                 f"{folder} is being written by process {holder}; wait for it, stop it, or choose another --run-dir"
             ) from None
@@ -79,7 +79,7 @@ def check_files(folder: pathlib.Path) -> None:
         for entry in entries:
             if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
                 raise ValueError(
-                    f"{folder} holds {_short(entry.name)}, a link or a special file, which no run makes; put a file or "
+                    f"{folder} holds {short(entry.name)}, a link or a special file, which no run makes; put a file or "
                     "a folder there, or take it away"
                 )
 
@@ -114,7 +114,7 @@ def write_config(folder: pathlib.Path, recipe_name: str, recipe: Any, split_hash
         return
     old, new = ({"recipe": c["recipe"], **_flat(c["options"])} for c in (recorded, config))
     differing = [
-        f"{_short(name)} was {_short(old.get(name))}, is {new.get(name)}"
+        f"{short(name)} was {short(old.get(name))}, is {new.get(name)}"
         for name in {**new, **old}
         if old.get(name) != new.get(name)
     ]
@@ -130,7 +130,7 @@ def check_split(folder: pathlib.Path, split_hash: str | None) -> None:
     if recorded != split_hash:
         raise ValueError(
             f"{folder} was begun with other classes in meta_train, meta_valid and meta_test (split "
-            f"{_short(recorded)}, now {split_hash}): were classes added to the data, or taken away? Restore them, or "
+            f"{short(recorded)}, now {split_hash}): were classes added to the data, or taken away? Restore them, or "
             "begin another run"
         )
 
@@ -156,6 +156,8 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
     are_texts = all(isinstance(config[name], str) and len(config[name]) < 200 for name in ("recipe", "hash"))
     if not are_texts or not isinstance(config["options"], dict) or not _is_shallow(config["options"], _MAX_DEPTH):
         raise ValueError(f"{path} is damaged (it has entries that no run writes); restore it, or move it away")
+    if config["hash"] != config_hash(config["options"]):
+        raise ValueError(f"{path} is damaged (its hash is not that of its options); restore it, or move it away")
     return config
 
 
@@ -220,7 +222,7 @@ def record_session(folder: pathlib.Path, *, seed: int, resumed_from: int, traine
     with _open(path, "a") as file:
         file.write(json.dumps(session) + "\n")
     return "; ".join(
-        f"{name} was {_short(last[name])}, is {session[name]}"
+        f"{name} was {short(last[name])}, is {session[name]}"
         for last in before
         for name in ("jax", "jaxlib", "device", "cpus", "trained_together")
         if name in last and last[name] != session[name]
@@ -340,7 +342,7 @@ def _open(path: pathlib.Path, mode: str, *, errors: str | None = None) -> IO[str
     return open(path, mode, errors=errors, opener=opener)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """What stands in a file, for a message: one line, and nothing that a terminal would obey."""
     text = "".join(letter if letter.isprintable() else " " for letter in str(value)).strip()
     return text if len(text) <= 80 else f"{text[:80]}..."

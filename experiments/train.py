@@ -118,7 +118,8 @@ def train_together(
 
 def _draw_learning_curves(folders: Mapping[int, pathlib.Path]) -> None:
     for folder in folders.values() if cluster.is_main() else ():
-        pictures.learning_curve(folder)
+        if run_folder.read_metrics(folder):  # else somebody took the log of a finished run away
+            pictures.learning_curve(folder)
 
 
 def with_seed(recipe: Recipe, seed: int) -> Recipe:
@@ -178,6 +179,7 @@ def train(name: str, recipe: Recipe, options: Options, is_preempted: Callable[[]
     """
     folder = options.run_dir or folder_of(name, recipe, pathlib.Path("runs"))
     checks.check(recipe)
+    devices.sharing_of(recipe.training)  # before there is a folder
     if options.memory_gb is not None:
         recipe, reasons = planning.planned(recipe, options.memory_gb, folder, allow_bfloat16=options.allow_bfloat16)
         _say(reasons)

@@ -131,7 +131,7 @@ def over_tasks(
             f"batching={batching!r}; expected 'auto', 'vmap', 'scan' or a positive number of tasks at once"
         )
 
-    def mean_over_tasks(meta_params: PyTree, tasks: PyTree, key: RandomKey) -> Any:
+    def mean_over_tasks(meta_params: PyTree, tasks: PyTree, key: Key[Array, "..."]) -> Any:
         tasks = draw(tasks)
         num_tasks = count_tasks(tasks)
         keys = task_keys(key, num_tasks)

@@ -83,7 +83,7 @@ def test_an_all_reduce_is_the_same_up_to_rounding(on_one_device):
 def test_processes_have_the_same_bits():
     """Compiled quickly, as every process compiles all of it."""
     alone = results_of(["8", *METHODS], num_devices=1, is_optimized=False)
-    for num_processes, num_devices, methods in ((2, 4, ("maml",)), (4, 4, METHODS)):
+    for num_processes, num_devices, methods in ((2, 4, ("maml", "evolution")), (4, 4, ("protonet", "rl2"))):
         results = results_of(["8", *methods], num_devices, num_processes, is_optimized=False)
         assert digests(results) == {method: alone[method]["digest"] for method in methods}
 
@@ -97,7 +97,7 @@ from jmeta import sharding, tasks
 from tests import sharded_runs
 mesh = sharding.make_mesh({"tasks": 4})
 found = {}
-for method in ("maml", "protonet", "evolution"):
+for method in ("maml", "evolution"):
     trainer, meta_params, sample = sharded_runs.METHODS[method](mesh, int(sys.argv[1]) or None)
     state, key = trainer.init(meta_params), jax.random.key(0)
     compiled = jax.jit(trainer.update).lower(state, tasks.drawn(sample, 16)(key), key).compile()
@@ -105,6 +105,7 @@ for method in ("maml", "protonet", "evolution"):
 print(json.dumps(found))
 """
     flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    flags |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     for num_blocks, expected in ((0, {"all-reduce"}), (8, {"all-to-all", "all-gather"})):
         command = [sys.executable, "-c", code, str(num_blocks)]
         output = subprocess.run(command, cwd=ROOT, env={**os.environ, **flags}, capture_output=True, text=True)

@@ -86,7 +86,7 @@ def collectives(text: str) -> list[Collective]:
     return found
 
 
-def sent(found: list[Collective]) -> float:
+def total_sent(found: list[Collective]) -> float:
     """Bytes that one device sends in one run."""
     return sum(each.sent for each in found)
 

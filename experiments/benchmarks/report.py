@@ -9,8 +9,10 @@ from typing import Any
 
 from experiments import run_folder
 
+from . import scaling as scale
 from .physics import FILE as PHYSICS
 from .profile import FILE as PROFILE
+from .scaling import FILE as SCALING
 from .speed import CONTENDERS, ROWS
 from .sweep import FILE as SWEEP
 from .workloads import Workload
@@ -21,8 +23,8 @@ PICTURE = ROOT / "docs" / "benchmarks.png"
 
 INTRODUCTION = """# Benchmarks
 
-Made by `python -m experiments.benchmarks.report` from what `experiments.benchmarks.speed`, `.sweep`, `.profile`
-and `.physics` measured; nothing is typed by hand. The workloads:
+Made by `python -m experiments.benchmarks.report` from what `experiments.benchmarks.speed`, `.sweep`, `.profile`,
+`.physics` and `.scaling` measured; nothing is typed by hand. The workloads:
 
 * W1: second-order MAML, conv4 with 64 filters, batch norm and maximum, 28x28 pixels, 5-way 1-shot, 75 queries, S inner
   steps, T tasks
@@ -86,6 +88,7 @@ def render(
     sweep: dict[str, Any] | None = None,
     profile: dict[str, Any] | None = None,
     physics: dict[str, Any] | None = None,
+    scaling: dict[str, Any] | None = None,
 ) -> str:
     """The page."""
     by_name = {workload.name: workload for workload in CONTENDERS}
@@ -99,6 +102,8 @@ def render(
         parts.append(_sweep(sweep))
     if physics:
         parts.append(_physics(physics))
+    if scaling:
+        parts.append(_scaling(scaling))
     return "\n".join(parts)
 
 
@@ -218,6 +223,155 @@ start, as adapters do where a rollout may end. {_versions(physics)}
 """
 
 
+def _scaling(found: dict[str, Any]) -> str:
+    """What many devices cost, what they exchange, and an estimate for accelerators."""
+    parts = [
+        f"""## Scaling
+
+Tasks shared among the devices of a mesh by `jmeta.sharding.over_devices`; *fixed order* is `num_blocks=8`, with the
+same bits on 1, 2, 4 and 8 devices. {_versions(found)}"""
+    ]
+    if "timed" in found:
+        parts.append(_costs_of_sharing(found))
+    if "counted" in found:
+        parts += [_exchanged(found), _estimated(found)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _costs_of_sharing(found: dict[str, Any]) -> str:
+    text = f"""### What sharing costs on one machine
+
+**This is overhead, not speed-up**: all devices, made by XLA of one CPU, and all processes of one device each, share the
+same few cores. 1 would mean that sharing costs nothing. The ratio is the median over {found["rounds"]} rounds of the
+time to that of the plain trainer on one device on as many tasks, and in brackets the lowest and the highest; in a round
+all arrangements take one turn, one after another. Without compilation."""
+    parts = [text]
+    for workload, sizes in found["sizes"].items():
+        cases = [each for each in found["timed"] if each["workload"] == workload and each["way"] != scale.PLAIN]
+        strong = [each for each in cases if each["tasks"] == sizes["num_tasks"]]
+        title = f"{workload}; strong: {sizes['num_tasks']} tasks in a meta-step, ms"
+        parts += [f"{title}:", _arrangements(found["timed"], strong, lambda each: 1e3 * _median(each))]
+        if sizes["num_tasks_each"]:
+            weak = [each for each in cases if each["tasks"] == sizes["num_tasks_each"] * each["number"]]
+            title = f"{workload}; weak: {sizes['num_tasks_each']} tasks on each device, µs a task"
+            parts += [
+                f"{title}:",
+                _arrangements(found["timed"], weak, lambda each: 1e6 * _median(each) / each["tasks"]),
+            ]
+    return "\n\n".join(parts)
+
+
+def _arrangements(
+    timed: list[dict[str, Any]], cases: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]
+) -> str:
+    rows = []
+    for kind, number in dict.fromkeys((each["kind"], each["number"]) for each in cases):
+        those = [each for each in cases if (each["kind"], each["number"]) == (kind, number)]
+        cells = [f"{number} {kind if number > 1 else kind.removesuffix('s').removesuffix('e')}"]
+        cells.append(_three_digits(value(scale.plain_case(timed, those[0]))))
+        for each in sorted(those, key=lambda each: list(scale.SUMS).index(each["way"])):
+            ratios = scale.ratios(timed, each)
+            cells += [
+                _three_digits(value(each)),
+                f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+            ]
+        rows.append(cells)
+    head = ["", "plain"]
+    for name in scale.SUMS:
+        head += [name, "ratio"]
+    return _table(head, rows)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _exchanged(found: dict[str, Any]) -> str:
+    """Bytes of a meta-step."""
+    lines, nothing_else, excess = [], [], []
+    for row in found["counted"]:
+        parts = scale.exchange(row)
+        mesh = ", ".join(f"{name} {size}" for name, size in row["mesh"].items())
+        names = ["sums", "parameters", "others", "sent", "least"]
+        ratio = f"{parts['sent'] / parts['least']:.4f}"
+        numbers = [row["gradient_bytes"], *(parts[name] for name in names)]
+        lines.append([row["method"], mesh, row["way"], *(f"{number:,.0f}" for number in numbers), ratio])
+        if not parts["others"] and row["method"] not in nothing_else:
+            nothing_else.append(row["method"])
+        if row["divided_bytes"] and not excess:
+            model = row["mesh"]["model"]
+            saved = (model - 1) / model * row["divided_bytes"]
+            excess.append(
+                f"Where parameters are divided, each step gathers them, and every device then gets the whole sum of "
+                f"their gradients, of which it keeps its part: a sum that gave it no more would send {saved:,.0f} "
+                f"bytes less. The few others are whether all divided numbers are finite."
+            )
+    acting = [row for row in found["counted"] if row["updates"] > 1]
+    for row in acting[:1]:
+        gathered = [each for each in row["collectives"] if each["num_bytes"] < row["gradient_bytes"]]
+        size = sum(each["num_bytes"] for each in gathered)
+        excess.append(
+            f"{row['method']} makes {row['updates']} gradients in a meta-step; its others are {len(gathered)} arrays "
+            f"of what was collected, {size:,} bytes in all, gathered once: advantages are normalised over all tasks."
+        )
+    head = ["", "mesh", "sum", "gradient", "sent: sums", "parameters", "others", "all", "least", "all to least"]
+    return f"""### What is exchanged
+
+Bytes that one of eight devices sends in a meta-step of {found["num_tasks_counted"]} tasks, counted in the compiled
+program: 2 (N-1)/N of what is summed by an all-reduce, (N-1)/N of what an all-gather or an all-to-all results in. *sums*
+are gradients, with the loss and a few other means beside them, and in fixed order a few zeros to make parts equal;
+*others* would be data, keys or perturbations. The least is an all-reduce of the gradient alone, 2 (N-1)/N of its bytes
+for each update.
+
+{_table(head, lines)}
+
+Nothing but sums is exchanged by {", ".join(nothing_else)}: tasks and perturbations are drawn where they are used.
+{" ".join(excess)}"""
+
+
+def _estimated(found: dict[str, Any]) -> str:
+    """Text and table of the estimate."""
+    lines = []
+    for each in scale.estimates(found):
+        cells = [each["model"], each["accelerators"], str(each["number"]), f"{1e6 * each['compute']:,.0f}"]
+        for name in scale.SUMS:
+            cells += [f"{1e6 * each[name]:,.0f}", f"{each[f'{name}: efficiency']:.0%}"]
+        lines.append(cells)
+    head = ["", "accelerators", "number", "computing, µs"]
+    for name in scale.SUMS:
+        head += [f"{name}, µs", "efficiency"]
+    full, large = found["full_size"], scale.large_model()
+    kinds = "\n".join(f"* {kind.name}: {kind.source}. Assumed: {_hops(kind)}." for kind in (scale.H100, scale.TPU_V5P))
+    return f"""### Estimate for 8, 64 and 512 accelerators
+
+**An estimate, not a measurement**: arithmetic from the bytes above, from the FLOP of a meta-step and from published
+speeds. It assumes that {scale.SHARE_OF_PEAK:.0%} of the peak of arithmetic and {scale.SHARE_OF_LINK:.0%} of the speed
+of links are reached, that there are {full["num_tasks"]} tasks on each accelerator, that numbers are summed in float32,
+and that nothing is computed while they are exchanged. Efficiency is computing's share of the time.
+
+* The small model has {full["parameters"]:,} parameters and takes {full["flops"] / 1e9:.1f} GFLOP on each accelerator by
+  the compiler's count (`cost_analysis`). Networks so small reach a smaller share of the peak, and then the exchange
+  weighs less.
+* The large one has {large.num_bytes / 4e6:.0f}M parameters and takes {large.flops / 1e12:.2f} TFLOP on each by a
+  formula: an example meets each parameter once. Where it does so as many tokens or pixels, the exchange weighs less.
+{kinds}
+
+An all-reduce adds within a node first, or along the axes of a torus. In fixed order numbers go unsummed to those who
+add them, on that way {scale.H100.node} times as many bytes between nodes: the same bits cost little within a node, and
+much between many.
+
+{_table(head, lines)}"""
+
+
+def _hops(kind: scale.Accelerators) -> str:
+    """What is assumed of them."""
+    hops = f"{1e6 * kind.latency:.0f} µs a hop"
+    if not kind.network:
+        return f"a cube of chips whose rings are closed from side 4 on, {hops}"
+    between = f"{1e6 * kind.network_latency:.0f} µs between nodes"
+    return f"nodes of {kind.node}, {hops}, {between}, a network that slows nobody down"
+
+
 def _sweep(sweep: dict[str, Any]) -> str:
     """Tables over steps and tasks, and the picture."""
     points = sweep["points"]
@@ -286,9 +440,11 @@ def _median(measured: dict[str, Any]) -> float:
 
 
 def measured() -> tuple[list[dict[str, Any]], *tuple[dict[str, Any] | None, ...]]:
-    """All rows, the sweep, the profile and the physics, as far as they are there."""
+    """All rows, the sweep, the profile, the physics and the scaling, as far as they are there."""
     rows = [json.loads(path.read_text()) for path in sorted(ROWS.glob("W*.json"))]
-    return rows, *(json.loads(path.read_text()) if path.exists() else None for path in (SWEEP, PROFILE, PHYSICS))
+    return rows, *(
+        json.loads(path.read_text()) if path.exists() else None for path in (SWEEP, PROFILE, PHYSICS, SCALING)
+    )
 
 
 def main() -> int:

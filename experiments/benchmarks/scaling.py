@@ -18,15 +18,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import tyro
 
 from experiments import console, run_folder
 
-from .collectives import Collective
-from .scaling_worker import NUM_BLOCKS, PLAIN, SUMS, TIMED
+from .collectives import Collective, total_sent
+from .scaling_worker import PLAIN, SUMS, TIMED
 from .speed import ROWS, machine, versions
 
 FILE = ROWS / "scaling.json"
@@ -43,13 +43,15 @@ class Options:
 
     rounds: int = 5
     """How often each arrangement takes its turn."""
+    parts: tuple[Literal["bytes", "seconds"], ...] = ("bytes", "seconds")
+    """What to measure; of the other, what was measured before is kept."""
 
 
 def environment(num_devices: int) -> dict[str, str]:
     """That of a process with so many devices on its CPU; all of them with as many threads."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}".strip()
     mine = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": str(DEVICES_COUNTED)}
-    return {**os.environ, **mine, "JAX_ENABLE_COMPILATION_CACHE": "false"}  # compile times are measured
+    return {**os.environ, **mine}
 
 
 class _Job:
@@ -134,30 +136,29 @@ def time_arrangements(rounds: int, arrangements: Sequence[tuple[str, int]] = ARR
 def count() -> dict[str, Any]:
     """What is exchanged, and the FLOP of a step, by a process with eight devices."""
     command = [sys.executable, "-m", "experiments.benchmarks.scaling_worker", "count"]
-    cached = {name: value for name, value in environment(DEVICES_COUNTED).items() if "ENABLE" not in name}
-    done = subprocess.run(command, env=cached, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=environment(DEVICES_COUNTED), stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
 
 def exchange(row: dict[str, Any]) -> dict[str, float]:
-    """Bytes of a row of what was counted.
+    """Bytes that one device sends, of a row of what was counted.
 
     Returns:
-      What one device sends (`sent`), and of it: for gradients with the loss and other means (`sums`), for parameters
-      that are divided (`parameters`), and for anything else (`others`), the large part of which is data; what the
-      least for the gradients alone is (`least`); and the bytes of a gradient.
+      `sent`, and of it: `sums`, of gradients with the loss and other means; `parameters`, gathered where they are
+      divided; `others`, whatever else. And `least`: all-reduces of nothing but the gradients.
     """
     num_devices = math.prod(row["mesh"].values())
     found = [Collective(**each) for each in row["collectives"]]
     sums = [each for each in found if each.num_bytes >= row["gradient_bytes"]]
-    parameters = [each for each in found if each not in sums and row["divided_bytes"]]
+    rest = [each for each in found if each.num_bytes < row["gradient_bytes"]]
+    parameters = [each for each in rest if row["divided_bytes"] and each.kind == "all-gather"]
     parts = {
-        "sums": sum(each.sent for each in sums),
-        "parameters": sum(each.sent for each in parameters),
-        "others": sum(each.sent for each in found if each not in sums and each not in parameters),
+        "sums": total_sent(sums),
+        "parameters": total_sent(parameters),
+        "others": total_sent(rest) - total_sent(parameters),
     }
     least = row["updates"] * 2 * (num_devices - 1) / num_devices * row["gradient_bytes"]
-    return {"sent": sum(parts.values()), **parts, "least": least, "gradient": row["gradient_bytes"]}
+    return {"sent": total_sent(found), **parts, "least": least}
 
 
 class Accelerators(NamedTuple):
@@ -316,14 +317,24 @@ def estimates(found: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def plain_case(timed: list[dict[str, Any]], case: dict[str, Any]) -> dict[str, Any]:
+    """The plain trainer on one device, of as many tasks as a case."""
+    same = (case["workload"], case["tasks"])
+    return next(each for each in timed if each["way"] == PLAIN and (each["workload"], each["tasks"]) == same)
+
+
 def ratios(timed: list[dict[str, Any]], case: dict[str, Any]) -> list[float]:
-    """Round by round, the time of a case over that of the plain trainer on one device, of as many tasks."""
-    plain = next(
-        each
-        for each in timed
-        if each["way"] == PLAIN and (each["workload"], each["tasks"]) == (case["workload"], case["tasks"])
-    )
-    return [a / b for a, b in zip(case["seconds"], plain["seconds"], strict=True)]
+    """Round by round, the time of a case over that of the plain trainer."""
+    return [a / b for a, b in zip(case["seconds"], plain_case(timed, case)["seconds"], strict=True)]
+
+
+def _measured(part: str, rounds: int) -> dict[str, Any]:
+    """What is kept of a part."""
+    where = {"machine": machine(), "versions": {name: versions()[name] for name in ("jax", "jaxlib")}}
+    if part == "bytes":
+        return {**where, **count()}
+    sizes = {name: each._asdict() for name, each in TIMED.items()}
+    return {**where, "rounds": rounds, "sizes": sizes, "timed": time_arrangements(rounds)}
 
 
 def main(arguments: list[str]) -> int:
@@ -332,29 +343,22 @@ def main(arguments: list[str]) -> int:
 
     def command() -> None:
         jax.config.update("jax_platforms", "cpu")
-        found = {
-            "machine": machine(),
-            "versions": {name: versions()[name] for name in ("jax", "jaxlib")},
-            "num_blocks": NUM_BLOCKS,
-            "rounds": options.rounds,
-            "sizes": {name: sizes._asdict() for name, sizes in TIMED.items()},
-            **count(),
-            "timed": time_arrangements(options.rounds),
-        }
-        ROWS.mkdir(exist_ok=True)
-        run_folder.replace_text(FILE, json.dumps(found, indent=1) + "\n")
+        found = json.loads(FILE.read_text()) if FILE.exists() else {}
+        for part in options.parts:
+            found |= _measured(part, options.rounds)
+            run_folder.replace_text(FILE, json.dumps(found, indent=1) + "\n")
         rows = [
             {
                 "": f"{each['number']} {each['kind']}: {each['workload']}, {each['tasks']} tasks, {each['way']}",
                 "ms a meta-step": f"{1e3 * statistics.median(each['seconds']):.2f}",
                 "time of the plain one": f"{statistics.median(ratios(found['timed'], each)):.2f}",
             }
-            for each in found["timed"]
+            for each in found.get("timed", [])
         ]
         console.print_table("on one machine", rows)
-        print(f"wrote {FILE}; `python -m experiments.benchmarks.report` makes the page of it")
+        print(f"wrote {FILE.name}; `python -m experiments.benchmarks.report` makes the page of it")
 
-    return console.run_command(command, if_interrupted="nothing was kept")
+    return console.run_command(command, if_interrupted="parts that were finished are kept")
 
 
 if __name__ == "__main__":

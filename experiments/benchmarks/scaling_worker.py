@@ -10,7 +10,6 @@ Files, because processes that were started by `experiments.launch` have no input
 
 import functools
 import json
-import math
 import pathlib
 import sys
 import time
@@ -24,8 +23,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jmeta
 from experiments import cluster, console, run_folder
-from jmeta import environments, estimators, learners, losses, models, policies, policy_gradients, rollouts
-from jmeta import sharding, tasks, training
+from jmeta import (
+    environments,
+    estimators,
+    learners,
+    losses,
+    models,
+    policies,
+    policy_gradients,
+    rollouts,
+    sharding,
+    tasks,
+    training,
+)
 from jmeta.collecting import collecting_trainer
 from jmeta.types import MetaTrainer, PyTree
 
@@ -44,16 +54,21 @@ class Sizes(NamedTuple):
 
     Attributes:
       num_tasks: in a meta-step of strong scaling.
-      num_tasks_each: on each device in weak scaling.
+      num_tasks_each: on each device in weak scaling; None if that is not timed.
       steps: meta-steps in a dispatch.
     """
 
     num_tasks: int
-    num_tasks_each: int
+    num_tasks_each: int | None
     steps: int
 
+    def totals(self, *numbers: int) -> list[int]:
+        """Numbers of tasks that so many devices are timed at."""
+        weak = [] if self.num_tasks_each is None else [self.num_tasks_each * number for number in numbers]
+        return list(dict.fromkeys([self.num_tasks, *weak]))
 
-TIMED = {"MAML, sinusoids": Sizes(32, 32, 50), "ProtoNet, images": Sizes(16, 8, 2)}
+
+TIMED = {"MAML, sinusoids": Sizes(32, 32, 50), "ProtoNet, images": Sizes(16, None, 2)}
 
 
 Trained = tuple[MetaTrainer, PyTree, Callable[[Any], Any]]
@@ -210,12 +225,8 @@ def cases(num_devices: int, plain_totals: list[int]) -> list[tuple[str, str, int
     """
     found = []
     for name, sizes in TIMED.items():
-        totals = dict.fromkeys((sizes.num_tasks, sizes.num_tasks_each * num_devices))
-        found += [(name, way, total) for way in SUMS for total in totals]
-        plain = dict.fromkeys(
-            total for each in plain_totals for total in (sizes.num_tasks, sizes.num_tasks_each * each)
-        )
-        found += [(name, PLAIN, total) for total in plain]
+        found += [(name, way, total) for way in SUMS for total in sizes.totals(num_devices)]
+        found += [(name, PLAIN, total) for total in (sizes.totals(*plain_totals) if plain_totals else [])]
     return found
 
 
@@ -228,9 +239,7 @@ class _Runner:
         self._steps = TIMED[name].steps
         self._run = training.sampled_steps(each.trainer, num_steps=self._steps)
         self._state, self._sample, self._key = each.state, each.sample, each.key
-        with console.compile_clock() as compiling:
-            self()
-        self.compile_seconds = compiling.seconds
+        self()  # which compiles
 
     def __call__(self) -> float:
         """Seconds of a meta-step."""
@@ -243,10 +252,7 @@ def timed(folder: pathlib.Path, plain_totals: list[int]) -> None:
     """Compile everything, and do it as often as one is told to."""
     names = cases(jax.device_count(), plain_totals)
     runners = [_Runner(*case) for case in names]
-    facts = [
-        {"workload": name, "way": way, "tasks": num_tasks, "compile_seconds": runner.compile_seconds}
-        for (name, way, num_tasks), runner in zip(names, runners, strict=True)
-    ]
+    facts = [{"workload": name, "way": way, "tasks": num_tasks} for name, way, num_tasks in names]
     _put(folder / "ready.json", facts)
     turn = 0
     while not (folder / "turn_end").exists():
@@ -263,6 +269,7 @@ def _put(path: pathlib.Path, value: Any) -> None:
 
 def main(arguments: list[str]) -> int:
     """`count`, or `time FOLDER [NUMBER...]`."""
+    console.use_compilation_cache()  # many programs, of which compiling is not measured
     cluster.join(detect=False)
     what, *rest = arguments
     if what == "count":

@@ -1,12 +1,27 @@
 """Benchmarks: that contenders compute the same, and what is exact in them, bytes; never times."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import interleaved, physics, profile, report, sweep, with_jax, worker
+from experiments.benchmarks import (
+    collectives,
+    interleaved,
+    physics,
+    profile,
+    report,
+    scaling,
+    scaling_worker,
+    sweep,
+    with_jax,
+    worker,
+)
 from experiments.benchmarks.workloads import Workload, arrays
 
 SMALL = Workload("W2", tasks=3, steps=2)
@@ -143,3 +158,148 @@ def test_robots_are_simulated_in_turns_and_shown():
     page = report.render([], None, None, found)
     assert {"jmeta: crawler", "jmeta: arm", "jmeta: eel"} == set(found["measured"])
     assert all(f"| {name} | " in page for name in found["measured"])
+
+
+# three turns of a loop with an all-reduce of 1000 numbers and a permutation; and once, one of every other kind
+PROGRAM = """HloModule program, is_scheduled=true, num_partitions=8
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+%body (state: (s32[], f32[1000])) -> (s32[], f32[1000]) {
+  %state = (s32[], f32[1000]{0}) parameter(0)
+  %all-reduce.1 = (f32[999]{0}, f32[]) all-reduce(%a, /*index=1*/%b), channel_id=1, replica_groups={}, to_apply=%add
+  %moved = bf16[10]{0} collective-permute(%c), channel_id=2, source_target_pairs={{0,1},{1,0}}
+  ROOT %out = (s32[], f32[1000]{0}) tuple(%i, %all-reduce.1)
+}
+
+%condition (state: (s32[], f32[1000])) -> pred[] {
+  ROOT %less = pred[] compare(%i, %three), direction=LT
+}
+
+ENTRY %main (a: f32[1000]) -> f32[1000] {
+  %loop = (s32[], f32[1000]{0}) while(%start), condition=%condition, body=%body, KNOWN
+  %gathered = s32[16,2]{1,0} all-gather(%d), channel_id=3, replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}
+  %parts = (f32[1,5]{1,0}, f32[1,5]{1,0}) all-to-all(%e, %f), replica_groups=[4,2]<=[8], metadata={op_name="jit(f)/g"}
+  %scattered = f32[5]{0} reduce-scatter(%g), replica_groups=mesh['a'=1,'b'=2,'c'=4], device_ids=([8]) {'b','c'}
+  %is_fine = pred[] all-reduce(%h), replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a'}, to_apply=%add
+  ROOT %out.1 = f32[1000]{0} get-tuple-element(%loop), index=1
+}
+"""
+KNOWN = 'backend_config={"known_trip_count":{"n":"3"}}'
+
+
+def test_bytes_are_read_from_the_text_of_a_program():
+    found = collectives.collectives(PROGRAM.replace("KNOWN", KNOWN))
+    assert [each[:4] for each in found] == [
+        ("all-reduce", 4000, 8, 3),
+        ("collective-permute", 20, 8, 3),
+        ("all-gather", 128, 4, 1),
+        ("all-to-all", 40, 2, 1),
+        ("reduce-scatter", 20, 8, 1),
+        ("all-reduce", 1, 2, 1),
+    ]
+    assert found[3].source == "jit(f)/g"
+    assert [each.sent for each in found] == [3 * 2 * 7 / 8 * 4000, 60, 3 / 4 * 128, 20, 7 * 20, 1]
+    assert collectives.total_sent(found) == 21000 + 60 + 96 + 20 + 140 + 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("KNOWN", "backend_config={}", "in a loop of unknown length"),
+        (" all-gather(", " all-gather-start(", "started and finished apart"),
+        ("replica_groups=[4,2]<=[8]", "replica_groups=others", "between nobody knows whom"),
+        ("ENTRY", "", "it has no ENTRY"),
+    ],
+)
+def test_programs_that_cannot_be_counted_are_refused(before, after, message):
+    with pytest.raises(ValueError, match=message):
+        collectives.collectives(PROGRAM.replace(before, after).replace("KNOWN", KNOWN))
+
+
+def test_bytes_of_a_program_that_was_compiled():
+    """A thousand numbers summed over 8 devices in each of five turns, and gathered once along an axis of two."""
+    code = """
+import functools, json, jax, jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from experiments.benchmarks.collectives import collectives
+mesh = jax.make_mesh((4, 2), ("tasks", "model"), (jax.sharding.AxisType.Auto,) * 2)
+@functools.partial(jax.shard_map, mesh=mesh, in_specs=P(("tasks", "model")), out_specs=P("tasks"), check_vma=False)
+def fn(x):
+    turn = lambda x, _: (jnp.sin(jax.lax.psum(x, ("tasks", "model"))), None)
+    return jax.lax.all_gather(jax.lax.scan(turn, x[0], None, length=5)[0][None], "model", tiled=True)
+print(json.dumps(collectives(jax.jit(fn).lower(jnp.zeros((8, 1000))).compile().as_text())))
+"""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **flags}, stdout=subprocess.PIPE, text=True, check=True
+    )
+    found = [each[:4] for each in json.loads(done.stdout)]
+    assert sorted(found) == [["all-gather", 8000, 2, 1], ["all-reduce", 4000, 8, 5]]
+
+
+NODES = scaling.Accelerators("nodes", "here", 1e12, 100.0, 10.0, node=2, latency=0.5, network_latency=3.0)
+TORUS = scaling.Accelerators("torus", "here", 1e12, 600.0, 0.0, node=1, latency=0.5, network_latency=0.0)
+
+
+def test_the_estimate_is_what_is_computed_by_hand(monkeypatch):
+    """1200 bytes: in a node of two, in two such nodes, and in cubes of side 2 and 4; links at their full speed."""
+    monkeypatch.setattr(scaling, "SHARE_OF_LINK", 1.0)
+    assert scaling.all_reduce_seconds(1200, 2, NODES) == 12 + 2 * 0.5
+    there_and_back = 12 + 2 * (1 / 2) * 600 / 10 + 2 * 0.5 + 2 * 3
+    assert scaling.all_reduce_seconds(1200, 4, NODES) == there_and_back
+    assert scaling.in_order_seconds(1200, 2, NODES) == 1200 / 2 / 100 + 0.5 + 13 / 2
+    assert scaling.in_order_seconds(1200, 4, NODES) == 300 / 100 + 600 / 10 + 0.5 + 3 + there_and_back / 2
+    small, large = 2 * (7 / 8) * 1200 / 300 + 3, 2 * (63 / 64) * 1200 / 600 + 9  # half of the links lead to another
+    assert scaling.all_reduce_seconds(1200, 8, TORUS) == pytest.approx(small)
+    assert scaling.all_reduce_seconds(1200, 64, TORUS) == pytest.approx(large)
+    assert scaling.in_order_seconds(1200, 8, TORUS) == pytest.approx(8 * 1200 / 4 / (4 * 100) + 1.5 + small / 2)
+    assert scaling.in_order_seconds(1200, 64, TORUS) == pytest.approx(64 * 1200 / 4 / (2 * 16 * 100) + 4.5 + large / 2)
+    found = scaling.estimate(scaling.Model("any", flops=0.3 * 39e12, num_bytes=1200), NODES, 2)
+    assert found["compute"] == pytest.approx(39)
+    assert found["one all-reduce: efficiency"] == pytest.approx(39 / (39 + 13))
+
+
+def counted(method, gradient_bytes, exchanges, **others):
+    row = {"method": method, "way": "one all-reduce", "mesh": {"tasks": 8}, "gradient_bytes": gradient_bytes}
+    found = [collectives.Collective(*each, source="")._asdict() for each in exchanges]
+    return {**row, "divided_bytes": 0, "updates": 1, "collectives": found, **others}
+
+
+def test_scaling_becomes_tables():
+    case = {"workload": "MAML", "tasks": 8, "kind": "devices", "number": 2}
+    found = {
+        "machine": "a machine",
+        "versions": {"jax": "0"},
+        "rounds": 3,
+        "sizes": {"MAML": scaling_worker.Sizes(8, 4, 1)._asdict()},
+        "timed": [
+            {**case, "number": 1, "way": "plain", "seconds": [1.0, 2.0, 1.0]},
+            {**case, "way": "fixed order", "seconds": [3.0, 4.0, 2.5]},
+            {**case, "way": "one all-reduce", "seconds": [1.5, 2.0, 2.0]},
+        ],
+        "num_tasks_counted": 16,
+        "full_size": {"name": "small", "num_tasks": 4, "flops": 2e10, "parameters": 1000},
+        "counted": [
+            counted("ProtoNet", 4000, [("all-reduce", 4008, 8, 1)]),
+            counted("RL²", 4000, [("all-reduce", 4008, 8, 4), ("all-gather", 800, 8, 1)], updates=4),
+            counted(
+                "divided",
+                4000,
+                [("all-reduce", 4008, 8, 1), ("all-gather", 3200, 2, 1), ("all-reduce", 3, 2, 1)],
+                mesh={"tasks": 4, "model": 2},
+                divided_bytes=3200,
+            ),
+        ],
+    }
+    page = report.render([], scaling=found)
+    assert "| 2 devices | 1,000 | 2,000 | 1.50 (1.00 to 2.00) | 3,000 | 2.50 (2.00 to 3.00) |" in page
+    assert "| 2 devices | 125,000 | 250,000 | 1.50" in page  # µs a task
+    assert "| ProtoNet | tasks 8 | one all-reduce | 4,000 | 7,014 | 0 | 0 | 7,014 | 7,000 | 1.0020 |" in page
+    assert "| RL² | tasks 8 | one all-reduce | 4,000 | 28,056 | 0 | 700 | 28,756 | 28,000 | 1.0270 |" in page
+    assert "| divided | tasks 4, model 2 | one all-reduce | 4,000 | 7,014 | 1,600 | 3 | 8,617 | 7,000 |" in page
+    assert "Nothing but sums is exchanged by ProtoNet:" in page
+    assert "would send 1,600 bytes less" in page
+    assert len([line for line in page.splitlines() if line.startswith("| small | ")]) == 6

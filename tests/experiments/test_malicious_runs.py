@@ -1,0 +1,317 @@
+"""A run folder from someone who means harm: read, refused in one line, and never executed or followed out of."""
+
+import ast
+import json
+import os
+import pickle
+import shlex
+import shutil
+
+import pytest
+
+from experiments import evaluate, recipes, replay, run_folder, train
+from jmeta import checkpoints
+from tests.experiments.conftest import ROOT
+
+OPTIONS = [
+    "blobs_protonet",
+    *shlex.split("--model.hidden 8 --training.num-steps 20 --training.tasks-per-step 2 --training.steps-per-dispatch"),
+    *shlex.split("10 --training.evaluate-every 10 --training.num-valid-tasks 6 --testing.num-tasks 6"),
+    *shlex.split("--testing.tasks-at-once 3 --seeds 2"),
+]
+SOURCES = sorted(path for part in ("jmeta", "experiments", "configs") for path in (ROOT / part).rglob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("honest") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.console.use_compilation_cache", lambda: None)
+        assert train.main([*OPTIONS, "--run-dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(honest, tmp_path, monkeypatch):
+    """A copy of two seeds' runs, to be forged."""
+    monkeypatch.setattr("experiments.console.use_compilation_cache", lambda: None)
+    return shutil.copytree(honest, tmp_path / "run", symlinks=True)
+
+
+def trained(run):
+    return train.main([*OPTIONS, "--run-dir", str(run)])
+
+
+def judged(run):
+    return evaluate.main([str(run)])
+
+
+def replayed(run):
+    return replay.main([str(run / "seed_0"), "--step", "3"])
+
+
+def assert_refused(run, capfd, *messages, by=(judged, replayed, trained)):
+    """Every command ends with one line that says why."""
+    for command in by:
+        capfd.readouterr()
+        assert command(run) == 1
+        output = capfd.readouterr()
+        (line,) = output.err.strip().splitlines()
+        assert line.startswith("error: "), line
+        assert len(line) < 1500
+        assert line.isprintable()
+        assert any(message in line for message in messages), line
+
+
+def forge(run, change):
+    """Change `config.json`, and make its hash that of what is in it."""
+    path = run / "seed_0" / "config.json"
+    config = change(json.loads(path.read_text()))
+    if isinstance(config, dict) and "options" in config:
+        config["hash"] = run_folder.config_hash(config["options"])
+    path.write_text(json.dumps(config))
+
+
+def with_option(name, value):
+    def change(config):
+        *groups, last = name.split(".")
+        options = config["options"]
+        for group in groups:
+            options = options[group]
+        options[last] = value
+        return config
+
+    return change
+
+
+def test_the_forger_is_good_enough(run):
+    forge(run, with_option("training.lr", 1))  # a whole number is a number
+    assert replayed(run) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "os", "parts", "__init__", "", "configs.blobs_protonet", "blobs_protonet\n", "\x1b[2J"]
+)
+def test_names_that_are_of_no_recipe(run, capfd, name):
+    forge(run, lambda config: {**config, "recipe": name})
+    assert_refused(run, capfd, "there is no recipe", by=(judged, replayed))
+    assert_refused(run, capfd, "holds a run with other options (recipe was ", by=(trained,))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *[lambda config, name=name: {**config, "recipe": name} for name in (None, 3, ["os"], {"a": 1}, "x" * 10**6)],
+        *[lambda config, options=options: {**config, "options": options} for options in (None, 3, [], "text")],
+        lambda config: {**config, "options": nested(50)},
+        lambda config: {name: config[name] for name in ("recipe", "options", "hash")},
+        lambda config: [config],
+        lambda config: 10**400,
+    ],
+)
+def test_configurations_of_other_types(run, capfd, change):
+    forge(run, change)
+    assert_refused(run, capfd, "config.json is damaged (")
+
+
+def nested(depth):
+    return {"a": nested(depth - 1)} if depth else {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[" * 200_000, '{"options": ' * 200_000, "9" * 10_000, "\x00", '{"recipe": "é', '"\\ud800"'],
+    ids=lambda text: text[:5].encode().hex(),
+)
+def test_configurations_that_are_hard_to_parse(run, capfd, text):
+    (run / "seed_0" / "config.json").write_text(text)
+    assert_refused(run, capfd, "config.json is damaged (")
+
+
+def test_options_that_are_not_those_of_the_hash(run, capfd):
+    path = run / "seed_0" / "config.json"
+    path.write_text(path.read_text().replace('"lr": 0.001', '"lr": 0.5'))
+    assert_refused(run, capfd, "config.json is damaged (its hash is not that of its options)")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        *[
+            ("training.num_steps", value, "a whole number")
+            for value in ("20", {"a": 1}, [20], None, True, 20.0, 10**30)
+        ],
+        *[("training.lr", value, "a number") for value in ("0.1", [0.1], {}, None, False, 10**30)],
+        *[("training.optimizer", value, "'adam' or 'sgd'") for value in ("sgdd", 1, ["adam"], {"adam": 1})],
+        *[
+            ("training.batching", value, "'auto' or 'vmap' or 'scan' or a whole number")
+            for value in (True, "all", 1.5, [1])
+        ],
+        *[("training.patience", value, "a whole number or null") for value in ("3", [None], {})],
+        *[("training.mesh", value, "text or null") for value in (3, ["tasks=1"], "tasks=1\n", "\x1b[2J")],
+        *[("model.hidden", value, "a list of a whole number, ...") for value in ("8", 8, [8, "8"], {"0": 8}, [[8]])],
+        *[(group, value, "named options") for group in ("model", "training") for value in (3, [], None, "text")],
+    ],
+)
+def test_options_of_other_types(run, capfd, name, value, expected):
+    forge(run, with_option(name, value))
+    by = (judged, replayed)  # mesh says where to train, and is not compared
+    assert_refused(run, capfd, f"the recorded {name} is ", by=by)
+    assert_refused(run, capfd, f"expected {expected}", by=by)
+    assert_refused(run, capfd, "holds a run with other options (", by=(trained,))
+
+
+@pytest.mark.parametrize("name", ["colour", "training.colour", "model.__class__", "training.\x1b[2J\n"])
+def test_options_that_there_are_not(run, capfd, name):
+    forge(run, with_option(name, 1))
+    assert_refused(run, capfd, "differ in ", by=(judged, replayed))
+    assert_refused(run, capfd, "holds a run with other options (", by=(trained,))
+
+
+def test_parameters_that_are_larger_than_the_memory(run, capfd):
+    forge(run, with_option("model.hidden", [10**12]))
+    assert_refused(run, capfd, "more than this machine's memory", by=(judged, replayed))
+
+
+def test_every_recipe_is_of_the_types_that_it_declares():
+    for name in recipes.names():
+        recipe = recipes.load(name)
+        assert recipes.with_options(recipe, run_folder.options_of(recipe)) == recipe
+
+
+class Touch:
+    """Leaves a trace when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["config.json", "over_seeds.json", "metrics.jsonl", "sessions.jsonl", "checkpoints"])
+def test_nothing_is_unpickled(run, capfd, tmp_path, name):
+    payload, trace = pickle.dumps(Touch(str(tmp_path / "executed"))), tmp_path / "executed"
+    if name == "checkpoints":
+        for path in (run / "seed_0" / name).rglob("*"):
+            if path.is_file():
+                path.write_bytes(payload)
+        with pytest.warns(RuntimeWarning, match="is damaged and is passed over"):
+            assert_refused(run, capfd, "all 2 checkpoints in ", by=(judged, trained))
+    elif name == "over_seeds.json":
+        (run / name).write_bytes(payload)
+        assert_refused(run, capfd, "over_seeds.json is damaged (", by=(judged, trained))
+    else:
+        (run / "seed_0" / name).write_bytes(payload)
+        if name == "config.json":
+            assert_refused(run, capfd, "config.json is damaged (")
+        else:  # logs that are no longer there to be shown
+            assert [command(run) for command in (judged, replayed, trained)] == [0, 0, 0]
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("content", ["[]", '"text"', "[" * 200_000])
+def test_what_seeds_reached_of_other_types(run, capfd, content):
+    (run / "over_seeds.json").write_text(content)
+    assert_refused(run, capfd, "over_seeds.json is damaged (", by=(judged, trained))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "3",
+        "[]",
+        "null",
+        '{"split": "meta_valid"}',
+        '{"step": "1", "split": "meta_valid"}',
+        '{"step": 1, "split": ["meta_valid"]}',
+        '{"step": 1, "split": "meta_valid", "accuracy": "high"}',
+        '{"step": 1, "split": "meta_valid", "accuracy": {"a": 1}, "protocol": "x"}',
+        '{"step": 1, "split": "meta_valid", "protocol": [1]}',
+        '{"a": ' * 200_000,
+        "9" * 10_000,
+    ],
+    ids=lambda line: line[:60],
+)
+def test_lines_of_logs_of_other_types(run, line):
+    for name in ("metrics.jsonl", "sessions.jsonl"):
+        (run / "seed_0" / name).write_text(line + "\n")
+    assert trained(run) == 0
+    assert run_folder.read_metrics(run / "seed_0") == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lock", "config.json", "sessions.jsonl", "metrics.jsonl", "checkpoints", "tensorboard", ".config.json.tmp"],
+)
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_links_and_pipes_are_not_followed(run, capfd, tmp_path, name, kind):
+    path, target = run / "seed_0" / name, tmp_path / "target"
+    if path.is_dir():
+        shutil.move(path, target)
+    else:
+        target.write_bytes(path.read_bytes() if path.exists() else b"mine")
+        path.unlink(missing_ok=True)
+    before = target.read_bytes() if target.is_file() else sorted(target.rglob("*"))
+    path.symlink_to(target) if kind == "link" else os.mkfifo(path)
+    assert_refused(run, capfd, f"holds {name}, a link or a special file", f"holds {name}", "no config.json in it")
+    assert before == (target.read_bytes() if target.is_file() else sorted(target.rglob("*")))
+
+
+@pytest.mark.parametrize("name", ["over_seeds.json", ".over_seeds.json.lock", ".over_seeds.json.tmp"])
+def test_links_beside_the_seeds_are_not_followed(run, capfd, tmp_path, name):
+    target = tmp_path / "target"
+    target.write_text("mine")
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(target)
+    assert_refused(run, capfd, "Too many levels of symbolic links", by=(judged, trained))
+    assert target.read_text() == "mine"
+
+
+def test_a_link_in_place_of_a_checkpoint(run, capfd, tmp_path):
+    for step in checkpoints.steps(run / "seed_0" / "checkpoints"):
+        path = run / "seed_0" / "checkpoints" / f"step_{step:08d}"
+        shutil.move(path, tmp_path / path.name)
+        path.symlink_to(tmp_path / path.name)
+    with pytest.warns(RuntimeWarning, match="a link leads there"):
+        assert_refused(run, capfd, "all 2 checkpoints in ", by=(judged, trained))
+
+
+def test_an_id_in_the_lock_that_a_terminal_would_obey(run, capfd):
+    with run_folder.locked(run / "seed_0"):
+        (run / "seed_0" / "lock").write_text("\x1b[2J" + "1\n" * 10**6)
+        assert_refused(run, capfd, "is being written by process", by=(trained,))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_can_execute_what_it_reads(path):
+    assert harmful(ast.parse(path.read_text())) == []
+
+
+def test_what_executes_is_found():
+    loads = "np.load(f, allow_pickle=True)\nnp.load(f, allow_pickle=False)"
+    source = f"import pickle.x\nfrom dill import y\neval('1')\nbuiltins.exec('')\n{loads}\nmodel.eval(x)"
+    assert [line for line, _ in harmful(ast.parse(source))] == [1, 2, 3, 4, 5]
+
+
+def harmful(tree):
+    """`(line, name)` of what can execute data, in the order of lines."""
+    modules = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, each.name) for each in node.names if each.name.partition(".")[0] in modules]
+        elif isinstance(node, ast.ImportFrom):
+            is_harmful = not node.level and (node.module or "").partition(".")[0] in modules
+            found += [(node.lineno, node.module)] if is_harmful else []
+        elif isinstance(node, ast.Call):
+            function = node.func
+            is_builtin = isinstance(function, ast.Name) or ast.unparse(function).startswith("builtins.")
+            name = ast.unparse(function).rpartition(".")[2]
+            if is_builtin and name in ("eval", "exec"):
+                found.append((node.lineno, name))
+            for keyword in node.keywords:
+                is_off = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
+                if keyword.arg == "allow_pickle" and not is_off:
+                    found.append((node.lineno, "allow_pickle"))
+    return sorted(found)
