@@ -197,11 +197,15 @@ class Soak:
                     if (look := _look(pid)) is not None:
                         life.samples.setdefault(rank, []).append(Sample(now, *look))
             since = 0.0 if counts_from_start else life.trains_from
-            if delay is not None and since is not None and now >= since + delay and pids and not self.is_over:
+            if delay is not None and since is not None and now >= since + delay and pids and self._may_disturb():
                 delay = None
                 self._disturb(process, life, pids)
             time.sleep(0.1)
         return seen
+
+    def _may_disturb(self) -> bool:
+        """Until the time is over, and once in any case."""
+        return not self.is_over or not any(life.done_to_it for life in self.lives)
 
     def _disturb(self, process: "subprocess.Popen[bytes]", life: Life, pids: dict[int, int]) -> None:
         if not self._deck:

@@ -288,7 +288,7 @@ def _three_digits(value: float) -> str:
 
 def _exchanged(found: dict[str, Any]) -> str:
     """Bytes of a meta-step."""
-    lines, nothing_else, excess = [], [], []
+    lines, excess = [], []
     for row in found["counted"]:
         parts = scale.exchange(row)
         mesh = ", ".join(f"{name} {size}" for name, size in row["mesh"].items())
@@ -296,8 +296,6 @@ def _exchanged(found: dict[str, Any]) -> str:
         ratio = f"{parts['sent'] / parts['least']:.4f}"
         numbers = [row["gradient_bytes"], *(parts[name] for name in names)]
         lines.append([row["method"], mesh, row["way"], *(f"{number:,.0f}" for number in numbers), ratio])
-        if not parts["others"] and row["method"] not in nothing_else:
-            nothing_else.append(row["method"])
         if row["divided_bytes"] and not excess:
             model = row["mesh"]["model"]
             saved = (model - 1) / model * row["divided_bytes"]
@@ -310,9 +308,11 @@ def _exchanged(found: dict[str, Any]) -> str:
     for row in acting[:1]:
         gathered = [each for each in row["collectives"] if each["num_bytes"] < row["gradient_bytes"]]
         size = sum(each["num_bytes"] for each in gathered)
+        more = ", for which the advantages alone would do" if len(gathered) > 1 else ""
+        arrays = f"{len(gathered)} array{'s' * (len(gathered) > 1)}"
         excess.append(
-            f"{row['method']} makes {row['updates']} gradients in a meta-step; its others are {len(gathered)} arrays "
-            f"of what was collected, {size:,} bytes in all, gathered once: advantages are normalised over all tasks."
+            f"{row['method']} makes {row['updates']} gradients in a meta-step; its others are {arrays} of what was "
+            f"collected, {size:,} bytes in all, gathered once to normalise advantages over all tasks{more}."
         )
     head = ["", "mesh", "sum", "gradient", "sent: sums", "parameters", "others", "all", "least", "all to least"]
     return f"""### What is exchanged
@@ -325,7 +325,7 @@ for each update.
 
 {_table(head, lines)}
 
-Nothing but sums is exchanged by {", ".join(nothing_else)}: tasks and perturbations are drawn where they are used.
+Nothing but sums is exchanged in rows without *others*: tasks and perturbations are drawn where they are used.
 {" ".join(excess)}"""
 
 
@@ -358,7 +358,7 @@ and that nothing is computed while they are exchanged. Efficiency is computing's
 
 An all-reduce adds within a node first, or along the axes of a torus. In fixed order numbers go unsummed to those who
 add them, on that way {scale.H100.node} times as many bytes between nodes: the same bits cost little within a node, and
-much between many.
+much between many. Hops are counted alike for both sums.
 
 {_table(head, lines)}"""
 

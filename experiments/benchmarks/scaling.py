@@ -61,7 +61,7 @@ class _Job:
         self.kind, self.number, self._folder = kind, number, folder
         folder.mkdir()
         worker = ["experiments.benchmarks.scaling_worker", "time", str(folder), *map(str, plain_totals)]
-        launcher = ["experiments.launch", "--processes", str(number), "--devices", "1"]
+        launcher = ["experiments.launch", "--processes", str(number), "--devices", "1", "--grace-seconds", "1"]
         command = worker if kind == "devices" else [*launcher, *worker]
         with (folder / "output").open("w") as output:
             self._process = subprocess.Popen(
@@ -251,36 +251,41 @@ def all_reduce_seconds(num_bytes: float, number: int, kind: Accelerators) -> flo
     """One all-reduce, as the hardware does it best.
 
     Of nodes: sums within a node, of which each of its n accelerators then has a share; all-reduces of the shares
-    between m nodes; and back: 2 (n-1)/n B / link + 2 (m-1)/m B/n / network, and 2 log₂ hops each. Of a torus of side
-    d: 2 (N-1)/N B over all links, and 6 (d-1) hops.
+    between m nodes; and back: 2 (n-1)/n B / link + 2 (m-1)/m B/n / network. Of a torus: 2 (N-1)/N B over all links.
+    And twice as many hops as one way takes.
     """
     if not kind.network:
-        side, link = _torus(number, kind)
-        return 2 * (number - 1) / number * num_bytes / link + 6 * (side - 1) * kind.latency
+        return 2 * (number - 1) / number * num_bytes / _torus(number, kind)[1] + 2 * hops_seconds(number, kind)
     inside, nodes = min(number, kind.node), max(1, number // kind.node)
     within = 2 * (inside - 1) / inside * num_bytes / (SHARE_OF_LINK * kind.link)
     between = 2 * (nodes - 1) / nodes * num_bytes / inside / (SHARE_OF_LINK * kind.network)
-    hops = 2 * math.log2(inside) * kind.latency + 2 * math.log2(nodes) * kind.network_latency
-    return within + between + hops
+    return within + between + 2 * hops_seconds(number, kind)
 
 
 def in_order_seconds(num_bytes: float, number: int, kind: Accelerators) -> float:
     """The sum in fixed order: a part of the numbers to each other device, and its sum back from it.
 
-    Parts go to their devices unsummed, so between m nodes of n accelerators (N-n)/N B is sent by each, where an
-    all-reduce sends 2 (m-1)/m B/n; the way back is half an all-reduce. In a torus of side d half of what is sent, N B/2
-    in all, passes the middle, half of it each way, over d² links, or 2 d² where rings are closed.
+    Parts go to their devices unsummed, so between m nodes of n accelerators each sends (N-n)/N B, of which in an
+    all-reduce only (m-1)/m B/n are left. In a torus of side d half of what is sent, N B/2 in all, passes the middle,
+    half of it each way, over d² links, or 2 d² where rings are closed. The way back is half an all-reduce.
     """
-    back = all_reduce_seconds(num_bytes, number, kind) / 2
-    if not kind.network:
-        side, link = _torus(number, kind)
+    if kind.network:
+        inside = min(number, kind.node)
+        there = (inside - 1) / number * num_bytes / (SHARE_OF_LINK * kind.link)
+        there += (number - inside) / number * num_bytes / (SHARE_OF_LINK * kind.network)
+    else:
+        side, links = _torus(number, kind)
         across = (2 if side >= 4 else 1) * side**2 * SHARE_OF_LINK * kind.link / 6
-        to_all = max(number * num_bytes / 4 / across, (number - 1) / number * num_bytes / link)
-        return to_all + 3 * (side - 1) * kind.latency + back
-    inside = min(number, kind.node)
-    within = (inside - 1) / number * num_bytes / (SHARE_OF_LINK * kind.link)
-    between = (number - inside) / number * num_bytes / (SHARE_OF_LINK * kind.network)
-    return within + between + kind.latency + (kind.network_latency if number > inside else 0.0) + back
+        there = max(number * num_bytes / 4 / across, (number - 1) / number * num_bytes / links)
+    return there + hops_seconds(number, kind) + all_reduce_seconds(num_bytes, number, kind) / 2
+
+
+def hops_seconds(number: int, kind: Accelerators) -> float:
+    """Of one way, whatever the bytes: log₂ hops within a node and between nodes, or along the axes of a torus."""
+    if not kind.network:
+        return 3 * (_torus(number, kind)[0] - 1) * kind.latency
+    inside, nodes = min(number, kind.node), max(1, number // kind.node)
+    return math.log2(inside) * kind.latency + math.log2(nodes) * kind.network_latency
 
 
 def _torus(number: int, kind: Accelerators) -> tuple[int, float]:

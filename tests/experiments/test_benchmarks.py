@@ -300,6 +300,6 @@ def test_scaling_becomes_tables():
     assert "| ProtoNet | tasks 8 | one all-reduce | 4,000 | 7,014 | 0 | 0 | 7,014 | 7,000 | 1.0020 |" in page
     assert "| RL² | tasks 8 | one all-reduce | 4,000 | 28,056 | 0 | 700 | 28,756 | 28,000 | 1.0270 |" in page
     assert "| divided | tasks 4, model 2 | one all-reduce | 4,000 | 7,014 | 1,600 | 3 | 8,617 | 7,000 |" in page
-    assert "Nothing but sums is exchanged by ProtoNet:" in page
+    assert "RL² makes 4 gradients in a meta-step; its others are 1 array of what was collected, 800 bytes" in page
     assert "would send 1,600 bytes less" in page
     assert len([line for line in page.splitlines() if line.startswith("| small | ")]) == 6
