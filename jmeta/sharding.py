@@ -12,7 +12,7 @@ whose length the compiler does not know, and the blocks' results are added in on
 device adds its own branch. So 1, 2, 4 and 8 devices get the same bits from 8 blocks, if the devices are of one kind.
 (XLA on CPUs divides matrix products by the size of its pool of threads, which is the larger of the number of cores and
 of devices; the environment variable `NPROC` sets one size for all.) Without `num_blocks` each device takes its tasks
-together and the sum is one all-reduce: as fast as the network allows, and the same up to rounding.
+together and the sum is JAX's all-reduce: the same up to rounding.
 """
 
 import math
@@ -146,10 +146,10 @@ def map_over_devices(fn: MeanFn, mesh: Mesh, *, num_blocks: int | None = None) -
 
 
 def on_gathered(fn: Callable[[PyTree], PyTree], mesh: Mesh) -> Callable[[PyTree], PyTree]:
-    """A function of all stacked tasks, which are shared among devices: each gathers what it needs, and keeps its own.
+    """A function of all stacked tasks, which are shared among devices: each gathers them, and keeps its own.
 
-    Every device computes all of it, so that no sum depends on their number. Leaves that `fn` neither looks at nor
-    changes are not sent.
+    Every device gathers all leaves and computes all of it, so that no sum depends on their number. Leaves that `fn`
+    hands back unchanged stay as they are.
 
     Args:
       fn: `stacked tasks -> stacked tasks`, of the same structure and shapes, such as

@@ -245,10 +245,11 @@ def _costs_of_sharing(found: dict[str, Any]) -> str:
     text = f"""### What sharing costs on one machine
 
 **This is overhead, not speed-up**: all devices, made by XLA of one CPU, and all processes of one device each, share the
-same few cores. 1 would mean that sharing costs nothing. The ratio is the median over {found["rounds"]} rounds of the
-time to that of the plain trainer on one device on as many tasks, and in brackets the lowest and the highest; in a round
-all arrangements take one turn, one after another. Without compilation. Other work ran on the machine, which is why the
-spread is wide."""
+same few cores, on which other work ran, too, as the spread tells. 1 would mean that sharing costs nothing; less is
+possible where the plain trainer leaves a core idle. The ratio is the median over {found["rounds"]} rounds of the time
+to that of the plain trainer on one device on as many tasks, and in brackets the lowest and the highest; in a round all
+arrangements take one turn, one after another. Without compilation. Processes exchange through Gloo, which sums the
+arrays of an all-reduce one after another, while the fixed order exchanges all numbers as one array."""
     parts = [text]
     for workload, sizes in found["sizes"].items():
         cases = [each for each in found["timed"] if each["workload"] == workload and each["way"] != scale.PLAIN]
@@ -271,7 +272,7 @@ def _arrangements(
     rows = []
     for kind, number in dict.fromkeys((each["kind"], each["number"]) for each in cases):
         those = [each for each in cases if (each["kind"], each["number"]) == (kind, number)]
-        cells = [f"{number} {kind if number > 1 else ONE[kind]}"]
+        cells = [f"{number} {kind}" if number > 1 else {"devices": "1 device", "processes": "1 process"}[kind]]
         cells.append(_three_digits(value(scale.plain_case(timed, those[0]))))
         for each in sorted(those, key=lambda each: list(scale.SUMS).index(each["way"])):
             ratios = scale.ratios(timed, each)
