@@ -37,7 +37,8 @@ def collecting_trainer(
       collect: `(meta_params, env_params, key) -> Task`, of one task.
       num_epochs: times that what was collected is gone through, in a new order each time.
       num_minibatches: updates in an epoch, on equal shares of the tasks; whole episodes, so that what a policy
-        remembers at a step is what it remembered then, up to its own change. On devices, an equal share of each block.
+        remembers at a step is what it remembered then, up to its own change. On devices, an equal share of each block;
+        without `num_blocks`, which tasks are updated on together depends on the number of devices.
       prepare: of all collected tasks together, before they are shared out, such as
         `policy_gradients.with_normalized_advantages`. On devices, what was collected is gathered on all.
       num_total_steps: meta-steps of the whole run; when given, collected tasks carry the share of them that is done as
