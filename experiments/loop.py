@@ -23,6 +23,7 @@ import numpy as np
 from configs.parts import Training
 from jmeta import checkpoints, sharding, tasks, training
 from jmeta.evaluation import Estimate, estimate, per_task_episodes, per_task_metrics
+from jmeta.tasks.few_shot import as_partial
 from jmeta.training import MetaState
 from jmeta.types import Aux, PyTree, RandomKey
 
@@ -220,15 +221,18 @@ def inner_steps(num_steps: int) -> str:
 
 def validator(experiment: Experiment, part: Training, tasks_at_once: int) -> Callable[[PyTree], dict[str, Estimate]]:
     """`meta_params -> estimates` on the fixed tasks of meta_valid, compiled once."""
+    mesh = None if experiment.sharing is None else experiment.sharing.mesh
     if experiment.judge is not None:
-        measure = per_task_episodes(experiment.judge)
+        measure = per_task_episodes(experiment.judge, mesh=mesh)
     else:
-        measure = per_task_metrics(experiment.learner, experiment.loss_fn)
+        measure = per_task_metrics(experiment.learner, experiment.loss_fn, mesh=mesh)
     numbers = {"num_tasks": part.num_valid_tasks, "tasks_at_once": tasks_at_once}
+    sample = experiment.source.meta_valid
+    if experiment.sharing is not None:
+        sample = sharding.put(as_partial(sample), experiment.sharing.everywhere())
 
     def validate(meta_params: PyTree) -> dict[str, Estimate]:
-        meta_params = sharding.here(meta_params)  # every process judges by itself, and all come to the same
-        measured, _ = measure(meta_params, experiment.source.meta_valid, split_key("meta_valid"), **numbers)
+        measured, _ = measure(meta_params, sample, split_key("meta_valid"), **numbers)
         return {name: estimate(values) for name, values in measured.items()}
 
     return validate

@@ -5,7 +5,6 @@ happens when batch normalisation uses the statistics of the query set. The diffe
 `evaluate` finds out which of the two a learner is, and reports both where both exist.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,11 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
-from jaxtyping import Array, Float, Key
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
 from .adaptation import without_padding
 from .leaks import leaks
 from .losses import checked_loss
+from .measuring import draw_stacked, measured
+from .sharding import here
 from .tasks.few_shot import as_partial
 from .types import Aux, Batch, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
 
@@ -66,6 +68,7 @@ def evaluate(
     protocol: str,
     num_tasks: int,
     tasks_at_once: int = 1,
+    mesh: Mesh | None = None,
 ) -> Evaluation:
     """Adapt to `num_tasks` fresh tasks and average what `loss_fn` reports on their queries.
 
@@ -81,6 +84,8 @@ def evaluate(
       protocol: name of the protocol that the numbers belong to.
       num_tasks: at least 2.
       tasks_at_once: tasks in one `vmap`; a matter of speed and memory only.
+      mesh: of devices that share the tasks (`sharding.make_mesh`), each `tasks_at_once` at a time; the same bits on any
+        number of them that are of one kind. All processes of a job call this together, and all get the result.
 
     Returns:
       An `Evaluation`: by name, means over tasks with 95 % intervals; inductive, and transductive where that differs.
@@ -101,23 +106,24 @@ def evaluate(
     if num_tasks < 2:
         raise ValueError(f"num_tasks={num_tasks}; an interval needs at least 2")
     key_task, key_adapt = jax.random.split(jax.random.split(key, num_tasks)[0])
-    task = jax.tree.map(lambda leaf: leaf[0], _draw(as_partial(sample), key_task[None]))
+    task = jax.tree.map(lambda leaf: leaf[0], draw_stacked(here(as_partial(sample)), key_task[None]))
     has_others = jax.tree.leaves(task.query.x)[0].shape[0] > 1  # a single query has none to depend on
-    is_transductive = has_others and leaks(learner, meta_params, task, key_adapt).is_leaking
-    measure = per_task_metrics(learner, loss_fn, also_alone=is_transductive)
+    is_transductive = has_others and leaks(learner, here(meta_params), task, key_adapt).is_leaking
+    measure = per_task_metrics(learner, loss_fn, also_alone=is_transductive, mesh=mesh)
     values = measure(meta_params, sample, key, num_tasks=num_tasks, tasks_at_once=tasks_at_once)
     together, alone = ({name: estimate(array) for name, array in metrics.items()} for metrics in values)
     return Evaluation(protocol, num_tasks, *((alone, together) if is_transductive else (together, None)))
 
 
 def per_task_metrics(
-    learner: Learner, loss_fn: LossFn, *, also_alone: bool = False
+    learner: Learner, loss_fn: LossFn, *, also_alone: bool = False, mesh: Mesh | None = None
 ) -> Callable[..., tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """What `evaluate` measures, as a function that is compiled once and called often.
 
     Args:
       learner, loss_fn: as for `evaluate`.
       also_alone: whether to predict each query with the support alone, too.
+      mesh: as for `evaluate`. What `measure` is given and is not on its devices yet is put there at each call.
 
     Returns:
       `measure(meta_params, sample, key, *, num_tasks, tasks_at_once=1) -> (together, alone)`: the loss and every scalar
@@ -144,7 +150,7 @@ def per_task_metrics(
         support_x = without_padding(task.support).x
         return together, judged(predict_alone(meta_params, (adapted, support_x), task.query.x, None))
 
-    return _measured(one_task)
+    return measured(one_task, mesh)
 
 
 def evaluate_episodes(
@@ -156,6 +162,7 @@ def evaluate_episodes(
     protocol: str,
     num_tasks: int,
     tasks_at_once: int = 1,
+    mesh: Mesh | None = None,
 ) -> Evaluation:
     """Average what an episode function reports over fresh tasks: for methods that are judged by acting.
 
@@ -186,15 +193,18 @@ def evaluate_episodes(
     """
     if num_tasks < 2:
         raise ValueError(f"num_tasks={num_tasks}; an interval needs at least 2")
-    measure = per_task_episodes(episode_fn)
+    measure = per_task_episodes(episode_fn, mesh=mesh)
     values, _ = measure(meta_params, sample, key, num_tasks=num_tasks, tasks_at_once=tasks_at_once)
     return Evaluation(protocol, num_tasks, {name: estimate(array) for name, array in values.items()}, None)
 
 
 def per_task_episodes(
-    episode_fn: EpisodeFn,
+    episode_fn: EpisodeFn, *, mesh: Mesh | None = None
 ) -> Callable[..., tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """What `evaluate_episodes` measures, as a function that is compiled once and called often.
+
+    Args:
+      episode_fn, mesh: as for `evaluate_episodes`.
 
     Returns:
       `measure`, as of `per_task_metrics`; its second result is empty.
@@ -210,58 +220,11 @@ def per_task_episodes(
     def one_task(meta_params: PyTree, task: PyTree, key: RandomKey) -> tuple[Aux, Aux]:
         return _scalars(*checked_loss(episode_fn(meta_params, task, key), "what episode_fn returns")), {}
 
-    return _measured(one_task)
+    return measured(one_task, mesh)
 
 
 def _scalars(loss: Array, aux: Aux) -> Aux:
     return {**{name: value for name, value in aux.items() if jnp.ndim(value) == 0}, "loss": loss}
-
-
-def _measured(
-    one_task: Callable[[PyTree, PyTree, RandomKey], tuple[Aux, Aux]],
-) -> Callable[..., tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-    """`measure`, see `per_task_metrics`, of scalars of one task."""
-
-    @jax.jit
-    def on_chunks(meta_params: PyTree, tasks: PyTree, keys: Key[Array, "chunks at_once"]) -> tuple[Aux, Aux]:
-        at_once = jax.vmap(one_task, in_axes=(None, 0, 0))
-        return jax.lax.map(lambda chunk: at_once(meta_params, *chunk), (tasks, keys))
-
-    def measure(
-        meta_params: PyTree,
-        sample: Callable[[RandomKey], PyTree],
-        key: RandomKey,
-        *,
-        num_tasks: int,
-        tasks_at_once: int = 1,
-    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        if num_tasks < 1 or tasks_at_once < 1:
-            raise ValueError(f"num_tasks={num_tasks} and tasks_at_once={tasks_at_once}; expected at least 1")
-        keys = jax.vmap(jax.random.split)(jax.random.split(key, num_tasks))
-        # every dispatch has one shape, so that one program serves: the last is filled up, and the filling dropped
-        shape = (min(_CHUNKS_PER_DISPATCH, -(-num_tasks // tasks_at_once)), tasks_at_once)
-        at = np.arange(-(-num_tasks // math.prod(shape)) * math.prod(shape)).reshape(-1, *shape) % num_tasks
-        sample = as_partial(sample)
-        results = [on_chunks(meta_params, _draw(sample, keys[rows, 0]), keys[rows, 1]) for rows in at]
-        return jax.tree.map(lambda *parts: np.concatenate(parts).reshape(-1)[:num_tasks].astype(np.float64), *results)
-
-    return measure
-
-
-# One dispatch reuses its memory from chunk to chunk. Fresh pages for every chunk cost a CPU more than the arithmetic.
-_CHUNKS_PER_DISPATCH = 16
-
-
-@jax.jit
-def _draw(sample: jax.tree_util.Partial, keys: Key[Array, "..."]) -> PyTree:
-    """Stacked tasks, on as many axes as the keys have.
-
-    A program of its own, so that all learners share it: samplers can be slow to compile.
-    """
-    draw = sample
-    for _ in keys.shape:
-        draw = jax.vmap(draw)
-    return draw(keys)
 
 
 def support_and_one_query(learner: Learner) -> Learner:

@@ -20,6 +20,23 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jaxtyping.install_import_hook("jmeta", "beartype.beartype")
 
 
+SLOW = pathlib.Path(__file__).with_name("slow.txt")
+"""Tests that took more than ten seconds of a slow machine, one a line, and have a quicker one like them."""
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark them, so that `make test` leaves them out; `make test-all` has all."""
+    slow = set(SLOW.read_text().splitlines())
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker(pytest.mark.slow)
+    is_whole_files = not config.option.lf and not any("::" in argument for argument in config.args)
+    files = {item.nodeid.partition("::")[0] for item in items}
+    there = {item.nodeid for item in items}
+    if is_whole_files and (stale := {name for name in slow - there if name.partition("::")[0] in files}):
+        raise pytest.UsageError(f"{SLOW} names tests that are not there: {', '.join(sorted(stale))}")
+
+
 @pytest.fixture(autouse=True)
 def optimization(request):
     """Compile quickly, for most of the suite's time is compiling, except in tests of what the optimizer makes of it."""

@@ -201,7 +201,6 @@ def start(scenario, folder, *, processes, devices):
     assert [process.returncode for process in running] == [0] * processes, "\n\n".join(outputs)
 
 
-@pytest.mark.slow
 def test_any_number_of_processes_and_devices_restores_what_any_other_saved(tmp_path):
     checkpoints.save(tmp_path / "by_one", 5, placed(5))
     start("four_by_two", tmp_path, processes=4, devices=2)

@@ -9,7 +9,7 @@ import pytest
 import jmeta
 from jmeta import Batch, Task, learners, losses, models, tasks, training
 
-pytestmark = [pytest.mark.slow, pytest.mark.optimized]
+pytestmark = pytest.mark.optimized
 
 
 def meta_trained(learner, loss_fn, start, sample, key, *, num_steps, tasks_per_step):

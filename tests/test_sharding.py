@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jmeta
-from jmeta import sharding, tasks
+from jmeta import learners, losses, sharding, tasks
 from jmeta.tasks.drawn import Drawn, draw
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -37,8 +37,13 @@ def results_of(arguments, num_devices, num_processes=1, is_optimized=True):
     return json.loads(next(line for line in result.stdout.splitlines() if line.startswith("{")))
 
 
-def digests(results):
-    return {method: result["digest"] for method, result in results.items()}
+def bits(results):
+    """By method: those of the parameters, and the scores of tasks that they were judged on."""
+    return {method: (result["digest"], tuple(result["scores"])) for method, result in results.items()}
+
+
+def bits_of(methods, results):
+    return {method: bits(results)[method] for method in methods}
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +58,15 @@ def on_one_device():
 def test_fifty_meta_steps_have_the_same_bits_on_any_number_of_devices(on_one_device, num_devices, methods):
     results = results_of(["8", *methods], num_devices)
     assert {result["step"] for result in results.values()} == {50}
-    assert digests(results) == {method: on_one_device[method]["digest"] for method in methods}
-    assert len(set(digests(results).values())) == len(methods)
+    assert bits(results) == bits_of(methods, on_one_device)
+    assert len(set(bits(results).values())) == len(methods)
 
 
 @pytest.mark.slow
 def test_divided_parameters_have_the_same_bits(on_one_device):
     results = results_of(["8", "--divided", "maml", "rl2"], num_devices=4)
     assert all(result["is_divided"] for result in results.values())
-    assert digests(results) == {method: on_one_device[method]["digest"] for method in ("maml", "rl2")}
+    assert bits(results) == bits_of(("maml", "rl2"), on_one_device)
 
 
 @pytest.mark.slow
@@ -79,13 +84,21 @@ def test_an_all_reduce_is_the_same_up_to_rounding(on_one_device):
     assert difference.max() > 0
 
 
+def test_devices_and_processes_have_the_bits_of_one():
+    """The quickest method, compiled quickly; the others follow."""
+    alone, devices, processes = (
+        results_of(["8", "maml"], *numbers, is_optimized=False) for numbers in ((1,), (4,), (2, 2))
+    )
+    assert bits(devices) == bits(processes) == bits(alone)
+
+
 @pytest.mark.slow
 def test_processes_have_the_same_bits():
     """Compiled quickly, as every process compiles all of it."""
     alone = results_of(["8", *METHODS], num_devices=1, is_optimized=False)
     for num_processes, num_devices, methods in ((2, 4, ("maml", "evolution")), (4, 4, ("protonet", "rl2"))):
         results = results_of(["8", *methods], num_devices, num_processes, is_optimized=False)
-        assert digests(results) == {method: alone[method]["digest"] for method in methods}
+        assert bits(results) == bits_of(methods, alone)
 
 
 @pytest.mark.slow
@@ -93,7 +106,7 @@ def test_nothing_but_the_mean_is_exchanged():
     """No data, no tasks, no perturbations: of evolution strategies, too, the collectives carry one gradient."""
     code = """
 import jax, json, sys
-from jmeta import sharding, tasks
+from jmeta import learners, losses, sharding, tasks
 from tests import sharded_runs
 mesh = sharding.make_mesh({"tasks": 4})
 found = {}
@@ -125,6 +138,18 @@ def shapes_before_call(lines):
         for line in lines
         for shape in re.findall(r"f32\[([\d,]*)\]", re.split(r" all-(?:to-all|reduce)\(", line)[0])
     ]
+
+
+@pytest.mark.parametrize(("num_tasks", "tasks_at_once"), [(12, 5), (40, 2), (3, 8)])
+def test_judging_on_a_mesh_is_judging(key, num_tasks, tasks_at_once):
+    sample = tasks.gaussian_blobs(num_ways=3, num_shots=1, num_queries=4)
+    arguments = (learners.nearest_mean(num_ways=3), losses.cross_entropy, {}, sample, key)
+    numbers = {"protocol": "blobs", "num_tasks": num_tasks, "tasks_at_once": tasks_at_once}
+    plain = jmeta.evaluate(*arguments, **numbers).inductive
+    shared = jmeta.evaluate(*arguments, **numbers, mesh=sharding.make_mesh({"tasks": 1})).inductive
+    for name in ("loss", "accuracy"):
+        assert len(shared[name].values) == num_tasks
+        np.testing.assert_allclose(shared[name].values, plain[name].values, rtol=1e-5)
 
 
 def mean_of_products():
@@ -169,8 +194,13 @@ def test_meshes_and_blocks_that_do_not_fit_are_refused(key):
     ):
         with pytest.raises(ValueError, match=message):
             sharding.make_mesh(axes)
-    for num_blocks in (0, 3, -1):
-        with pytest.raises(ValueError, match="expected a power of two"):
+    for num_blocks, message in (
+        (3, "a power of two"),
+        (6, "a power of two"),
+        (0, "a multiple of 1"),
+        (-1, "a multiple"),
+    ):
+        with pytest.raises(ValueError, match=f"expected {message}"):
             sharding.over_devices(mean_of_products(), mesh, num_blocks=num_blocks)
     with pytest.raises(ValueError, match="6 tasks in 4 blocks"):
         sharding.over_devices(mean_of_products(), mesh, num_blocks=4)(1.0, jnp.arange(6.0), key)

@@ -31,6 +31,7 @@ class Operation:
 
     def __init__(self, described: str):
         self._number, self._stages = next(_numbers), itertools.count()
+        self._read_by_all: list[str] = []
         for index, other in enumerate(everywhere := self.gather(described)):
             if other != everywhere[0]:
                 raise ValueError(
@@ -50,8 +51,10 @@ class Operation:
         others = [_wait_for(service, f"{prefix}/{other}") for other in range(1, num_processes)]
         everything = [mine, *map(json.loads, others)]
         service.key_value_set(f"{prefix}/all", json.dumps(everything))
-        for other in range(1, num_processes):
-            service.key_value_delete(f"{prefix}/{other}")
+        # all have come here, so all have read what was said before: a long run must not fill the service's memory
+        for said in (*self._read_by_all, *(f"{prefix}/{other}" for other in range(1, num_processes))):
+            service.key_value_delete(said)
+        self._read_by_all = [f"{prefix}/all"]
         return everything
 
     @contextlib.contextmanager

@@ -14,7 +14,7 @@ from configs import parts
 from experiments import evaluate, recipes, train
 from experiments.build import build
 
-pytestmark = [pytest.mark.slow, pytest.mark.optimized]
+pytestmark = pytest.mark.optimized
 PPO = parts.Rl2(discount=1.0, gae_lambda=0.3, entropy_weight=0.05, num_epochs=4, num_minibatches=2)
 A2C = dataclasses.replace(PPO, loss="a2c", num_epochs=1, num_minibatches=4)
 VARIBAD = parts.Varibad(acting=PPO, num_latents=4, decoder=(16,), trunk=(16,))

@@ -53,7 +53,6 @@ def test_a_place_that_cannot_be_is_refused(launched, place, found):
         cluster.join(detect=True)
 
 
-@pytest.mark.slow
 def test_where_there_is_no_cluster_it_is_said_which_there_might_be(start_process):
     code = "from experiments import cluster\ntry: cluster.join(True)\nexcept Exception as e: print(repr(e))"
     process = start_process("timeit", "-n1", "-r1", code)

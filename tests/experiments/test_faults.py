@@ -223,7 +223,6 @@ def damage(folder, step, how):
     how(max(files, key=lambda path: path.stat().st_size))
 
 
-@pytest.mark.slow
 def test_damaged_checkpoints_are_passed_over(halfway, start, whole):
     *_, third, second, first = saved(halfway)
     damage(halfway, first, truncated)
@@ -236,7 +235,6 @@ def test_damaged_checkpoints_are_passed_over(halfway, start, whole):
     assert content(halfway / "seed_0") == whole
 
 
-@pytest.mark.slow
 def test_several_processes_refuse_a_folder_of_damaged_checkpoints(halfway, start):
     for step, how in zip(saved(halfway), [truncated, *[flipped] * 9], strict=False):
         damage(halfway, step, how)
@@ -274,7 +272,6 @@ def change_the_network(folder):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-@pytest.mark.slow
 def test_checkpoints_of_something_else_are_refused(halfway, capfd, change, message):
     change(halfway)
     before = capfd.readouterr()
@@ -315,7 +312,6 @@ def test_what_is_no_folder_is_one_line(tmp_path, capfd, name):
     assert re.search("error: .*(Not a directory|File exists)", the_error(capfd.readouterr().err))
 
 
-@pytest.mark.slow
 def test_several_processes_refuse_a_folder_that_is_being_written(tmp_path, start):
     with run_folder.locked(tmp_path / "seed_0"):
         launcher = start(tmp_path, 2)

@@ -10,8 +10,6 @@ import pytest
 
 from experiments.launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED, EXIT_USAGE
 
-pytestmark = pytest.mark.slow
-
 TOY = "tests.experiments.toy_process"
 FOREVER = "10000"
 ME = "import os, signal, sys, time; me = int(os.environ['JMETA_PROCESS_ID'])"

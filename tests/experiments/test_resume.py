@@ -56,13 +56,12 @@ def wait_for_checkpoint_after(step, folder, process):
         time.sleep(0.01)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "seeds", "num_kills"),
     [
         pytest.param(OPTIONS, (7,), 2, id="mlp"),
-        pytest.param(THREE_SEEDS, (7, 8, 9), 1, id="three seeds together"),
-        pytest.param(CONVOLUTIONS_AND_BATCH_NORM, (7,), 1, id="convolutions and batch norm"),
+        pytest.param(THREE_SEEDS, (7, 8, 9), 1, id="three seeds together", marks=pytest.mark.slow),
+        pytest.param(CONVOLUTIONS_AND_BATCH_NORM, (7,), 1, id="convolutions and batch norm", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_is_killed_ends_in_the_same_bits(tmp_path, start_process, options, seeds, num_kills):

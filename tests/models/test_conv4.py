@@ -149,7 +149,10 @@ def test_frozen_keeps_its_statistics(key):
     _, params = model.calibrate(model.init(key, x), x, None)
     frozen = models.frozen(model)
     assert frozen.calibrate is None
-    np.testing.assert_array_equal(frozen.apply(params, x[:2], None), model.apply(params, x, None)[:2])
+    # two images alone and among six: not the same bits, for a backend divides a larger batch differently
+    np.testing.assert_allclose(
+        frozen.apply(params, x[:2], None), model.apply(params, x, None)[:2], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_a_meta_gradient_leaves_frozen_statistics_alone(key):

@@ -1,0 +1,36 @@
+"""Tasks over devices: the same mean over tasks on one device and on many, in one process and in several.
+
+    keys of tasks ──► each device: its blocks of tasks, drawn and computed ──► one exchange ──► the mean, everywhere
+
+Everything rests on `jax.sharding`: a mesh, arrays that say where they are, and `jax.shard_map`. What `over_devices`
+returns takes the place of what `jmeta.over_tasks` returns, so that trainers, estimators and checkpoints know nothing
+of it.
+
+**The same bits.** A sum of floating-point numbers depends on its order, and a compiled program on the shapes it was
+compiled for. With `num_blocks`, tasks are computed in blocks of one shape whatever the number of devices, in a loop
+whose length the compiler does not know, and the blocks' results are added in one fixed binary tree, of which each
+device adds its own branch. So 1, 2, 4 and 8 devices get the same bits from 8 blocks, if the devices are of one kind.
+(XLA on CPUs divides matrix products by the size of its pool of threads, which is the larger of the number of cores and
+of devices; the environment variable `NPROC` sets one size for all.) Without `num_blocks` each device takes its tasks
+together and the sum is JAX's all-reduce: the same up to rounding.
+"""
+
+from .devices import MODEL, TASKS, MeanFn, make_mesh, map_over_devices, over_devices
+from .gathered import on_gathered, take_in_blocks
+from .placing import LEAST_TO_DIVIDE, here, keep_placed, put, shardings_of
+
+__all__ = [
+    "TASKS",
+    "MODEL",
+    "LEAST_TO_DIVIDE",
+    "MeanFn",
+    "make_mesh",
+    "over_devices",
+    "map_over_devices",
+    "on_gathered",
+    "take_in_blocks",
+    "shardings_of",
+    "keep_placed",
+    "put",
+    "here",
+]

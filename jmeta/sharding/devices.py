@@ -1,0 +1,173 @@
+"""A mesh of devices, and functions of stacked tasks whose tasks they share."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Key
+
+from ..episodes import count_tasks, task_keys
+from ..tasks.drawn import Drawn, draw
+from ..types import PyTree, RandomKey
+from .in_order import loop, sum_in_order, tree_sum
+
+TASKS, MODEL = "tasks", "model"
+"""Axes of a mesh. Tasks are shared among all devices of both; parameters are divided along `model` alone."""
+
+MeanFn = Callable[[PyTree, PyTree, RandomKey], Any]
+"""`(meta_params, stacked tasks, key) -> mean result`, as `over_tasks` returns; `key` may be one for each task."""
+
+
+def make_mesh(axes: Mapping[str, int]) -> Mesh:
+    """A mesh of the first devices of the job.
+
+    Args:
+      axes: devices along `"tasks"`, and along `"model"` if parameters shall be divided.
+
+    Raises:
+      ValueError: if an axis has another name or no device, or there are fewer devices; if devices of a process would
+        be left out.
+
+    Example:
+      >>> make_mesh({"tasks": 1}).size
+      1
+    """
+    unknown = set(axes) - {TASKS, MODEL}
+    if unknown or TASKS not in axes or min(axes.values()) < 1:
+        raise ValueError(f"a mesh of {dict(axes)}; expected a number of devices for {TASKS!r}, and perhaps {MODEL!r}")
+    count = math.prod(axes.values())
+    there = jax.device_count()
+    if count > there or (jax.process_count() > 1 and count != there):
+        needs = "all of the job's devices" if jax.process_count() > 1 else "no more devices than there are"
+        raise ValueError(
+            f"a mesh of {dict(axes)} has {count} devices, and there are {there}; it takes {needs}. On CPUs "
+            "--xla_force_host_platform_device_count in XLA_FLAGS makes several"
+        )
+    names = [name for name in (TASKS, MODEL) if name in axes]
+    kinds = (jax.sharding.AxisType.Auto,) * len(names)
+    return jax.make_mesh([axes[name] for name in names], names, kinds, devices=jax.devices()[:count])
+
+
+def over_devices(mean_fn: MeanFn, mesh: Mesh, *, num_blocks: int | None = None) -> MeanFn:
+    """Share the tasks of a mean among the devices of a mesh.
+
+    Args:
+      mean_fn: `(meta_params, stacked tasks, keys) -> mean result` of some of the tasks, on one device: what
+        `jmeta.over_tasks` returns, or the gradient of that. Every leaf of the result is a floating-point mean.
+      mesh: as `make_mesh` returns.
+      num_blocks: into how many blocks tasks are divided, a power of two, for the same bits on every number of devices
+        that divides it; if not given, one for each device, and the fastest sum. A device holds the results of all its
+        blocks, each as large as the meta-parameters if it is a gradient.
+
+    Returns:
+      `(meta_params, tasks, key) -> mean result` over all tasks, the same on every device. `tasks` are stacked, or still
+      to be drawn (`tasks.drawn`), in which case nothing but keys is shared out. Up to rounding the result is that of
+      `mean_fn` on all tasks.
+
+    Raises:
+      ValueError: if `num_blocks` is no power of two or the devices do not divide it; at trace time if blocks do not
+        divide the tasks.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jmeta
+      >>> from jmeta import sharding
+      >>> mesh = sharding.make_mesh({"tasks": 1})
+      >>> mean_fn = jmeta.over_tasks(lambda meta_params, task, key: meta_params * task)
+      >>> shared = jax.jit(sharding.over_devices(mean_fn, mesh, num_blocks=2))
+      >>> float(shared(2.0, jnp.arange(4.0), jax.random.key(0)))
+      3.0
+    """
+    total = _checked_blocks(mesh, num_blocks)
+    if num_blocks is not None and num_blocks & (num_blocks - 1):
+        raise ValueError(f"num_blocks={num_blocks}; expected a power of two, as their results are added in pairs")
+    by_blocks = _by_blocks(mean_fn, mesh, total)
+
+    def together(meta_params: PyTree, tasks: PyTree, keys: Key[Array, "tasks"]) -> Any:
+        return jax.lax.pmean(mean_fn(meta_params, draw(tasks), keys), mesh.axis_names)
+
+    def in_order(meta_params: PyTree, tasks: PyTree, keys: Key[Array, "tasks"]) -> Any:
+        own = jax.tree.map(tree_sum, by_blocks(meta_params, tasks, keys))
+        mean = jax.tree.map(lambda leaf: leaf / total, sum_in_order(own, mesh))
+        return jax.lax.optimization_barrier(mean)
+
+    return _shared_out(together if num_blocks is None else in_order, mesh, total, P())
+
+
+def map_over_devices(fn: MeanFn, mesh: Mesh, *, num_blocks: int | None = None) -> Callable[..., Any]:
+    """Share stacked tasks among the devices of a mesh for a function whose results are stacked likewise.
+
+    Args:
+      fn: `(meta_params, stacked tasks, keys) -> stacked results`, of some of the tasks; such as a collection of
+        experience.
+      mesh: as of `over_devices`.
+      num_blocks: into how many blocks tasks are divided, for the same bits on every number of devices that divides it,
+        and for the memory of one block at a time; if not given, one for each device.
+
+    Returns:
+      `(meta_params, tasks, key) -> results`, each on the device that its task is on.
+
+    Raises:
+      ValueError: if the devices do not divide `num_blocks`; at trace time if blocks do not divide the tasks.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> mesh = make_mesh({"tasks": 1})
+      >>> doubled = jax.jit(map_over_devices(lambda meta_params, tasks, keys: meta_params * tasks, mesh, num_blocks=2))
+      >>> doubled(2.0, jnp.arange(4.0), jax.random.key(0)).tolist()
+      [0.0, 2.0, 4.0, 6.0]
+    """
+    total = _checked_blocks(mesh, num_blocks)
+    by_blocks = _by_blocks(fn, mesh, total)
+
+    def joined(meta_params: PyTree, tasks: PyTree, keys: Key[Array, "tasks"]) -> Any:
+        return jax.tree.map(
+            lambda leaf: leaf.reshape(math.prod(leaf.shape[:2]), *leaf.shape[2:]), by_blocks(meta_params, tasks, keys)
+        )
+
+    return _shared_out(joined, mesh, total, P(mesh.axis_names))
+
+
+def _checked_blocks(mesh: Mesh, num_blocks: int | None) -> int:
+    if num_blocks is None:
+        return mesh.size
+    if num_blocks < 1 or num_blocks % mesh.size:
+        raise ValueError(f"num_blocks={num_blocks} on {mesh.size} devices; expected a multiple of {mesh.size}, or None")
+    return num_blocks
+
+
+def _shared_out(fn: MeanFn, mesh: Mesh, num_blocks: int, out_specs: P) -> MeanFn:
+    """`fn` on each device's share of the tasks and their keys."""
+
+    def on_devices(meta_params: PyTree, tasks: PyTree, key: RandomKey | Key[Array, "tasks"]) -> Any:
+        num_tasks = count_tasks(tasks.keys if isinstance(tasks, Drawn) else tasks)
+        if num_tasks % num_blocks:
+            raise ValueError(f"{num_tasks} tasks in {num_blocks} blocks; let the tasks of a meta-step be a multiple")
+        shared = P(mesh.axis_names)
+        specs = Drawn(sample=P(), keys=shared) if isinstance(tasks, Drawn) else shared  # pyright: ignore
+        on_device = jax.shard_map(  # without its bookkeeping of what varies, which would sum gradients inside
+            fn, mesh=mesh, in_specs=(P(), specs, shared), out_specs=out_specs, check_vma=False
+        )
+        return on_device(meta_params, tasks, task_keys(key, num_tasks))
+
+    return on_devices
+
+
+def _by_blocks(fn: MeanFn, mesh: Mesh, num_blocks: int) -> MeanFn:
+    """`fn` on a device's share, block by block: results with this device's blocks on their first axis."""
+    num_own = num_blocks // mesh.size
+
+    def on_device(meta_params: PyTree, tasks: PyTree, keys: Key[Array, "tasks"]) -> Any:
+        in_blocks = lambda leaf: leaf.reshape(num_own, len(leaf) // num_own, *leaf.shape[1:])  # noqa: E731
+        per_task = jax.tree.map(in_blocks, (tasks.keys if isinstance(tasks, Drawn) else tasks, keys))
+
+        def of_block(index: Array) -> Any:
+            own, own_keys = jax.tree.map(lambda leaf: leaf[index], per_task)
+            own = tasks._replace(keys=own) if isinstance(tasks, Drawn) else own
+            return jax.lax.optimization_barrier(fn(meta_params, draw(own), own_keys))
+
+        return loop(of_block, num_own)
+
+    return on_device
