@@ -21,7 +21,7 @@ from jmeta import Learner, checkpoints
 from jmeta.evaluation import Estimate, Evaluation, evaluate_episodes, paired_difference
 from jmeta.types import EpisodeFn, PyTree, RandomKey
 
-from . import baselines, console, loop, over_seeds, pictures, recipes, run_folder
+from . import baselines, console, loop, over_seeds, pictures, recipes, run_folder, run_state
 from .build import Experiment, build
 from .sources import named_protocol
 
@@ -90,14 +90,14 @@ def load_run(folder: pathlib.Path) -> tuple[str, parts.Recipe, PyTree]:
     recipe = recipes.with_options(recipes.load(name), options)
     experiment = build(recipe)
     run_folder.check_split(folder, experiment.source.split_hash)
-    like = loop.init_state(experiment, recipe.training.seed)
+    like = run_state.init_state(experiment, recipe.training.seed)
     restored = checkpoints.restore(folder / "checkpoints", like, best=True)
     if restored is None:
         raise ValueError(f"{folder} has no checkpoint yet; train it first")
     if not np.isfinite(restored[1].best_score):
         raise ValueError(f"{folder} never had a finite score on meta_valid, so there is no model to judge")
     step, latest = checkpoints.restore(folder / "checkpoints", like) or restored
-    if not loop.is_finished(latest, recipe.training):
+    if not run_state.is_finished(latest, recipe.training):
         print(f"note: {folder} is at step {step} of {recipe.training.num_steps}; judged is the best model until then")
     return name, recipe, restored[1].best_meta_params
 

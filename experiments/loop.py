@@ -8,52 +8,25 @@ seeds beside it. Several seeds may share their dispatches; all else is each one'
 
 import contextlib
 import dataclasses
-import math
-import os
 import pathlib
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from configs.parts import Training
-from jmeta import checkpoints, sharding, tasks, training
+from jmeta import checkpoints, sharding
 from jmeta.evaluation import Estimate, estimate, per_task_episodes, per_task_metrics
 from jmeta.tasks.few_shot import as_partial
-from jmeta.training import MetaState
 from jmeta.types import Aux, PyTree, RandomKey
 
 from . import checks, cluster, console, run_folder
 from .build import Experiment
-from .devices import Sharing, own_tasks
 from .diagnosis import examine_step
-from .sources import HostTasks
-
-
-class RunState(NamedTuple):
-    """What a run needs to go on: a pytree, and the content of its checkpoints.
-
-    Attributes:
-      meta: parameters, optimizer, step, counts of skipped steps.
-      key: the run's; the keys of every step follow from it.
-      sampler: of tasks that come from the host, where to go on; nothing where they are drawn on the device.
-      best_meta_params: those with the best score on meta_valid so far.
-      best_score: their score, higher is better; -inf before the first evaluation.
-      best_step: their step.
-      num_stale: evaluations since then.
-    """
-
-    meta: MetaState
-    key: RandomKey
-    sampler: dict[str, Any]
-    best_meta_params: PyTree
-    best_score: np.ndarray
-    best_step: np.ndarray
-    num_stale: np.ndarray
+from .dispatching import dispatcher
+from .run_state import RunState, init_state, is_finished, with_score
 
 
 class DivergedError(console.StoppedError):
@@ -65,43 +38,6 @@ def never() -> bool:
     return False
 
 
-def init_state(experiment: Experiment, seed: int) -> RunState:
-    """The state of a run at step 0, on the devices that share its tasks.
-
-    Raises:
-      ValueError: if the parameters alone are larger than the machine's memory, which a recorded network may be.
-    """
-    key_init, key_run = jax.random.split(jax.random.key(seed))
-    _check_size(jax.eval_shape(experiment.init, key_init))
-    # through the host: a restored state has no weak types either, and both must meet the same compiled program
-    meta_params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), experiment.init(key_init))
-    stream = experiment.source.meta_train
-    meta, key = experiment.trainer.init(meta_params), key_run
-    if experiment.sharing is not None:
-        mesh = experiment.sharing.mesh
-        meta, meta_params = (sharding.put(tree, sharding.shardings_of(tree, mesh)) for tree in (meta, meta_params))
-        key = sharding.put(key, experiment.sharing.everywhere())
-    return RunState(
-        meta=meta,
-        key=key,
-        sampler=iter(stream.tasks).get_state() if isinstance(stream, HostTasks) else {},
-        best_meta_params=meta_params,
-        best_score=np.array(-np.inf),
-        best_step=np.array(0),
-        num_stale=np.array(0),
-    )
-
-
-def _check_size(shapes: PyTree) -> None:
-    num_bytes = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if num_bytes > there:
-        raise ValueError(
-            f"the parameters would take {num_bytes / 1e9:.0f} GB, more than this machine's memory of "
-            f"{there / 1e9:.0f} GB; choose a smaller network"
-        )
-
-
 def mean_metrics(aux: Aux, training_names: Mapping[str, str]) -> dict[str, float]:
     """The mean over the meta-steps of one dispatch that were not skipped, and how many were; see `Experiment`."""
     kept = np.asarray(aux["is_skipped"]) == 0
@@ -111,100 +47,10 @@ def mean_metrics(aux: Aux, training_names: Mapping[str, str]) -> dict[str, float
     return {name: float(mean) for name, mean in means.items()} | {"num_skipped": float((~kept).sum())}
 
 
-def with_score(state: RunState, score: float) -> RunState:
-    """The state after an evaluation on meta_valid: a new best, or one more without."""
-    if not score > float(state.best_score):
-        return state._replace(num_stale=state.num_stale + 1)
-    copied = jax.tree.map(jnp.copy, state.meta.meta_params)  # the others are donated to the next dispatch
-    step = np.array(int(state.meta.step))
-    return state._replace(best_meta_params=copied, best_score=np.array(score), best_step=step, num_stale=np.array(0))
-
-
-def is_finished(state: RunState, part: Training) -> bool:
-    """Whether all steps are done, or meta_valid has seen no progress for too long."""
-    is_stale = part.patience is not None and int(state.num_stale) >= part.patience
-    return is_stale or int(state.meta.step) >= part.num_steps
-
-
 def split_key(split: str) -> RandomKey:
     """The key that evaluation tasks of a split are drawn with: the same for every run, so that runs can be compared."""
     # not from a small seed: a run's own keys are split from those, and fold_in can meet them
     return jax.random.key({"meta_valid": 1_000_000_007, "meta_test": 1_000_000_009}[split])
-
-
-Dispatch = Callable[[Sequence[RunState]], list[tuple[RunState, Aux]]]
-"""`states -> [(state, aux), ...]`: one dispatch of `steps_per_dispatch` meta-steps of each seed."""
-
-
-def dispatcher(experiment: Experiment, part: Training, starts: Sequence[RunState]) -> Dispatch:
-    """Dispatches of one seed, which use the state given up; or of several seeds in one `vmap`, which do not.
-
-    What becomes of a seed depends on how many seeds there are and on its place among them, up to rounding, but not on
-    the states of the others: they may be at other steps, and one that is finished may be dispatched and not looked at.
-
-    Raises:
-      ValueError: for several seeds on tasks that come from the host: every seed has its own stream of them.
-    """
-    stream, num_total_steps = experiment.source.meta_train, experiment.num_total_steps
-    if isinstance(stream, HostTasks):
-        if len(starts) > 1:
-            raise ValueError(f"{len(starts)} seeds together on tasks from the host; train them one after another")
-        return _fed_dispatcher(experiment, part, stream, starts[0])
-    if experiment.sharing is None:
-        sample = tasks.stacked(stream, part.tasks_per_step)
-    else:
-        sample = sharding.put(tasks.drawn(stream, part.tasks_per_step), experiment.sharing.everywhere())
-    run = training.sampled_steps(experiment.trainer, num_steps=part.steps_per_dispatch, num_total_steps=num_total_steps)
-
-    def one(states: Sequence[RunState]) -> list[tuple[RunState, Aux]]:
-        (state,) = states
-        meta, aux = run(state.meta, sample, state.key)
-        return [(state._replace(meta=meta), aux)]
-
-    @jax.jit  # stacked and taken apart inside, where it costs nothing to speak of
-    def run_together(metas: list[MetaState], sample: training.SampleTasks, keys: list[RandomKey]) -> list[Any]:
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *metas)
-        results = jax.vmap(run, in_axes=(0, None, 0))(stacked, sample, jnp.stack(keys))
-        return [jax.tree.map(lambda leaf, i=i: leaf[i], results) for i in range(len(keys))]
-
-    def several(states: Sequence[RunState]) -> list[tuple[RunState, Aux]]:
-        results = run_together([state.meta for state in states], sample, [state.key for state in states])
-        return [(state._replace(meta=meta), aux) for state, (meta, aux) in zip(states, results, strict=True)]
-
-    return one if len(starts) == 1 else several
-
-
-def _fed_dispatcher(experiment: Experiment, part: Training, stream: HostTasks, start: RunState) -> Dispatch:
-    run_fed = training.fed_steps(experiment.trainer, num_total_steps=experiment.num_total_steps)
-    batches = iter(stream.tasks)
-    batches.set_state(start.sampler)
-
-    def from_host(states: Sequence[RunState]) -> list[tuple[RunState, Aux]]:
-        (state,) = states
-        steps = [next(batches) for _ in range(part.steps_per_dispatch)]
-        fed = jax.tree.map(lambda *leaves: np.stack(leaves), *steps)
-        if experiment.sharing is not None:
-            fed = _of_all_processes(fed, experiment.sharing, part.tasks_per_step)
-        meta, aux = run_fed(state.meta, fed, state.key)
-        return [(state._replace(meta=meta, sampler=batches.get_state()), aux)]
-
-    return from_host
-
-
-def _of_all_processes(fed: PyTree, sharing: Sharing, num_tasks: int) -> PyTree:
-    """What the processes have drawn, each its own tasks, as arrays of the job: nothing is sent."""
-    first = own_tasks(sharing, num_tasks).start
-
-    def of_leaf(own: np.ndarray) -> jax.Array:
-        shape = (own.shape[0], num_tasks, *own.shape[2:])
-
-        def part(index: Any) -> np.ndarray:
-            start, stop, _ = index[1].indices(num_tasks)
-            return own[:, start - first : stop - first]
-
-        return jax.make_array_from_callback(shape, sharing.of_steps(), part)
-
-    return jax.tree.map(of_leaf, fed)
 
 
 def valid_protocol(experiment: Experiment) -> str:

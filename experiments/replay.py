@@ -16,7 +16,7 @@ from jmeta import checkpoints, training
 from . import console, recipes, run_folder
 from .build import Experiment, build
 from .diagnosis import TaskReport, examine_step, sample_step
-from .loop import RunState, init_state
+from .run_state import RunState, init_state
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ import tyro
 
 from jmeta import checkpoints
 
-from . import console, evaluate, loop, run_folder
+from . import console, evaluate, run_folder, run_state
 from .build import build
 from .launch import EXIT_LOST, EXIT_PREEMPTED
 
@@ -298,7 +298,7 @@ class Level(NamedTuple):
 def outcome(folder: pathlib.Path) -> dict[str, Any]:
     """What a run has come to, but for times: digests of all bits of its state and of its best parameters, and more."""
     _, recipe, best = evaluate.load_run(folder)
-    restored = checkpoints.restore(folder / "checkpoints", loop.init_state(build(recipe), recipe.training.seed))
+    restored = checkpoints.restore(folder / "checkpoints", run_state.init_state(build(recipe), recipe.training.seed))
     assert restored is not None
     step, state = restored
     metrics = [{k: v for k, v in line.items() if k != "seconds"} for line in run_folder.read_metrics(folder)]

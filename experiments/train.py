@@ -16,7 +16,7 @@ import tyro
 from configs import parts
 from configs.parts import Recipe
 
-from . import checks, cluster, console, devices, loop, over_seeds, pictures, planning, recipes, run_folder
+from . import checks, cluster, console, devices, loop, over_seeds, pictures, planning, recipes, run_folder, run_state
 from .build import build, metric_of
 
 
@@ -83,7 +83,7 @@ def parse(arguments: list[str]) -> tuple[str, Recipe, Options]:
     return name, recipe, parsed.options
 
 
-def train_one(name: str, recipe: Recipe, folder: pathlib.Path) -> loop.RunState:
+def train_one(name: str, recipe: Recipe, folder: pathlib.Path) -> run_state.RunState:
     """Train or go on training one seed in its folder, and draw its learning curve."""
     return train_together(name, recipe, {recipe.training.seed: folder})[recipe.training.seed]
 
@@ -93,7 +93,7 @@ def train_together(
     recipe: Recipe,
     folders: Mapping[int, pathlib.Path],
     is_preempted: Callable[[], bool] = loop.never,
-) -> dict[int, loop.RunState]:
+) -> dict[int, run_state.RunState]:
     """Train or go on training seeds that share their dispatches, each in its folder; returns their states by seed."""
     checks.check(recipe)
     with contextlib.ExitStack() as locks:

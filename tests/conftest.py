@@ -21,7 +21,7 @@ jaxtyping.install_import_hook("jmeta", "beartype.beartype")
 
 
 SLOW = pathlib.Path(__file__).with_name("slow.txt")
-"""Tests that took more than ten seconds of a slow machine, one a line, and have a quicker one like them."""
+"""Tests that took more than six seconds of a slow machine, one a line, and have a quicker one like them."""
 
 
 def pytest_collection_modifyitems(config, items):

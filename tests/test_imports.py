@@ -30,6 +30,7 @@ DATA_FLOW = [
     "trust_region",
     "planning",
     "leaks",
+    "measuring",
     "evaluation",
     "checkpoints",
     "testing",

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import console, loop, recipes, run_folder
+from experiments import console, dispatching, recipes, run_folder, run_state
 from experiments.build import build
 
 STEPS = {  # in a dispatch: the recipe's own, or fewer where a step takes many milliseconds
@@ -46,8 +46,8 @@ def measure(name: str, num_seeds: int, rounds: int) -> dict[str, str]:
     compile_seconds, seconds, cpu_seconds = {}, {}, {}
     runs: dict[str, Any] = {}
     for way in ("apart", "together"):
-        states = [loop.init_state(experiment, seed) for seed in range(num_seeds)]
-        dispatch = loop.dispatcher(experiment, part, states if way == "together" else states[:1])
+        states = [run_state.init_state(experiment, seed) for seed in range(num_seeds)]
+        dispatch = dispatching.dispatcher(experiment, part, states if way == "together" else states[:1])
         groups = [[state] for state in states] if way == "apart" else [states]
         with console.compile_clock() as compiling:
             groups = [[state for state, _ in jax.block_until_ready(dispatch(group))] for group in groups]

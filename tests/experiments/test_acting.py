@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import parts
-from experiments import evaluate, loop, planning, recipes, train, worlds
+from experiments import evaluate, planning, recipes, run_state, train, worlds
 from experiments.build import build
 from experiments.diagnosis import examine_step
 from jmeta import Batch
@@ -151,7 +151,7 @@ def test_a_curve_of_inner_steps_is_of_returns():
 
 def test_a_step_is_looked_at_task_by_task():
     experiment = build(small("rl2 with ppo"))
-    state = loop.init_state(experiment, 0)
+    state = run_state.init_state(experiment, 0)
     reports = examine_step(experiment, state.meta.meta_params, state.key, 3)
     assert [report.is_finite for report in reports] == [True, True]
 

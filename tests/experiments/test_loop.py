@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import checks, loop, recipes, replay, run_folder, train
+from experiments import checks, loop, recipes, replay, run_folder, run_state, train
 from experiments.build import build
 from experiments.diagnosis import TaskReport
 from jmeta import checkpoints
 from jmeta.tasks import stacked
+from jmeta.training import step_keys
 
 
 def prepared(folder, recipe, name="sinusoid_maml"):
@@ -63,7 +64,7 @@ def with_nan_where(experiment, is_poisoned):
 
 
 def task_keys(experiment, key, step):
-    key_tasks, _ = loop.training.step_keys(key, step)
+    key_tasks, _ = step_keys(key, step)
     return np.asarray(jax.random.key_data(jax.random.split(key_tasks, experiment.tasks_per_step)))
 
 
@@ -120,20 +121,20 @@ def test_tasks_from_the_host_go_on_where_they_were(tmp_path, tiny_folder, monkey
 
 def test_early_stopping_counts_evaluations_without_progress(tiny_blobs):
     training = dataclasses.replace(tiny_blobs.training, patience=2)
-    state = loop.init_state(build(tiny_blobs), 0)
+    state = run_state.init_state(build(tiny_blobs), 0)
     best_steps, finished = [], []
     for step, score in [(10, 0.5), (20, 0.6), (30, 0.6), (40, float("nan"))]:
         state = state._replace(meta=state.meta._replace(step=jnp.array(step)))
-        state = loop.with_score(state, score)
+        state = run_state.with_score(state, score)
         best_steps.append(int(state.best_step))
-        finished.append(loop.is_finished(state, training))
+        finished.append(run_state.is_finished(state, training))
     assert best_steps == [10, 20, 20, 20]
     assert finished == [False, False, False, True]
 
 
 def test_the_best_parameters_are_those_of_the_best_step(tmp_path, tiny_blobs, monkeypatch):
     scores = iter([0.3, 0.9, 0.5])
-    monkeypatch.setattr(loop, "with_score", lambda state, _, keep=loop.with_score: keep(state, next(scores)))
+    monkeypatch.setattr(loop, "with_score", lambda state, _, keep=run_state.with_score: keep(state, next(scores)))
     state = run(tmp_path, build(tiny_blobs), tiny_blobs.training)
     assert int(state.best_step) == 40
     _, at_40 = checkpoints.restore(tmp_path / "checkpoints", state, up_to=40)
@@ -178,7 +179,7 @@ def test_metrics_are_means_over_steps_that_were_not_skipped():
 
 def test_a_poisoned_step_is_skipped_and_counted(tmp_path, tiny_sinusoid):
     experiment = build(tiny_sinusoid)
-    key = loop.init_state(experiment, tiny_sinusoid.training.seed).key
+    key = run_state.init_state(experiment, tiny_sinusoid.training.seed).key
     poison = task_keys(experiment, key, 13)[2]
     experiment = with_nan_where(experiment, lambda data: (data == poison).all())
     state = run(tmp_path, experiment, tiny_sinusoid.training)
@@ -191,7 +192,7 @@ def test_too_many_skipped_steps_stop_the_run_and_can_be_replayed(tmp_path, tiny_
     folder = prepared(tmp_path / "run", tiny_sinusoid)
     training = dataclasses.replace(tiny_sinusoid.training, max_skipped_in_a_row=5)
     experiment = build(tiny_sinusoid)
-    key = loop.init_state(experiment, training.seed).key
+    key = run_state.init_state(experiment, training.seed).key
     poison = np.stack([task_keys(experiment, key, step)[1] for step in range(23, 60)])
     experiment = with_nan_where(experiment, lambda data: (data[None] == poison).all(-1).any())
     with pytest.raises(loop.DivergedError) as caught:
@@ -225,7 +226,7 @@ def test_a_replayed_step_has_the_loss_that_was_logged(tmp_path, tiny_sinusoid):
 def test_what_is_sampled_again_is_what_was_sampled(tiny_sinusoid):
     experiment = build(tiny_sinusoid)
     key = jax.random.key(3)
-    key_tasks, _ = loop.training.step_keys(key, 5)
+    key_tasks, _ = step_keys(key, 5)
     expected = stacked(experiment.source.meta_train, experiment.tasks_per_step)(key_tasks)
     again = replay.sample_step(experiment, key, 5)
     assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (expected, again)), strict=True))
@@ -252,5 +253,5 @@ def test_a_divergence_says_what_is_at_fault(tmp_path, tiny_blobs, monkeypatch, i
     experiment = build(tiny_blobs)
     reports = [TaskReport(i, (i,), 1.0, 1.0, each, True) for i, each in enumerate(is_finite)]
     monkeypatch.setattr(loop, "examine_step", lambda *_: reports)
-    state = loop.init_state(experiment, 0)
+    state = run_state.init_state(experiment, 0)
     assert words in loop._explain_divergence(experiment, state, tmp_path)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from configs.parts import Conv4
-from experiments import loop, over_seeds, run_folder, train
+from experiments import dispatching, loop, over_seeds, run_folder, run_state, train
 from experiments.benchmarks import seeds as benchmark
 from experiments.build import build
 from jmeta import checkpoints
+from jmeta.training import step_keys
 
 SEEDS = (3, 4, 5)
 
@@ -125,8 +126,8 @@ def test_a_seed_that_diverges_leaves_the_others_as_they_are(tmp_path, tiny_sinus
     experiment = build(tiny_sinusoid)
     training = dataclasses.replace(tiny_sinusoid.training, max_skipped_in_a_row=5)
     whole = run_seeds(tmp_path / "whole", experiment, training)
-    key = loop.init_state(experiment, 4).key
-    steps = [loop.training.step_keys(key, step)[0] for step in range(23, 60)]
+    key = run_state.init_state(experiment, 4).key
+    steps = [step_keys(key, step)[0] for step in range(23, 60)]
     keys = jnp.concatenate([jax.random.key_data(jax.random.split(each, training.tasks_per_step)) for each in steps])
     sample = experiment.source.meta_train
 
@@ -146,9 +147,9 @@ def test_a_seed_that_diverges_leaves_the_others_as_they_are(tmp_path, tiny_sinus
 
 def test_tasks_from_the_host_are_refused_together(tiny_folder):
     experiment = build(tiny_folder)
-    states = [loop.init_state(experiment, seed) for seed in SEEDS]
+    states = [run_state.init_state(experiment, seed) for seed in SEEDS]
     with pytest.raises(ValueError, match="3 seeds together on tasks from the host"):
-        loop.dispatcher(experiment, tiny_folder.training, states)
+        dispatching.dispatcher(experiment, tiny_folder.training, states)
 
 
 def test_how_many_at_once(tiny_blobs, tiny_sinusoid, tiny_folder, monkeypatch):
