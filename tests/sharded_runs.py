@@ -90,9 +90,13 @@ def judged(method, state, sample, mesh):
         policy = policies.actor_critic(models.gru(16), bandit)
         judge = rollouts.return_episode(rollouts.run_episode(bandit, policy, num_steps=6))
         measure, name = evaluation.per_task_episodes(judge, mesh=mesh), "return"
-    else:
+    elif method == "protonet":
         learner = learners.protonet(models.conv4(None, num_filters=8), num_ways=5)
         measure, name = evaluation.per_task_metrics(learner, losses.cross_entropy, mesh=mesh), "loss"
+    else:
+        widths = [16, 1] if method == "evolution" else [40, 40, 1]
+        learner = learners.maml(models.mlp(widths), losses.squared_error, optax.sgd(0.01), num_steps=2)
+        measure, name = evaluation.per_task_metrics(learner, losses.squared_error, mesh=mesh), "loss"
     scores, _ = measure(state.meta_params, sample, jax.random.key(3), num_tasks=150, tasks_at_once=7)
     return scores[name]
 
@@ -126,10 +130,9 @@ def main(arguments):
         is_divided = any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
         numbers = [np.asarray(leaf) for leaf in jax.tree.leaves(sharding.here(state.meta_params))]
         digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in numbers)).hexdigest()
-        scores = judged(method, state, sample, mesh).tolist() if method in ("rl2", "protonet") else []
         results[method] = {
             "digest": digest,
-            "scores": scores,
+            "scores": judged(method, state, sample, mesh).tolist(),
             "loss": float(np.asarray(aux["loss"])[-1]),
             "step": int(jnp.asarray(np.asarray(state.step))),
             "is_divided": is_divided,

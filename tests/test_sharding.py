@@ -106,7 +106,7 @@ def test_nothing_but_the_mean_is_exchanged():
     """No data, no tasks, no perturbations: of evolution strategies, too, the collectives carry one gradient."""
     code = """
 import jax, json, sys
-from jmeta import learners, losses, sharding, tasks
+from jmeta import sharding, tasks
 from tests import sharded_runs
 mesh = sharding.make_mesh({"tasks": 4})
 found = {}
@@ -220,3 +220,11 @@ def test_only_what_a_function_changes_comes_back_from_all(key):
     result = jax.jit(centred)({"x": jnp.arange(4.0), "y": jnp.arange(4)})
     assert result["x"].tolist() == [-1.5, -0.5, 0.5, 1.5]
     assert result["y"].tolist() == [0, 1, 2, 3]
+
+
+def test_only_what_a_function_reads_is_gathered():
+    mesh = sharding.make_mesh({"tasks": 1})
+    scaled = sharding.on_gathered(lambda t: {**t, "x": t["x"] * t["scale"].max()}, mesh)
+    tasks_ = {"x": jnp.arange(4.0), "scale": jnp.arange(4.0), "unread": jnp.arange(4.0), "large": jnp.zeros((4, 100))}
+    assert str(jax.make_jaxpr(scaled)(tasks_)).count("all_gather[") == 2
+    assert jax.jit(scaled)(tasks_)["x"].tolist() == [0.0, 3.0, 6.0, 9.0]

@@ -80,7 +80,7 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
     """Arrays that every process has, as arrays of the whole job, each process taking its part: nothing is sent.
 
     Args:
-      tree: of NumPy or JAX arrays, typed keys and numbers, the same in all processes. What is in its place stays.
+      tree: of NumPy or JAX arrays, typed keys and numbers, the same in all processes.
       shardings: a tree of shardings of its structure, or one for all leaves.
 
     Example:
@@ -95,8 +95,6 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
         shardings = jax.tree.map(lambda _: one, tree)
 
     def of_leaf(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
-            return leaf
         if _is_key(leaf):
             return jax.random.wrap_key_data(
                 of_leaf(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf)
