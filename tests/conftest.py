@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.nodeid in slow:
             item.add_marker(pytest.mark.slow)
-    is_whole_files = not config.option.lf and not any("::" in argument for argument in config.args)
+    is_whole_files = not config.getoption("lf", False) and not any("::" in argument for argument in config.args)
     files = {item.nodeid.partition("::")[0] for item in items}
     there = {item.nodeid for item in items}
     if is_whole_files and (stale := {name for name in slow - there if name.partition("::")[0] in files}):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import jmeta
+from experiments.benchmarks.collectives import collectives
 from jmeta import learners, losses, sharding, tasks
 from jmeta.tasks.drawn import Drawn, draw
 
@@ -67,6 +68,38 @@ def test_divided_parameters_have_the_same_bits(on_one_device):
     results = results_of(["8", "--divided", "maml", "rl2"], num_devices=4)
     assert all(result["is_divided"] for result in results.values())
     assert bits(results) == bits_of(("maml", "rl2"), on_one_device)
+
+
+def test_divided_gradients_are_summed_part_by_part():
+    """Without a fixed order: the sum of all, of which no more is sent than a device keeps."""
+    code = """
+import jax, jax.numpy as jnp, json, jmeta
+from jmeta import sharding
+from jmeta.sharding import placing
+placing.LEAST_TO_DIVIDE = 24
+mesh = sharding.make_mesh({"tasks": 2, "model": 2})
+mean_fn = jmeta.over_tasks(lambda theta, task, key: jax.tree.map(lambda leaf: leaf * task, theta))
+theta = {"kernel": jnp.arange(24.0).reshape(4, 6), "odd": jnp.ones((5, 5)), "bias": jnp.arange(3.0)}
+placed = sharding.put(theta, sharding.shardings_of(theta, mesh))
+shared = jax.jit(sharding.over_devices(mean_fn, mesh))
+arguments = (placed, jnp.arange(8.0), jax.random.key(0))
+mean = shared(*arguments)
+print(json.dumps({
+    "is_mean": bool(jax.tree.all(jax.tree.map(lambda a, b: (a == 3.5 * b).all(), sharding.here(mean), theta))),
+    "specs": {name: str(leaf.sharding.spec) for name, leaf in mean.items()},
+    "text": shared.lower(*arguments).compile().as_text(),
+}))
+"""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert output.returncode == 0, output.stderr
+    found = json.loads(output.stdout.splitlines()[-1])
+    assert found["is_mean"]
+    assert found["specs"] == {"kernel": "P(None, 'model')", "odd": "P()", "bias": "P()"}
+    exchanged = [(each.kind, each.num_bytes, each.group) for each in collectives(found["text"])]
+    whole, part = 4 * (25 + 3), 4 * 24 // 2
+    expected = [("all-gather", 2 * part, 2), ("reduce-scatter", part, 2), ("all-reduce", part, 2)]
+    assert sorted(exchanged) == sorted([*expected, ("all-reduce", whole, 4)])
 
 
 @pytest.mark.slow

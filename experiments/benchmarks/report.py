@@ -2,19 +2,19 @@
 
 import json
 import pathlib
-import statistics
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from experiments import run_folder
 
-from . import scaling as scale
 from .physics import FILE as PHYSICS
 from .profile import FILE as PROFILE
+from .report_scaling import scaling_section
 from .scaling import FILE as SCALING
 from .speed import CONTENDERS, ROWS
 from .sweep import FILE as SWEEP
+from .tables import median_of, ratio_of, table_of, where_measured
 from .workloads import Workload
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -103,7 +103,7 @@ def render(
     if physics:
         parts.append(_physics(physics))
     if scaling:
-        parts.append(_scaling(scaling))
+        parts.append(scaling_section(scaling))
     return "\n".join(parts)
 
 
@@ -115,8 +115,8 @@ def _aims(rows: list[dict[str, Any]]) -> str:
         measured = by_name.get((workload.name, is_tuned), {})
         beside = [name for name in contenders if name in measured]
         if beside:
-            name = min(beside, key=lambda name: _median(measured[name]))
-            ratio = _ratio(measured[name], measured[_ours(measured)])
+            name = min(beside, key=lambda name: median_of(measured[name]))
+            ratio = ratio_of(measured[name], measured[_ours(measured)])
             title = f"{workload.name}{', huge pages' if is_tuned else ''}: {name}"
             lines.append([title, f"at least {least:g}", f"{ratio:.2f}", "met" if ratio >= least else "missed"])
     for workload, most in MEMORY_AIMS:
@@ -128,10 +128,10 @@ def _aims(rows: list[dict[str, Any]]) -> str:
     for (name, is_tuned), measured in by_name.items():
         hand = [each for contender, each in measured.items() if contender.startswith("by hand")]
         if hand and not is_tuned:
-            ratio = 1 / _ratio(hand[0], measured[_ours(measured)])
+            ratio = 1 / ratio_of(hand[0], measured[_ours(measured)])
             verdict = "met" if ratio <= 1.05 else "missed"
             lines.append([f"{name}: jmeta's time over that by hand", "at most 1.05", f"{ratio:.2f}", verdict])
-    table = _table(["", "aim", "measured", ""], lines)
+    table = table_of(["", "aim", "measured", ""], lines)
     return f"""## Aims
 
 Ratios of time to the fastest way of jmeta, of 2 CPU cores; the tables below have the whole.
@@ -143,21 +143,7 @@ Ratios of time to the fastest way of jmeta, of 2 CPU cores; the tables below hav
 def _ours(measured: dict[str, Any]) -> str:
     """The fastest way of jmeta that it offers."""
     offered = [name for name in measured if name.startswith("jmeta") and "first step apart" not in name]
-    return min(offered, key=lambda name: _median(measured[name]))
-
-
-def _ratio(theirs: dict[str, Any], ours: dict[str, Any]) -> float:
-    """The median of the ratios of rounds."""
-    return statistics.median(a / b for a, b in zip(theirs["seconds"], ours["seconds"], strict=True))
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = list(head)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
-
-
-def _versions(row: dict[str, Any]) -> str:
-    return f"{row['machine']}; {', '.join(f'{name} {version}' for name, version in row['versions'].items())}."
+    return min(offered, key=lambda name: median_of(measured[name]))
 
 
 def _section(row: dict[str, Any], workload: Workload) -> str:
@@ -165,29 +151,29 @@ def _section(row: dict[str, Any], workload: Workload) -> str:
     measured = row["measured"]
     ours = _ours(measured)
     lines = []
-    for name, each in sorted(measured.items(), key=lambda item: _median(item[1])):
+    for name, each in sorted(measured.items(), key=lambda item: median_of(item[1])):
         share = ""
         if workload.kind in ("W1", "W3"):
-            share = f"{workload.useful_flops / _median(each) / row['matmul_peak']:.0%}"
+            share = f"{workload.useful_flops / median_of(each) / row['matmul_peak']:.0%}"
         lines.append(
             [
                 f"**{name}**" if name == ours else name,
-                f"{_median(each) * 1e3:.2f}",
-                f"{_ratio(each, measured[ours]):.2f}",
+                f"{median_of(each) * 1e3:.2f}",
+                f"{ratio_of(each, measured[ours]):.2f}",
                 "" if each["temporary_bytes"] is None else f"{each['temporary_bytes'] / 1e6:.1f}",
                 f"{each['peak_bytes'] / 1e6:.0f}",
                 f"{each['compile_seconds']:.1f}",
                 share,
             ]
         )
-    table = _table(["", "ms", "ratio", "temporary MB", "peak MB", "compile s", "of peak"], lines)
+    table = table_of(["", "ms", "ratio", "temporary MB", "peak MB", "compile s", "of peak"], lines)
     failed = [f"\nNot measured: {name}: {reason}." for name, reason in row["failed"].items()]
     speed = []
     if workload.acts:
-        rates = {name: workload.tasks * workload.steps / _median(each) for name, each in measured.items()}
+        rates = {name: workload.tasks * workload.steps / median_of(each) for name, each in measured.items()}
         shown = "; ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
         speed = [f"\nSteps of environments a second, acting and learning: {shown}."]
-    return "\n".join([title, "", _versions(row), "", table, *speed, *failed, ""])
+    return "\n".join([title, "", where_measured(row), "", table, *speed, *failed, ""])
 
 
 def _profile(profile: dict[str, Any]) -> str:
@@ -198,10 +184,10 @@ def _profile(profile: dict[str, Any]) -> str:
     return f"""## Where the time goes
 
 {profile["workload"]}, {profile["way"]}: time of a meta-step by kind of work, by JAX's profiler, on the threads that
-start the operations. {_versions(profile)} The meta-step took {profile["wall_milliseconds"]:.0f} ms while it was
+start the operations. {where_measured(profile)} The meta-step took {profile["wall_milliseconds"]:.0f} ms while it was
 watched, in {profile["num_operations"]} operations, and {profile["busy_share"]:.0%} of the cores' time.
 
-{_table(["", "ms", "share"], lines)}
+{table_of(["", "ms", "share"], lines)}
 """
 
 
@@ -210,178 +196,24 @@ def _physics(physics: dict[str, Any]) -> str:
     measured = physics["measured"]
     ours = measured["jmeta: crawler"]
     lines = []
-    for name, each in sorted(measured.items(), key=lambda item: _median(item[1])):
-        rate = physics["robots"] * physics["steps"] / _median(each)
-        lines.append([name, f"{rate:,.0f}", f"{_ratio(each, ours):.1f}", f"{each['compile_seconds']:.1f}"])
+    for name, each in sorted(measured.items(), key=lambda item: median_of(item[1])):
+        rate = physics["robots"] * physics["steps"] / median_of(each)
+        lines.append([name, f"{rate:,.0f}", f"{ratio_of(each, ours):.1f}", f"{each['compile_seconds']:.1f}"])
     return f"""## Robots
 
 Steps of {physics["robots"]} robots a second, each with a body of its own, under random actions and without a policy, in
 turns in one process; the ratio is of time, to the crawler. All but the ant move in a plane. Each step prepares a new
-start, as adapters do where a rollout may end. {_versions(physics)}
+start, as adapters do where a rollout may end. {where_measured(physics)}
 
-{_table(["", "steps a second", "ratio", "compile s"], lines)}
+{table_of(["", "steps a second", "ratio", "compile s"], lines)}
 """
-
-
-def _scaling(found: dict[str, Any]) -> str:
-    """What many devices cost, what they exchange, and an estimate for accelerators."""
-    parts = [
-        f"""## Scaling
-
-Tasks shared among the devices of a mesh by `jmeta.sharding.over_devices`; *fixed order* is `num_blocks=8`, with the
-same bits on 1, 2, 4 and 8 devices. {_versions(found)}"""
-    ]
-    if "timed" in found:
-        parts.append(_costs_of_sharing(found))
-    if "counted" in found:
-        parts += [_exchanged(found), _estimated(found)]
-    return "\n\n".join(parts) + "\n"
-
-
-ONE = {"devices": "device", "processes": "process"}
-
-
-def _costs_of_sharing(found: dict[str, Any]) -> str:
-    text = f"""### What sharing costs on one machine
-
-**This is overhead, not speed-up**: all devices, made by XLA of one CPU, and all processes of one device each, share the
-same few cores, on which other work ran, too, as the spread tells. 1 would mean that sharing costs nothing; less is
-possible where the plain trainer leaves a core idle. The ratio is the median over {found["rounds"]} rounds of the time
-to that of the plain trainer on one device on as many tasks, and in brackets the lowest and the highest; in a round all
-arrangements take one turn, one after another. Without compilation. Processes exchange through Gloo, which sums the
-arrays of an all-reduce one after another, while the fixed order exchanges all numbers as one array."""
-    parts = [text]
-    for workload, sizes in found["sizes"].items():
-        cases = [each for each in found["timed"] if each["workload"] == workload and each["way"] != scale.PLAIN]
-        strong = [each for each in cases if each["tasks"] == sizes["num_tasks"]]
-        title = f"{workload}; strong: {sizes['num_tasks']} tasks in a meta-step, ms"
-        parts += [f"{title}:", _arrangements(found["timed"], strong, lambda each: 1e3 * _median(each))]
-        if sizes["num_tasks_each"]:
-            weak = [each for each in cases if each["tasks"] == sizes["num_tasks_each"] * each["number"]]
-            title = f"{workload}; weak: {sizes['num_tasks_each']} tasks on each device, µs a task"
-            parts += [
-                f"{title}:",
-                _arrangements(found["timed"], weak, lambda each: 1e6 * _median(each) / each["tasks"]),
-            ]
-    return "\n\n".join(parts)
-
-
-def _arrangements(
-    timed: list[dict[str, Any]], cases: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]
-) -> str:
-    rows = []
-    for kind, number in dict.fromkeys((each["kind"], each["number"]) for each in cases):
-        those = [each for each in cases if (each["kind"], each["number"]) == (kind, number)]
-        cells = [f"{number} {kind}" if number > 1 else {"devices": "1 device", "processes": "1 process"}[kind]]
-        cells.append(_three_digits(value(scale.plain_case(timed, those[0]))))
-        for each in sorted(those, key=lambda each: list(scale.SUMS).index(each["way"])):
-            ratios = scale.ratios(timed, each)
-            cells += [
-                _three_digits(value(each)),
-                f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-            ]
-        rows.append(cells)
-    head = ["", "plain"]
-    for name in scale.SUMS:
-        head += [name, "ratio"]
-    return _table(head, rows)
-
-
-def _three_digits(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _exchanged(found: dict[str, Any]) -> str:
-    """Bytes of a meta-step."""
-    lines, excess = [], []
-    for row in found["counted"]:
-        parts = scale.exchange(row)
-        mesh = ", ".join(f"{name} {size}" for name, size in row["mesh"].items())
-        names = ["sums", "parameters", "others", "sent", "least"]
-        ratio = f"{parts['sent'] / parts['least']:.4f}"
-        numbers = [row["gradient_bytes"], *(parts[name] for name in names)]
-        lines.append([row["method"], mesh, row["way"], *(f"{number:,.0f}" for number in numbers), ratio])
-        if row["divided_bytes"] and not excess:
-            model = row["mesh"]["model"]
-            saved = (model - 1) / model * row["divided_bytes"]
-            excess.append(
-                f"Where parameters are divided, each step gathers them, and every device then gets the whole sum of "
-                f"their gradients, of which it keeps its part: a sum that gave it no more would send {saved:,.0f} "
-                f"bytes less. The few others are whether all divided numbers are finite."
-            )
-    acting = [row for row in found["counted"] if row["updates"] > 1]
-    for row in acting[:1]:
-        gathered = [each for each in row["collectives"] if each["num_bytes"] < row["gradient_bytes"]]
-        size = sum(each["num_bytes"] for each in gathered)
-        more = ", for which the advantages alone would do" if len(gathered) > 1 else ""
-        arrays = f"{len(gathered)} array{'s' * (len(gathered) > 1)}"
-        excess.append(
-            f"{row['method']} makes {row['updates']} gradients in a meta-step; its others are {arrays} of what was "
-            f"collected, {size:,} bytes in all, gathered once to normalise advantages over all tasks{more}."
-        )
-    head = ["", "mesh", "sum", "gradient", "sent: sums", "parameters", "others", "all", "least", "all to least"]
-    return f"""### What is exchanged
-
-Bytes that one of eight devices sends in a meta-step of {found["num_tasks_counted"]} tasks, counted in the compiled
-program: 2 (N-1)/N of what is summed by an all-reduce, (N-1)/N of what an all-gather or an all-to-all results in. *sums*
-are gradients, with the loss and a few other means beside them, and in fixed order a few zeros to make parts equal;
-*others* would be data, keys or perturbations. The least is an all-reduce of the gradient alone, 2 (N-1)/N of its bytes
-for each update.
-
-{_table(head, lines)}
-
-Nothing but sums is exchanged in rows without *others*: tasks and perturbations are drawn where they are used.
-{" ".join(excess)}"""
-
-
-def _estimated(found: dict[str, Any]) -> str:
-    """Text and table of the estimate."""
-    lines = []
-    for each in scale.estimates(found):
-        cells = [each["model"], each["accelerators"], str(each["number"]), f"{1e6 * each['compute']:,.0f}"]
-        for name in scale.SUMS:
-            cells += [f"{1e6 * each[name]:,.0f}", f"{each[f'{name}: efficiency']:.0%}"]
-        lines.append(cells)
-    head = ["", "accelerators", "number", "computing, µs"]
-    for name in scale.SUMS:
-        head += [f"{name}, µs", "efficiency"]
-    full, large = found["full_size"], scale.large_model()
-    kinds = "\n".join(f"* {kind.name}: {kind.source}. Assumed: {_hops(kind)}." for kind in (scale.H100, scale.TPU_V5P))
-    return f"""### Estimate for 8, 64 and 512 accelerators
-
-**An estimate, not a measurement**: arithmetic from the bytes above, from the FLOP of a meta-step and from published
-speeds. It assumes that {scale.SHARE_OF_PEAK:.0%} of the peak of arithmetic and {scale.SHARE_OF_LINK:.0%} of the speed
-of links are reached, that there are {full["num_tasks"]} tasks on each accelerator, that numbers are summed in float32,
-and that nothing is computed while they are exchanged. Efficiency is computing's share of the time.
-
-* The small model has {full["parameters"]:,} parameters and takes {full["flops"] / 1e9:.1f} GFLOP on each accelerator by
-  the compiler's count (`cost_analysis`). Networks so small reach a smaller share of the peak, and then the exchange
-  weighs less.
-* The large one has {large.num_bytes / 4e6:.0f}M parameters and takes {large.flops / 1e12:.2f} TFLOP on each by a
-  formula: an example meets each parameter once. Where it does so as many tokens or pixels, the exchange weighs less.
-{kinds}
-
-An all-reduce adds within a node first, or along the axes of a torus. In fixed order numbers go unsummed to those who
-add them, on that way {scale.H100.node} times as many bytes between nodes: the same bits cost little within a node, and
-much between many. Hops are counted alike for both sums.
-
-{_table(head, lines)}"""
-
-
-def _hops(kind: scale.Accelerators) -> str:
-    """What is assumed of them."""
-    hops = f"{1e6 * kind.latency:.0f} µs a hop"
-    if not kind.network:
-        return f"a cube of chips whose rings are closed from side 4 on, {hops}"
-    between = f"{1e6 * kind.network_latency:.0f} µs between nodes"
-    return f"nodes of {kind.node}, {hops}, {between}, a network that slows nobody down"
 
 
 def _sweep(sweep: dict[str, Any]) -> str:
     """Tables over steps and tasks, and the picture."""
     points = sweep["points"]
     names = {"W1": "W1, T=1: adjoints, by number of inner steps", "W2": "W2, T=1: estimators, by number of inner steps"}
-    parts = ["## Against inner steps and tasks", "", _versions(sweep), "", f"![]({PICTURE.relative_to(ROOT)})", ""]
+    parts = ["## Against inner steps and tasks", "", where_measured(sweep), "", f"![]({PICTURE.relative_to(ROOT)})", ""]
     for kind, label in (("W1", "adjoint"), ("W2", "estimator")):
         chosen = [point for point in points if (point["kind"], point["tasks"], point["batching"]) == (kind, 1, "scan")]
         if kind == "W2":
@@ -401,7 +233,7 @@ def _grid(points: list[dict[str, Any]], of: str, over: str) -> str:
     cells = {(point[of], point[over]): _cell(point) for point in points}
     names = list(dict.fromkeys(point[of] for point in points))
     rows = [[name, *(cells.get((name, number), "") for number in numbers)] for name in names]
-    return _table([of, *(f"{'S' if over == 'steps' else 'T'}={number}" for number in numbers)], rows)
+    return table_of([of, *(f"{'S' if over == 'steps' else 'T'}={number}" for number in numbers)], rows)
 
 
 def _cell(point: dict[str, Any]) -> str:
@@ -438,10 +270,6 @@ def _lines(
     if points:
         axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
-
-
-def _median(measured: dict[str, Any]) -> float:
-    return statistics.median(measured["seconds"])
 
 
 def measured() -> tuple[list[dict[str, Any]], *tuple[dict[str, Any] | None, ...]]:

@@ -34,6 +34,8 @@ ARRANGEMENTS = (("devices", 1), ("devices", 2), ("devices", 4), ("devices", 8))
 ARRANGEMENTS += (("processes", 1), ("processes", 2), ("processes", 4))
 """`(kind, number)`: devices of one process, or processes of one device each."""
 DEVICES_COUNTED = 8
+SUM_KINDS = ("all-reduce", "reduce-scatter", "all-to-all")
+"""Exchanges that add up; in fixed order each device adds what an all-to-all brings, and an all-gather takes it back."""
 SECONDS_BETWEEN_LOOKS = 0.02
 
 
@@ -149,8 +151,8 @@ def exchange(row: dict[str, Any]) -> dict[str, float]:
     """
     num_devices = math.prod(row["mesh"].values())
     found = [Collective(**each) for each in row["collectives"]]
-    sums = [each for each in found if each.num_bytes >= row["gradient_bytes"]]
-    rest = [each for each in found if each.num_bytes < row["gradient_bytes"]]
+    sums = [each for each in found if each.kind in SUM_KINDS or each.num_bytes >= row["gradient_bytes"]]
+    rest = [each for each in found if each not in sums]
     parameters = [each for each in rest if row["divided_bytes"] and each.kind == "all-gather"]
     parts = {
         "sums": total_sent(sums),

@@ -15,9 +15,9 @@ of devices; the environment variable `NPROC` sets one size for all.) Without `nu
 together and the sum is JAX's all-reduce: the same up to rounding.
 """
 
-from .devices import MODEL, TASKS, MeanFn, make_mesh, map_over_devices, over_devices
+from .devices import MeanFn, map_over_devices, over_devices
 from .gathered import on_gathered, take_in_blocks
-from .placing import LEAST_TO_DIVIDE, here, keep_placed, put, shardings_of
+from .placing import LEAST_TO_DIVIDE, MODEL, TASKS, here, keep_placed, make_mesh, put, shardings_of
 
 __all__ = [
     "TASKS",

@@ -1,7 +1,7 @@
-"""A mesh of devices, and functions of stacked tasks whose tasks they share."""
+"""Functions of stacked tasks that the devices of a mesh share."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,42 +13,10 @@ from ..episodes import count_tasks, task_keys
 from ..tasks.drawn import Drawn, draw
 from ..types import PyTree, RandomKey
 from .in_order import loop, sum_in_order, tree_sum
-
-TASKS, MODEL = "tasks", "model"
-"""Axes of a mesh. Tasks are shared among all devices of both; parameters are divided along `model` alone."""
+from .placing import MODEL, TASKS, divided_axis, shardings_of
 
 MeanFn = Callable[[PyTree, PyTree, RandomKey], Any]
 """`(meta_params, stacked tasks, key) -> mean result`, as `over_tasks` returns; `key` may be one for each task."""
-
-
-def make_mesh(axes: Mapping[str, int]) -> Mesh:
-    """A mesh of the first devices of the job.
-
-    Args:
-      axes: devices along `"tasks"`, and along `"model"` if parameters shall be divided.
-
-    Raises:
-      ValueError: if an axis has another name or no device, or there are fewer devices; if devices of a process would
-        be left out.
-
-    Example:
-      >>> make_mesh({"tasks": 1}).size
-      1
-    """
-    unknown = set(axes) - {TASKS, MODEL}
-    if unknown or TASKS not in axes or min(axes.values()) < 1:
-        raise ValueError(f"a mesh of {dict(axes)}; expected a number of devices for {TASKS!r}, and perhaps {MODEL!r}")
-    count = math.prod(axes.values())
-    there = jax.device_count()
-    if count > there or (jax.process_count() > 1 and count != there):
-        needs = "all of the job's devices" if jax.process_count() > 1 else "no more devices than there are"
-        raise ValueError(
-            f"a mesh of {dict(axes)} has {count} devices, and there are {there}; it takes {needs}. On CPUs "
-            "--xla_force_host_platform_device_count in XLA_FLAGS makes several"
-        )
-    names = [name for name in (TASKS, MODEL) if name in axes]
-    kinds = (jax.sharding.AxisType.Auto,) * len(names)
-    return jax.make_mesh([axes[name] for name in names], names, kinds, devices=jax.devices()[:count])
 
 
 def over_devices(mean_fn: MeanFn, mesh: Mesh, *, num_blocks: int | None = None) -> MeanFn:
@@ -63,8 +31,9 @@ def over_devices(mean_fn: MeanFn, mesh: Mesh, *, num_blocks: int | None = None) 
         blocks, each as large as the meta-parameters if it is a gradient.
 
     Returns:
-      `(meta_params, tasks, key) -> mean result` over all tasks, the same on every device. `tasks` are stacked, or still
-      to be drawn (`tasks.drawn`), in which case nothing but keys is shared out. Up to rounding the result is that of
+      `(meta_params, tasks, key) -> mean result` over all tasks, the same on every device; without `num_blocks` leaves
+      that `shardings_of` divides are summed part by part, each where it belongs. `tasks` are stacked, or still to be
+      drawn (`tasks.drawn`), in which case nothing but keys is shared out. Up to rounding the result is that of
       `mean_fn` on all tasks.
 
     Raises:
@@ -86,14 +55,22 @@ def over_devices(mean_fn: MeanFn, mesh: Mesh, *, num_blocks: int | None = None) 
     by_blocks = _by_blocks(mean_fn, mesh, total)
 
     def together(meta_params: PyTree, tasks: PyTree, keys: Key[Array, "tasks"]) -> Any:
-        return jax.lax.pmean(mean_fn(meta_params, draw(tasks), keys), mesh.axis_names)
+        return _mean_in_parts(mean_fn(meta_params, draw(tasks), keys), mesh)
+
+    def specs_of_parts(meta_params: PyTree, tasks: PyTree, keys: Key[Array, "tasks"]) -> Any:
+        if MODEL not in mesh.shape:
+            return P()
+        shapes = jax.eval_shape(lambda *args: mean_fn(args[0], draw(args[1]), args[2]), meta_params, tasks, keys)
+        return jax.tree.map(lambda sharding: sharding.spec, shardings_of(shapes, mesh))
 
     def in_order(meta_params: PyTree, tasks: PyTree, keys: Key[Array, "tasks"]) -> Any:
         own = jax.tree.map(tree_sum, by_blocks(meta_params, tasks, keys))
         mean = jax.tree.map(lambda leaf: leaf / total, sum_in_order(own, mesh))
         return jax.lax.optimization_barrier(mean)
 
-    return _shared_out(together if num_blocks is None else in_order, mesh, total, P())
+    if num_blocks is None:
+        return _shared_out(together, mesh, total, specs_of_parts)
+    return _shared_out(in_order, mesh, total, lambda *_: P())
 
 
 def map_over_devices(fn: MeanFn, mesh: Mesh, *, num_blocks: int | None = None) -> Callable[..., Any]:
@@ -127,7 +104,7 @@ def map_over_devices(fn: MeanFn, mesh: Mesh, *, num_blocks: int | None = None) -
             lambda leaf: leaf.reshape(math.prod(leaf.shape[:2]), *leaf.shape[2:]), by_blocks(meta_params, tasks, keys)
         )
 
-    return _shared_out(joined, mesh, total, P(mesh.axis_names))
+    return _shared_out(joined, mesh, total, lambda *_: P(mesh.axis_names))
 
 
 def _checked_blocks(mesh: Mesh, num_blocks: int | None) -> int:
@@ -138,8 +115,22 @@ def _checked_blocks(mesh: Mesh, num_blocks: int | None) -> int:
     return num_blocks
 
 
-def _shared_out(fn: MeanFn, mesh: Mesh, num_blocks: int, out_specs: P) -> MeanFn:
-    """`fn` on each device's share of the tasks and their keys."""
+def _mean_in_parts(own: PyTree, mesh: Mesh) -> PyTree:
+    """The mean over devices; of a leaf that is divided along `model`, this device's part, and no more is sent."""
+    leaves, structure = jax.tree.flatten(own)
+    axes = [divided_axis(leaf, mesh) for leaf in leaves]
+    whole = {index: leaves[index] for index, axis in enumerate(axes) if axis is None}
+    parts = {
+        index: jax.lax.psum_scatter(leaves[index], MODEL, scatter_dimension=axis, tiled=True) / mesh.shape[MODEL]
+        for index, axis in enumerate(axes)
+        if axis is not None
+    }
+    mean = jax.lax.pmean(whole, mesh.axis_names) | jax.lax.pmean(parts, TASKS)
+    return structure.unflatten([mean[index] for index in range(len(leaves))])
+
+
+def _shared_out(fn: MeanFn, mesh: Mesh, num_blocks: int, out_specs: Callable[..., Any]) -> MeanFn:
+    """`fn` on each device's share of the tasks and their keys; `out_specs` are of all arguments."""
 
     def on_devices(meta_params: PyTree, tasks: PyTree, key: RandomKey | Key[Array, "tasks"]) -> Any:
         num_tasks = count_tasks(tasks.keys if isinstance(tasks, Drawn) else tasks)
@@ -147,10 +138,10 @@ def _shared_out(fn: MeanFn, mesh: Mesh, num_blocks: int, out_specs: P) -> MeanFn
             raise ValueError(f"{num_tasks} tasks in {num_blocks} blocks; let the tasks of a meta-step be a multiple")
         shared = P(mesh.axis_names)
         specs = Drawn(sample=P(), keys=shared) if isinstance(tasks, Drawn) else shared  # pyright: ignore
-        on_device = jax.shard_map(  # without its bookkeeping of what varies, which would sum gradients inside
-            fn, mesh=mesh, in_specs=(P(), specs, shared), out_specs=out_specs, check_vma=False
-        )
-        return on_device(meta_params, tasks, task_keys(key, num_tasks))
+        arguments = (meta_params, tasks, task_keys(key, num_tasks))
+        return jax.shard_map(  # without its bookkeeping of what varies, which would sum gradients inside
+            fn, mesh=mesh, in_specs=(P(), specs, shared), out_specs=out_specs(*arguments), check_vma=False
+        )(*arguments)
 
     return on_devices
 

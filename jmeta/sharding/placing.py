@@ -1,6 +1,7 @@
-"""Where states are: on all devices, or in parts where they are large; and how they come there and back."""
+"""A mesh of devices, and where states are on it: on all, or in parts where they are large; and how they come there."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,17 +11,49 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..types import Aux, MetaTrainer, PyTree, RandomKey
-from .devices import MODEL
+
+TASKS, MODEL = "tasks", "model"
+"""Axes of a mesh. Tasks are shared among all devices of both; parameters are divided along `model` alone."""
 
 LEAST_TO_DIVIDE = 2**16
 """Numbers in a parameter below which dividing it saves nothing that is worth gathering it for."""
+
+
+def make_mesh(axes: Mapping[str, int]) -> Mesh:
+    """A mesh of the first devices of the job.
+
+    Args:
+      axes: devices along `"tasks"`, and along `"model"` if parameters shall be divided.
+
+    Raises:
+      ValueError: if an axis has another name or no device, or there are fewer devices; if devices of a process would
+        be left out.
+
+    Example:
+      >>> make_mesh({"tasks": 1}).size
+      1
+    """
+    unknown = set(axes) - {TASKS, MODEL}
+    if unknown or TASKS not in axes or min(axes.values()) < 1:
+        raise ValueError(f"a mesh of {dict(axes)}; expected a number of devices for {TASKS!r}, and perhaps {MODEL!r}")
+    count = math.prod(axes.values())
+    there = jax.device_count()
+    if count > there or (jax.process_count() > 1 and count != there):
+        needs = "all of the job's devices" if jax.process_count() > 1 else "no more devices than there are"
+        raise ValueError(
+            f"a mesh of {dict(axes)} has {count} devices, and there are {there}; it takes {needs}. On CPUs "
+            "--xla_force_host_platform_device_count in XLA_FLAGS makes several"
+        )
+    names = [name for name in (TASKS, MODEL) if name in axes]
+    kinds = (jax.sharding.AxisType.Auto,) * len(names)
+    return jax.make_mesh([axes[name] for name in names], names, kinds, devices=jax.devices()[:count])
 
 
 def shardings_of(tree: PyTree, mesh: Mesh) -> PyTree:
     """Where the leaves of a state go: large ones divided along `model`, by their longest axis; others everywhere.
 
     The rule looks at nothing but shapes, so parameters and the optimizer's state for them are divided alike. This is
-    fully sharded data parallelism: each step gathers the parameters, and nothing else about it changes.
+    fully sharded data parallelism: each step gathers the parameters, and of the gradient each device gets its part.
 
     Args:
       tree: of arrays or shapes.
@@ -35,17 +68,21 @@ def shardings_of(tree: PyTree, mesh: Mesh) -> PyTree:
       >>> shardings_of({"kernel": jnp.zeros((3, 4))}, make_mesh({"tasks": 1}))["kernel"].is_fully_replicated
       True
     """
-    num_parts = mesh.shape.get(MODEL, 1)
 
     def of_leaf(leaf: Any) -> NamedSharding:
-        shape = np.shape(leaf)
-        divisible = [axis for axis, size in enumerate(shape) if size % num_parts == 0]
-        if num_parts == 1 or math.prod(shape) < LEAST_TO_DIVIDE or not divisible:
-            return NamedSharding(mesh, P())
-        longest = max(divisible, key=lambda axis: shape[axis])
-        return NamedSharding(mesh, P(*[None] * longest, MODEL))
+        axis = divided_axis(leaf, mesh)
+        return NamedSharding(mesh, P() if axis is None else P(*[None] * axis, MODEL))
 
     return jax.tree.map(of_leaf, tree)
+
+
+def divided_axis(leaf: Any, mesh: Mesh) -> int | None:
+    """The axis along which a leaf is divided, by the rule of `shardings_of`; None if it is whole everywhere."""
+    shape, num_parts = np.shape(leaf), mesh.shape.get(MODEL, 1)
+    divisible = [axis for axis, size in enumerate(shape) if size % num_parts == 0]
+    if num_parts == 1 or math.prod(shape) < LEAST_TO_DIVIDE or not divisible:
+        return None
+    return max(divisible, key=lambda axis: shape[axis])
 
 
 def keep_placed(trainer: MetaTrainer, mesh: Mesh) -> MetaTrainer:

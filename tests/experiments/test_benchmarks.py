@@ -288,9 +288,22 @@ def test_scaling_becomes_tables():
             counted(
                 "divided",
                 4000,
-                [("all-reduce", 4008, 8, 1), ("all-gather", 3200, 2, 1), ("all-reduce", 3, 2, 1)],
+                [
+                    ("reduce-scatter", 1600, 2, 1),
+                    ("all-reduce", 808, 8, 1),
+                    ("all-reduce", 1600, 4, 1),
+                    ("all-gather", 3200, 2, 1),
+                ],
                 mesh={"tasks": 4, "model": 2},
                 divided_bytes=3200,
+            ),
+            counted(
+                "divided",
+                4000,
+                [("all-to-all", 4008, 8, 1), ("all-gather", 4008, 8, 1), ("all-gather", 3200, 2, 1)],
+                mesh={"tasks": 4, "model": 2},
+                divided_bytes=3200,
+                way="fixed order",
             ),
         ],
     }
@@ -299,7 +312,8 @@ def test_scaling_becomes_tables():
     assert "| 2 devices | 125,000 | 250,000 | 1.50" in page  # µs a task
     assert "| ProtoNet | tasks 8 | one all-reduce | 4,000 | 7,014 | 0 | 0 | 7,014 | 7,000 | 1.0020 |" in page
     assert "| RL² | tasks 8 | one all-reduce | 4,000 | 28,056 | 0 | 700 | 28,756 | 28,000 | 1.0270 |" in page
-    assert "| divided | tasks 4, model 2 | one all-reduce | 4,000 | 7,014 | 1,600 | 3 | 8,617 | 7,000 |" in page
+    assert "| divided | tasks 4, model 2 | one all-reduce | 4,000 | 5,414 | 1,600 | 0 | 7,014 | 7,000 |" in page
+    assert "| divided | tasks 4, model 2 | fixed order | 4,000 | 7,014 | 1,600 | 0 | 8,614 | 7,000 |" in page
     assert "RL² makes 4 gradients in a meta-step; its others are 1 array of what was collected, 800 bytes" in page
-    assert "would send 1,600 bytes less" in page
+    assert "gets the whole sum, 1,600 bytes more" in page
     assert len([line for line in page.splitlines() if line.startswith("| small | ")]) == 6
