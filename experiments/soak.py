@@ -17,13 +17,12 @@ import os
 import pathlib
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -34,6 +33,7 @@ from jmeta import checkpoints
 from . import console, evaluate, run_folder, run_state
 from .build import build
 from .launch import EXIT_LOST, EXIT_PREEMPTED
+from .watching import Level, Sample, children_of, look_at, seconds_of, wait_until_gone
 
 NUM_BLOCKS = 8
 """Of tasks, so that one process and several get the same bits (see `jmeta.sharding`)."""
@@ -49,13 +49,8 @@ STATUSES = {KILL: {EXIT_LOST}, ASK: {EXIT_PREEMPTED, EXIT_LOST}, KILL_LAUNCHER: 
 """How a launcher may end after what was done to it. A process that is asked before it has joined the others is lost."""
 DECK = [KILL, KILL, ASK, KILL_LAUNCHER]
 
-SECONDS_TO_VANISH = 30.0
-"""After a launcher has ended, however it did, until none of its processes may be there any more."""
 SECONDS_TO_JUDGE = 30.0
 """A process that trained for less says nothing about memory: it was compiling what comes first."""
-LEVEL_MB_PER_MINUTE = 5.0
-LEVEL_HANDLES = 2
-"""Growth that is still called level: allocators and connections take a while to settle."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,22 +66,14 @@ class Options:
     seconds_between: tuple[float, float] = (20.0, 60.0)
     """Least and most between two disturbances, from when the job has saved something new. One in four is counted from
     its start, so that it may come before that."""
-    steps: int = 40_000
-    """Meta-steps of a run."""
+    steps: int = 500_000
+    """Meta-steps of a run; so many take two cores about half an hour, disturbed and all."""
     seed: int = 0
     """Of the first run, and of the moments."""
     folder: pathlib.Path | None = None
     """For the runs; a temporary one, removed at the end, if not given."""
     record: pathlib.Path = pathlib.Path("soak.json")
     """Where to write what happened, as JSON."""
-
-
-class Sample(NamedTuple):
-    """One look at a process."""
-
-    seconds: float
-    rss_mb: float
-    handles: int
 
 
 @dataclasses.dataclass
@@ -176,7 +163,7 @@ class Soak:
         if (not life.done_to_it and life.status) or life.status not in STATUSES[life.done_to_it] | {0}:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise console.StoppedError(f"a job ended with status {life.status} after {what}; it last said:\n{tail}")
-        _wait_until_gone(pids)
+        wait_until_gone(pids)
         return life
 
     def _watch(
@@ -186,7 +173,7 @@ class Soak:
         seen, next_look, first_step = set(), 0.0, _last_step(saved)
         counts_from_start = self._moments.random() < 0.25
         while process.poll() is None:
-            pids = _children(process.pid) if life.is_disturbed else {0: process.pid}
+            pids = children_of(process.pid) if life.is_disturbed else {0: process.pid}
             seen |= set(pids.values())
             now, step = self.seconds - life.began, _last_step(saved)
             if life.trains_from is None and step > first_step:
@@ -194,7 +181,7 @@ class Soak:
             if now >= next_look and step < self.options.steps:  # then it draws pictures
                 next_look = now + 1.0
                 for rank, pid in pids.items():
-                    if (look := _look(pid)) is not None:
+                    if (look := look_at(pid)) is not None:
                         life.samples.setdefault(rank, []).append(Sample(now, *look))
             since = 0.0 if counts_from_start else life.trains_from
             if delay is not None and since is not None and now >= since + delay and pids and self._may_disturb():
@@ -222,7 +209,7 @@ class Soak:
         minutes, seconds = divmod(round(self.seconds), 60)
         return f"{minutes:3d}:{seconds:02d}"
 
-    def groups(self) -> dict[str, "Level"]:
+    def groups(self) -> dict[str, Level]:
         """How level memory and handles are, of the processes that lived alone and of those that were disturbed."""
         names = {"alone, undisturbed": False, f"one of {self.options.processes}, disturbed": True}
         looks = {name: [] for name in names}
@@ -230,7 +217,7 @@ class Soak:
             for life in self.lives:
                 if life.is_disturbed == is_disturbed and (since := life.trains_from) is not None:
                     looks[name] += [[one for one in seen if one.seconds >= since] for seen in life.samples.values()]
-        long = {name: [seen for seen in each if _seconds_of(seen) >= SECONDS_TO_JUDGE] for name, each in looks.items()}
+        long = {name: [seen for seen in each if seconds_of(seen) >= SECONDS_TO_JUDGE] for name, each in looks.items()}
         return {name: Level.of(seen) for name, seen in long.items() if seen}
 
     def write_record(self) -> None:
@@ -250,49 +237,6 @@ class Soak:
         }
         self.options.record.parent.mkdir(parents=True, exist_ok=True)
         run_folder.replace_text(self.options.record, json.dumps(content) + "\n")
-
-
-class Level(NamedTuple):
-    """Memory and handles of processes, each in the second half of the time in which it trained.
-
-    Attributes:
-      num_processes: that trained long enough to be judged.
-      longest: seconds.
-      rss_mb: the most that any had.
-      mb_per_minute: slope of a line through the memory of each; the median of all, weighted by how long they trained.
-      handles: the most that any had open.
-      more_handles: by how much the fewest in the last quarter of that time are more than in the one before; the most.
-    """
-
-    num_processes: int
-    longest: float
-    rss_mb: float
-    mb_per_minute: float
-    handles: int
-    more_handles: int
-
-    @classmethod
-    def of(cls, lives: list[list[Sample]]) -> "Level":
-        """Of the samples of each process."""
-        weighted, more = [], []
-        for seen in lives:
-            late = seen[len(seen) // 2 :]
-            slope = np.polyfit([each.seconds for each in late], [each.rss_mb for each in late], 1)[0]
-            weighted += [60 * float(slope)] * round(_seconds_of(late))
-            third, fourth = late[: len(late) // 2], late[len(late) // 2 :]
-            more.append(min(each.handles for each in fourth) - min(each.handles for each in third))
-        return cls(
-            num_processes=len(lives),
-            longest=max(map(_seconds_of, lives)),
-            rss_mb=max(each.rss_mb for seen in lives for each in seen),
-            mb_per_minute=statistics.median(weighted),
-            handles=max(each.handles for seen in lives for each in seen),
-            more_handles=max(more),
-        )
-
-    @property
-    def is_level(self) -> bool:
-        return self.mb_per_minute <= LEVEL_MB_PER_MINUTE and self.more_handles <= LEVEL_HANDLES
 
 
 def outcome(folder: pathlib.Path) -> dict[str, Any]:
@@ -328,44 +272,6 @@ def _started(command: list[str], log: IO[str]) -> Iterator["subprocess.Popen[byt
     finally:
         process.kill()
         process.wait()
-
-
-def _children(pid: int) -> dict[int, int]:
-    """Ids of a launcher's processes by rank."""
-    found = {}
-    for child in (_read(pathlib.Path(f"/proc/{pid}/task/{pid}/children")) or b"").split():
-        environment = (_read(pathlib.Path("/proc", child.decode(), "environ")) or b"").split(b"\0")
-        ranks = [each.partition(b"=")[2] for each in environment if each.startswith(b"JMETA_PROCESS_ID=")]
-        found |= {int(rank): int(child) for rank in ranks}
-    return found
-
-
-def _look(pid: int) -> tuple[float, int] | None:
-    """Megabytes in memory, and open file handles; nothing if it is gone."""
-    status = _read(pathlib.Path(f"/proc/{pid}/status")) or b""
-    lines = [line.split() for line in status.splitlines() if line.startswith(b"VmRSS:")]
-    try:
-        return int(lines[0][1]) / 1024, len(os.listdir(f"/proc/{pid}/fd"))
-    except (IndexError, OSError):
-        return None
-
-
-def _read(path: pathlib.Path) -> bytes | None:
-    with contextlib.suppress(OSError):
-        return path.read_bytes()
-    return None
-
-
-def _wait_until_gone(pids: set[int]) -> None:
-    until = time.monotonic() + SECONDS_TO_VANISH
-    while left := [pid for pid in pids if b"\nVmRSS:" in (_read(pathlib.Path(f"/proc/{pid}/status")) or b"")]:
-        if time.monotonic() > until:
-            raise console.StoppedError(f"processes {left} outlive their launcher")
-        time.sleep(0.05)
-
-
-def _seconds_of(seen: list[Sample]) -> float:
-    return seen[-1].seconds - seen[0].seconds if seen else 0.0
 
 
 def _last_step(folder: pathlib.Path) -> int:

@@ -79,7 +79,8 @@ def rl2(mesh, num_blocks):
 
 def _trained(learner, sample, grad_fn, mesh, num_blocks):
     mean_grad = sharding.over_devices(jmeta.over_tasks(grad_fn), mesh, num_blocks=num_blocks)
-    trainer = jmeta.meta_trainer(mean_grad, optax.adam(1e-3))
+    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-3))  # a norm is a sum, too
+    trainer = jmeta.meta_trainer(mean_grad, optimizer)
     return trainer, learner.init(jax.random.key(0), sample(jax.random.key(1))), sample
 
 

@@ -64,10 +64,10 @@ def command(folder):
     return [sys.executable, "-m", "experiments.train", *OPTIONS, "--run-dir", str(folder)]
 
 
-def ran(words, **options):
+def ran(words, timeout=240, **options):
     """`(exit status, output)`."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    done = subprocess.run(words, cwd=ROOT, timeout=240, check=False, **pipes, **options)
+    done = subprocess.run(words, cwd=ROOT, timeout=timeout, check=False, **pipes, **options)
     return done.returncode, done.stdout
 
 
@@ -347,8 +347,8 @@ def results(output):
 
 @pytest.mark.slow
 def test_a_short_soak_reproduces_its_run_and_records_what_it_did(tmp_path):
-    words = "experiments.soak --minutes 0.4 --steps 3000 --seconds-between 2 4 --record"
-    status, output = ran([sys.executable, "-m", *words.split(), str(tmp_path / "soak.json")])
+    words = "experiments.soak --minutes 2 --steps 10000 --seconds-between 5 15 --record"
+    status, output = ran([sys.executable, "-m", *words.split(), str(tmp_path / "soak.json")], timeout=900)
     assert status == 0, output
     record = json.loads((tmp_path / "soak.json").read_text())
     assert record["is_reproduced"]
