@@ -40,7 +40,7 @@ def collecting_trainer(
         remembers at a step is what it remembered then, up to its own change. On devices, an equal share of each block;
         without `num_blocks`, which tasks are updated on together depends on the number of devices.
       prepare: of all collected tasks together, before they are shared out, such as
-        `policy_gradients.with_normalized_advantages`. On devices, what was collected is gathered on all.
+        `policy_gradients.with_normalized_advantages`. On devices, what it reads is gathered on all.
       num_total_steps: meta-steps of the whole run; when given, collected tasks carry the share of them that is done as
         their `progress`.
       mesh: of devices that collect, each in its share of the environments, and keep what they collect; `trainer` is
