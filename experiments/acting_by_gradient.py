@@ -51,7 +51,10 @@ def maml_rl(
     collect = learners.collect_adaptation(policy, surrogate, inner, roll_out, num_steps=method.num_steps)
     by_ppo = method.outer == "ppo"
     if sharing is not None and not by_ppo:
-        raise ValueError("a trust region is computed on one device; share tasks with --method.outer ppo, or no --mesh")
+        raise ValueError(
+            "a trust region is computed on one device, and here devices share the tasks; take --method.outer ppo, or "
+            "one process without --mesh and training.num-blocks"
+        )
     on_collected = learners.maml_rl_episode(
         policy,
         surrogate,

@@ -21,6 +21,8 @@ import jax
 from jax._src import distributed  # which process this is has a public name only once there are devices
 from jax.experimental import multihost_utils
 
+from jmeta.checkpoints.cluster import Operation
+
 from .console import StoppedError
 from .launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED
 
@@ -64,8 +66,8 @@ def join(detect: bool) -> None:
     Raises:
       ValueError: if a launcher has not set all of them, or not to numbers that fit.
       StoppedError: if JAX finds no cluster.
-      LostProcessError: if this process cannot join. One that waits in vain for others is aborted by JAX after
-        five minutes.
+      LostProcessError: if this process cannot join, or the cluster does not answer. One that waits in vain for others
+        is aborted by JAX after five minutes.
     """
     if jax.distributed.is_initialized():
         return
@@ -82,11 +84,22 @@ def join(detect: bool) -> None:
     except Exception as error:  # JAX's, or of what it asks: Kubernetes, the metadata server of a TPU
         if place:
             raise
+        if _may_pass(error):
+            raise LostProcessError(
+                f"the cluster does not say which processes belong together; start again "
+                f"({type(error).__name__}: {error})"
+            ) from error
         raise StoppedError(
             f"JAX finds no cluster to join. By itself it finds {_FOUND_BY_JAX}; elsewhere set {ADDRESS}, "
             f"{NUM_PROCESSES} and {PROCESS_ID} for each process, or use python -m experiments.launch on one machine "
             f"({type(error).__name__}: {error})"
         ) from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a cluster that was asked may answer another time: no connection, or a fault of the server."""
+    is_of_connection = isinstance(error, OSError) or type(error).__module__.startswith("urllib3.")
+    return is_of_connection or (getattr(error, "status", None) or 0) >= 500  # Kubernetes' errors have HTTP's status
 
 
 def _place() -> dict[str, Any]:
@@ -114,6 +127,29 @@ def is_main() -> bool:
 
 
 @contextlib.contextmanager
+def agreed(what: str) -> Iterator[None]:
+    """All processes enter, whichever does the work inside; if it fails in any, it is a mistake in all of them.
+
+    Else one would end with its own error, and the others, who wait for it, as those who have lost a process: then
+    whoever starts jobs again would do so for nothing.
+
+    Args:
+      what: is done, in words; the same in all processes.
+
+    Raises:
+      StoppedError: in the others, with what the one said.
+    """
+    operation, mine = Operation(what), None
+    try:
+        yield
+    except Exception as error:
+        mine = error
+    for said in operation.gather(None if mine is None else str(mine) or type(mine).__name__):
+        if said is not None:
+            raise mine or StoppedError(said)
+
+
+@contextlib.contextmanager
 def preemption() -> Iterator[Callable[[], bool]]:
     """Inside the block SIGTERM does not end this process; instead the function that it yields tells of it.
 
@@ -125,7 +161,8 @@ def preemption() -> Iterator[Callable[[], bool]]:
     A process that is alone ends at once at the second SIGTERM.
 
     Raises:
-      LostProcessError: in place of an error of JAX that says that the connection to another process is gone.
+      LostProcessError: in place of an error that says that the connection to another process is gone, or that no word
+        came from it.
     """
     if not jax.distributed.is_initialized():
         with _noting_sigterm() as is_noted:
@@ -133,8 +170,8 @@ def preemption() -> Iterator[Callable[[], bool]]:
         return
     try:
         yield lambda: multihost_utils.reached_preemption_sync_point(next(_num_asked))
-    except (ValueError, RuntimeError) as error:
-        if not any(word in str(error) for word in _WORDS_OF_LOSS):
+    except (ValueError, RuntimeError, TimeoutError) as error:
+        if not isinstance(error, TimeoutError) and not any(word in str(error) for word in _WORDS_OF_LOSS):
             raise
         raise LostProcessError(
             "another process of this job is gone, and this one cannot go on without it; start all of them again, and "

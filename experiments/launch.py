@@ -102,7 +102,7 @@ class Job:
 
     def wait(self, grace_seconds: float) -> None:
         """Return when all have ended, or when those that have not are to be stopped."""
-        num_passed_on, since = 0, None
+        num_passed_on, since = 0, {}
         while self.running():
             self.pass_on_output(SECONDS_BETWEEN_LOOKS)
             if self.num_asked > num_passed_on:
@@ -110,20 +110,20 @@ class Job:
                 self.terminate()
             patience = self._patience(grace_seconds)
             if patience is not None:
-                since = since or time.monotonic()
-                if time.monotonic() - since >= patience:
+                reason, seconds = patience
+                if time.monotonic() - since.setdefault(reason, time.monotonic()) >= seconds:
                     return
 
-    def _patience(self, grace_seconds: float) -> float | None:
-        """Seconds for the rest to end by themselves, once there is a reason that they should."""
+    def _patience(self, grace_seconds: float) -> tuple[str, float] | None:
+        """Once there is a reason for the rest to end by themselves: that, and how many seconds they have for it."""
         failed = self.failed()
         if self.num_asked > 1:
-            return 0.0
+            return "asked again", 0.0
+        if failed:  # so that the rest cannot save
+            return "failed", 0.0 if _victimhood(failed[0]) == 0 else SECONDS_TO_SETTLE
         if self.num_asked or any(child.status == EXIT_PREEMPTED for child in self._ended):
-            return grace_seconds  # they save
-        if not failed:
-            return None
-        return 0.0 if _victimhood(failed[0]) == 0 else SECONDS_TO_SETTLE
+            return "asked", grace_seconds  # they save
+        return None
 
     def terminate(self) -> None:
         """Ask those that run to end."""
@@ -213,8 +213,10 @@ def _conclude(job: Job) -> int:
     job.stop(0 if job.num_asked else SECONDS_TO_END)  # who was asked to leave has had the time
     job.show_last_words()
     if failed:
-        status = failed[0].status
-        return status if status in (EXIT_MISTAKE, EXIT_USAGE) else EXIT_LOST
+        status = failed[0].status or 0
+        if 0 < status < 128 and status != EXIT_LOST:  # above, shells and containers mean signals
+            return EXIT_USAGE if status == EXIT_USAGE else EXIT_MISTAKE
+        return EXIT_LOST
     if left:
         return EXIT_LOST
     return EXIT_PREEMPTED if any(child.status for child in job.children) else 0

@@ -18,13 +18,14 @@ import numpy as np
 
 from configs.parts import Training
 from jmeta import checkpoints, sharding
+from jmeta.checkpoints.cluster import Operation
 from jmeta.evaluation import Estimate, estimate, per_task_episodes, per_task_metrics
 from jmeta.tasks.few_shot import as_partial
 from jmeta.types import Aux, PyTree, RandomKey
 
 from . import checks, cluster, console, run_folder
 from .build import Experiment
-from .diagnosis import examine_step
+from .diagnosis import TaskReport, examine_step
 from .dispatching import dispatcher
 from .run_state import RunState, init_state, is_finished, with_score
 
@@ -193,18 +194,24 @@ class _SeedRun:
         state = init_state(experiment, seed)
         step, state = checkpoints.restore(folder / "checkpoints", state) or (0, state)
         changes, log = "", run_folder.NoLog()
-        if cluster.is_main():
-            changes = run_folder.record_session(
-                folder, seed=seed, resumed_from=step, trained_together=list(trained_together)
-            )
-            log = run_folder.MetricsLog(folder, last_step=step)
+        with cluster.agreed("open the logs"):
+            if cluster.is_main():
+                changes = run_folder.record_session(
+                    folder,
+                    seed=seed,
+                    resumed_from=step,
+                    trained_together=list(trained_together),
+                    has_blocks=experiment.sharing is not None and experiment.sharing.num_blocks is not None,
+                )
+                log = run_folder.MetricsLog(folder, last_step=step)
         prefix = f"seed {seed}: " if len(trained_together) > 1 else ""
         saver = checkpoints.AsyncSaver(folder / "checkpoints", keep_last=keep_last)
         return cls(seed, folder, state, log, saver, prefix, changes, saved_step=step)
 
     def save(self, score: float | None) -> None:
         """Begin a checkpoint; what the log has seen by then is on disk before it."""
-        self.log.to_disk()
+        with cluster.agreed("write the logs"):
+            self.log.to_disk()
         self.saved_step = int(self.state.meta.step)
         self.saver.save(self.saved_step, self.state, score=score)
 
@@ -272,7 +279,8 @@ def _after_dispatch(
     """Evaluate and save a seed when it is time to; give it up when it diverges."""
     step = int(one.state.meta.step)
     if int(one.state.meta.num_skipped_in_a_row) >= part.max_skipped_in_a_row:
-        one.log.to_disk()
+        with cluster.agreed("write the logs"):
+            one.log.to_disk()
         one.divergence = _explain_divergence(experiment, one.state, one.folder)
         return
     is_evaluated = step >= part.num_steps or step % part.evaluate_every == 0
@@ -309,6 +317,9 @@ def _explain_divergence(experiment: Experiment, state: RunState, folder: pathlib
     step, in_a_row = int(state.meta.last_skipped_step), int(state.meta.num_skipped_in_a_row)
     checkpoints.save(folder / "diverged", int(state.meta.step), state, keep_last=1)
     reports = examine_step(experiment, sharding.here(state.meta.meta_params), sharding.here(state.key), step)
+    if len(reports) < experiment.tasks_per_step:  # those of this process, as its host draws no others
+        everywhere = Operation("say which tasks are at fault").gather(reports)
+        reports = [TaskReport(*report) for each in everywhere for report in each]
     guilty = [report for report in reports if not report.is_finite]
     named = "; ".join(f"task {r.index} (key data {list(r.key_data)}, loss {r.loss:.4g})" for r in guilty[:3])
     more = f" and {len(guilty) - 3} more" if len(guilty) > 3 else ""

@@ -85,9 +85,9 @@ def planned(
     ways = ways_of(recipe, allow_bfloat16=allow_bfloat16)
     path = folder / FILE
     if path.exists():
-        kept = run_folder.read_json(path)
+        kept = _read_plan(path)
         if (kept["memory_gb"], kept["allow_bfloat16"]) != (memory_gb, allow_bfloat16) or kept["chosen"] not in ways:
-            words = f"--memory-gb {kept['memory_gb']}{' --allow-bfloat16' if kept['allow_bfloat16'] else ''}"
+            words = f"--memory-gb {kept['memory_gb']:g}{' --allow-bfloat16' if kept['allow_bfloat16'] else ''}"
             raise ValueError(f"{folder} was planned for {words}; repeat it, or choose another --run-dir")
         return ways[kept["chosen"]], f"{kept['chosen']}: as planned before"
     if any(folder.glob("seed_*")):
@@ -106,6 +106,15 @@ def planned(
     }
     run_folder.replace_text(path, json.dumps(kept, indent=1) + "\n")
     return ways[plan.chosen], planning.describe(plan)
+
+
+def _read_plan(path: pathlib.Path) -> dict[str, Any]:
+    """What is kept of a plan, of the types that were written: a folder may come from someone else."""
+    kept = run_folder.read_json(path)
+    types = {"memory_gb": float | int, "allow_bfloat16": bool, "chosen": str}
+    if not all(isinstance(kept.get(name), kind) for name, kind in types.items()):
+        raise ValueError(f"{path} is damaged (it is no plan); restore it, or move it away")
+    return kept
 
 
 def _arguments(experiment: Experiment) -> tuple[training.MetaState, Any]:

@@ -41,6 +41,7 @@ from .console import StoppedError
 Line = dict[str, Any]
 
 _MAX_JSON_BYTES = 1 << 26
+_MAX_LINE = 1 << 20
 _MAX_DEPTH = 8  # of options in options
 
 
@@ -195,8 +196,17 @@ def num_cpus() -> int | None:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def record_session(folder: pathlib.Path, *, seed: int, resumed_from: int, trained_together: list[int]) -> str:
+def record_session(
+    folder: pathlib.Path, *, seed: int, resumed_from: int, trained_together: list[int], has_blocks: bool = False
+) -> str:
     """Append what this start of the run runs on.
+
+    Args:
+      folder: of the run.
+      seed: of the run.
+      resumed_from: step; 0 for the beginning.
+      trained_together: seeds that share dispatches.
+      has_blocks: whether sums are in one order, whatever the number of devices.
 
     Returns:
       In words, what the bits of the run's numbers depend on that is not as in the session before; empty if nothing, or
@@ -214,17 +224,23 @@ def record_session(folder: pathlib.Path, *, seed: int, resumed_from: int, traine
         "jaxlib": importlib.metadata.version("jaxlib"),
         "jmeta": jmeta.__version__,
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "device_kind": device.device_kind,
+        "processes": jax.process_count(),
         "cpus": num_cpus(),
+        "NPROC": os.environ.get("NPROC"),
         "git_commit": _git_commit(),
     }
     path = folder / "sessions.jsonl"
     before = _whole_lines(path)[-1:] if resumed_from else []
     with _open(path, "a") as file:
         file.write(json.dumps(session) + "\n")
+    # NPROC, where it is set, is the size of XLA's pool of threads; else that follows from the cores
+    decisive = ["jax", "jaxlib", "device_kind" if has_blocks else "device", "NPROC", "trained_together"]
+    decisive += ["cpus"] if session["NPROC"] is None else []
     return "; ".join(
         f"{name} was {short(last[name])}, is {session[name]}"
         for last in before
-        for name in ("jax", "jaxlib", "device", "cpus", "trained_together")
+        for name in decisive
         if name in last and last[name] != session[name]
     )
 
@@ -236,13 +252,20 @@ class MetricsLog:
         self.path = folder / "metrics.jsonl"
         cut_metrics(self.path, last_step)
         self._file = _open(self.path, "a")
+        self._failed: OSError | None = None
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1, flush_secs=3600)
 
     def append(self, step: int, split: str, metrics: Mapping[str, float], *, protocol: str | None = None) -> None:
-        """Log the metrics of one step, by a protocol; a number that is not finite is written as `null`."""
+        """Log the metrics of one step, by a protocol; a number that is not finite is written as `null`.
+
+        If that cannot be written, `to_disk` says so: of several processes, all are there to hear of it.
+        """
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         named = {} if protocol is None else {"protocol": protocol}
-        self._file.write(json.dumps({"step": step, "split": split, **named, **finite}) + "\n")
+        try:
+            self._file.write(json.dumps({"step": step, "split": split, **named, **finite}) + "\n")
+        except OSError as error:
+            self._failed = self._failed or error
         if protocol is not None:
             self._board.add_text(f"{split}/protocol", protocol, step)
         for name, value in finite.items():
@@ -250,15 +273,23 @@ class MetricsLog:
                 self._board.add_scalar(f"{split}/{name}", value, step)
 
     def to_disk(self) -> None:
-        """Return when everything appended is on disk."""
+        """Return when everything appended is on disk.
+
+        Raises:
+          OSError: if it cannot be written.
+        """
+        if self._failed is not None:
+            raise self._failed
         self._file.flush()
         os.fsync(self._file.fileno())
         self._board.flush()
 
     def close(self) -> None:
-        self.to_disk()
-        self._file.close()
-        self._board.close()
+        try:
+            self.to_disk()
+        finally:
+            self._board.close()
+            self._file.close()
 
 
 class NoLog:
@@ -321,15 +352,14 @@ def _whole_lines(path: pathlib.Path) -> list[Line]:
     if not path.exists():
         return lines
     with _open(path, "r", errors="replace") as file:
-        texts = file.read().splitlines()
-    for text in texts:
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):  # torn by a kill: nothing after it can be trusted
-            break
-        if not isinstance(line, dict):
-            break
-        lines.append(line)
+        while text := file.readline(_MAX_LINE):  # a file without content may say that it has any length
+            try:
+                line = json.loads(text)
+            except (ValueError, RecursionError):  # torn by a kill: nothing after it can be trusted
+                break
+            if not isinstance(line, dict):
+                break
+            lines.append(line)
     return lines
 
 

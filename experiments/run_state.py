@@ -50,13 +50,15 @@ def init_state(experiment: Experiment, seed: int) -> RunState:
     # through the host: a restored state has no weak types either, and both must meet the same compiled program
     meta_params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), experiment.init(key_init))
     stream = experiment.source.meta_train
-    meta, key = experiment.trainer.init(meta_params), key_run
+    init, key = experiment.trainer.init, key_run
     if experiment.sharing is not None:
         mesh = experiment.sharing.mesh
-        meta, meta_params = (sharding.put(tree, sharding.shardings_of(tree, mesh)) for tree in (meta, meta_params))
+        meta_params = sharding.put(meta_params, sharding.shardings_of(meta_params, mesh))
+        # what is divided is larger than the parameters, and made in parts
+        init = jax.jit(init, out_shardings=sharding.shardings_of(jax.eval_shape(init, meta_params), mesh))
         key = sharding.put(key, experiment.sharing.everywhere())
     return RunState(
-        meta=meta,
+        meta=init(meta_params),
         key=key,
         sampler=iter(stream.tasks).get_state() if isinstance(stream, HostTasks) else {},
         best_meta_params=meta_params,

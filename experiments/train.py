@@ -34,7 +34,8 @@ class Options:
     alone up to rounding; to the bit only if resumed with the same `seeds` and `seeds-at-once`."""
     memory_gb: float | None = None
     """Plan the run: of all ways to the same meta-gradient, the fastest that takes no more memory than this; instead of
-    `method.adjoint` and `training.batching` (see `experiments.planning`)."""
+    `method.adjoint` and `training.batching` (see `experiments.planning`). A meta-step is planned, not its judging on
+    meta_valid, and for one device."""
     allow_bfloat16: bool = False
     """Let the plan choose activations of half the size, which no longer give the same meta-gradient."""
     mesh: str | None = None
@@ -97,12 +98,12 @@ def train_together(
     """Train or go on training seeds that share their dispatches, each in its folder; returns their states by seed."""
     checks.check(recipe)
     with contextlib.ExitStack() as locks:
-        if cluster.is_main():
-            for folder in folders.values():
+        with cluster.agreed("lock the run folders"):
+            for folder in folders.values() if cluster.is_main() else ():
                 locks.enter_context(run_folder.locked(folder))
         experiment = build(with_seed(recipe, min(folders)))
-        if cluster.is_main():
-            for seed, folder in folders.items():
+        with cluster.agreed("write the configurations"):
+            for seed, folder in folders.items() if cluster.is_main() else ():
                 run_folder.write_config(folder, name, with_seed(recipe, seed), experiment.source.split_hash)
         at_once = recipe.testing.tasks_at_once
         try:
@@ -117,9 +118,10 @@ def train_together(
 
 
 def _draw_learning_curves(folders: Mapping[int, pathlib.Path]) -> None:
-    for folder in folders.values() if cluster.is_main() else ():
-        if run_folder.read_metrics(folder):  # else somebody took the log of a finished run away
-            pictures.learning_curve(folder)
+    with cluster.agreed("draw learning curves"):
+        for folder in folders.values() if cluster.is_main() else ():
+            if run_folder.read_metrics(folder):  # else somebody took the log of a finished run away
+                pictures.learning_curve(folder)
 
 
 def with_seed(recipe: Recipe, seed: int) -> Recipe:
@@ -179,8 +181,13 @@ def train(name: str, recipe: Recipe, options: Options, is_preempted: Callable[[]
     """
     folder = options.run_dir or folder_of(name, recipe, pathlib.Path("runs"))
     checks.check(recipe)
-    devices.sharing_of(recipe.training)  # before there is a folder
+    sharing = devices.sharing_of(recipe.training)  # before there is a folder
     if options.memory_gb is not None:
+        if sharing is not None:  # whose devices might choose differently, by their own clocks
+            raise ValueError(
+                "--memory-gb plans for a device that has all tasks of a meta-step, and here devices share them; plan a "
+                "run on one device, and say what it chose with --method.adjoint and --training.batching"
+            )
         recipe, reasons = planning.planned(recipe, options.memory_gb, folder, allow_bfloat16=options.allow_bfloat16)
         _say(reasons)
     seeds = range(recipe.training.seed, recipe.training.seed + options.seeds)
@@ -203,9 +210,10 @@ def train(name: str, recipe: Recipe, options: Options, is_preempted: Callable[[]
             _say(f"seed {seed}: best on meta_valid {best:.4f}, at step {state.best_step} ({protocol})")
     if diverged:
         raise loop.DivergedError("\n".join(diverged))
-    if len(scores) > 1:
+    with cluster.agreed("store the mean over seeds"):
         metric = metric_of(recipe)
-        for words, over in over_seeds.store(folder, f"meta_valid | {protocol}", {f"best {metric}": scores}).items():
+        stored = (folder, f"meta_valid | {protocol}", {f"best {metric}": scores})
+        for words, over in over_seeds.store(*stored).items() if len(scores) > 1 else ():
             print(f"{len(scores)} seeds: {words} on meta_valid {over} (95 % interval over seeds), {protocol}")
     return folder
 

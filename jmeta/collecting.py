@@ -5,6 +5,7 @@ collection, over all its tasks, and several updates of any `MetaTrainer` on it; 
 any other, so that scanned runs, checkpoints and sharding apply unchanged.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 from .episodes import count_tasks
 from .policy_gradients import Collect
 from .sharding import map_over_devices, on_gathered, take_in_blocks
+from .sharding.in_order import by_itself
 from .tasks.drawn import Drawn, draw
 from .training import MetaState, with_progress
 from .types import Aux, MetaTrainer, PyTree, RandomKey, Task
@@ -75,7 +77,9 @@ def collecting_trainer(
 
     collect_all = jax.vmap(collect, in_axes=(None, 0, 0))
     num_parts = 1  # blocks of tasks that stay where they are
+    means = functools.partial(jax.tree.map, jnp.mean)
     if mesh is not None:
+        means = functools.partial(by_itself, means)  # whose order would depend on what is around
         collect_all = map_over_devices(collect_all, mesh, num_blocks=num_blocks)
         prepare, num_parts = on_gathered(prepare, mesh), num_blocks or mesh.size
 
@@ -118,7 +122,7 @@ def collecting_trainer(
             num_skipped_in_a_row=(state.num_skipped_in_a_row + 1) * skipped,
             last_skipped_step=jnp.where(skipped == 1, state.step, state.last_skipped_step),
         )
-        return counted, {**jax.tree.map(jnp.mean, aux), "is_skipped": skipped}
+        return counted, {**means(aux), "is_skipped": skipped}
 
     return MetaTrainer(trainer.init, update)
 

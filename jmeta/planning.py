@@ -60,8 +60,9 @@ def plan(
     Candidates are run in turns, so that a machine that slows down slows all of them; each runs once before it is timed.
 
     Args:
-      candidates: name -> a function that `jax.jit` can compile; all of the same arguments, and with the same results up
-        to rounding.
+      candidates: name -> a function that `jax.jit` can compile; all of the same arguments and results. Nothing compares
+        those, so let them be ones that may stand for each other: adjoints and batchings, which give the same up to
+        rounding, or estimators of one gradient. `experiments.train --memory-gb` plans among exact ways only.
       arguments: what they are called with, at the real size. They are copied where they are donated.
       memory_bytes: the peak that is allowed, on one device; positive.
       donate_argnums: as of `jax.jit`: the arguments that a run will give away, such as its state.

@@ -35,11 +35,15 @@ from jmeta.sharding import placing
 NUM_TASKS, NUM_STEPS = 16, 50
 
 
-def maml(mesh, num_blocks):
+def maml(mesh, num_blocks, optimizer=None):
     learner = learners.maml(models.mlp([40, 40, 1]), losses.squared_error, optax.sgd(0.01), num_steps=2)
     sample = tasks.sinusoid(num_shots=10, num_queries=10)
     grad_fn = jax.value_and_grad(jmeta.episode(learner, losses.squared_error), has_aux=True)
-    return _trained(learner, sample, grad_fn, mesh, num_blocks)
+    return _trained(learner, sample, grad_fn, mesh, num_blocks, optimizer)
+
+
+def by_sgd(mesh, num_blocks):
+    return maml(mesh, num_blocks, optax.sgd(0.01))
 
 
 def protonet(mesh, num_blocks):
@@ -77,10 +81,10 @@ def rl2(mesh, num_blocks):
     return trainer, rollouts.init_policy(bandit, policy)(jax.random.key(0)), sample
 
 
-def _trained(learner, sample, grad_fn, mesh, num_blocks):
+def _trained(learner, sample, grad_fn, mesh, num_blocks, optimizer=None):
     mean_grad = sharding.over_devices(jmeta.over_tasks(grad_fn), mesh, num_blocks=num_blocks)
-    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-3))  # a norm is a sum, too
-    trainer = jmeta.meta_trainer(mean_grad, optimizer)
+    clipped = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-3))  # a norm is a sum, too
+    trainer = jmeta.meta_trainer(mean_grad, optimizer or clipped)
     return trainer, learner.init(jax.random.key(0), sample(jax.random.key(1))), sample
 
 
@@ -102,7 +106,7 @@ def judged(method, state, sample, mesh):
     return scores[name]
 
 
-METHODS = {function.__name__: function for function in (maml, protonet, evolution, rl2)}
+METHODS = {function.__name__: function for function in (maml, by_sgd, protonet, evolution, rl2)}
 
 
 def run(method, mesh, num_blocks, num_steps=NUM_STEPS, num_tasks=NUM_TASKS):
@@ -131,12 +135,14 @@ def main(arguments):
         is_divided = any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
         numbers = [np.asarray(leaf) for leaf in jax.tree.leaves(sharding.here(state.meta_params))]
         digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in numbers)).hexdigest()
+        _, start, _ = METHODS[method](mesh, None)
         results[method] = {
             "digest": digest,
             "scores": judged(method, state, sample, mesh).tolist(),
             "loss": float(np.asarray(aux["loss"])[-1]),
             "step": int(jnp.asarray(np.asarray(state.step))),
             "is_divided": is_divided,
+            "start": np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(start)]).astype(float).tolist(),
             "parameters": np.concatenate([leaf.reshape(-1) for leaf in numbers]).astype(float).tolist(),
         }
     if cluster.is_main():

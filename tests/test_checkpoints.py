@@ -1,6 +1,8 @@
 """Checkpoints come back bit for bit, are whole or absent, and are never silently wrong."""
 
+import errno
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -342,3 +344,26 @@ def test_a_save_removes_the_later_steps_of_an_abandoned_future(tmp_path):
     assert saved.is_dir()
     assert checkpoints.steps(tmp_path) == [10, 15]
     assert checkpoints.restore(tmp_path, jnp.array(0))[0] == 15
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.ENOMEM])
+@pytest.mark.parametrize("what", ["manifest", "files"])
+def test_what_the_system_does_not_let_us_read_is_not_damaged(tmp_path, monkeypatch, number, what):
+    """Passed over, it would be deleted by the next save."""
+    checkpoints.save(tmp_path, 1, small_state())
+
+    def refused(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(*((pathlib.Path, "read_text") if what == "manifest" else (files, "_sha256")), refused)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        checkpoints.restore(tmp_path, small_state())
+
+
+def test_what_tensorstore_is_not_let_read_is_not_damaged():
+    with pytest.raises(OSError, match="Too many open files"), arrays._damage():
+        raise ValueError("RESOURCE_EXHAUSTED: ... [os_error_code='24'] ... [tensorstore_spec='...']")
+    with pytest.raises(MemoryError), arrays._damage():
+        raise MemoryError
+    with pytest.raises(checkpoints.DamagedCheckpointError, match="arrays cannot be read"), arrays._damage():
+        raise ValueError("DATA_LOSS: ... [os_error_code='5']")

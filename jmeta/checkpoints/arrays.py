@@ -21,7 +21,7 @@ import tensorstore
 from etils import epath
 
 from . import leaves
-from .files import DamagedCheckpointError
+from .files import NO_DAMAGE, DamagedCheckpointError
 
 
 def write_arrays(path: pathlib.Path, arrays: dict[str, Any], on_copied: Callable[[], None]) -> None:
@@ -109,7 +109,11 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
 def _damage() -> Iterator[None]:
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:  # the files are those that the manifest lists, and yet cannot be read
+        if (code := _errno_of(error)) in NO_DAMAGE:
+            raise OSError(code, os.strerror(code)) from error
         text = str(error).partition(" [tensorstore_spec")[0]  # what follows is long and known
         raise DamagedCheckpointError(f"its arrays cannot be read ({type(error).__name__}: {text})") from error
 
@@ -120,10 +124,15 @@ def _as_os_error(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if number := re.search(r"(?:os_error_code='|OS error )(\d+)", str(error)):
-            code = int(number.group(1))
+        if code := _errno_of(error):
             raise OSError(code, os.strerror(code), str(path)) from error
         raise
+
+
+def _errno_of(error: Exception) -> int:
+    """The system's number in what TensorStore says; 0 if there is none."""
+    number = re.search(r"(?:os_error_code='|OS error )(\d+)", str(error))
+    return int(number.group(1)) if number else 0
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ that every file has its SHA-256. Nothing here follows a link or executes what it
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -22,6 +23,11 @@ FORMAT = 2  # 1 had no number, and compressed arrays
 _MAX_MANIFEST_BYTES = 1 << 26
 _STEP_FOLDER = re.compile(r"step_([0-9]{8,18})")
 _TEMPORARY = "tmp-"
+
+
+NO_DAMAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT}
+"""Why a system does not let a file be read that may be whole: such a checkpoint must not be passed over, as the next
+save would delete it."""
 
 
 class DamagedCheckpointError(Exception):
@@ -204,6 +210,8 @@ def _readable(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RecursionError) as error:
+        if getattr(error, "errno", None) in NO_DAMAGE:
+            raise
         raise DamagedCheckpointError(f"its {what} cannot be read ({type(error).__name__}: {error})") from error
 
 

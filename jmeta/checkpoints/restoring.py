@@ -37,6 +37,7 @@ def restore(
       ValueError: if what was saved is not like `like`, where the first leaf that differs is named, or was saved in
         another format.
       DamagedCheckpointError: if there are checkpoints, and all are damaged.
+      OSError: if one may not be read for a reason that is not the files', such as a lack of permission or of handles.
 
     Example:
       >>> import tempfile, jax.numpy as jnp

@@ -49,7 +49,7 @@ def sum_in_order(own: PyTree, mesh: Mesh) -> PyTree:
     """
     leaves, structure = jax.tree.flatten(own)
     summed: dict[int, Array] = {}
-    for dtype in {leaf.dtype for leaf in leaves}:
+    for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):  # in the same order in every process
         those = [index for index, leaf in enumerate(leaves) if leaf.dtype == dtype]
         flat: Float[Array, " numbers"] = jnp.concatenate([leaves[index].reshape(-1) for index in those])
         parts = jnp.pad(flat, (0, -len(flat) % mesh.size)).reshape(mesh.size, -1)

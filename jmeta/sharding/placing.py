@@ -53,7 +53,8 @@ def shardings_of(tree: PyTree, mesh: Mesh) -> PyTree:
     """Where the leaves of a state go: large ones divided along `model`, by their longest axis; others everywhere.
 
     The rule looks at nothing but shapes, so parameters and the optimizer's state for them are divided alike. This is
-    fully sharded data parallelism: each step gathers the parameters, and of the gradient each device gets its part.
+    fully sharded data parallelism: each step gathers the parameters as a whole, and of the mean gradient each device
+    gets its part.
 
     Args:
       tree: of arrays or shapes.

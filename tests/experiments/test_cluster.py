@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from experiments import cluster, launch, train
+from experiments import cluster, console, launch, train
 from tests.experiments.conftest import ROOT
 
 JOBS = ROOT / "experiments" / "jobs"
@@ -59,6 +59,52 @@ def test_where_there_is_no_cluster_it_is_said_which_there_might_be(start_process
     output, _ = process.communicate(timeout=60)
     assert "StoppedError" in output
     assert all(name in output for name in ("Slurm", "Cloud TPU", "Kubernetes", "Open MPI", *VARIABLES))
+
+
+class AnswerError(Exception):
+    """As Kubernetes' client raises."""
+
+    def __init__(self, status):
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ConnectionRefusedError("no connection"), cluster.LostProcessError),
+        (AnswerError(503), cluster.LostProcessError),
+        (AnswerError(403), console.StoppedError),
+        (ValueError("coordinator_address should be defined"), console.StoppedError),
+    ],
+    ids=str,
+)
+def test_a_cluster_that_does_not_answer_may_do_so_another_time(launched, monkeypatch, error, expected):
+    def initialize(**place):
+        raise error
+
+    launched(None, None, None)
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    with pytest.raises(console.StoppedError, match=re.escape(str(error))) as raised:
+        cluster.join(detect=True)
+    assert raised.type is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (TimeoutError("no word from another process"), cluster.LostProcessError),
+        (RuntimeError("Gloo all-reduce failed"), cluster.LostProcessError),
+        (RuntimeError("something else"), RuntimeError),
+        (ValueError("a mistake"), ValueError),
+    ],
+    ids=str,
+)
+def test_a_process_that_hears_nothing_of_another_has_lost_it(monkeypatch, error, expected):
+    monkeypatch.setattr("jax.distributed.is_initialized", lambda: True)
+    with pytest.raises(expected) as raised, cluster.preemption():
+        raise error
+    assert raised.type is expected
 
 
 def test_sigterm_lets_a_process_save_and_the_second_ends_it():

@@ -12,10 +12,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import run_folder, train
-from experiments.launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED
+from experiments.launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED, _environment, _free_port
 from jmeta import checkpoints
 from tests.experiments.conftest import ROOT
 from tests.experiments.test_launch import children, wait_for_end
@@ -324,6 +326,64 @@ def test_several_processes_refuse_a_folder_that_is_being_written(tmp_path, start
     wait_for_end(pids)
 
 
+def lock(folder):
+    return run_folder.locked(folder / "seed_0")
+
+
+def put_a_folder_for_the_log(folder):
+    (folder / "seed_0" / "metrics.jsonl").mkdir(parents=True)
+    return contextlib.nullcontext()
+
+
+@pytest.mark.parametrize(
+    ("do", "message"),
+    [(lock, "is being written by process"), (put_a_folder_for_the_log, "Is a directory")],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_mistake_that_process_0_alone_can_see_is_one_of_each(tmp_path, do, message):
+    """Where no launcher hides it: else a scheduler would start the job again for the status of the others."""
+    address = f"127.0.0.1:{_free_port()}"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
+    with do(tmp_path), contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(subprocess.Popen(command(tmp_path), env=_environment(rank, 2, 1, address), **pipes))
+            for rank in range(2)
+        ]
+        for process in processes:
+            status, output = ended(process)
+            assert status == EXIT_MISTAKE, output
+            assert message in the_error(output)
+
+
+@pytest.mark.slow
+def test_a_divided_state_ends_in_the_same_bits(tmp_path, monkeypatch):
+    """A layer of 256 times 256 numbers is divided."""
+    words = ["--model.hidden", "256", "256", "--training.num-steps", "100"]
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+    for name, mesh in (("whole", "tasks=1"), ("divided", "tasks=2,model=2")):
+        status, output = ran([*command(tmp_path / name), *words, "--mesh", mesh])
+        assert status == 0, output
+    assert content(tmp_path / "divided" / "seed_0") == content(tmp_path / "whole" / "seed_0")
+
+
+@pytest.mark.slow
+def test_tasks_from_the_hosts_are_those_of_one_host(tmp_path, start_process):
+    rng = np.random.default_rng(0)
+    for name in "abcdefghi":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(tmp_path / "images" / name / f"{i}.png")
+    words = ["experiments.train", "folder_protonet", "--data.path", tmp_path / "images", "--data.host-fed"]
+    words += shlex.split("--data.train-ways 2 --data.num-queries 2 --testing.num-ways 2 --model.num-filters 4")
+    words += shlex.split("--training.num-blocks 4 --training.num-steps 40 --training.num-valid-tasks 10")
+    words += shlex.split("--training.evaluate-every 20")
+    launch = shlex.split("experiments.launch --processes 2 --devices 2")
+    for name, before in (("alone", []), ("two", launch)):
+        status, output = ended(start_process(*before, *words, "--run-dir", tmp_path / name))
+        assert status == 0, output
+    assert content(tmp_path / "two" / "seed_0") == content(tmp_path / "alone" / "seed_0")
+
+
 @pytest.mark.slow
 def test_one_task_that_is_not_finite_skips_the_same_steps_everywhere(eight_threads, start_process):
     script = "tests.experiments.nan_process"
@@ -356,7 +416,6 @@ def test_a_short_soak_reproduces_its_run_and_records_what_it_did(tmp_path):
     disturbed = [life for life in record["lives"] if life["done_to_it"]]
     assert disturbed
     assert all(set(life["samples"]) == {"0", "1"} for life in disturbed)
-    assert re.search("soak.json", output)
 
 
 def test_the_tests_that_the_documentation_names_are_there():

@@ -183,3 +183,26 @@ def test_numbers_that_make_no_job_are_refused(start_process, words):
     output, _ = launcher.communicate(timeout=30)
     assert launcher.returncode == EXIT_USAGE
     assert "--processes" in output.splitlines()[-1]
+
+
+def test_a_status_that_nobody_knows_is_a_mistake_and_not_started_again(start):
+    launcher = start(2, *running_code("me and os._exit(3); time.sleep(100)"))
+    output, _ = launcher.communicate(timeout=30)
+    assert launcher.returncode == EXIT_MISTAKE
+    assert "process 1 of 2 ended with status 3; stopping the others" in output
+
+
+def test_who_saves_when_another_is_lost_is_not_waited_for(start):
+    """It cannot save without the other, and so not within the minute that it was given."""
+    code = "signal.signal(15, lambda *_: me and os.kill(os.getpid(), 9)); print('ready', flush=True)\n"
+    launcher = start(2, *running_code(f"{code}while True: time.sleep(1)"))
+    pids = children(launcher, 2)
+    read_until(launcher, "ready")
+    time.sleep(1)
+    launcher.terminate()
+    began = time.monotonic()
+    output, _ = launcher.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert launcher.returncode == EXIT_LOST
+    assert "process 1 of 2 was killed by signal 9 (SIGKILL); stopping the others" in output
+    wait_for_end(pids)

@@ -315,3 +315,11 @@ def harmful(tree):
                 if keyword.arg == "allow_pickle" and not is_off:
                     found.append((node.lineno, "allow_pickle"))
     return sorted(found)
+
+
+def test_logs_that_claim_to_be_larger_than_the_memory(run):
+    """Files that hold nothing, from some place on, and take no room on the disk."""
+    for name in ("metrics.jsonl", "sessions.jsonl"):
+        os.truncate(run / "seed_0" / name, 1 << 40)
+    assert len(run_folder.read_metrics(run / "seed_0")) > 0
+    assert trained(run) == 0

@@ -90,3 +90,25 @@ def test_a_budget_that_is_too_small_is_refused_before_anything_is_written(few_wa
     with pytest.raises(ValueError, match="nothing fits into 0 MB"):
         planning.planned(tiny_sinusoid, 1e-9, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        '{"memory_gb": "1", "allow_bfloat16": false, "chosen": "unrolled, all tasks at once"}',
+        '{"memory_gb": 1.0, "allow_bfloat16": false, "chosen": ["unrolled, all tasks at once"]}',
+        '{"memory_gb": "\\u001b[2J", "allow_bfloat16": false, "chosen": ""}',
+    ],
+)
+def test_a_plan_of_other_types_is_refused(few_ways, tiny_sinusoid, tmp_path, text):
+    (tmp_path / planning.FILE).write_text(text)
+    with pytest.raises(ValueError, match=r"plan\.json is damaged \(it is no plan\)"):
+        planning.planned(tiny_sinusoid, 1.0, tmp_path)
+
+
+def test_devices_that_share_tasks_are_not_planned_for(tmp_path, capsys):
+    words = ["sinusoid_maml", "--memory-gb", "1", "--mesh", "tasks=1", "--run-dir", str(tmp_path / "run")]
+    assert train.main(words) == 1
+    assert "plan a run on one device" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

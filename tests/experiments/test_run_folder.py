@@ -1,7 +1,9 @@
 """The run folder: one writer, one configuration, and a log without a tail that nobody remembers."""
 
 import dataclasses
+import errno
 import json
+import types
 
 import pytest
 
@@ -65,3 +67,17 @@ def test_a_run_refuses_classes_that_are_split_otherwise(tmp_path, tiny_blobs):
         run_folder.write_config(tmp_path, "blobs_protonet", tiny_blobs, "other hash")
     with pytest.raises(ValueError, match="begun with other classes"):
         run_folder.check_split(tmp_path, "other hash")
+
+
+def test_a_line_that_cannot_be_written_is_told_of_when_all_are_there_to_hear(tmp_path, monkeypatch):
+    def refuse(text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = run_folder.MetricsLog(tmp_path, last_step=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "_file", types.SimpleNamespace(write=refuse))
+        log.append(1, "meta_train", {"loss": 1.0})
+    with pytest.raises(OSError, match="No space left"):
+        log.to_disk()
+    with pytest.raises(OSError, match="No space left"):
+        log.close()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -203,6 +204,22 @@ def test_a_session_tells_what_has_changed_since_the_last(tmp_path, monkeypatch):
     assert record(0, (0, 1)) == ""  # nothing is used of what the other version computed
     monkeypatch.undo()
     assert record(20, (0, 1)) == f"jax was 0.0.1, is {jax.__version__}; cpus was 77, is {run_folder.num_cpus()}"
+
+
+def test_what_bits_do_not_depend_on_is_no_change(tmp_path, monkeypatch):
+    record = lambda **has_blocks: run_folder.record_session(
+        tmp_path, seed=0, resumed_from=20, trained_together=[0], **has_blocks
+    )
+    monkeypatch.setenv("NPROC", "8")
+    assert record() == ""
+    monkeypatch.setattr(jax, "device_count", lambda: 99)
+    monkeypatch.setattr(run_folder.os, "sched_getaffinity", lambda pid: range(77), raising=False)
+    assert record(has_blocks=True) == ""  # of devices, nor of cores where the size of the pool of threads is set
+    monkeypatch.undo()
+    monkeypatch.setenv("NPROC", "4")
+    assert record(has_blocks=True) == "NPROC was 8, is 4"
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert re.fullmatch("device was 1 x cpu .*, is 2 x cpu .*", record())
 
 
 def test_a_resumed_run_says_in_a_line_what_has_changed(tmp_path, tiny_blobs, monkeypatch, capsys):

@@ -1,0 +1,72 @@
+"""Devices that share the tasks of a recipe: what is refused, and that recipes end as on one device."""
+
+import dataclasses
+import shlex
+
+import pytest
+
+from configs import sinusoid_maml
+from experiments import devices, train
+from experiments.build import build
+from tests.experiments.test_acting import small
+from tests.experiments.test_resume import content
+
+
+def training(**options):
+    return dataclasses.replace(sinusoid_maml.RECIPE.training, tasks_per_step=6, **options)
+
+
+def test_nobody_shares_who_was_not_asked_to():
+    assert devices.sharing_of(training()) is None
+    assert devices.sharing_of(training(mesh="tasks=1")).num_blocks is None
+    assert devices.sharing_of(training(num_blocks=2)).mesh.shape == {"tasks": 1}
+    assert devices.sharing_of(training(mesh="tasks=1,model=1")).mesh.shape == {"tasks": 1, "model": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mesh": "8"}, "--mesh 8; expected axes and their numbers of devices, as in tasks=8"),
+        ({"mesh": "tasks=two"}, "--mesh tasks=two; expected axes"),
+        ({"mesh": "tasks=99"}, "has 99 devices, and there are 1"),
+        ({"mesh": "hosts=1"}, "expected a number of devices for 'tasks'"),
+        ({"num_blocks": 3}, "num_blocks=3; expected a power of two"),
+        ({"num_blocks": 4}, "training.tasks_per_step=6 on 4 blocks; expected a multiple of 4"),
+    ],
+)
+def test_devices_that_cannot_share_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        devices.sharing_of(training(**options))
+
+
+def test_a_trust_region_is_not_shared():
+    recipe = small("maml with trpo")
+    recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, mesh="tasks=1"))
+    with pytest.raises(ValueError, match="a trust region is computed on one device.*take --method.outer ppo, or one"):
+        build(recipe)
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    monkeypatch.setenv("NPROC", "2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["bandit_rl2", "navigation_promp"])
+def test_acting_recipes_end_in_the_bits_of_one_device(recipe, two_threads, start_process, tmp_path):
+    words = shlex.split(
+        f"experiments.train {recipe} --training.tasks-per-step 8 --training.num-blocks 2 --training.num-steps 4 "
+        "--training.steps-per-dispatch 2 --training.evaluate-every 2 --training.num-valid-tasks 4"
+    )
+    launch = shlex.split("experiments.launch --processes 1 --devices 2")
+    for name, before in (("one", []), ("two", launch)):
+        mesh = ["--mesh", f"tasks={2 if before else 1}"]
+        process = start_process(*before, *words, *mesh, "--run-dir", tmp_path / name)
+        output, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, output
+    assert content(tmp_path / "two" / "seed_0") == content(tmp_path / "one" / "seed_0")
+
+
+def test_a_mesh_of_the_command_line_is_that_of_the_recipe():
+    _, recipe, _ = train.parse(["sinusoid_maml", "--mesh", "tasks=1"])
+    assert recipe.training.mesh == "tasks=1"
