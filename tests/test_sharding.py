@@ -263,6 +263,12 @@ def test_only_what_a_function_changes_comes_back_from_all(key):
     assert result["y"].tolist() == [0, 1, 2, 3]
 
 
+def test_what_reads_and_changes_nothing_leaves_tasks_as_they_are():
+    tasks_ = {"x": jnp.arange(4.0), "y": jnp.arange(4)}
+    result = jax.jit(sharding.on_gathered(lambda t: t, sharding.make_mesh({"tasks": 1})))(tasks_)
+    assert {name: leaf.tolist() for name, leaf in result.items()} == {"x": [0.0, 1.0, 2.0, 3.0], "y": [0, 1, 2, 3]}
+
+
 def test_only_what_a_function_reads_is_gathered():
     mesh = sharding.make_mesh({"tasks": 1})
     scaled = sharding.on_gathered(lambda t: {**t, "x": t["x"] * t["scale"].max()}, mesh)

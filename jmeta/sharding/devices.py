@@ -12,7 +12,7 @@ from jaxtyping import Array, Key
 from ..episodes import count_tasks, task_keys
 from ..tasks.drawn import Drawn, draw
 from ..types import PyTree, RandomKey
-from .in_order import loop, sum_in_order, tree_sum
+from .in_order import each_apart, sum_in_order, tree_sum
 from .placing import MODEL, TASKS, divided_axis, shardings_of
 
 MeanFn = Callable[[PyTree, PyTree, RandomKey], Any]
@@ -28,7 +28,7 @@ def over_devices(mean_fn: MeanFn, mesh: Mesh, *, num_blocks: int | None = None) 
       mesh: as `make_mesh` returns.
       num_blocks: into how many blocks tasks are divided, a power of two, for the same bits on every number of devices
         that divides it; if not given, one for each device, and the fastest sum. A device holds the results of all its
-        blocks, each as large as the meta-parameters if it is a gradient.
+        blocks, and has room for two at least, each as large as the meta-parameters if it is a gradient.
 
     Returns:
       `(meta_params, tasks, key) -> mean result` over all tasks, the same on every device; without `num_blocks` leaves
@@ -154,11 +154,11 @@ def _by_blocks(fn: MeanFn, mesh: Mesh, num_blocks: int) -> MeanFn:
         in_blocks = lambda leaf: leaf.reshape(num_own, len(leaf) // num_own, *leaf.shape[1:])  # noqa: E731
         per_task = jax.tree.map(in_blocks, (tasks.keys if isinstance(tasks, Drawn) else tasks, keys))
 
-        def of_block(index: Array) -> Any:
-            own, own_keys = jax.tree.map(lambda leaf: leaf[index], per_task)
+        def of_block(own_and_keys: tuple[PyTree, Key[Array, "tasks"]]) -> Any:
+            own, own_keys = own_and_keys
             own = tasks._replace(keys=own) if isinstance(tasks, Drawn) else own
-            return jax.lax.optimization_barrier(fn(meta_params, draw(own), own_keys))
+            return fn(meta_params, draw(own), own_keys)
 
-        return loop(of_block, num_own)
+        return each_apart(of_block, per_task)
 
     return on_device

@@ -8,30 +8,38 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from ..episodes import count_tasks
 from ..types import PyTree
 
 
-def loop(fn: Callable[[Array], PyTree], count: int) -> PyTree:
-    """`fn(0), ..., fn(count - 1)`, stacked; compiled apart from what is around it, and in the same way for any count.
+def each_apart(fn: Callable[[PyTree], PyTree], rows: PyTree) -> PyTree:
+    """`fn` of each row of stacked arguments, stacked; compiled apart from what is around it, and alike for any number.
 
-    A loop of known length would be unrolled where it is short, and then fused with its surroundings.
+    A loop of known length would be unrolled where it is short, and then fused with its surroundings. A row that is the
+    only one needs no taking out of, or putting into, a larger array, so that what is done with it would be moved out of
+    the loop, or fused otherwise; hence there is room for two at least.
     """
-    shapes = jax.eval_shape(fn, jnp.int32(0))
-    start = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), shapes)
+    count = count_tasks(rows)
+    rows = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]) if count == 1 else leaf, rows)
+
+    def of_row(index: Array) -> PyTree:
+        return jax.lax.optimization_barrier(fn(jax.tree.map(lambda leaf: leaf[index], rows)))
 
     def put_at(index: Array, out: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf, new: leaf.at[index].set(new), out, fn(index))
+        return jax.tree.map(lambda leaf, new: leaf.at[index].set(new), out, of_row(index))
 
-    return jax.lax.fori_loop(0, jax.lax.optimization_barrier(jnp.int32(count)), put_at, start)
+    shapes = jax.eval_shape(of_row, jnp.int32(0))
+    start = jax.tree.map(lambda leaf: jnp.zeros((max(count, 2), *leaf.shape), leaf.dtype), shapes)
+    stacked = jax.lax.fori_loop(0, jax.lax.optimization_barrier(jnp.int32(count)), put_at, start)
+    return jax.tree.map(lambda leaf: leaf[:count], stacked)
 
 
 def by_itself(fn: Callable[[PyTree], PyTree], argument: PyTree) -> PyTree:
     """`fn(argument)`, compiled apart from what is around it."""
-
-    def once(index: Array) -> PyTree:
-        return jax.lax.optimization_barrier(fn(jax.lax.optimization_barrier((index, argument))[1]))
-
-    return jax.tree.map(lambda leaf: leaf[0], loop(once, 1))
+    if not jax.tree.leaves(argument):
+        return fn(argument)
+    result = each_apart(fn, jax.tree.map(lambda leaf: leaf[None], argument))
+    return jax.tree.map(lambda leaf: leaf[0], result)
 
 
 def tree_sum(terms: Array) -> Array:
