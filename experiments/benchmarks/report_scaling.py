@@ -30,7 +30,7 @@ def _costs_of_sharing(found: dict[str, Any]) -> str:
     text = f"""### What sharing costs on one machine
 
 **This is overhead, not speed-up**: all devices, made by XLA of one CPU, and all processes of one device each, share the
-same few cores, on which other work ran, too, as the spread tells. 1 would mean that sharing costs nothing; less is
+same few cores, of a machine whose speed drifts, as the spread tells. 1 would mean that sharing costs nothing; less is
 possible where the plain trainer leaves a core idle. The ratio is the median over {found["rounds"]} rounds of the time
 to that of the plain trainer on one device on as many tasks, and in brackets the lowest and the highest; in a round all
 arrangements take one turn, one after another. Without compilation. Processes exchange through Gloo, which sums the
@@ -41,13 +41,9 @@ arrays of an all-reduce one after another, while the fixed order exchanges all n
         strong = [each for each in cases if each["tasks"] == sizes["num_tasks"]]
         title = f"{workload}; strong: {sizes['num_tasks']} tasks in a meta-step, ms"
         parts += [f"{title}:", _arrangements(found["timed"], strong, lambda each: 1e3 * median_of(each))]
-        if sizes["num_tasks_each"]:
-            weak = [each for each in cases if each["tasks"] == sizes["num_tasks_each"] * each["number"]]
-            title = f"{workload}; weak: {sizes['num_tasks_each']} tasks on each device, µs a task"
-            parts += [
-                f"{title}:",
-                _arrangements(found["timed"], weak, lambda each: 1e6 * median_of(each) / each["tasks"]),
-            ]
+        weak = [each for each in cases if each["tasks"] == sizes["num_tasks_each"] * each["number"]]
+        title = f"{workload}; weak: {sizes['num_tasks_each']} tasks on each device, µs a task"
+        parts += [f"{title}:", _arrangements(found["timed"], weak, lambda each: 1e6 * median_of(each) / each["tasks"])]
     return "\n\n".join(parts)
 
 
@@ -98,11 +94,10 @@ def _exchanged(found: dict[str, Any]) -> str:
     for row in acting[:1]:
         gathered = [each for each in row["collectives"] if each["num_bytes"] < row["gradient_bytes"]]
         size = sum(each["num_bytes"] for each in gathered)
-        more = ", for which the advantages alone would do" if len(gathered) > 1 else ""
         arrays = f"{len(gathered)} array{'s' * (len(gathered) > 1)}"
         excess.append(
             f"{row['method']} makes {row['updates']} gradients in a meta-step; its others are {arrays} of what was "
-            f"collected, {size:,} bytes in all, gathered once to normalise advantages over all tasks{more}."
+            f"collected, {size:,} bytes in all, gathered once to normalise advantages over all tasks."
         )
     head = ["", "mesh", "sum", "gradient", "sent: sums", "parameters", "others", "all", "least", "all to least"]
     return f"""### What is exchanged

@@ -54,21 +54,20 @@ class Sizes(NamedTuple):
 
     Attributes:
       num_tasks: in a meta-step of strong scaling.
-      num_tasks_each: on each device in weak scaling; None if that is not timed.
+      num_tasks_each: on each device in weak scaling.
       steps: meta-steps in a dispatch.
     """
 
     num_tasks: int
-    num_tasks_each: int | None
+    num_tasks_each: int
     steps: int
 
     def totals(self, *numbers: int) -> list[int]:
         """Numbers of tasks that so many devices are timed at."""
-        weak = [] if self.num_tasks_each is None else [self.num_tasks_each * number for number in numbers]
-        return list(dict.fromkeys([self.num_tasks, *weak]))
+        return list(dict.fromkeys([self.num_tasks, *(self.num_tasks_each * number for number in numbers)]))
 
 
-TIMED = {"MAML, sinusoids": Sizes(32, 32, 50), "ProtoNet, images": Sizes(16, None, 2)}
+TIMED = {"MAML, sinusoids": Sizes(32, 32, 50), "ProtoNet, images": Sizes(16, 8, 2)}
 
 
 Trained = tuple[MetaTrainer, PyTree, Callable[[Any], Any]]
