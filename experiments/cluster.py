@@ -21,7 +21,7 @@ import jax
 from jax._src import distributed  # which process this is has a public name only once there are devices
 from jax.experimental import multihost_utils
 
-from jmeta.checkpoints.cluster import Operation
+from jmeta.checkpoints.cluster import Operation, SilentProcessError
 
 from .console import StoppedError
 from .launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED
@@ -39,6 +39,9 @@ _WORDS_OF_LOSS = (
     "coordination service",
     "CoordinationService",
 )  # such errors have no type of their own
+
+_WORDS_OF_SILENCE = ("all attempts exhausted", "failed for 6 tries")
+"""What JAX says when Kubernetes or the metadata server of a TPU has not answered in time."""
 
 _SECONDS_TO_LINGER = 1.0  # when process 0 is gone, JAX aborts those that may be about to say the same as it did
 
@@ -96,10 +99,18 @@ def join(detect: bool) -> None:
         ) from error
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether a cluster that was asked may answer another time: no connection, or a fault of the server."""
+def _may_pass(error: BaseException) -> bool:
+    """Whether a cluster that was asked may answer another time: no connection, or a fault of the server.
+
+    JAX raises errors of its own from those of whom it asks; Kubernetes' have HTTP's status.
+    """
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return False
     is_of_connection = isinstance(error, OSError) or type(error).__module__.startswith("urllib3.")
-    return is_of_connection or (getattr(error, "status", None) or 0) >= 500  # Kubernetes' errors have HTTP's status
+    is_silence = any(word in str(error) for word in _WORDS_OF_SILENCE)
+    if is_of_connection or is_silence or (getattr(error, "status", None) or 0) >= 500:
+        return True
+    return error.__cause__ is not None and _may_pass(error.__cause__)
 
 
 def _place() -> dict[str, Any]:
@@ -170,8 +181,8 @@ def preemption() -> Iterator[Callable[[], bool]]:
         return
     try:
         yield lambda: multihost_utils.reached_preemption_sync_point(next(_num_asked))
-    except (ValueError, RuntimeError, TimeoutError) as error:
-        if not isinstance(error, TimeoutError) and not any(word in str(error) for word in _WORDS_OF_LOSS):
+    except (ValueError, RuntimeError, SilentProcessError) as error:
+        if not isinstance(error, SilentProcessError) and not any(word in str(error) for word in _WORDS_OF_LOSS):
             raise
         raise LostProcessError(
             "another process of this job is gone, and this one cannot go on without it; start all of them again, and "

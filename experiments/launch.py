@@ -210,7 +210,7 @@ def _conclude(job: Job) -> int:
         _say(f"process {failed[0].rank} of {num_processes} {_how_it_ended(failed[0])}{others}")
     elif left:
         _say(f"process {', '.join(str(child.rank) for child in left)} of {num_processes} did not leave in time{others}")
-    job.stop(0 if job.num_asked else SECONDS_TO_END)  # who was asked to leave has had the time
+    job.stop(0 if job.num_asked else SECONDS_TO_END)  # of those who were asked to leave, nobody can save any more
     job.show_last_words()
     if failed:
         status = failed[0].status or 0

@@ -87,7 +87,7 @@ def planned(
     if path.exists():
         kept = _read_plan(path)
         if (kept["memory_gb"], kept["allow_bfloat16"]) != (memory_gb, allow_bfloat16) or kept["chosen"] not in ways:
-            words = f"--memory-gb {kept['memory_gb']:g}{' --allow-bfloat16' if kept['allow_bfloat16'] else ''}"
+            words = f"--memory-gb {kept['memory_gb']}{' --allow-bfloat16' if kept['allow_bfloat16'] else ''}"
             raise ValueError(f"{folder} was planned for {words}; repeat it, or choose another --run-dir")
         return ways[kept["chosen"]], f"{kept['chosen']}: as planned before"
     if any(folder.glob("seed_*")):
@@ -111,7 +111,7 @@ def planned(
 def _read_plan(path: pathlib.Path) -> dict[str, Any]:
     """What is kept of a plan, of the types that were written: a folder may come from someone else."""
     kept = run_folder.read_json(path)
-    types = {"memory_gb": float | int, "allow_bfloat16": bool, "chosen": str}
+    types = {"memory_gb": float, "allow_bfloat16": bool, "chosen": str}
     if not all(isinstance(kept.get(name), kind) for name, kind in types.items()):
         raise ValueError(f"{path} is damaged (it is no plan); restore it, or move it away")
     return kept

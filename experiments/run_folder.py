@@ -227,22 +227,29 @@ def record_session(
         "device_kind": device.device_kind,
         "processes": jax.process_count(),
         "cpus": num_cpus(),
-        "NPROC": os.environ.get("NPROC"),
+        "threads": _num_threads(device.platform),
         "git_commit": _git_commit(),
     }
     path = folder / "sessions.jsonl"
     before = _whole_lines(path)[-1:] if resumed_from else []
     with _open(path, "a") as file:
         file.write(json.dumps(session) + "\n")
-    # NPROC, where it is set, is the size of XLA's pool of threads; else that follows from the cores
-    decisive = ["jax", "jaxlib", "device_kind" if has_blocks else "device", "NPROC", "trained_together"]
-    decisive += ["cpus"] if session["NPROC"] is None else []
+    decisive = ["jax", "jaxlib", "device_kind", "threads", "trained_together"]
+    decisive += [] if has_blocks else ["device", "processes"]
     return "; ".join(
         f"{name} was {short(last[name])}, is {session[name]}"
         for last in before
         for name in decisive
         if name in last and last[name] != session[name]
     )
+
+
+def _num_threads(platform: str) -> int | None:
+    """The size of XLA's pool on CPUs, by which it divides products of matrices."""
+    if platform != "cpu":
+        return None
+    said = os.environ.get("NPROC", "")
+    return int(said) if said.isdecimal() else max(num_cpus() or 1, jax.local_device_count())
 
 
 class MetricsLog:
@@ -260,12 +267,15 @@ class MetricsLog:
 
         If that cannot be written, `to_disk` says so: of several processes, all are there to hear of it.
         """
+        if self._failed is not None:
+            return
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         named = {} if protocol is None else {"protocol": protocol}
         try:
             self._file.write(json.dumps({"step": step, "split": split, **named, **finite}) + "\n")
         except OSError as error:
-            self._failed = self._failed or error
+            self._failed = error
+            return
         if protocol is not None:
             self._board.add_text(f"{split}/protocol", protocol, step)
         for name, value in finite.items():
@@ -288,8 +298,10 @@ class MetricsLog:
         try:
             self.to_disk()
         finally:
-            self._board.close()
-            self._file.close()
+            try:
+                self._board.close()
+            finally:
+                self._file.close()
 
 
 class NoLog:

@@ -67,7 +67,7 @@ class Options:
     """Least and most between two disturbances, from when the job has saved something new. One in four is counted from
     its start, so that it may come before that."""
     steps: int = 500_000
-    """Meta-steps of a run; so many take two cores about half an hour, disturbed and all."""
+    """Meta-steps of a run; so many, disturbed for half an hour, take two cores about 50 minutes."""
     seed: int = 0
     """Of the first run, and of the moments."""
     folder: pathlib.Path | None = None

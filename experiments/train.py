@@ -185,8 +185,9 @@ def train(name: str, recipe: Recipe, options: Options, is_preempted: Callable[[]
     if options.memory_gb is not None:
         if sharing is not None:  # whose devices might choose differently, by their own clocks
             raise ValueError(
-                "--memory-gb plans for a device that has all tasks of a meta-step, and here devices share them; plan a "
-                "run on one device, and say what it chose with --method.adjoint and --training.batching"
+                "--memory-gb plans for a device that has all tasks of a meta-step, and here they are shared out; plan "
+                "a run in one process without --mesh and training.num-blocks, and say what it chose with "
+                "--method.adjoint and --training.batching"
             )
         recipe, reasons = planning.planned(recipe, options.memory_gb, folder, allow_bfloat16=options.allow_bfloat16)
         _say(reasons)
@@ -202,12 +203,13 @@ def train(name: str, recipe: Recipe, options: Options, is_preempted: Callable[[]
         except loop.DivergedError as error:
             diverged.append(str(error))
             continue
-        for seed, state in states.items() if cluster.is_main() else ():
-            sign = -1 if metric_of(recipe) == "loss" else 1  # a loss is kept with a minus
-            best = scores[f"seed_{seed}"] = sign * float(state.best_score)
-            evaluations = run_folder.read_metrics(folders[seed], "meta_valid")
-            protocol = evaluations[-1].get("protocol", "") if evaluations else "whose log is gone"
-            _say(f"seed {seed}: best on meta_valid {best:.4f}, at step {state.best_step} ({protocol})")
+        with cluster.agreed("tell the best scores"):
+            for seed, state in states.items() if cluster.is_main() else ():
+                sign = -1 if metric_of(recipe) == "loss" else 1  # a loss is kept with a minus
+                best = scores[f"seed_{seed}"] = sign * float(state.best_score)
+                evaluations = run_folder.read_metrics(folders[seed], "meta_valid")
+                protocol = evaluations[-1].get("protocol", "") if evaluations else "whose log is gone"
+                _say(f"seed {seed}: best on meta_valid {best:.4f}, at step {state.best_step} ({protocol})")
     if diverged:
         raise loop.DivergedError("\n".join(diverged))
     with cluster.agreed("store the mean over seeds"):

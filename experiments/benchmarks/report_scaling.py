@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import scaling as scale
+from .collectives import Collective
 from .scaling_worker import SUMS
 from .tables import median_of, table_of, where_measured
 
@@ -92,8 +93,9 @@ def _exchanged(found: dict[str, Any]) -> str:
             )
     acting = [row for row in found["counted"] if row["updates"] > 1]
     for row in acting[:1]:
-        gathered = [each for each in row["collectives"] if each["num_bytes"] < row["gradient_bytes"]]
-        size = sum(each["num_bytes"] for each in gathered)
+        gathered = [Collective(**each) for each in row["collectives"]]
+        gathered = [each for each in gathered if scale.part_of(each, row) == "others"]
+        size = sum(each.num_bytes for each in gathered)
         arrays = f"{len(gathered)} array{'s' * (len(gathered) > 1)}"
         excess.append(
             f"{row['method']} makes {row['updates']} gradients in a meta-step; its others are {arrays} of what was "

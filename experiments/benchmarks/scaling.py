@@ -34,8 +34,6 @@ ARRANGEMENTS = (("devices", 1), ("devices", 2), ("devices", 4), ("devices", 8))
 ARRANGEMENTS += (("processes", 1), ("processes", 2), ("processes", 4))
 """`(kind, number)`: devices of one process, or processes of one device each."""
 DEVICES_COUNTED = 8
-SUM_KINDS = ("all-reduce", "reduce-scatter", "all-to-all")
-"""Exchanges that add up; in fixed order each device adds what an all-to-all brings, and an all-gather takes it back."""
 SECONDS_BETWEEN_LOOKS = 0.02
 
 
@@ -151,16 +149,21 @@ def exchange(row: dict[str, Any]) -> dict[str, float]:
     """
     num_devices = math.prod(row["mesh"].values())
     found = [Collective(**each) for each in row["collectives"]]
-    sums = [each for each in found if each.kind in SUM_KINDS or each.num_bytes >= row["gradient_bytes"]]
-    rest = [each for each in found if each not in sums]
-    parameters = [each for each in rest if row["divided_bytes"] and each.kind == "all-gather"]
-    parts = {
-        "sums": total_sent(sums),
-        "parameters": total_sent(parameters),
-        "others": total_sent(rest) - total_sent(parameters),
-    }
+    parts = {"sums": 0.0, "parameters": 0.0, "others": 0.0}
+    for each in found:
+        parts[part_of(each, row)] += each.sent
     least = row["updates"] * 2 * (num_devices - 1) / num_devices * row["gradient_bytes"]
     return {"sent": total_sent(found), **parts, "least": least}
+
+
+def part_of(found: Collective, row: dict[str, Any]) -> Literal["sums", "parameters", "others"]:
+    """What an exchange is for.
+
+    In fixed order devices add what an all-to-all of whole gradients brings, and an all-gather takes the sum back.
+    """
+    if found.kind in ("all-reduce", "reduce-scatter") or found.num_bytes >= row["gradient_bytes"]:
+        return "sums"
+    return "parameters" if row["divided_bytes"] and found.kind == "all-gather" else "others"
 
 
 class Accelerators(NamedTuple):

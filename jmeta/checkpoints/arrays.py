@@ -113,7 +113,7 @@ def _damage() -> Iterator[None]:
         raise
     except Exception as error:  # the files are those that the manifest lists, and yet cannot be read
         if (code := _errno_of(error)) in NO_DAMAGE:
-            raise OSError(code, os.strerror(code)) from error
+            raise OSError(code, os.strerror(code), "arrays of a checkpoint") from error
         text = str(error).partition(" [tensorstore_spec")[0]  # what follows is long and known
         raise DamagedCheckpointError(f"its arrays cannot be read ({type(error).__name__}: {text})") from error
 

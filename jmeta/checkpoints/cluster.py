@@ -1,4 +1,4 @@
-"""Several processes agree on how a save or a restore goes.
+"""Several processes agree on how something goes that all of them do, such as a save or a restore.
 
 Messages go through the service that `jax.distributed` runs beside the devices, and not through collectives of the
 devices: a thread in the background may use it while the main thread computes. In one process all of this is nothing.
@@ -19,8 +19,12 @@ _PATIENCE_S = 30 * 60  # for the slowest process's disk; that a process died, JA
 _numbers = itertools.count()
 
 
+class SilentProcessError(TimeoutError):
+    """Another process has not come to what all do together; it is lost, or as good as that."""
+
+
 class Operation:
-    """One `save` or `restore` that every process of the job calls.
+    """Something that every process of the job does, such as one `save` or `restore`.
 
     Args:
       described: what is to be done; must be the same in all processes.
@@ -35,8 +39,8 @@ class Operation:
         for index, other in enumerate(everywhere := self.gather(described)):
             if other != everywhere[0]:
                 raise ValueError(
-                    f"process 0 is at {everywhere[0]} but process {index} at {other}; save and restore in every "
-                    "process, in the same order and with the same arguments"
+                    f"process 0 is at {everywhere[0]} but process {index} at {other}; let every process do the same, "
+                    "in the same order and with the same arguments"
                 )
 
     def gather(self, mine: Any) -> list[Any]:
@@ -88,7 +92,7 @@ def _service() -> Any:
     service = distributed.global_state.client
     if service is None:
         raise ValueError(
-            f"{jax.process_count()} processes cannot agree on a checkpoint without JAX's coordination service; call "
+            f"{jax.process_count()} processes cannot agree without JAX's coordination service; call "
             "jax.distributed.initialize() at the start of each"
         )
     return service
@@ -98,4 +102,4 @@ def _wait_for(service: Any, key: str) -> str:
     try:
         return service.blocking_key_value_get(key, _PATIENCE_S * 1000)
     except jax.errors.JaxRuntimeError as error:
-        raise TimeoutError(f"no word from another process about a checkpoint ({key}): {error}") from error
+        raise SilentProcessError(f"no word from another process about what all do ({key}): {error}") from error

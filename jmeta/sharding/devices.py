@@ -81,7 +81,8 @@ def map_over_devices(fn: MeanFn, mesh: Mesh, *, num_blocks: int | None = None) -
         experience.
       mesh: as of `over_devices`.
       num_blocks: into how many blocks tasks are divided, for the same bits on every number of devices that divides it,
-        and for the memory of one block at a time; if not given, one for each device.
+        and for the memory of one block at a time; if not given, all tasks of a device together. A device with one block
+        has room for the tasks and results of two.
 
     Returns:
       `(meta_params, tasks, key) -> results`, each on the device that its task is on.
@@ -100,6 +101,8 @@ def map_over_devices(fn: MeanFn, mesh: Mesh, *, num_blocks: int | None = None) -
     by_blocks = _by_blocks(fn, mesh, total)
 
     def joined(meta_params: PyTree, tasks: PyTree, keys: Key[Array, "tasks"]) -> Any:
+        if num_blocks is None:
+            return fn(meta_params, draw(tasks), keys)
         return jax.tree.map(
             lambda leaf: leaf.reshape(math.prod(leaf.shape[:2]), *leaf.shape[2:]), by_blocks(meta_params, tasks, keys)
         )

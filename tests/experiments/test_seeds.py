@@ -203,7 +203,7 @@ def test_a_session_tells_what_has_changed_since_the_last(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder.os, "sched_getaffinity", lambda pid: range(77), raising=False)
     assert record(0, (0, 1)) == ""  # nothing is used of what the other version computed
     monkeypatch.undo()
-    assert record(20, (0, 1)) == f"jax was 0.0.1, is {jax.__version__}; cpus was 77, is {run_folder.num_cpus()}"
+    assert record(20, (0, 1)) == f"jax was 0.0.1, is {jax.__version__}; threads was 77, is {run_folder.num_cpus()}"
 
 
 def test_what_bits_do_not_depend_on_is_no_change(tmp_path, monkeypatch):
@@ -213,13 +213,15 @@ def test_what_bits_do_not_depend_on_is_no_change(tmp_path, monkeypatch):
     monkeypatch.setenv("NPROC", "8")
     assert record() == ""
     monkeypatch.setattr(jax, "device_count", lambda: 99)
+    monkeypatch.setattr(jax, "process_count", lambda: 9)
     monkeypatch.setattr(run_folder.os, "sched_getaffinity", lambda pid: range(77), raising=False)
     assert record(has_blocks=True) == ""  # of devices, nor of cores where the size of the pool of threads is set
-    monkeypatch.undo()
-    monkeypatch.setenv("NPROC", "4")
-    assert record(has_blocks=True) == "NPROC was 8, is 4"
     monkeypatch.setattr(jax, "device_count", lambda: 2)
-    assert re.fullmatch("device was 1 x cpu .*, is 2 x cpu .*", record())
+    assert re.fullmatch("device was 99 x cpu .*, is 2 x cpu .*", record())
+    monkeypatch.undo()
+    monkeypatch.delenv("NPROC", raising=False)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 50)  # more than cores: as many threads
+    assert record(has_blocks=True) == "threads was 8, is 50"
 
 
 def test_a_resumed_run_says_in_a_line_what_has_changed(tmp_path, tiny_blobs, monkeypatch, capsys):
