@@ -76,7 +76,9 @@ def test_a_line_that_cannot_be_written_is_told_of_when_all_are_there_to_hear(tmp
     log = run_folder.MetricsLog(tmp_path, last_step=0)
     with monkeypatch.context() as patch:
         patch.setattr(log, "_file", types.SimpleNamespace(write=refuse))
+        patch.setattr(log, "_board", None)  # whose queue nobody may empty any more, on a full disk
         log.append(1, "meta_train", {"loss": 1.0})
+        log.append(2, "meta_train", {"loss": 1.0})
     with pytest.raises(OSError, match="No space left"):
         log.to_disk()
     with pytest.raises(OSError, match="No space left"):
