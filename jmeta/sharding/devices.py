@@ -92,6 +92,7 @@ def map_over_devices(fn: MeanFn, mesh: Mesh, *, num_blocks: int | None = None) -
 
     Example:
       >>> import jax, jax.numpy as jnp
+      >>> from jmeta.sharding import make_mesh
       >>> mesh = make_mesh({"tasks": 1})
       >>> doubled = jax.jit(map_over_devices(lambda meta_params, tasks, keys: meta_params * tasks, mesh, num_blocks=2))
       >>> doubled(2.0, jnp.arange(4.0), jax.random.key(0)).tolist()
