@@ -189,9 +189,9 @@ def launch(command: list[str], num_processes: int, num_devices: int | None, grac
     job = Job()
     before = {number: signal.signal(number, job.ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         for rank in range(num_processes):
-            job.start(command, _environment(rank, num_processes, num_devices, address))
+            job.start(command, environment_of(rank, num_processes, num_devices, address))
         job.wait(grace_seconds)
         return _conclude(job)
     finally:
@@ -238,13 +238,14 @@ def _how_it_ended(child: Child) -> str:
     return f"was killed by signal {-status} ({signal.Signals(-status).name})"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Where process 0 may listen, on this machine."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return server.getsockname()[1]
 
 
-def _environment(rank: int, num_processes: int, num_devices: int | None, address: str) -> dict[str, str]:
+def environment_of(rank: int, num_processes: int, num_devices: int | None, address: str) -> dict[str, str]:
     """What tells a process where it belongs; see `experiments.cluster.join`."""
     environment = {
         **os.environ,

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from experiments import recipes, run_folder, train
-from experiments.launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED, _environment, _free_port
+from experiments.launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED, environment_of, free_port
 from experiments.watching import LEVEL_HANDLES
 from jmeta import checkpoints
 from tests.experiments.conftest import ROOT
@@ -353,11 +353,11 @@ def begin_another_run(folder):
 )
 def test_a_mistake_that_process_0_alone_can_see_is_one_of_each(tmp_path, do, message):
     """Where no launcher hides it: else a scheduler would start the job again for the status of the others."""
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
     with do(tmp_path), contextlib.ExitStack() as stack:
         processes = [
-            stack.enter_context(subprocess.Popen(command(tmp_path), env=_environment(rank, 2, 1, address), **pipes))
+            stack.enter_context(subprocess.Popen(command(tmp_path), env=environment_of(rank, 2, 1, address), **pipes))
             for rank in range(2)
         ]
         for process in processes:
