@@ -15,6 +15,7 @@ import pytest
 import jmeta
 from experiments.benchmarks.collectives import collectives, total_sent
 from jmeta import learners, losses, sharding, tasks
+from jmeta.sharding import in_order
 from jmeta.tasks.drawn import Drawn, draw
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -141,6 +142,47 @@ def test_devices_and_processes_have_the_bits_of_one():
         results_of(["8", "maml"], *numbers, is_optimized=False) for numbers in ((1,), (4,), (2, 2))
     )
     assert bits(devices) == bits(processes) == bits(alone)
+
+
+def test_a_meta_step_of_evolution_strategies_has_the_bits_of_one_device():
+    """Fully optimized: products of two batches of tasks and perturbations, beside calls of nested `jax.jit`."""
+    code = """
+import jax, numpy as np
+from jmeta import sharding, tasks
+from tests import sharded_runs
+
+def mean_gradient(num_devices):
+    mesh = jax.sharding.Mesh(jax.devices()[:num_devices], ("tasks",))
+    trainer, meta_params, sample = sharded_runs.METHODS["evolution"](mesh, 8)
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    drawn = tasks.drawn(sample, 16)(jax.random.key(1))
+    state, drawn, key = sharding.put((trainer.init(meta_params), drawn, jax.random.key(2)), everywhere)
+    return jax.tree.leaves(sharding.here(jax.jit(trainer.update)(state, drawn, key)[0].meta_params))
+
+alone, shared = mean_gradient(1), mean_gradient(2)
+assert len(alone) == 4
+print(all((one == other).all() for one, other in zip(alone, shared, strict=True)))
+"""
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "NPROC": "8"}
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **flags}, capture_output=True, text=True
+    )
+    assert output.stdout.strip() == "True", output.stdout + output.stderr
+
+
+@pytest.mark.skipif(not hasattr(jax, "Inline"), reason="jax before 0.11 cannot be told to, and need not")
+def test_blocks_are_compiled_without_calls():
+    def block(x):
+        return jax.lax.cond(
+            x[0] > 0, jax.nn.relu, lambda x: jax.lax.fori_loop(0, 3, lambda _, y: jnp.where(y, y, 1), x), x
+        )
+
+    lowered = {
+        is_apart: jax.jit(lambda rows, fn=fn: fn(block, rows)).lower(jnp.ones((2, 3))).as_text()
+        for is_apart, fn in ((True, in_order.each_apart), (False, jax.lax.map))
+    }
+    assert "call @" in lowered[False]
+    assert "call @" not in lowered[True]
 
 
 @pytest.mark.slow

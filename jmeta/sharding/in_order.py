@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -21,9 +24,10 @@ def each_apart(fn: Callable[[PyTree], PyTree], rows: PyTree) -> PyTree:
     """
     count = count_tasks(rows)
     rows = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]) if count == 1 else leaf, rows)
+    in_one_piece = without_calls(fn, jax.tree.map(lambda leaf: leaf[0], rows))
 
     def of_row(index: Array) -> PyTree:
-        return jax.lax.optimization_barrier(fn(jax.tree.map(lambda leaf: leaf[index], rows)))
+        return jax.lax.optimization_barrier(in_one_piece(jax.tree.map(lambda leaf: leaf[index], rows)))
 
     def put_at(index: Array, out: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf, new: leaf.at[index].set(new), out, of_row(index))
@@ -40,6 +44,33 @@ def by_itself(fn: Callable[[PyTree], PyTree], argument: PyTree) -> PyTree:
         return fn(argument)
     result = each_apart(fn, jax.tree.map(lambda leaf: leaf[None], argument))
     return jax.tree.map(lambda leaf: leaf[0], result)
+
+
+def without_calls(fn: Callable[[PyTree], PyTree], argument: PyTree) -> Callable[[PyTree], PyTree]:
+    """`fn`, for arguments like this one, with what a nested `jax.jit` computes in the place of each call of it.
+
+    A program for one device fixes the layout of the arrays that a call takes, and one for several devices does not; XLA
+    on CPUs then computes products of matrices and vectors by other routines, which round otherwise.
+    """
+    if not hasattr(jax, "Inline"):  # before jax 0.11, whose XLA used the same routines for all layouts
+        return fn
+    jaxpr, shapes = jax.make_jaxpr(fn, return_shape=True)(argument)
+    flat_fn = core.jaxpr_as_fun(_inlined(jaxpr))
+    return lambda argument: jax.tree.unflatten(jax.tree.structure(shapes), flat_fn(*jax.tree.leaves(argument)))
+
+
+def _inlined(param: Any) -> Any:
+    """A parameter of a primitive, or a whole program, all calls in which are to be lowered in place."""
+    if isinstance(param, tuple) and not hasattr(param, "_fields"):
+        return tuple(_inlined(each) for each in param)
+    if not isinstance(param, core.Jaxpr):
+        return param
+    eqns = []
+    for eqn in param.eqns:
+        params = {name: _inlined(value) for name, value in eqn.params.items()}
+        inline = {"inline": jax.Inline.JAX_LATE} if "inline" in params else {}  # pyright: ignore
+        eqns.append(eqn.replace(params=params | inline))
+    return param.replace(eqns=eqns)
 
 
 def tree_sum(terms: Array) -> Array:
