@@ -170,7 +170,7 @@ print(all((one == other).all() for one, other in zip(alone, shared, strict=True)
     assert output.stdout.strip() == "True", output.stdout + output.stderr
 
 
-@pytest.mark.skipif(not hasattr(jax, "Inline"), reason="jax before 0.11 cannot be told to, and need not")
+@pytest.mark.skipif(not hasattr(jax, "Inline"), reason="jax before 0.11 cannot be told to")
 def test_blocks_are_compiled_without_calls():
     def block(x):
         return jax.lax.cond(

@@ -1,7 +1,6 @@
 """Programs that are compiled alike whatever is around them, and sums in one order whatever the number of devices."""
 
 from collections.abc import Callable
-
 from typing import Any
 
 import jax
@@ -24,7 +23,7 @@ def each_apart(fn: Callable[[PyTree], PyTree], rows: PyTree) -> PyTree:
     """
     count = count_tasks(rows)
     rows = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]) if count == 1 else leaf, rows)
-    in_one_piece = without_calls(fn, jax.tree.map(lambda leaf: leaf[0], rows))
+    in_one_piece = _without_calls(fn, jax.tree.map(lambda leaf: leaf[0], rows))
 
     def of_row(index: Array) -> PyTree:
         return jax.lax.optimization_barrier(in_one_piece(jax.tree.map(lambda leaf: leaf[index], rows)))
@@ -46,13 +45,13 @@ def by_itself(fn: Callable[[PyTree], PyTree], argument: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[0], result)
 
 
-def without_calls(fn: Callable[[PyTree], PyTree], argument: PyTree) -> Callable[[PyTree], PyTree]:
+def _without_calls(fn: Callable[[PyTree], PyTree], argument: PyTree) -> Callable[[PyTree], PyTree]:
     """`fn`, for arguments like this one, with what a nested `jax.jit` computes in the place of each call of it.
 
-    A program for one device fixes the layout of the arrays that a call takes, and one for several devices does not; XLA
-    on CPUs then computes products of matrices and vectors by other routines, which round otherwise.
+    In a program for one device the arrays that a call takes have the default layout, and in one for several devices that
+    of what computed them; by that XLA chooses, on CPUs, a routine for products of matrices and vectors.
     """
-    if not hasattr(jax, "Inline"):  # before jax 0.11, whose XLA used the same routines for all layouts
+    if not hasattr(jax, "Inline"):  # before jax 0.11, where both routines were seen to round alike
         return fn
     jaxpr, shapes = jax.make_jaxpr(fn, return_shape=True)(argument)
     flat_fn = core.jaxpr_as_fun(_inlined(jaxpr))
