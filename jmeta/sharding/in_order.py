@@ -48,8 +48,8 @@ def by_itself(fn: Callable[[PyTree], PyTree], argument: PyTree) -> PyTree:
 def _without_calls(fn: Callable[[PyTree], PyTree], argument: PyTree) -> Callable[[PyTree], PyTree]:
     """`fn`, for arguments like this one, with what a nested `jax.jit` computes in the place of each call of it.
 
-    In a program for one device the arrays that a call takes have the default layout, and in one for several devices that
-    of what computed them; by that XLA chooses, on CPUs, a routine for products of matrices and vectors.
+    In a program for one device the arrays that a call takes have the default layout, and in one for several devices
+    that of what computed them; by that XLA chooses, on CPUs, a routine for products of matrices and vectors.
     """
     if not hasattr(jax, "Inline"):  # before jax 0.11, where both routines were seen to round alike
         return fn
