@@ -21,7 +21,7 @@ from jmeta import Learner, checkpoints
 from jmeta.evaluation import Estimate, Evaluation, evaluate_episodes, paired_difference
 from jmeta.types import EpisodeFn, PyTree, RandomKey
 
-from . import baselines, console, loop, over_seeds, pictures, recipes, run_folder, run_state
+from . import baselines, console, files, loop, over_seeds, pictures, recipes, run_folder, run_state
 from .build import Experiment, build
 from .sources import named_protocol
 
@@ -259,7 +259,7 @@ def store(folder: pathlib.Path, split_hash: str | None, results: dict[str, Timed
         seconds = {"seconds": timed.seconds, "compile_seconds": timed.compile_seconds}
         entry = {**as_json(timed.evaluation), **seconds, "split_hash": split_hash}
         entries[f"{name} | {timed.evaluation.protocol}"] = entry
-    run_folder.add_to_json(folder / "evaluation.json", entries)
+    files.add_to_json(folder / "evaluation.json", entries)
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:

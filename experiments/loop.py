@@ -23,7 +23,7 @@ from jmeta.evaluation import Estimate, estimate, per_task_episodes, per_task_met
 from jmeta.tasks.few_shot import as_partial
 from jmeta.types import Aux, PyTree, RandomKey
 
-from . import checks, cluster, console, run_folder
+from . import checks, cluster, console, metrics_log, run_folder
 from .build import Experiment
 from .diagnosis import TaskReport, examine_step
 from .dispatching import dispatcher
@@ -174,7 +174,7 @@ class _SeedRun:
     seed: int
     folder: pathlib.Path
     state: RunState
-    log: run_folder.MetricsLog | run_folder.NoLog
+    log: metrics_log.MetricsLog | metrics_log.NoLog
     saver: checkpoints.AsyncSaver
     prefix: str
     changes: str
@@ -193,7 +193,7 @@ class _SeedRun:
         """From the latest checkpoint, or at step 0. Of several processes, the main one alone writes beside those."""
         state = init_state(experiment, seed)
         step, state = checkpoints.restore(folder / "checkpoints", state) or (0, state)
-        changes, log = "", run_folder.NoLog()
+        changes, log = "", metrics_log.NoLog()
         with cluster.agreed("open the logs"):
             if cluster.is_main():
                 changes = run_folder.record_session(
@@ -203,7 +203,7 @@ class _SeedRun:
                     trained_together=list(trained_together),
                     has_blocks=experiment.sharing is not None and experiment.sharing.num_blocks is not None,
                 )
-                log = run_folder.MetricsLog(folder, last_step=step)
+                log = metrics_log.MetricsLog(folder, last_step=step)
         prefix = f"seed {seed}: " if len(trained_together) > 1 else ""
         saver = checkpoints.AsyncSaver(folder / "checkpoints", keep_last=keep_last)
         return cls(seed, folder, state, log, saver, prefix, changes, saved_step=step)

@@ -13,7 +13,7 @@ import numpy as np
 
 from jmeta.evaluation import Estimate, estimate
 
-from . import run_folder
+from . import files
 
 FILE = "over_seeds.json"
 
@@ -43,5 +43,5 @@ def store(folder: pathlib.Path, entry: str, measured: Mapping[str, Mapping[str, 
         metric: {"mean": over[metric].mean, "half_width": over[metric].half_width, "seeds": dict(seeds)}
         for metric, seeds in finite.items()
     }
-    run_folder.add_to_json(folder / FILE, {entry: kept})
+    files.add_to_json(folder / FILE, {entry: kept})
     return over

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from jmeta import Task
 from jmeta.evaluation import Estimate
 
-from . import run_folder
+from . import files, metrics_log, run_folder
 
 TRAIN, VALID, RIGHT, WRONG = "#8fa3b8", "#1f5fa8", "#2a8f4f", "#c8382e"
 STYLE: Any = {
@@ -35,7 +35,7 @@ def learning_curve(folder: pathlib.Path) -> pathlib.Path:
 
     A panel has one quantity; its tasks, their ways and the inner steps may be others on meta_train than on meta_valid.
     """
-    train, valid = (run_folder.read_metrics(folder, split) for split in ("meta_train", "meta_valid"))
+    train, valid = (metrics_log.read_metrics(folder, split) for split in ("meta_train", "meta_valid"))
     ordered = ("objective", "loss", "accuracy", "reward", "return")
     names = [name for name in ordered if any(name in line for line in (*train, *valid))]
     if "return" in names:
@@ -54,7 +54,7 @@ def learning_curve(folder: pathlib.Path) -> pathlib.Path:
         return _saved(figure, folder / "learning_curve.png")
 
 
-def _curve(axis: Axes, name: str, train: list[run_folder.Line], valid: list[run_folder.Line]) -> None:
+def _curve(axis: Axes, name: str, train: list[files.Line], valid: list[files.Line]) -> None:
     steps, values = _series(train, name)
     if name in (train or [{}])[-1]:
         axis.plot(steps, values, color=TRAIN, linewidth=0.8, alpha=0.6)
@@ -76,7 +76,7 @@ def _curve(axis: Axes, name: str, train: list[run_folder.Line], valid: list[run_
     axis.set(xlabel="meta-step", title=name if steps.size else f"{name}, of meta_train", xlim=(0, None))
 
 
-def _mark_best(axes: np.ndarray, names: list[str], valid: list[run_folder.Line]) -> None:
+def _mark_best(axes: np.ndarray, names: list[str], valid: list[files.Line]) -> None:
     """A vertical line at the step that was chosen, its value in the legend."""
     name = names[-1]
     steps, values = _series(valid, name)
@@ -88,7 +88,7 @@ def _mark_best(axes: np.ndarray, names: list[str], valid: list[run_folder.Line])
         axis.axvline(steps[best], color="black", linewidth=0.8, linestyle=":", label=label)
 
 
-def _series(lines: list[run_folder.Line], name: str) -> tuple[np.ndarray, np.ndarray]:
+def _series(lines: list[files.Line], name: str) -> tuple[np.ndarray, np.ndarray]:
     kept = [(line["step"], line[name]) for line in lines if name in line]
     steps, values = zip(*kept, strict=True) if kept else ((), ())
     return np.array(steps), np.array([np.nan if value is None else value for value in values], float)

@@ -15,7 +15,7 @@ import jax
 from configs import parts
 from jmeta import planning, tasks, training
 
-from . import run_folder
+from . import files
 from .build import Experiment, build
 from .sources import HostTasks
 
@@ -104,13 +104,13 @@ def planned(
         "chosen": plan.chosen,
         "trials": [trial._asdict() for trial in plan.trials],
     }
-    run_folder.replace_text(path, json.dumps(kept, indent=1) + "\n")
+    files.replace_text(path, json.dumps(kept, indent=1) + "\n")
     return ways[plan.chosen], planning.describe(plan)
 
 
 def _read_plan(path: pathlib.Path) -> dict[str, Any]:
     """What is kept of a plan, of the types that were written: a folder may come from someone else."""
-    kept = run_folder.read_json(path)
+    kept = files.read_json(path)
     types = {"memory_gb": float, "allow_bfloat16": bool, "chosen": str}
     if not all(isinstance(kept.get(name), kind) for name, kind in types.items()):
         raise ValueError(f"{path} is damaged (it is no plan); restore it, or move it away")

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, Union
 import configs
 from configs.parts import Recipe
 
-from . import run_folder
+from . import files
 
 DataclassT = TypeVar("DataclassT")
 
@@ -60,7 +60,7 @@ def _rebuilt(value: DataclassT, options: Any, prefix: str) -> DataclassT:
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     newer = {field.name: field.default for field in dataclasses.fields(value) if field.name not in options}
     if set(options) - set(fields) or dataclasses.MISSING in newer.values():
-        differing = ", ".join(run_folder.short(name) for name in sorted(set(fields) ^ set(options))[:9])
+        differing = ", ".join(files.short(name) for name in sorted(set(fields) ^ set(options))[:9])
         raise ValueError(
             f"the recorded options and {type(value).__name__} differ in {differing}; use the version of the code that "
             "made the run"
@@ -106,7 +106,7 @@ def _as_declared(value: Any, hint: Any) -> Any:
 
 
 def _unfit(name: str, value: Any, expected: str) -> ValueError:
-    return ValueError(f"the recorded {name} is {run_folder.short(value)}; expected {expected}")
+    return ValueError(f"the recorded {name} is {files.short(value)}; expected {expected}")
 
 
 def _in_words(hint: Any) -> str:

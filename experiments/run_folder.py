@@ -9,9 +9,6 @@
 
 A folder may come from someone else. So what is read is checked, and a link in it, which may lead anywhere, is refused
 before anything is written; `jmeta.checkpoints` does the same for what is its own.
-
-Metrics are written before the checkpoint of their step. So after a kill, whatever the restored step did not see is the
-tail of the log, and is cut.
 """
 
 import contextlib
@@ -19,9 +16,7 @@ import dataclasses
 import fcntl
 import hashlib
 import importlib.metadata
-import itertools
 import json
-import math
 import os
 import pathlib
 import platform
@@ -29,19 +24,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
 
 import jmeta
 
 from .console import StoppedError
+from .files import open_here, read_json, replace_text, short, whole_lines
 
-Line = dict[str, Any]
-
-_MAX_JSON_BYTES = 1 << 26
-_MAX_LINE = 1 << 20
 _MAX_DEPTH = 8  # of options in options
 
 
@@ -59,7 +50,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     check_files(folder)
-    with _open(folder / "lock", "a+") as file:
+    with open_here(folder / "lock", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -167,30 +158,6 @@ def _is_shallow(value: Any, depth: int) -> bool:
     return depth > 0 and all(_is_shallow(each, depth - 1) for each in inner)
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-      ValueError: with the file's name, if there is something else in it.
-    """
-    try:
-        with _open(path, "r") as file:
-            content = json.loads(file.read(_MAX_JSON_BYTES))
-    except (ValueError, RecursionError) as error:  # no JSON, no text, a number without an end, lists in lists
-        raise ValueError(f"{path} is damaged ({error}); restore it, or move it away") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged (it has no names in it); restore it, or move it away")
-    return content
-
-
-def add_to_json(path: pathlib.Path, entries: Mapping[str, Any]) -> None:
-    """Put entries into the object in a JSON file, in place of those of the same names, one process after the other."""
-    with _open(path.with_name(f".{path.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
-        stored = read_json(path) if path.exists() else {}
-        replace_text(path, json.dumps({**stored, **entries}, indent=1) + "\n")
-
-
 def num_cpus() -> int | None:
     """CPU cores that this process may use, where the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -231,8 +198,8 @@ def record_session(
         "git_commit": _git_commit(),
     }
     path = folder / "sessions.jsonl"
-    before = _whole_lines(path)[-1:] if resumed_from else []
-    with _open(path, "a") as file:
+    before = whole_lines(path)[-1:] if resumed_from else []
+    with open_here(path, "a") as file:
         file.write(json.dumps(session) + "\n")
     decisive = ["jax", "jaxlib", "device_kind", "threads", "trained_together"]
     decisive += [] if has_blocks else ["device", "processes"]
@@ -250,144 +217,6 @@ def _num_threads(platform: str) -> int | None:
         return None
     said = os.environ.get("NPROC", "")
     return int(said) if said.isdecimal() else max(num_cpus() or 1, jax.local_device_count())
-
-
-class MetricsLog:
-    """Appends lines of metrics to `metrics.jsonl` and TensorBoard, first cutting those after the step resumed from."""
-
-    def __init__(self, folder: pathlib.Path, *, last_step: int) -> None:
-        self.path = folder / "metrics.jsonl"
-        cut_metrics(self.path, last_step)
-        self._file = _open(self.path, "a")
-        self._failed: OSError | None = None
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1, flush_secs=3600)
-
-    def append(self, step: int, split: str, metrics: Mapping[str, float], *, protocol: str | None = None) -> None:
-        """Log the metrics of one step, by a protocol; a number that is not finite is written as `null`.
-
-        If that cannot be written, `to_disk` says so: of several processes, all are there to hear of it.
-        """
-        if self._failed is not None:
-            return
-        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        named = {} if protocol is None else {"protocol": protocol}
-        try:
-            self._file.write(json.dumps({"step": step, "split": split, **named, **finite}) + "\n")
-        except OSError as error:
-            self._failed = error
-            return
-        if protocol is not None:
-            self._board.add_text(f"{split}/protocol", protocol, step)
-        for name, value in finite.items():
-            if value is not None:
-                self._board.add_scalar(f"{split}/{name}", value, step)
-
-    def to_disk(self) -> None:
-        """Return when everything appended is on disk.
-
-        Raises:
-          OSError: if it cannot be written.
-        """
-        if self._failed is not None:
-            raise self._failed
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._board.flush()
-
-    def close(self) -> None:
-        try:
-            self.to_disk()
-        finally:
-            try:
-                self._board.close()
-            finally:
-                self._file.close()
-
-
-class NoLog:
-    """A log of nothing, for processes beside the one that writes."""
-
-    def append(self, step: int, split: str, metrics: Mapping[str, float], *, protocol: str | None = None) -> None:
-        """Nothing."""
-
-    def to_disk(self) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
-def read_metrics(folder: pathlib.Path, split: str | None = None) -> list[Line]:
-    """The logged lines of a run, of one split or of all; a torn last line is left out."""
-    lines = _whole_metrics(folder / "metrics.jsonl")
-    return [line for line in lines if split in (None, line["split"])]
-
-
-def cut_metrics(path: pathlib.Path, last_step: int) -> None:
-    """Remove, atomically, the lines after `last_step` and a line that was being written when its process died."""
-    if path.exists():
-        kept = [json.dumps(line) + "\n" for line in _whole_metrics(path) if line["step"] <= last_step]
-        replace_text(path, "".join(kept))
-
-
-def replace_text(path: pathlib.Path, text: str) -> None:
-    """Give a file new content in one step: a reader, or a crash, sees the old or the new."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with _open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _whole_metrics(path: pathlib.Path) -> list[Line]:
-    """Lines up to the first that is not of metrics."""
-
-    def is_number(value: Any) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-    def is_metrics(line: Line) -> bool:
-        texts = {"split": "", **line}
-        numbers = {name: texts.pop(name) for name in line if name not in ("split", "protocol")}
-        return (
-            isinstance(numbers.get("step"), int)
-            and all(value is None or is_number(value) for value in numbers.values())
-            and bool(texts["split"])
-            and all(isinstance(text, str) for text in texts.values())
-        )
-
-    return list(itertools.takewhile(is_metrics, _whole_lines(path)))
-
-
-def _whole_lines(path: pathlib.Path) -> list[Line]:
-    lines = []
-    if not path.exists():
-        return lines
-    with _open(path, "r", errors="replace") as file:
-        while text := file.readline(_MAX_LINE):  # a file without content may say that it has any length
-            try:
-                line = json.loads(text)
-            except (ValueError, RecursionError):  # torn by a kill: nothing after it can be trusted
-                break
-            if not isinstance(line, dict):
-                break
-            lines.append(line)
-    return lines
-
-
-def _open(path: pathlib.Path, mode: str, *, errors: str | None = None) -> IO[str]:
-    """As `open`; but no link is followed, and nobody waits for the other end of a pipe."""
-
-    def opener(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-
-    return open(path, mode, errors=errors, opener=opener)
-
-
-def short(value: Any) -> str:
-    """What stands in a file, for a message: one line, and nothing that a terminal would obey."""
-    text = "".join(letter if letter.isprintable() else " " for letter in str(value)).strip()
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -30,7 +30,7 @@ import tyro
 
 from jmeta import checkpoints
 
-from . import console, evaluate, run_folder, run_state
+from . import console, evaluate, files, metrics_log, run_folder, run_state
 from .build import build
 from .launch import EXIT_LOST, EXIT_PREEMPTED
 from .watching import Level, Sample, children_of, look_at, seconds_of, wait_until_gone
@@ -237,7 +237,7 @@ class Soak:
             "lives": [life.as_json() for life in self.lives],
         }
         self.options.record.parent.mkdir(parents=True, exist_ok=True)
-        run_folder.replace_text(self.options.record, json.dumps(content) + "\n")
+        files.replace_text(self.options.record, json.dumps(content) + "\n")
 
 
 def outcome(folder: pathlib.Path) -> dict[str, Any]:
@@ -246,7 +246,7 @@ def outcome(folder: pathlib.Path) -> dict[str, Any]:
     restored = checkpoints.restore(folder / "checkpoints", run_state.init_state(build(recipe), recipe.training.seed))
     assert restored is not None
     step, state = restored
-    metrics = [{k: v for k, v in line.items() if k != "seconds"} for line in run_folder.read_metrics(folder)]
+    metrics = [{k: v for k, v in line.items() if k != "seconds"} for line in metrics_log.read_metrics(folder)]
     return {
         "step": step,
         "state": _digest(state._replace(key=jax.random.key_data(state.key))),

@@ -16,7 +16,20 @@ import tyro
 from configs import parts
 from configs.parts import Recipe
 
-from . import checks, cluster, console, devices, loop, over_seeds, pictures, planning, recipes, run_folder, run_state
+from . import (
+    checks,
+    cluster,
+    console,
+    devices,
+    loop,
+    metrics_log,
+    over_seeds,
+    pictures,
+    planning,
+    recipes,
+    run_folder,
+    run_state,
+)
 from .build import build, metric_of
 
 
@@ -120,7 +133,7 @@ def train_together(
 def _draw_learning_curves(folders: Mapping[int, pathlib.Path]) -> None:
     with cluster.agreed("draw learning curves"):
         for folder in folders.values() if cluster.is_main() else ():
-            if run_folder.read_metrics(folder):  # else somebody took the log of a finished run away
+            if metrics_log.read_metrics(folder):  # else somebody took the log of a finished run away
                 pictures.learning_curve(folder)
 
 
@@ -207,7 +220,7 @@ def train(name: str, recipe: Recipe, options: Options, is_preempted: Callable[[]
             for seed, state in states.items() if cluster.is_main() else ():
                 sign = -1 if metric_of(recipe) == "loss" else 1  # a loss is kept with a minus
                 best = scores[f"seed_{seed}"] = sign * float(state.best_score)
-                evaluations = run_folder.read_metrics(folders[seed], "meta_valid")
+                evaluations = metrics_log.read_metrics(folders[seed], "meta_valid")
                 protocol = evaluations[-1].get("protocol", "") if evaluations else "whose log is gone"
                 _say(f"seed {seed}: best on meta_valid {best:.4f}, at step {state.best_step} ({protocol})")
     if diverged:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import tyro
 
-from experiments import console, run_folder
+from experiments import console, files
 from jmeta.environments.environment import Environment
 from jmeta.environments.from_brax import BACKENDS, from_brax
 from jmeta.environments.robots import arm, crawler, eel
@@ -102,7 +102,7 @@ def main(arguments: list[str]) -> int:
         found = measure(options, has_brax)
         if has_brax:
             ROWS.mkdir(exist_ok=True)
-            run_folder.replace_text(FILE, json.dumps(found, indent=1) + "\n")
+            files.replace_text(FILE, json.dumps(found, indent=1) + "\n")
         else:
             print('Brax is not installed (pip install "jmeta[brax]"): nothing is kept', file=sys.stderr)
         print(json.dumps(found, indent=1))

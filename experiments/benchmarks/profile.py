@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from experiments import console, run_folder
+from experiments import console, files, run_folder
 
 from .speed import ROWS, machine, versions
 from .with_jax import Way, lowered
@@ -92,7 +92,7 @@ def main() -> int:
     def command() -> None:
         found = profile(WORKLOAD, WAY)
         ROWS.mkdir(exist_ok=True)
-        run_folder.replace_text(FILE, json.dumps(found, indent=1) + "\n")
+        files.replace_text(FILE, json.dumps(found, indent=1) + "\n")
         print(json.dumps(found, indent=1))
 
     return console.run_command(command, if_interrupted="nothing was kept")

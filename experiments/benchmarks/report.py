@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from experiments import run_folder
+from experiments import files
 
 from .physics import FILE as PHYSICS
 from .profile import FILE as PROFILE
@@ -285,7 +285,7 @@ def main() -> int:
     rows, sweep, *others = measured()
     if sweep:
         draw(sweep)
-    run_folder.replace_text(PAGE, render(rows, sweep, *others))
+    files.replace_text(PAGE, render(rows, sweep, *others))
     print(f"wrote {PAGE.name} from {len(rows)} rows")
     return 0
 

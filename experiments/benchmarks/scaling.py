@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import tyro
 
-from experiments import console, run_folder
+from experiments import console, files
 
 from .collectives import Collective, total_sent
 from .scaling_worker import PLAIN, SUMS, TIMED
@@ -356,7 +356,7 @@ def main(arguments: list[str]) -> int:
         found = json.loads(FILE.read_text()) if FILE.exists() else {}
         for part in options.parts:
             found |= _measured(part, options.rounds)
-            run_folder.replace_text(FILE, json.dumps(found, indent=1) + "\n")
+            files.replace_text(FILE, json.dumps(found, indent=1) + "\n")
         rows = [
             {
                 "": f"{each['number']} {each['kind']}: {each['workload']}, {each['tasks']} tasks, {each['way']}",

@@ -22,7 +22,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jmeta
-from experiments import cluster, console, run_folder
+from experiments import cluster, console, files
 from jmeta import (
     environments,
     estimators,
@@ -263,7 +263,7 @@ def timed(folder: pathlib.Path, plain_totals: list[int]) -> None:
 
 def _put(path: pathlib.Path, value: Any) -> None:
     if cluster.is_main():
-        run_folder.replace_text(path, json.dumps(value))
+        files.replace_text(path, json.dumps(value))
 
 
 def main(arguments: list[str]) -> int:

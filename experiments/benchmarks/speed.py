@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from experiments import console, run_folder
+from experiments import console, files, run_folder
 
 from .interleaved import Measured, measure
 from .workloads import Workload
@@ -138,7 +138,7 @@ def record(workload: Workload, options: Options) -> dict[str, Any]:
     }
     ROWS.mkdir(exist_ok=True)
     file = ROWS / f"{workload.name.replace(' ', '_').replace('=', '')}{'_tuned' if options.tuned else ''}.json"
-    run_folder.replace_text(file, json.dumps(row, indent=1) + "\n")
+    files.replace_text(file, json.dumps(row, indent=1) + "\n")
     _show(workload.name, measured, failed)
     return row
 

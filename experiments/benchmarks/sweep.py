@@ -13,7 +13,7 @@ from typing import Any
 
 import tyro
 
-from experiments import console, run_folder
+from experiments import console, files
 
 from .speed import ROWS, machine, versions
 from .with_jax import Way, lowered
@@ -92,7 +92,7 @@ def run(options: Options) -> None:
         print(f"{workload.name} {', '.join(way)}: {shown}, {point['temporary_bytes'] / 1e6:.1f} MB", flush=True)
     ROWS.mkdir(exist_ok=True)
     content = {"machine": machine(), "versions": versions(), "points": measured}
-    run_folder.replace_text(FILE, json.dumps(content, indent=1) + "\n")
+    files.replace_text(FILE, json.dumps(content, indent=1) + "\n")
 
 
 def main(arguments: list[str]) -> int:

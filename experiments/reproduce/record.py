@@ -14,7 +14,7 @@ import tyro
 
 from configs import parts
 
-from .. import console, evaluate, run_folder
+from .. import console, evaluate, metrics_log
 from . import rows
 
 OF_ROLLOUT = "return_of_rollout_"
@@ -96,7 +96,7 @@ def _of_metric(evaluation: dict[str, Any], metric: str) -> dict[str, Any]:
 
 def _training(folder: pathlib.Path, num_steps: int) -> dict[str, Any]:
     """How long the run trained and on what, by its own log; seconds of meta-steps, without compiling and validating."""
-    trained = run_folder.read_metrics(folder, "meta_train")
+    trained = metrics_log.read_metrics(folder, "meta_train")
     session = json.loads((folder / "sessions.jsonl").read_text().splitlines()[-1])
     return {
         "device": session["device"],

@@ -27,7 +27,7 @@ from jmeta.evaluation import estimate
 from jmeta.policies import Policy
 from jmeta.types import PyTree, RandomKey
 
-from .. import console, run_folder
+from .. import console, files
 
 RESULTS = pathlib.Path(__file__).with_suffix(".json")
 HORIZON = 10
@@ -257,7 +257,7 @@ def record(rows: list[Row]) -> None:
     old = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     kept = [row for row in old if _problem_of(row) not in new]
     lines = [json.dumps(row) for row in sorted([*kept, *rows], key=_problem_of)]
-    run_folder.replace_text(RESULTS, "[\n" + ",\n".join(lines) + "\n]\n")
+    files.replace_text(RESULTS, "[\n" + ",\n".join(lines) + "\n]\n")
 
 
 def main(arguments: list[str]) -> int:

@@ -20,7 +20,7 @@ from configs import parts
 from jmeta.evaluation import Estimate, estimate, paired_difference
 from jmeta.types import PyTree, RandomKey
 
-from .. import acting_by_memory, console, evaluate, loop, recipes, robot_pictures, run_folder, worlds
+from .. import acting_by_memory, console, evaluate, files, loop, recipes, robot_pictures, worlds
 from ..build import build
 from ..robot_pictures import Curve
 from ..robots import ROBOTS
@@ -143,7 +143,7 @@ def judge_and_draw(options: Options) -> None:
         "curves": {name: curve._asdict() for name, curve in curves.items()},
         "minus_no_adaptation": gains,
     }
-    run_folder.replace_text(RESULTS, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    files.replace_text(RESULTS, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     title = f"{recipe.data.name}: bodies outside of training's ranges ({ROBOTS[recipe.data.name].outside})"
     robot_pictures.adaptation_curves(DOCS / "robots.png", curves, title=title)
     film(kept[REMEMBERS], DOCS / "robots.gif")

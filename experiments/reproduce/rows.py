@@ -19,7 +19,7 @@ from jmeta import Learner
 from jmeta.adaptation import path_name
 from jmeta.types import EpisodeFn, PyTree
 
-from .. import baselines, evaluate, recipes, run_folder
+from .. import baselines, evaluate, files, recipes
 from ..build import Experiment, build
 
 FOLDER = pathlib.Path(__file__).parent / "rows"
@@ -74,7 +74,7 @@ def write(row: Row) -> None:
         temporary.unlink()
         raise ValueError(f"the weights of {row.name!r} take {size} bytes, above {MAX_BYTES}; use a smaller network")
     temporary.replace(FOLDER / f"{row.name}.npz")
-    run_folder.replace_text(FOLDER / f"{row.name}.json", json.dumps(row.facts, indent=1) + "\n")
+    files.replace_text(FOLDER / f"{row.name}.json", json.dumps(row.facts, indent=1) + "\n")
 
 
 def flattened(meta_params: PyTree) -> dict[str, np.ndarray]:

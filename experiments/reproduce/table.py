@@ -10,7 +10,7 @@ from typing import Any
 from configs.parts import Training
 from jmeta.evaluation import Estimate, estimate, paired_difference
 
-from .. import recipes, run_folder
+from .. import files, recipes
 from ..evaluate import shown
 from . import acting_table, rows
 
@@ -115,7 +115,7 @@ def _details(row: rows.Row) -> str:
 
 def main() -> int:
     """Write the file."""
-    run_folder.replace_text(RESULTS, render())
+    files.replace_text(RESULTS, render())
     print(f"wrote {RESULTS.name} from {len(rows.names())} rows")
     return 0
 

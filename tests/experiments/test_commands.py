@@ -13,7 +13,7 @@ import pytest
 
 import jmeta
 from configs.parts import Maml, Reptile
-from experiments import baselines, evaluate, loop, quickstart, recipes, run_folder, train
+from experiments import baselines, evaluate, loop, metrics_log, quickstart, recipes, train
 from experiments.build import build
 from jmeta import checkpoints
 
@@ -171,7 +171,7 @@ def test_another_protocol_keeps_the_training_tasks(data_dir):
 def test_every_line_of_meta_valid_has_its_protocol(capsys, tmp_path):
     assert train.main(["blobs_protonet", *TINY, "--run-dir", "out"]) == 0
     words = "blobs 5-way 1-shot, 5 queries, 6 tasks, of meta_valid, all queries of a task together"
-    lines = run_folder.read_metrics(tmp_path / "out" / "seed_0", "meta_valid")
+    lines = metrics_log.read_metrics(tmp_path / "out" / "seed_0", "meta_valid")
     assert {line["protocol"] for line in lines} == {words}
     output = capsys.readouterr().out
     assert f"models are chosen by {words}" in output
@@ -186,7 +186,7 @@ def test_what_is_descended_is_not_called_what_is_judged(tmp_path, tiny_folder):
     training = dataclasses.replace(tiny_folder.training, optimizer="sgd", lr=1.0)
     recipe = dataclasses.replace(tiny_folder, data=data, training=training, method=Reptile(num_steps=1, batch_size=2))
     train.train_one("tiny", recipe, tmp_path / "run")
-    trained, valid = (run_folder.read_metrics(tmp_path / "run", split)[-1] for split in ("meta_train", "meta_valid"))
+    trained, valid = (metrics_log.read_metrics(tmp_path / "run", split)[-1] for split in ("meta_train", "meta_valid"))
     assert "objective" in trained
     assert "loss" not in trained
     assert {"loss", "accuracy"} <= set(valid)

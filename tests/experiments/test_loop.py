@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import checks, loop, recipes, replay, run_folder, run_state, train
+from experiments import checks, loop, metrics_log, recipes, replay, run_folder, run_state, train
 from experiments.build import build
 from experiments.diagnosis import TaskReport
 from jmeta import checkpoints
@@ -70,7 +70,7 @@ def task_keys(experiment, key, step):
 
 def test_a_run_logs_evaluates_and_saves(tmp_path, tiny_blobs):
     state = run(tmp_path, build(tiny_blobs), tiny_blobs.training)
-    train, valid = (run_folder.read_metrics(tmp_path, split) for split in ("meta_train", "meta_valid"))
+    train, valid = (metrics_log.read_metrics(tmp_path, split) for split in ("meta_train", "meta_valid"))
     assert [line["step"] for line in train] == [10, 20, 30, 40, 50, 60]
     assert [line["step"] for line in valid] == [20, 40, 60]
     assert set(valid[0]) >= {"accuracy", "accuracy_half_width", "loss"}
@@ -94,7 +94,7 @@ def test_a_stopped_run_goes_on_in_the_same_bits(tmp_path, tiny_sinusoid, monkeyp
     whole = run(prepared(tmp_path / "whole", tiny_sinusoid), experiment, training)
     folder = prepared(tmp_path / "stopped", tiny_sinusoid)
     run_until_third_save(folder, experiment, training, monkeypatch)
-    assert [line["step"] for line in run_folder.read_metrics(folder)][-1] == 60  # more than the checkpoint at 40
+    assert [line["step"] for line in metrics_log.read_metrics(folder)][-1] == 60  # more than the checkpoint at 40
     if damaged:
         (folder / "checkpoints" / "step_00000040" / "state" / "_METADATA").unlink()
     with warnings.catch_warnings(record=True) as caught:
@@ -102,7 +102,7 @@ def test_a_stopped_run_goes_on_in_the_same_bits(tmp_path, tiny_sinusoid, monkeyp
         resumed = run(folder, experiment, training)
     assert any("damaged" in str(warning.message) for warning in caught) == damaged
     assert bits(resumed) == bits(whole)
-    logs = [run_folder.read_metrics(path) for path in (folder, tmp_path / "whole")]
+    logs = [metrics_log.read_metrics(path) for path in (folder, tmp_path / "whole")]
     assert [{**line, "seconds": 0} for line in logs[0]] == [{**line, "seconds": 0} for line in logs[1]]
 
 
@@ -184,7 +184,7 @@ def test_a_poisoned_step_is_skipped_and_counted(tmp_path, tiny_sinusoid):
     experiment = with_nan_where(experiment, lambda data: (data == poison).all())
     state = run(tmp_path, experiment, tiny_sinusoid.training)
     assert (int(state.meta.step), int(state.meta.num_skipped), int(state.meta.last_skipped_step)) == (60, 1, 13)
-    assert [line["num_skipped"] for line in run_folder.read_metrics(tmp_path, "meta_train")] == [0, 1, 0, 0, 0, 0]
+    assert [line["num_skipped"] for line in metrics_log.read_metrics(tmp_path, "meta_train")] == [0, 1, 0, 0, 0, 0]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.meta.meta_params))
 
 
@@ -217,7 +217,7 @@ def test_a_replayed_step_has_the_loss_that_was_logged(tmp_path, tiny_sinusoid):
     recipe = dataclasses.replace(tiny_sinusoid, training=training)
     folder = prepared(tmp_path / "run", recipe)
     run(folder, build(recipe), training)
-    logged = {line["step"]: line["loss"] for line in run_folder.read_metrics(folder, "meta_train")}
+    logged = {line["step"]: line["loss"] for line in metrics_log.read_metrics(folder, "meta_train")}
     for step in (12, 17):
         losses = [report.loss for report in replay.replay(folder, step)]
         assert np.mean(losses) == pytest.approx(logged[step + 1], rel=1e-4)  # the log counts steps done

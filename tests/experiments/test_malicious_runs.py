@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from experiments import evaluate, recipes, replay, run_folder, train
+from experiments import evaluate, metrics_log, recipes, replay, run_folder, train
 from jmeta import checkpoints
 from tests.experiments.conftest import ROOT
 
@@ -237,7 +237,7 @@ def test_lines_of_logs_of_other_types(run, line):
     for name in ("metrics.jsonl", "sessions.jsonl"):
         (run / "seed_0" / name).write_text(line + "\n")
     assert trained(run) == 0
-    assert run_folder.read_metrics(run / "seed_0") == []
+    assert metrics_log.read_metrics(run / "seed_0") == []
 
 
 @pytest.mark.parametrize(
@@ -321,5 +321,5 @@ def test_logs_that_claim_to_be_larger_than_the_memory(run):
     """Files that hold nothing, from some place on, and take no room on the disk."""
     for name in ("metrics.jsonl", "sessions.jsonl"):
         os.truncate(run / "seed_0" / name, 1 << 40)
-    assert len(run_folder.read_metrics(run / "seed_0")) > 0
+    assert len(metrics_log.read_metrics(run / "seed_0")) > 0
     assert trained(run) == 0

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import evaluate, run_folder, run_state
+from experiments import evaluate, metrics_log, run_folder, run_state
 from experiments.build import build
 from jmeta import checkpoints
 
@@ -43,7 +43,7 @@ def content(folder):
 
     step, state = checkpoints.restore(folder / "checkpoints", run_state.init_state(build(recipe), 7))
     leaves = jax.tree.leaves(state._replace(key=jax.random.key_data(state.key)))
-    metrics = [{k: v for k, v in line.items() if k != "seconds"} for line in run_folder.read_metrics(folder)]
+    metrics = [{k: v for k, v in line.items() if k != "seconds"} for line in metrics_log.read_metrics(folder)]
     bits = [np.asarray(leaf).tobytes() for leaf in [*leaves, *jax.tree.leaves(best)]]
     return name, step, bits, metrics, checkpoints.steps(folder / "checkpoints")
 

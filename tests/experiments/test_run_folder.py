@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from experiments import run_folder
+from experiments import metrics_log, run_folder
 
 
 def test_a_folder_has_one_writer(tmp_path):
@@ -42,22 +42,22 @@ def test_lines_after_the_restored_step_are_cut(tmp_path, torn):
     path = tmp_path / "metrics.jsonl"
     lines = [json.dumps({"step": step, "split": "meta_train", "loss": 1 / step}) for step in (10, 20, 30)]
     path.write_text("\n".join([*lines, torn]))
-    run_folder.cut_metrics(path, 20)
+    metrics_log.cut_metrics(path, 20)
     assert path.read_text() == "\n".join(lines[:2]) + "\n"
-    run_folder.cut_metrics(path, 0)
+    metrics_log.cut_metrics(path, 0)
     assert path.read_text() == ""
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_what_is_logged_is_read_again(tmp_path):
-    log = run_folder.MetricsLog(tmp_path, last_step=0)
+    log = metrics_log.MetricsLog(tmp_path, last_step=0)
     log.append(1, "meta_train", {"loss": 0.5, "grad_norm": float("inf")})
     log.append(1, "meta_valid", {"accuracy": 0.25})
     log.close()
-    assert run_folder.read_metrics(tmp_path, "meta_train") == [
+    assert metrics_log.read_metrics(tmp_path, "meta_train") == [
         {"step": 1, "split": "meta_train", "loss": 0.5, "grad_norm": None}
     ]
-    assert [line["split"] for line in run_folder.read_metrics(tmp_path)] == ["meta_train", "meta_valid"]
+    assert [line["split"] for line in metrics_log.read_metrics(tmp_path)] == ["meta_train", "meta_valid"]
 
 
 def test_a_run_refuses_classes_that_are_split_otherwise(tmp_path, tiny_blobs):
@@ -73,7 +73,7 @@ def test_a_line_that_cannot_be_written_is_told_of_when_all_are_there_to_hear(tmp
     def refuse(text):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    log = run_folder.MetricsLog(tmp_path, last_step=0)
+    log = metrics_log.MetricsLog(tmp_path, last_step=0)
     with monkeypatch.context() as patch:
         patch.setattr(log, "_file", types.SimpleNamespace(write=refuse))
         patch.setattr(log, "_board", None)  # whose queue nobody may empty any more, on a full disk

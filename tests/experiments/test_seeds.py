@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs.parts import Conv4
-from experiments import dispatching, loop, over_seeds, run_folder, run_state, train
+from experiments import dispatching, loop, metrics_log, over_seeds, run_folder, run_state, train
 from experiments.benchmarks import seeds as benchmark
 from experiments.build import build
 from jmeta import checkpoints
@@ -47,7 +47,7 @@ def bits(states):
 
 def logged(parent):
     """By seed, the lines of its log without times."""
-    lines = {seed: run_folder.read_metrics(folder) for seed, folder in folders(parent).items()}
+    lines = {seed: metrics_log.read_metrics(folder) for seed, folder in folders(parent).items()}
     return {seed: [{**line, "seconds": 0} for line in own] for seed, own in lines.items()}
 
 
@@ -79,7 +79,7 @@ def test_the_time_of_a_dispatch_is_shared_among_its_seeds(tmp_path, tiny_blobs, 
     monkeypatch.setattr("experiments.loop.time.perf_counter", lambda: 6.0 * next(clock))
     monkeypatch.setattr("experiments.console.CompileClock.seconds", 0.0)
     run_seeds(tmp_path, build(tiny_blobs), tiny_blobs.training)
-    lines = [run_folder.read_metrics(folder, "meta_train") for folder in folders(tmp_path).values()]
+    lines = [metrics_log.read_metrics(folder, "meta_train") for folder in folders(tmp_path).values()]
     assert {line["seconds"] for own in lines for line in own} == {6.0 / len(SEEDS)}
 
 
@@ -178,7 +178,7 @@ def test_the_interval_over_seeds_is_kept(tmp_path, tiny_sinusoid, capsys):
     output = capsys.readouterr().out
     assert "3 seeds, 2 at once: as asked for" in output
     stored = next(iter(json.loads((tmp_path / over_seeds.FILE).read_text()).values()))["best loss"]
-    best = [min(x["loss"] for x in run_folder.read_metrics(tmp_path / f"seed_{s}", "meta_valid")) for s in range(3)]
+    best = [min(x["loss"] for x in metrics_log.read_metrics(tmp_path / f"seed_{s}", "meta_valid")) for s in range(3)]
     assert list(stored["seeds"].values()) == pytest.approx(best)
     assert stored["mean"] == pytest.approx(np.mean(best))
     assert f"3 seeds: best loss on meta_valid {stored['mean']:.4f} ± {stored['half_width']:.4f}" in output
