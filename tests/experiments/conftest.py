@@ -81,3 +81,16 @@ def start_process():
         if process.poll() is None:
             process.kill()
             process.communicate()
+
+
+def ran(words, timeout=240, **options):
+    """`(exit status, output)`."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(words, cwd=ROOT, timeout=timeout, check=False, **pipes, **options)
+    return done.returncode, done.stdout
+
+
+def ended(process):
+    """`(exit status, output)`, after a minute or two at most."""
+    output, _ = process.communicate(timeout=150)
+    return process.returncode, output

@@ -3,11 +3,14 @@
 import dataclasses
 import shlex
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from configs import sinusoid_maml
 from experiments import devices, train
 from experiments.build import build
+from tests.experiments.conftest import ended
 from tests.experiments.test_acting import small
 from tests.experiments.test_resume import content
 
@@ -70,3 +73,21 @@ def test_acting_recipes_end_in_the_bits_of_one_device(recipe, two_threads, start
 def test_a_mesh_of_the_command_line_is_that_of_the_recipe():
     _, recipe, _ = train.parse(["sinusoid_maml", "--mesh", "tasks=1"])
     assert recipe.training.mesh == "tasks=1"
+
+
+@pytest.mark.slow
+def test_tasks_from_the_hosts_are_those_of_one_host(two_threads, start_process, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "abcdefghi":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(tmp_path / "images" / name / f"{i}.png")
+    words = ["experiments.train", "folder_protonet", "--data.path", tmp_path / "images", "--data.host-fed"]
+    words += shlex.split("--data.train-ways 2 --data.num-queries 2 --testing.num-ways 2 --model.num-filters 4")
+    words += shlex.split("--training.num-blocks 4 --training.num-steps 40 --training.num-valid-tasks 10")
+    words += shlex.split("--training.evaluate-every 20")
+    launch = shlex.split("experiments.launch --processes 2 --devices 2")
+    for name, before in (("alone", []), ("two", launch)):
+        status, output = ended(start_process(*before, *words, "--run-dir", tmp_path / name))
+        assert status == 0, output
+    assert content(tmp_path / "two" / "seed_0") == content(tmp_path / "alone" / "seed_0")

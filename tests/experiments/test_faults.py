@@ -12,15 +12,12 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from experiments import recipes, run_folder, train
 from experiments.launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED, environment_of, free_port
-from experiments.watching import LEVEL_HANDLES
 from jmeta import checkpoints
-from tests.experiments.conftest import ROOT
+from tests.experiments.conftest import ROOT, ended, ran
 from tests.experiments.test_launch import children, wait_for_end
 from tests.experiments.test_resume import content, wait_for_checkpoint_after
 from tests.test_checkpoints_malicious import forge
@@ -65,19 +62,6 @@ def start(eight_threads, start_process):
 def command(folder):
     """Of a process that is alone, for `subprocess`."""
     return [sys.executable, "-m", "experiments.train", *OPTIONS, "--run-dir", str(folder)]
-
-
-def ran(words, timeout=240, **options):
-    """`(exit status, output)`."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    done = subprocess.run(words, cwd=ROOT, timeout=timeout, check=False, **pipes, **options)
-    return done.returncode, done.stdout
-
-
-def ended(process):
-    """`(exit status, output)`, after a minute or two at most."""
-    output, _ = process.communicate(timeout=150)
-    return process.returncode, output
 
 
 def the_error(output, *, is_quiet=True):
@@ -378,24 +362,6 @@ def test_a_divided_state_ends_in_the_same_bits(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_tasks_from_the_hosts_are_those_of_one_host(tmp_path, start_process):
-    rng = np.random.default_rng(0)
-    for name in "abcdefghi":
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for i in range(4):
-            Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(tmp_path / "images" / name / f"{i}.png")
-    words = ["experiments.train", "folder_protonet", "--data.path", tmp_path / "images", "--data.host-fed"]
-    words += shlex.split("--data.train-ways 2 --data.num-queries 2 --testing.num-ways 2 --model.num-filters 4")
-    words += shlex.split("--training.num-blocks 4 --training.num-steps 40 --training.num-valid-tasks 10")
-    words += shlex.split("--training.evaluate-every 20")
-    launch = shlex.split("experiments.launch --processes 2 --devices 2")
-    for name, before in (("alone", []), ("two", launch)):
-        status, output = ended(start_process(*before, *words, "--run-dir", tmp_path / name))
-        assert status == 0, output
-    assert content(tmp_path / "two" / "seed_0") == content(tmp_path / "alone" / "seed_0")
-
-
-@pytest.mark.slow
 def test_one_task_that_is_not_finite_skips_the_same_steps_everywhere(eight_threads, start_process):
     script = "tests.experiments.nan_process"
     alone = start_process(script)
@@ -414,45 +380,6 @@ def test_one_task_that_is_not_finite_skips_the_same_steps_everywhere(eight_threa
 
 def results(output):
     return [json.loads(line) for line in re.findall(r"^(?:\[1\] )?(\{.*\})$", output, re.MULTILINE)]
-
-
-@pytest.mark.slow
-def test_a_short_soak_reproduces_its_run_and_records_what_it_did(tmp_path):
-    words = "experiments.soak --minutes 2 --steps 70000 --seconds-between 32 45 --record"
-    status, output = ran([sys.executable, "-m", *words.split(), str(tmp_path / "soak.json")], timeout=900)
-    record = json.loads((tmp_path / "soak.json").read_text())
-    is_level = [level["is_level"] for level in record["levels"].values()]
-    assert status == int(is_level != [True, True]), output  # a machine may be too fast for memory to be judged
-    assert record["is_reproduced"]
-    assert all(run["digests"][0] == run["digests"][1] for run in record["runs"])
-    disturbed = [life for life in record["lives"] if life["done_to_it"]]
-    assert disturbed
-    assert all(set(life["samples"]) == {"0", "1"} for life in disturbed)
-    assert all(level["more_handles"] <= LEVEL_HANDLES for level in record["levels"].values())
-
-
-def test_the_long_soak_was_as_it_is_told():
-    record = json.loads((ROOT / "experiments" / "benchmarks" / "rows" / "soak.json").read_text())
-    text = " ".join((ROOT / "docs" / "reliability.md").read_text().partition("## Half an hour of it")[2].split())
-    (run,) = record["runs"]
-    assert record["is_reproduced"]
-    assert run["digests"][0] == run["digests"][1]
-    disturbed = [life for life in record["lives"] if life["done_to_it"]]
-    calm = [life for life in record["lives"] if life["is_disturbed"] and not life["done_to_it"]]
-    minutes = (disturbed[-1]["began"] + disturbed[-1]["after"] - disturbed[0]["began"]) / 60
-    counts = [f"{number} of {what}" for what, number in run["disturbances"].items()]
-    told = [
-        f"{record['options']['steps']:,} meta-steps",
-        f"disturbed {len(disturbed)} times in {minutes:.0f} minutes ({', '.join(counts)})",
-        f"left in peace for the last {calm[-1]['after'] / 60:.0f} minutes",
-        f"jax {record['jax']}, {record['cpus']} CPU cores",
-    ]
-    for name, level in record["levels"].items():
-        told.append(
-            f"| {name} | {level['num_processes']} | {level['longest']:.0f} s | {level['rss_mb']:.0f} MB | "
-            f"{level['mb_per_minute']:+.2f} MB | {level['handles']} | {level['more_handles']:+d} |"
-        )
-    assert [words for words in told if words not in text] == []
 
 
 def test_the_tests_that_the_documentation_names_are_there():

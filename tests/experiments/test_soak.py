@@ -1,0 +1,48 @@
+"""A run that is disturbed for minutes, in short, and what was recorded of the long one."""
+
+import json
+import sys
+
+import pytest
+
+from experiments.watching import LEVEL_HANDLES
+from tests.experiments.conftest import ROOT, ran
+
+
+@pytest.mark.slow
+def test_a_short_soak_reproduces_its_run_and_records_what_it_did(tmp_path):
+    words = "experiments.soak --minutes 2 --steps 70000 --seconds-between 32 45 --record"
+    status, output = ran([sys.executable, "-m", *words.split(), str(tmp_path / "soak.json")], timeout=900)
+    record = json.loads((tmp_path / "soak.json").read_text())
+    is_level = [level["is_level"] for level in record["levels"].values()]
+    assert status == int(is_level != [True, True]), output  # a machine may be too fast for memory to be judged
+    assert record["is_reproduced"]
+    assert all(run["digests"][0] == run["digests"][1] for run in record["runs"])
+    disturbed = [life for life in record["lives"] if life["done_to_it"]]
+    assert disturbed
+    assert all(set(life["samples"]) == {"0", "1"} for life in disturbed)
+    assert all(level["more_handles"] <= LEVEL_HANDLES for level in record["levels"].values())
+
+
+def test_the_long_soak_was_as_it_is_told():
+    record = json.loads((ROOT / "experiments" / "benchmarks" / "rows" / "soak.json").read_text())
+    text = " ".join((ROOT / "docs" / "reliability.md").read_text().partition("## Half an hour of it")[2].split())
+    (run,) = record["runs"]
+    assert record["is_reproduced"]
+    assert run["digests"][0] == run["digests"][1]
+    disturbed = [life for life in record["lives"] if life["done_to_it"]]
+    calm = [life for life in record["lives"] if life["is_disturbed"] and not life["done_to_it"]]
+    minutes = (disturbed[-1]["began"] + disturbed[-1]["after"] - disturbed[0]["began"]) / 60
+    counts = [f"{number} of {what}" for what, number in run["disturbances"].items()]
+    told = [
+        f"{record['options']['steps']:,} meta-steps",
+        f"disturbed {len(disturbed)} times in {minutes:.0f} minutes ({', '.join(counts)})",
+        f"left in peace for the last {calm[-1]['after'] / 60:.0f} minutes",
+        f"jax {record['jax']}, {record['cpus']} CPU cores",
+    ]
+    for name, level in record["levels"].items():
+        told.append(
+            f"| {name} | {level['num_processes']} | {level['longest']:.0f} s | {level['rss_mb']:.0f} MB | "
+            f"{level['mb_per_minute']:+.2f} MB | {level['handles']} | {level['more_handles']:+d} |"
+        )
+    assert [words for words in told if words not in text] == []
