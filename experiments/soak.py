@@ -58,7 +58,7 @@ class Options:
     """Kill the processes of a job again and again, and see that it ends as if nobody had."""
 
     minutes: float = 30.0
-    """Until no other run is begun and nothing is killed any more. The last run is then brought to its end."""
+    """Of jobs that are disturbed. Then nothing is killed any more, and the last run is brought to its end."""
     processes: int = 2
     """Of the run that is disturbed."""
     devices: int = 1
@@ -66,8 +66,8 @@ class Options:
     seconds_between: tuple[float, float] = (20.0, 60.0)
     """Least and most between two disturbances, from when the job has saved something new. One in four is counted from
     its start, so that it may come before that."""
-    steps: int = 500_000
-    """Meta-steps of a run; so many, disturbed for half an hour, take two cores about 50 minutes."""
+    steps: int = 350_000
+    """Meta-steps of a run; one that is at its end before the minutes are is followed by another, of the next seed."""
     seed: int = 0
     """Of the first run, and of the moments."""
     folder: pathlib.Path | None = None
@@ -114,7 +114,9 @@ class Soak:
 
     @property
     def is_over(self) -> bool:
-        return self.seconds >= 60 * self.options.minutes
+        """Whether jobs were disturbed, or about to be, for as long as was asked for."""
+        lives = [life for life in self.lives if life.is_disturbed]
+        return sum(life.after or self.seconds - life.began for life in lives) >= 60 * self.options.minutes
 
     def run_seed(self, seed: int) -> None:
         """A run that nobody disturbs, the same run disturbed, and whether they end alike."""
