@@ -38,14 +38,15 @@ def parse_axes(text: str) -> dict[str, int]:
     """The axes of a mesh.
 
     Raises:
-      ValueError: if they are not written as `tasks=4,model=2`.
+      ValueError: if they are not written as `tasks=4,model=2`, or an axis is named twice.
 
     Example:
       >>> parse_axes("tasks=4,model=2")
       {'tasks': 4, 'model': 2}
     """
     pairs = [part.partition("=") for part in text.split(",")]
-    if not all(name.strip() and size.strip().isdecimal() for name, _, size in pairs):
+    names = {name.strip() for name, _, _ in pairs}
+    if len(names) < len(pairs) or not all(name.strip() and size.strip().isdecimal() for name, _, size in pairs):
         raise ValueError(f"--mesh {text}; expected axes and their numbers of devices, as in tasks=8 or tasks=4,model=2")
     return {name.strip(): int(size) for name, _, size in pairs}
 

@@ -67,7 +67,7 @@ class Options:
     """Least and most between two disturbances, from when the job has saved something new. One in four is counted from
     its start, so that it may come before that."""
     steps: int = 350_000
-    """Meta-steps of a run; one that is at its end before the minutes are is followed by another, of the next seed."""
+    """Meta-steps of a run; one that ends before the time is over is followed by one of the next seed."""
     seed: int = 0
     """Of the first run, and of the moments."""
     folder: pathlib.Path | None = None

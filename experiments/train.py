@@ -114,7 +114,8 @@ def train_together(
         with cluster.agreed("lock the run folders"):
             for folder in folders.values() if cluster.is_main() else ():
                 locks.enter_context(run_folder.locked(folder))
-        experiment = build(with_seed(recipe, min(folders)))
+        with cluster.agreed("build the experiment"):  # of data that one machine may lack
+            experiment = build(with_seed(recipe, min(folders)))
         with cluster.agreed("write the configurations"):
             for seed, folder in folders.items() if cluster.is_main() else ():
                 run_folder.write_config(folder, name, with_seed(recipe, seed), experiment.source.split_hash)
@@ -254,8 +255,8 @@ def main(arguments: list[str]) -> int:
 
 def _overview() -> str:
     lines = [f"  {name:32} {(recipes.load(name).__doc__ or '').strip().splitlines()[0]}" for name in recipes.names()]
-    options = "[--run-dir DIR] [--seeds N [--seeds-at-once N]] [--memory-gb X] [--mesh tasks=N] [--overrides]"
-    usage = f"usage: python -m experiments.train RECIPE {options}"
+    options = "[--run-dir DIR] [--seeds N [--seeds-at-once N]] [--memory-gb X] [--mesh tasks=N] [--distributed]"
+    usage = f"usage: python -m experiments.train RECIPE {options} [--overrides]"
     return "\n".join([usage, "", "recipes:", *lines, "", "python -m experiments.train RECIPE --help lists the options"])
 
 

@@ -1,7 +1,9 @@
 """Fifty meta-steps of several methods on the devices that this process, or the job that it joins, has.
 
-`python -m tests.sharded_runs BLOCKS METHOD...` prints one JSON object: by method, a digest of the parameters' bits and
-the parameters themselves, in a few numbers. The tests compare what different numbers of devices and processes print.
+`python -m tests.sharded_runs BLOCKS METHOD... [--divided]` prints one JSON object: by method, a digest of the
+parameters' bits and the parameters themselves, which are few. The tests compare what different numbers of devices and
+processes print. BLOCKS is a number, or `none` for sums in no fixed order; `--divided` divides parameters among two
+devices each.
 """
 
 import hashlib

@@ -73,7 +73,7 @@ def test_divided_gradients_are_summed_part_by_part():
     """Without a fixed order: the sum of all, of which no more is sent than a device keeps."""
     code = """
 import jax, jax.numpy as jnp, json, jmeta, optax
-from jmeta import sharding
+from jmeta import sharding, training
 from jmeta.sharding import placing
 placing.LEAST_TO_DIVIDE = 24
 mesh = sharding.make_mesh({"tasks": 2, "model": 2})
@@ -92,10 +92,14 @@ def bytes_of_a_device(axes):
     state = trainer.init(jnp.ones((512, 512)))
     state = sharding.put(state, sharding.shardings_of(state, mesh))
     step = jax.jit(trainer.update).lower(state, *arguments[1:]).compile()
+    training.fed_steps(trainer)(state, arguments[1][None], arguments[2])
+    are_donated.append(all(leaf.is_deleted() for leaf in jax.tree.leaves(state)))
     return step.memory_analysis().argument_size_in_bytes
 
+are_donated = []
 print(json.dumps({
     "bytes": [bytes_of_a_device({"tasks": 4}), bytes_of_a_device({"tasks": 2, "model": 2})],
+    "are_donated": are_donated,
     "is_mean": bool(jax.tree.all(jax.tree.map(lambda a, b: (a == 3.5 * b).all(), sharding.here(mean), theta))),
     "specs": {name: str(leaf.sharding.spec) for name, leaf in mean.items()},
     "text": shared.lower(*arguments).compile().as_text(),
@@ -106,6 +110,7 @@ print(json.dumps({
     assert output.returncode == 0, output.stderr
     found = json.loads(output.stdout.splitlines()[-1])
     assert found["is_mean"]
+    assert found["are_donated"] == [True, True]
     whole_state, divided_state = found["bytes"]
     assert divided_state < 0.51 * whole_state  # parameters and two moments of each
     assert found["specs"] == {"kernel": "P(None, 'model')", "odd": "P()", "bias": "P()"}
@@ -116,8 +121,12 @@ print(json.dumps({
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [("none", "by_sgd"), ("none", "by_sgd", "--divided")])
-def test_an_all_reduce_is_the_same_up_to_rounding(arguments):
+@pytest.mark.parametrize(
+    ("arguments", "num_devices", "num_processes"),
+    [(("none", "by_sgd"), 8, 1), (("none", "by_sgd", "--divided"), 8, 1), (("none", "by_sgd"), 4, 4)],
+    ids=["devices", "divided", "processes"],
+)
+def test_an_all_reduce_is_the_same_up_to_rounding(arguments, num_devices, num_processes):
     """Without a fixed order, parameters differ as those of two fixed orders do: by the rounding of sums.
 
     By gradient descent, since Adam does not see the size of a gradient. How rounding grows over fifty steps is measured
@@ -126,7 +135,7 @@ def test_an_all_reduce_is_the_same_up_to_rounding(arguments):
     orders = [parameters(results_of([blocks, "by_sgd"], 1)) for blocks in ("2", "8", "16")]
     rounding = max(np.abs(one - other).max() for one in orders for other in orders)
     assert 0 < rounding < 1e-5
-    found = results_of(arguments, 8)
+    found = results_of(arguments, num_devices, num_processes)
     assert 0 < np.abs(parameters(found) - orders[0]).max() < 10 * rounding
     assert found["by_sgd"]["is_divided"] == ("--divided" in arguments)
     assert np.abs(parameters(found) - np.array(found["by_sgd"]["start"])).max() > 1e4 * rounding, "it has not moved"
@@ -192,6 +201,12 @@ def test_processes_have_the_same_bits():
     for num_processes in (2, 4):
         results = results_of(["8", *METHODS], 4, num_processes, is_optimized=False)
         assert bits(results) == bits(alone)
+
+
+@pytest.mark.slow
+def test_processes_have_the_same_bits_when_fully_optimized(on_one_device):
+    methods = ("evolution", "rl2")
+    assert bits(results_of(["8", *methods], num_devices=4, num_processes=2)) == bits_of(methods, on_one_device)
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ class Operation:
         others = [_wait_for(service, f"{prefix}/{other}") for other in range(1, num_processes)]
         everything = [mine, *map(json.loads, others)]
         service.key_value_set(f"{prefix}/all", json.dumps(everything))
-        # all have come here, so all have read what was said before: a long run must not fill the service's memory
+        # all have come here, so all have read what was said before, which need not fill the service's memory for ever
         for said in (*self._read_by_all, *(f"{prefix}/{other}" for other in range(1, num_processes))):
             service.key_value_delete(said)
         self._read_by_all = [f"{prefix}/all"]

@@ -1,10 +1,14 @@
 """Where processes belong, how one that is alone leaves, and the job files for clusters; more of it in `test_launch`."""
 
+import contextlib
 import os
+import random
 import re
 import shlex
 import signal
+import socket
 import subprocess
+import sys
 
 import pytest
 
@@ -60,6 +64,34 @@ def test_where_there_is_no_cluster_it_is_said_which_there_might_be(start_process
     output, _ = process.communicate(timeout=60)
     assert "StoppedError" in output
     assert all(name in output for name in ("Slurm", "Cloud TPU", "Kubernetes", "Open MPI", *VARIABLES))
+
+
+def job_with_a_free_port():
+    """A number of a Slurm job, of which JAX makes that of the port that process 0 listens at."""
+    for job in random.sample(range(2**12), 100):
+        with contextlib.suppress(OSError), socket.socket() as tried:
+            tried.bind(("127.0.0.1", 2**16 - 2**12 + job))
+            return job
+    raise AssertionError("no free port")
+
+
+def test_processes_that_slurm_starts_find_each_other():
+    """By what `srun` tells each of them, and JAX alone."""
+    job, pipes = job_with_a_free_port(), {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    told = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2"}
+    told |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = [sys.executable, "-m", "tests.experiments.toy_process", "3"]
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for rank in ("0", "1"):
+            environment = {**os.environ, **told, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+            processes.append(stack.enter_context(process))
+            stack.callback(process.kill)
+        for process in processes:
+            output, _ = process.communicate(timeout=100)
+            assert process.returncode == 0, output
+            assert "step 30 sum 10" in output  # 1 + 2 + 3 + 4, of two devices each
 
 
 class AnswerError(Exception):

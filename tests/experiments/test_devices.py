@@ -31,6 +31,7 @@ def test_nobody_shares_who_was_not_asked_to():
     [
         ({"mesh": "8"}, "--mesh 8; expected axes and their numbers of devices, as in tasks=8"),
         ({"mesh": "tasks=two"}, "--mesh tasks=two; expected axes"),
+        ({"mesh": "tasks=1,tasks=1"}, "--mesh tasks=1,tasks=1; expected axes"),
         ({"mesh": "tasks=99"}, "has 99 devices, and there are 1"),
         ({"mesh": "hosts=1"}, "expected a number of devices for 'tasks'"),
         ({"num_blocks": 3}, "num_blocks=3; expected a power of two"),

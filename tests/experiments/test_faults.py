@@ -13,6 +13,7 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
 from experiments import recipes, run_folder, train
 from experiments.launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED, environment_of, free_port
@@ -350,15 +351,58 @@ def test_a_mistake_that_process_0_alone_can_see_is_one_of_each(tmp_path, do, mes
             assert message in the_error(output)
 
 
+def test_a_mistake_that_another_process_alone_can_see_is_one_of_each(tmp_path):
+    """Data that one machine lacks."""
+    words = ["-m", "experiments.train", "folder_protonet", "--data.path", "images", "--run-dir", str(tmp_path / "run")]
+    words += shlex.split("--data.train-ways 2 --data.num-queries 2 --testing.num-ways 2")
+    address, pipes = f"127.0.0.1:{free_port()}", {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for rank in range(2):
+            machine = tmp_path / f"machine_{rank}"
+            for name in "abcdefghi" if rank == 0 else "":
+                (machine / "images" / name).mkdir(parents=True)
+                for i in range(4):
+                    Image.new("L", (28, 28), i).save(machine / "images" / name / f"{i}.png")
+            machine.mkdir(exist_ok=True)
+            environment = {**environment_of(rank, 2, 1, address), "PYTHONPATH": str(ROOT)}
+            process = subprocess.Popen([sys.executable, *words], env=environment, cwd=machine, **pipes)
+            processes.append(stack.enter_context(process))
+        for process in processes:
+            status, output = ended(process)
+            assert status == EXIT_MISTAKE, output
+            assert "images" in the_error(output)
+
+
 @pytest.mark.slow
-def test_a_divided_state_ends_in_the_same_bits(tmp_path, monkeypatch):
-    """A layer of 256 times 256 numbers is divided."""
-    words = ["--model.hidden", "256", "256", "--training.num-steps", "100"]
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
-    for name, mesh in (("whole", "tasks=1"), ("divided", "tasks=2,model=2")):
-        status, output = ran([*command(tmp_path / name), *words, "--mesh", mesh])
-        assert status == 0, output
+def test_a_divided_state_ends_in_the_same_bits(tmp_path, start_process):
+    """A layer of 256 times 256 numbers is divided among two processes, which are asked to leave and start again."""
+    words = ["--model.hidden", "256", "256", "--training.num-steps", "400"]
+    status, output = ran([*command(tmp_path / "whole"), *words, "--mesh", "tasks=1"])
+    assert status == 0, output
+    launched = [*shlex.split("experiments.launch --processes 2 --devices 2 experiments.train"), *OPTIONS, *words]
+    launched += ["--mesh", "tasks=2,model=2", "--run-dir", tmp_path / "divided"]
+    launcher = start_process(*launched)
+    wait_for_checkpoint_after(99, tmp_path / "divided" / "seed_0", launcher)
+    launcher.terminate()
+    assert ended(launcher)[0] == EXIT_PREEMPTED
+    assert 100 <= max(saved(tmp_path / "divided")) < 400
+    status, output = ended(start_process(*launched))
+    assert status == 0, output
     assert content(tmp_path / "divided" / "seed_0") == content(tmp_path / "whole" / "seed_0")
+
+
+@pytest.mark.slow
+def test_several_processes_give_up_together_and_name_the_tasks(tmp_path, start_process):
+    launch = shlex.split("experiments.launch --processes 2 --devices 1 experiments.train")
+    status, output = ended(start_process(*launch, *OPTIONS, "--method.inner-lr", "1e30", "--run-dir", tmp_path))
+    assert status == EXIT_MISTAKE, output
+    assert "meta-steps 0 to 19 were skipped" in the_error(output)
+    assert "In step 19 all 8 tasks are at fault" in the_error(output)
+    assert checkpoints.steps(tmp_path / "seed_0" / "diverged") == [20]
+    status, output = ended(start_process("experiments.replay", tmp_path / "seed_0", "--step", "19"))
+    assert status == 0, output
+    assert "0 of 8 tasks are finite" in output
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def step_and_save(num_dispatches: int, failing_rank: int | None, failure: str) -
 
 def main(arguments: list[str]) -> int:
     try:
-        cluster.join(detect=False)
+        cluster.join(detect=True)
         num_dispatches, rank, failure = [*arguments, "-2", ""][:3]
         step_and_save(int(num_dispatches), int(rank), failure)
     except console.StoppedError as error:
