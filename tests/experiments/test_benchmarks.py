@@ -262,6 +262,30 @@ def test_the_estimate_is_what_is_computed_by_hand(monkeypatch):
     assert found["one all-reduce: efficiency"] == pytest.approx(39 / (39 + 13))
 
 
+@pytest.mark.slow
+def test_devices_and_processes_take_turns_at_all_cases():
+    arrangements = [("devices", 1), ("processes", 2)]
+    found = scaling.time_arrangements(1, arrangements)
+    cases = {
+        (kind, number, *case)
+        for kind, number in arrangements
+        for case in scaling_worker.cases(number, [1, 2] if number == 1 else [])
+    }
+    assert {(row["kind"], row["number"], row["workload"], row["way"], row["tasks"]) for row in found} == cases
+    assert all(0 < seconds < 60 for row in found for seconds in row["seconds"])
+    assert all(len(row["seconds"]) == 1 for row in found)
+
+
+@pytest.mark.slow
+def test_what_is_exchanged_is_what_was_recorded():
+    found, recorded = scaling.count(), json.loads(scaling.FILE.read_text())
+    rows = [scaling.exchange(row) for row in found["counted"]]
+    assert len(rows) == len(scaling_worker.COUNTED) * len(scaling_worker.SUMS)
+    assert all(row["least"] <= row["sent"] < 1.3 * row["least"] for row in rows)
+    if recorded["versions"]["jax"] == jax.__version__:
+        assert rows == [scaling.exchange(row) for row in recorded["counted"]]
+
+
 def counted(method, gradient_bytes, exchanges, **others):
     row = {"method": method, "way": "one all-reduce", "mesh": {"tasks": 8}, "gradient_bytes": gradient_bytes}
     found = [collectives.Collective(*each, source="")._asdict() for each in exchanges]
