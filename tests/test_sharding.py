@@ -156,11 +156,11 @@ def test_devices_and_processes_have_the_bits_of_one():
 def test_a_meta_step_of_evolution_strategies_has_the_bits_of_one_device():
     """Fully optimized: products of two batches of tasks and perturbations, beside calls of nested `jax.jit`."""
     code = """
-import jax, numpy as np
+import jax
 from jmeta import sharding, tasks
 from tests import sharded_runs
 
-def mean_gradient(num_devices):
+def after_a_step(num_devices):
     mesh = jax.sharding.Mesh(jax.devices()[:num_devices], ("tasks",))
     trainer, meta_params, sample = sharded_runs.METHODS["evolution"](mesh, 8)
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -168,7 +168,7 @@ def mean_gradient(num_devices):
     state, drawn, key = sharding.put((trainer.init(meta_params), drawn, jax.random.key(2)), everywhere)
     return jax.tree.leaves(sharding.here(jax.jit(trainer.update)(state, drawn, key)[0].meta_params))
 
-alone, shared = mean_gradient(1), mean_gradient(2)
+alone, shared = after_a_step(1), after_a_step(2)
 assert len(alone) == 4
 print(all((one == other).all() for one, other in zip(alone, shared, strict=True)))
 """

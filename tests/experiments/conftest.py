@@ -52,11 +52,7 @@ def tiny_blobs() -> Recipe:
 @pytest.fixture
 def tiny_folder(tmp_path, tiny_blobs) -> Recipe:
     """A prototypical network on image files, which the host draws tasks from."""
-    rng = np.random.default_rng(0)
-    for name in "abcdefghi":
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for i in range(4):
-            Image.fromarray(rng.integers(0, 255, (6, 6), np.uint8)).save(tmp_path / "images" / name / f"{i}.png")
+    write_images(tmp_path / "images", size=6)
     data = Folder(str(tmp_path / "images"), size=None, train_ways=2, num_queries=2, host_fed=True)
     testing = dataclasses.replace(tiny_blobs.testing, num_ways=2)
     return dataclasses.replace(
@@ -81,6 +77,15 @@ def start_process():
         if process.poll() is None:
             process.kill()
             process.communicate()
+
+
+def write_images(folder, size):
+    """Nine classes of four square images of noise, each class in a folder of its own."""
+    rng = np.random.default_rng(0)
+    for name in "abcdefghi":
+        (folder / name).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(rng.integers(0, 255, (size, size), np.uint8)).save(folder / name / f"{i}.png")
 
 
 def ran(words, timeout=240, **options):

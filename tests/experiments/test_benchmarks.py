@@ -281,7 +281,7 @@ def test_what_is_exchanged_is_what_was_recorded():
     found, recorded = scaling.count(), json.loads(scaling.FILE.read_text())
     rows = [scaling.exchange(row) for row in found["counted"]]
     assert len(rows) == len(scaling_worker.COUNTED) * len(scaling_worker.SUMS)
-    assert all(row["least"] <= row["sent"] < 1.3 * row["least"] for row in rows)
+    assert all(row["least"] <= row["sent"] < 1.3 * row["least"] for row in rows)  # the most is in fixed order, divided
     if recorded["versions"]["jax"] == jax.__version__:
         assert rows == [scaling.exchange(row) for row in recorded["counted"]]
 

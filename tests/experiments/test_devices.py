@@ -3,14 +3,12 @@
 import dataclasses
 import shlex
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from configs import sinusoid_maml
 from experiments import devices, train
 from experiments.build import build
-from tests.experiments.conftest import ended
+from tests.experiments.conftest import ended, write_images
 from tests.experiments.test_acting import small
 from tests.experiments.test_resume import content
 
@@ -78,11 +76,7 @@ def test_a_mesh_of_the_command_line_is_that_of_the_recipe():
 
 @pytest.mark.slow
 def test_tasks_from_the_hosts_are_those_of_one_host(two_threads, start_process, tmp_path):
-    rng = np.random.default_rng(0)
-    for name in "abcdefghi":
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for i in range(4):
-            Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(tmp_path / "images" / name / f"{i}.png")
+    write_images(tmp_path / "images", size=8)
     words = ["experiments.train", "folder_protonet", "--data.path", tmp_path / "images", "--data.host-fed"]
     words += shlex.split("--data.train-ways 2 --data.num-queries 2 --testing.num-ways 2 --model.num-filters 4")
     words += shlex.split("--training.num-blocks 4 --training.num-steps 40 --training.num-valid-tasks 10")

@@ -13,12 +13,11 @@ import sys
 import time
 
 import pytest
-from PIL import Image
 
 from experiments import recipes, run_folder, train
 from experiments.launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED, environment_of, free_port
 from jmeta import checkpoints
-from tests.experiments.conftest import ROOT, ended, ran
+from tests.experiments.conftest import ROOT, ended, ran, write_images
 from tests.experiments.test_launch import children, wait_for_end
 from tests.experiments.test_resume import content, wait_for_checkpoint_after
 from tests.test_checkpoints_malicious import forge
@@ -337,41 +336,37 @@ def begin_another_run(folder):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_mistake_that_process_0_alone_can_see_is_one_of_each(tmp_path, do, message):
-    """Where no launcher hides it: else a scheduler would start the job again for the status of the others."""
-    address = f"127.0.0.1:{free_port()}"
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
-    with do(tmp_path), contextlib.ExitStack() as stack:
-        processes = [
-            stack.enter_context(subprocess.Popen(command(tmp_path), env=environment_of(rank, 2, 1, address), **pipes))
-            for rank in range(2)
-        ]
-        for process in processes:
-            status, output = ended(process)
+    with do(tmp_path):
+        for status, output in two_that_nobody_launched(command(tmp_path), (ROOT, ROOT)):
             assert status == EXIT_MISTAKE, output
             assert message in the_error(output)
 
 
-def test_a_mistake_that_another_process_alone_can_see_is_one_of_each(tmp_path):
-    """Data that one machine lacks."""
-    words = ["-m", "experiments.train", "folder_protonet", "--data.path", "images", "--run-dir", str(tmp_path / "run")]
-    words += shlex.split("--data.train-ways 2 --data.num-queries 2 --testing.num-ways 2")
-    address, pipes = f"127.0.0.1:{free_port()}", {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+def two_that_nobody_launched(words, folders):
+    """`(exit status, output)` of two processes of one job, each started in its folder.
+
+    No launcher hides what they end with: a scheduler would start the job again for the status of the others.
+    """
+    address = f"127.0.0.1:{free_port()}"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with contextlib.ExitStack() as stack:
         processes = []
-        for rank in range(2):
-            machine = tmp_path / f"machine_{rank}"
-            for name in "abcdefghi" if rank == 0 else "":
-                (machine / "images" / name).mkdir(parents=True)
-                for i in range(4):
-                    Image.new("L", (28, 28), i).save(machine / "images" / name / f"{i}.png")
-            machine.mkdir(exist_ok=True)
+        for rank, folder in enumerate(folders):
             environment = {**environment_of(rank, 2, 1, address), "PYTHONPATH": str(ROOT)}
-            process = subprocess.Popen([sys.executable, *words], env=environment, cwd=machine, **pipes)
-            processes.append(stack.enter_context(process))
-        for process in processes:
-            status, output = ended(process)
-            assert status == EXIT_MISTAKE, output
-            assert "images" in the_error(output)
+            processes.append(stack.enter_context(subprocess.Popen(words, env=environment, cwd=folder, **pipes)))
+        return [ended(process) for process in processes]
+
+
+def test_a_mistake_that_another_process_alone_can_see_is_one_of_each(tmp_path):
+    """Data that one machine lacks."""
+    has, lacks = tmp_path / "has", tmp_path / "lacks"
+    write_images(has / "images", size=8)
+    lacks.mkdir()
+    words = [sys.executable, "-m", "experiments.train", "folder_protonet", "--data.path", "images"]
+    words += shlex.split("--data.train-ways 2 --data.num-queries 2 --testing.num-ways 2")
+    for status, output in two_that_nobody_launched([*words, "--run-dir", str(tmp_path / "run")], (has, lacks)):
+        assert status == EXIT_MISTAKE, output
+        assert "images" in the_error(output)
 
 
 @pytest.mark.slow

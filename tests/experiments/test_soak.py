@@ -8,8 +8,8 @@ import pytest
 from experiments.watching import LEVEL_HANDLES
 from tests.experiments.conftest import ROOT, ran
 
-SHORT_MB_PER_MINUTE = 50.0
-"""Of processes that train for half a minute; what is compiled last still shows there."""
+SHORT_MB_PER_MINUTE = 20.0
+"""Of lives too short for the bound of a long soak; on two cores +3.6 alone and +1.7 disturbed were seen."""
 
 
 @pytest.mark.slow
@@ -19,6 +19,7 @@ def test_a_short_soak_reproduces_its_run_and_records_what_it_did(tmp_path):
     record = json.loads((tmp_path / "soak.json").read_text())
     are_level = [level["is_level"] for level in record["levels"].values()]
     assert status == int(are_level != [True, True]), output  # a machine may be too fast for memory to be judged
+    assert record["levels"]
     assert all(level["mb_per_minute"] < SHORT_MB_PER_MINUTE for level in record["levels"].values())
     assert record["is_reproduced"]
     assert all(run["digests"][0] == run["digests"][1] for run in record["runs"])
