@@ -1,35 +1,38 @@
 # The two commands of the README, and what maintainers run beside them.
 #   make run    install into .venv, meta-train two learners, evaluate them, leave a run folder
 #   make test   install what tests need, run all tests but the slow ones
-#   make test-all   the slow ones, too: every method, every kind of fault, every row of the results
-#   make lint   ruff and pyright
-# EXTRAS=dev,peers adds PyTorch, which a test compares meta-gradients with, to what tests install.
+#   make test-extra  with PyTorch, the tests that compare with it, and those that read the real data sets in JMETA_DATA
+#   make test-all    slow tests, too: long learning, kills of whole jobs, every row of the results, scaling
+#   make lint   ruff, import-linter and pyright
 # PYTHON=/path/to/python3.13 uses another interpreter, in an environment of its own.
 
 PYTHON ?= python3
-EXTRAS ?= dev
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 VENV := $(if $(filter file default,$(origin PYTHON)),.venv,.venv-$(VERSION))
 BIN := $(VENV)/bin
-PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: run test test-all lint clean
+.PHONY: run test test-extra test-all lint clean
 
 run: $(VENV)/.installed-run
 	$(BIN)/python -m experiments.quickstart
 
-test: $(VENV)/.installed-$(EXTRAS)
+test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow"
 
-test-all: $(VENV)/.installed-$(EXTRAS)
+test-extra: $(VENV)/.installed-dev,peers
+	$(PYTEST) -m "(data or peers) and not slow"
+
+test-all: $(VENV)/.installed-dev,peers
 	$(PYTEST)
 
-lint: $(VENV)/.installed-$(EXTRAS)
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/pyright
 
 $(BIN)/python:
@@ -42,9 +45,9 @@ $(VENV)/.installed-run: $(BIN)/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[experiments]'
 	@touch $@
 
-$(VENV)/.installed-$(EXTRAS): $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.installed-%: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing jmeta and what its tests need into $(VENV) (about a minute the first time)"
-	$(INSTALL) --editable '.[$(EXTRAS)]'
+	$(INSTALL) --editable '.[$*]'
 	@touch $@ $(VENV)/.installed-run
 
 clean:

@@ -1,11 +1,14 @@
-"""What every test runs under: strict JAX, shapes checked at run time, and the persistent compilation cache."""
+"""What every test runs under: strict JAX, shapes checked at run time, quick compilation, bounded memory."""
 
+import importlib.util
 import os
 import pathlib
 
 import jax
 import jaxtyping
 import pytest
+
+from . import workers
 
 CACHE = pathlib.Path(__file__).parents[1] / ".cache"
 os.environ.setdefault("JMETA_CACHE", str(CACHE / "jmeta"))  # rendered glyphs stay out of the user's own cache
@@ -14,35 +17,48 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "jax"))  # for sc
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # workers compile the same small operations
 
 # Before anything imports jmeta: every annotated function of jmeta has its arguments' shapes and dtypes checked.
 jaxtyping.install_import_hook("jmeta", "beartype.beartype")
 
+PEAKS = pytest.StashKey[dict[str, float]]()
+"""The bytes that each worker held at most."""
 
-SLOW = pathlib.Path(__file__).with_name("slow.txt")
-"""Tests that took more than six seconds of a slow machine, one a line, and have a quicker one like them."""
+
+def pytest_configure(config):
+    config.stash[PEAKS] = {}
 
 
-def pytest_collection_modifyitems(config, items):
-    """Mark them, so that `make test` leaves them out; `make test-all` has all."""
-    slow = set(SLOW.read_text().splitlines())
+def pytest_xdist_auto_num_workers(config):
+    return workers.num_workers(workers.num_cores(), workers.available_memory())
+
+
+def pytest_collection_modifyitems(items):
+    """Mark tests that ask for real data or for PyTorch, so that `-m` selects them and others run without either."""
     for item in items:
-        if item.nodeid in slow:
-            item.add_marker(pytest.mark.slow)
-    is_whole_files = not config.getoption("lf", False) and not any("::" in argument for argument in config.args)
-    files = {item.nodeid.partition("::")[0] for item in items}
-    there = {item.nodeid for item in items}
-    if is_whole_files and (stale := {name for name in slow - there if name.partition("::")[0] in files}):
-        raise pytest.UsageError(f"{SLOW} names tests that are not there: {', '.join(sorted(stale))}")
+        for fixture, marker in (("data_dir", "data"), ("torch", "peers")):
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("data") and not os.environ.get("JMETA_DATA"):
+        pytest.skip("JMETA_DATA is not set: this test reads real data")
+    if item.get_closest_marker("peers") and importlib.util.find_spec("torch") is None:
+        pytest.skip("PyTorch is not installed: pip install 'jmeta[peers]'")
 
 
 @pytest.fixture(autouse=True)
 def optimization(request):
-    """Compile quickly, for most of the suite's time is compiling, except in tests of what the optimizer makes of it."""
-    jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("optimized") is None)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    """Compile quickly, except in tests of what the optimizer makes of a program; let go of programs in time."""
+    if request.node.get_closest_marker("optimized"):
+        yield
+    else:
+        with workers.quick_compilation():
+            yield
+    if workers.memory() > workers.RELEASED_ABOVE:
+        workers.release()
 
 
 @pytest.fixture
@@ -59,8 +75,37 @@ def key():
 
 @pytest.fixture
 def data_dir():
-    """The folder of real data sets that `JMETA_DATA` names; the test is skipped where there is none."""
-    folder = os.environ.get("JMETA_DATA")
-    if not folder:
-        pytest.skip("JMETA_DATA is not set: this test reads real data")
-    return pathlib.Path(folder)
+    """The folder of real data sets; a test that asks for it is skipped where there is none."""
+    return pathlib.Path(os.environ["JMETA_DATA"])
+
+
+@pytest.fixture
+def torch():
+    """PyTorch; a test that asks for it is skipped where it is not installed."""
+    return importlib.import_module("torch")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session, exitstatus):
+    """A worker says what it took; the process that prints fails the run if that was too much."""
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["peak"] = workers.peak_memory()
+        return
+    if not config.stash[PEAKS]:
+        config.stash[PEAKS]["this process"] = workers.peak_memory()
+    if exitstatus == pytest.ExitCode.OK and max(config.stash[PEAKS].values()) > workers.LIMIT:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    if peak := getattr(node, "workeroutput", {}).get("peak"):
+        node.config.stash[PEAKS][node.gateway.id] = peak
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    terminalreporter.section("memory at the peak")
+    for name, peak in sorted(config.stash[PEAKS].items()):
+        verdict = f", more than the {workers.LIMIT / 1e9:.1f} GB that a worker may take" if peak > workers.LIMIT else ""
+        terminalreporter.line(f"{name}: {peak / 1e9:.2f} GB{verdict}")

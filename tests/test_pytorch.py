@@ -12,7 +12,7 @@ from jmeta import Batch, Task, adjoints, learners, losses, models
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'jmeta[peers]'")
 functional = torch.nn.functional
 
-pytestmark = pytest.mark.optimized  # as users compile
+pytestmark = [pytest.mark.peers, pytest.mark.optimized]  # compiled as users compile
 NUM_WAYS, NUM_STEPS = 5, 3
 
 

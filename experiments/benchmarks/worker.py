@@ -35,19 +35,18 @@ def contender_of(name: str) -> Callable[[Workload, Arrays], Contender]:
         if library == "jmeta":
             return with_jax.jmeta_way(with_jax.Way(adjoint, batching, conv or "auto"))
         return with_jax.by_hand(batching)
+    if library not in ("torch.func", "learn2learn", "higher", "TorchOpt", "PyTorch"):
+        raise ValueError(f"there is no contender {name!r}")
     from . import with_torch
 
     if library == "torch.func":
         return with_torch.torch_func(batching=way.removesuffix(", compiled"), is_compiled=way.endswith("compiled"))
-    others = {
+    return {
         "learn2learn": with_torch.learn2learn,
         "higher": with_torch.higher,
         "TorchOpt": with_torch.torchopt,
         "PyTorch": with_torch.autograd,
-    }
-    if library not in others:
-        raise ValueError(f"there is no contender {name!r}")
-    return others[library]
+    }[library]
 
 
 def acting_contender(name: str, workload: Workload) -> Contender:

@@ -1,6 +1,5 @@
 """Benchmarks: that contenders compute the same, and what is exact in them, bytes; never times."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -28,10 +27,16 @@ SMALL = Workload("W2", tasks=3, steps=2)
 MEGABYTE = 1e6
 
 
-@pytest.mark.parametrize("name", ["jmeta: mixed_mode, scan", "by hand: vmap", "torch.func: vmap", "torch.func: loop"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "jmeta: mixed_mode, scan",
+        "by hand: vmap",
+        pytest.param("torch.func: vmap", marks=pytest.mark.peers),
+        pytest.param("torch.func: loop", marks=pytest.mark.peers),
+    ],
+)
 def test_a_contender_has_the_loss_and_gradient_of_jmeta(name):
-    if "torch" in name and importlib.util.find_spec("torch") is None:
-        pytest.skip("PyTorch is not installed: pip install 'jmeta[peers]'")
     with jax.numpy_rank_promotion("allow"):  # which the plainest JAX makes use of
         first, contender = (worker.contender_of(each)(SMALL, arrays(SMALL)) for each in ("jmeta: unrolled, vmap", name))
     np.testing.assert_allclose(contender.loss, first.loss, rtol=1e-5)
@@ -43,13 +48,11 @@ def test_a_contender_has_the_loss_and_gradient_of_jmeta(name):
     ("kind", "name", "way"),
     [
         ("W4-A2C", "jmeta: one pass", "jmeta: collected first"),
-        ("W4-A2C", "PyTorch", "jmeta: collected first"),
-        ("W4-PPO", "PyTorch", "jmeta: collected first"),
+        pytest.param("W4-A2C", "PyTorch", "jmeta: collected first", marks=pytest.mark.peers),
+        pytest.param("W4-PPO", "PyTorch", "jmeta: collected first", marks=pytest.mark.peers),
     ],
 )
 def test_a_contender_that_acts_learns_from_recorded_pulls_as_jmeta_does(kind, name, way):
-    if name == "PyTorch" and importlib.util.find_spec("torch") is None:
-        pytest.skip("PyTorch is not installed: pip install 'jmeta[peers]'")
     workload = Workload(kind, tasks=8, steps=6)
     contender, first = (worker.acting_contender(each, workload) for each in (name, way))
     np.testing.assert_allclose(contender.loss, first.loss, rtol=1e-4)

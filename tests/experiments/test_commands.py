@@ -152,15 +152,15 @@ def test_the_default_folder_follows_from_the_options():
     assert folder.name.startswith("blobs_protonet-")
 
 
-def test_another_protocol_is_refused_when_its_test_classes_were_trained_on(data_dir):
-    del data_dir
+@pytest.mark.data
+def test_another_protocol_is_refused_when_its_test_classes_were_trained_on():
     recipe = recipes.load("omniglot_finn2017_maml")
     with pytest.raises(ValueError, match=r"--protocol lake: \d+ of its 659 test classes are among those that finn2017"):
         evaluate.tested_otherwise(recipe, evaluate.Options(pathlib.Path("."), protocol="lake"))
 
 
-def test_another_protocol_keeps_the_training_tasks(data_dir):
-    del data_dir
+@pytest.mark.data
+def test_another_protocol_keeps_the_training_tasks():
     recipe = recipes.load("omniglot_vinyals_protonet")
     options = evaluate.Options(pathlib.Path("."), protocol="glyphs", num_ways=3, num_tasks=50)
     source = build(evaluate.tested_otherwise(recipe, options)).source

@@ -19,7 +19,6 @@ OPTIONS = [
     *shlex.split("10 --training.evaluate-every 10 --training.num-valid-tasks 6 --testing.num-tasks 6"),
     *shlex.split("--testing.tasks-at-once 3 --seeds 2"),
 ]
-SOURCES = sorted(path for part in ("jmeta", "experiments", "configs") for path in (ROOT / part).rglob("*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -283,38 +282,22 @@ def test_an_id_in_the_lock_that_a_terminal_would_obey(run, capfd):
         assert_refused(run, capfd, "is being written by process", by=(trained,))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_module_can_execute_what_it_reads(path):
-    assert harmful(ast.parse(path.read_text())) == []
+def test_no_array_is_read_by_unpickling():
+    """Other ways to execute what is read are the linter's to find; this one is an argument of a harmless function."""
+    sources = [path for part in ("jmeta", "experiments", "configs") for path in (ROOT / part).rglob("*.py")]
+    assert {str(path): found for path in sources if (found := unpickling(path.read_text()))} == {}
+    assert unpickling("np.load(f, allow_pickle=True)\nnp.load(f, allow_pickle=False)\nnp.load(f)") == [1]
 
 
-def test_what_executes_is_found():
-    loads = "np.load(f, allow_pickle=True)\nnp.load(f, allow_pickle=False)"
-    source = f"import pickle.x\nfrom dill import y\neval('1')\nbuiltins.exec('')\n{loads}\nmodel.eval(x)"
-    assert [line for line, _ in harmful(ast.parse(source))] == [1, 2, 3, 4, 5]
-
-
-def harmful(tree):
-    """`(line, name)` of what can execute data, in the order of lines."""
-    modules = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found += [(node.lineno, each.name) for each in node.names if each.name.partition(".")[0] in modules]
-        elif isinstance(node, ast.ImportFrom):
-            is_harmful = not node.level and (node.module or "").partition(".")[0] in modules
-            found += [(node.lineno, node.module)] if is_harmful else []
-        elif isinstance(node, ast.Call):
-            function = node.func
-            is_builtin = isinstance(function, ast.Name) or ast.unparse(function).startswith("builtins.")
-            name = ast.unparse(function).rpartition(".")[2]
-            if is_builtin and name in ("eval", "exec"):
-                found.append((node.lineno, name))
-            for keyword in node.keywords:
-                is_off = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
-                if keyword.arg == "allow_pickle" and not is_off:
-                    found.append((node.lineno, "allow_pickle"))
-    return sorted(found)
+def unpickling(source):
+    """Lines with an argument `allow_pickle` that is not plainly False."""
+    return [
+        call.lineno
+        for call in ast.walk(ast.parse(source))
+        if isinstance(call, ast.Call)
+        for keyword in call.keywords
+        if keyword.arg == "allow_pickle" and ast.unparse(keyword.value) != "False"
+    ]
 
 
 def test_logs_that_claim_to_be_larger_than_the_memory(run):

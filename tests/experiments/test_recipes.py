@@ -61,11 +61,12 @@ def colour_folder(tmp_path):
     return str(tmp_path / "colours")
 
 
-@pytest.mark.parametrize("name", recipes.names())
-def test_every_recipe_builds_and_traces_a_meta_step(name, request, colour_folder):
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.data if name.startswith("omniglot") else ()) for name in recipes.names()],
+)
+def test_every_recipe_builds_and_traces_a_meta_step(name, colour_folder):
     recipe = recipes.load(name)
-    if name.startswith("omniglot"):
-        request.getfixturevalue("data_dir")
     if isinstance(recipe.data, parts.Folder):
         data = dataclasses.replace(recipe.data, path=colour_folder, size=(16, 16))
         recipe = dataclasses.replace(recipe, data=data)
@@ -133,8 +134,8 @@ def test_batches_of_all_classes_take_the_place_of_tasks(on_device, tmp_path, mon
     assert [report.is_finite for report in replay.replay(tmp_path / "run", 45)] == [True] * len(reports)
 
 
-def test_pretraining_counts_turned_classes_as_the_protocol_does(data_dir):
-    del data_dir
+@pytest.mark.data
+def test_pretraining_counts_turned_classes_as_the_protocol_does():
     turned = dataclasses.replace(recipes.load("glyphs_baseline_plus_plus"), data=parts.Images("vinyals"))
     source = build(dataclasses.replace(turned, model=SMALL[parts.Conv4])).source
     assert source.supervised is not None

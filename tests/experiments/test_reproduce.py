@@ -18,16 +18,20 @@ from jmeta.rollouts import run_episode
 NUM_TASKS = 100
 
 
-# training from scratch has no weights to judge again, and takes a hundred steps for every task
-IS_JUDGED = {name: rows.read(name).facts["test"].get("baseline") != "from scratch" for name in rows.names()}
+def judged_rows():
+    """All kept rows but those trained from scratch, which have no weights and take a hundred steps for every task."""
+    for name in rows.names():
+        facts = rows.read(name).facts
+        if facts["test"].get("baseline") != "from scratch":
+            has_files = facts["split_hash"] and facts["options"]["data"]["protocol"] != "glyphs"
+            yield pytest.param(name, marks=pytest.mark.data if has_files else ())
 
 
-@pytest.mark.parametrize("name", [name for name, is_judged in IS_JUDGED.items() if is_judged])
-def test_the_kept_weights_still_score_what_the_row_says(name, request):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", judged_rows())
+def test_the_kept_weights_still_score_what_the_row_says(name):
     """On other tasks than the row's, so that the comparison is one of two samples; by the inner steps of its recipe."""
     row = rows.read(name)
-    if row.facts["split_hash"] and row.facts["options"]["data"]["protocol"] != "glyphs":
-        request.getfixturevalue("data_dir")
     # twenty rollouts of a robot for each inner step make a task a hundred times as long
     num_tasks = 30 if name.startswith("robot_maml") else NUM_TASKS
     recipe, experiment = rows.experiment_of(row.facts, num_tasks=num_tasks)

@@ -88,8 +88,7 @@ def torch_weights(torch, cell, params, order):
 
 
 @pytest.mark.parametrize(("name", "order"), [("gru", [0, 1, 2]), ("lstm", [0, 1, 3, 2])])
-def test_it_is_pytorchs(float64, key, name, order):
-    torch = pytest.importorskip("torch")
+def test_it_is_pytorchs(float64, key, torch, name, order):
     model, params, x = model_params_and_inputs(name, key)
     cell = getattr(torch.nn, name.upper())(FEATURES, WIDTH, dtype=torch.float64)
     torch_weights(torch, cell, params, order)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jmeta.tasks import protocols
-from jmeta.tasks.datasets import ImageClasses, ImageSplits, omniglot
+from jmeta.tasks.datasets import ImageClasses, ImageSplits
 
 OF_OMNIGLOT = (protocols.vinyals, protocols.finn2017, protocols.reptile2018, protocols.lake)
 
@@ -114,8 +114,6 @@ def test_inner_steps_are_the_papers():
 
 @pytest.mark.parametrize("protocol", OF_OMNIGLOT, ids=lambda protocol: protocol.name)
 def test_the_real_data_load_split_as_pinned_and_draw_tasks(protocol, data_dir):
-    if not (data_dir / "omniglot" / omniglot.FILE_NAME).is_file():
-        pytest.skip("JMETA_DATA has no Omniglot")
     splits = protocol.load(data_dir)
     for num_ways in (5, 20):
         samplers = protocol.samplers(splits, num_ways=num_ways, num_shots=1)

@@ -117,12 +117,9 @@ def test_nothing_found_says_what_to_set(tmp_path, monkeypatch):
         omniglot.load(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def real():
-    try:
-        return omniglot.load(source="file")
-    except FileNotFoundError:
-        pytest.skip("JMETA_DATA has no Omniglot: this test reads real data")
+@pytest.fixture
+def real(data_dir):
+    return omniglot.load(data_dir, source="file")
 
 
 @pytest.mark.parametrize(

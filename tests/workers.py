@@ -1,0 +1,107 @@
+"""Bounds what a test worker needs: how many run at once, what each compiles with, and how much memory it keeps.
+
+A compiled program of any size keeps 1 to 3 MB, mostly in pages that the allocator does not return unasked, and JAX's
+caches keep every program for good. A suite compiles thousands, so a worker that never lets go grows past 4 GB.
+"""
+
+import contextlib
+import ctypes
+import functools
+import gc
+import os
+import pathlib
+import resource
+import sys
+from collections.abc import Iterator
+
+import jax
+import pytest
+from jax._src import compiler  # private: no public option reaches the programs that JAX compiles for single operations
+
+LIMIT = 2.0e9
+"""Bytes that a worker may take at its peak; a run in which one took more fails."""
+
+RESERVED = 3.0e9
+"""Bytes that must be free for each worker: its own, and those of the processes that its tests start."""
+
+RELEASED_ABOVE = 1.2e9
+"""Bytes from which on a worker lets go of what it has compiled."""
+
+
+def memory() -> float:
+    """Bytes that this process holds now; its peak where the system does not tell."""
+    statm = pathlib.Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else peak_memory()
+
+
+def peak_memory() -> float:
+    """Bytes that this process held at most."""
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():  # `getrusage` may count the process that started this one
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024.0 * int(line.split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def available_memory() -> float:
+    """Bytes that new processes can take: of the machine, or of the container if it allows less."""
+    meminfo = pathlib.Path("/proc/meminfo")
+    if not meminfo.exists():
+        return 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    available = float(lines["MemAvailable"].split()[0]) * 1024
+    group = pathlib.Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number: the container has no limit of its own
+        used = float((group / "memory.current").read_text())
+        available = min(available, float((group / "memory.max").read_text()) - used)
+    return available
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def num_workers(num_cores: int, available: float) -> int:
+    """As many as there are cores, but no more than the memory holds, and at least one."""
+    return max(1, min(num_cores, int(available / RESERVED)))
+
+
+def release() -> None:
+    """Let go of everything compiled, and return the memory to the system."""
+    jax.clear_caches()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc does not keep the pages
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@functools.cache
+def quick_options() -> dict[str, bool]:
+    """Compiler options that halve the time for a small program; none where this jaxlib has no such option.
+
+    XLA's newer emitters for fusions on CPUs pay in long runs. From jaxlib 0.11 on there are no others.
+    """
+    options = {"xla_cpu_use_fusion_emitters": False}
+    try:
+        jax.jit(lambda x: x).lower(0.0).compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options
+
+
+@contextlib.contextmanager
+def quick_compilation() -> Iterator[None]:
+    """Compile with few optimizations: a test's program runs once, and compiling takes most of the suite's time."""
+    original, quick = compiler.get_compile_options, quick_options()
+
+    def options(*args, **kwargs):
+        chosen = original(*args, **kwargs)
+        chosen.env_option_overrides = [*chosen.env_option_overrides, *quick.items()]
+        return chosen
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_compile_options", options)
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
