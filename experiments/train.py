@@ -21,6 +21,7 @@ from . import (
     cluster,
     console,
     devices,
+    files,
     loop,
     metrics_log,
     over_seeds,
@@ -192,8 +193,9 @@ def train(name: str, recipe: Recipe, options: Options, is_preempted: Callable[[]
     Raises:
       loop.DivergedError: if any seed diverged, when all others are trained.
       cluster.PreemptedError: when it has saved, since it is to leave.
+      ValueError: if the options do not go together, or the folder cannot hold a run.
     """
-    folder = options.run_dir or folder_of(name, recipe, pathlib.Path("runs"))
+    folder = files.named_by_user(options.run_dir or folder_of(name, recipe, pathlib.Path("runs")))
     checks.check(recipe)
     sharing = devices.sharing_of(recipe.training)  # before there is a folder
     if options.memory_gb is not None:
@@ -248,7 +250,7 @@ def main(arguments: list[str]) -> int:
         cluster.join(detect=options.distributed)
         with cluster.preemption() as is_preempted:
             folder = train(name, recipe, options, is_preempted)
-        _say(f"next: python -m experiments.evaluate {folder}")
+        _say(f"next: python -m experiments.evaluate {files.as_argument(folder)}")
 
     return console.run_command(command, if_interrupted="the same command goes on from the last checkpoint")
 
