@@ -39,7 +39,8 @@ class Options:
     """Where to write, and how often to repeat."""
 
     run_dir: pathlib.Path | None = None
-    """Folder of the run; `runs/RECIPE-HASH` if not given, so that the same options find the same run."""
+    """Folder of the run, of any name, with `~` for the home folder; no address such as `gs://bucket`. If not given,
+    `runs/RECIPE-HASH`, so that the same options find the same run."""
     seeds: int = 1
     """Seeds to train, from `training.seed` on, each with its own early stop and best checkpoint."""
     seeds_at_once: int | Literal["auto"] = "auto"
