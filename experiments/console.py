@@ -15,6 +15,7 @@ import jax
 import rich.console
 import rich.progress
 import rich.table
+import rich.text
 
 from jmeta.checkpoints import DamagedCheckpointError
 
@@ -140,13 +141,15 @@ def progress(name: str, *, start: int, total: int, is_quiet: bool = False) -> It
 
 
 def print_table(title: str, rows: list[dict[str, str]]) -> None:
-    """Rows of equal columns as one table; the first column is text, the others numbers."""
+    """Rows of equal columns as one table; the first column is text, the others numbers. Brackets are no markup."""
     console = rich.console.Console()
-    table = rich.table.Table(title=title, title_justify="left", box=rich.table.box.SIMPLE_HEAD)
+    table = rich.table.Table(
+        title=rich.text.Text(title, "table.title"), title_justify="left", box=rich.table.box.SIMPLE_HEAD
+    )
     for i, name in enumerate(rows[0]):
-        table.add_column(name, justify="right" if i else "left", overflow="fold")
+        table.add_column(rich.text.Text(name), justify="right" if i else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*map(rich.text.Text, row.values()))
     console.width = max(console.width, 160) if not console.is_terminal else console.width
     console.print(table)
 

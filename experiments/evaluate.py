@@ -338,7 +338,8 @@ def draw_curve(folder: pathlib.Path, name: str, protocol: str, by_steps: dict[in
 
 def evaluate_all(options: Options) -> None:
     """Evaluate every seed's run, and print and store the interval over several."""
-    results = {folder.name: evaluate_seed(folder, options).evaluation for folder in seed_folders(options.run)}
+    run = files.named_by_user(options.run)
+    results = {folder.name: evaluate_seed(folder, options).evaluation for folder in seed_folders(run)}
     if len(results) == 1:
         return
     first = next(iter(results.values()))
@@ -346,7 +347,7 @@ def evaluate_all(options: Options) -> None:
     by_seed = {f"{metric}, inductive": {seed: one.inductive[metric].mean for seed, one in results.items()}}
     both = {seed: one.transductive[metric].mean for seed, one in results.items() if one.transductive}
     by_seed |= {f"{metric}, transductive": both} if both else {}
-    for words, over in over_seeds.store(options.run, f"meta_test | {first.protocol}", by_seed).items():
+    for words, over in over_seeds.store(run, f"meta_test | {first.protocol}", by_seed).items():
         print(f"{len(results)} seeds: {words}, {shown(metric, over)} (95 % interval over seeds), {first.protocol}")
 
 

@@ -4,13 +4,32 @@ import fcntl
 import json
 import os
 import pathlib
+import shlex
 from collections.abc import Mapping
 from typing import IO, Any
+
+from jmeta.checkpoints.files import usable
 
 Line = dict[str, Any]
 
 _MAX_JSON_BYTES = 1 << 26
 _MAX_LINE = 1 << 20
+
+
+def named_by_user(folder: pathlib.Path) -> pathlib.Path:
+    """A run's folder as a command line names it: of any name, with a leading `~` for the home folder.
+
+    Raises:
+      ValueError: before anything is written, if it is an address such as `gs://bucket`, or cannot hold checkpoints.
+    """
+    usable(folder)
+    return pathlib.Path(os.path.expanduser(folder))
+
+
+def as_argument(folder: pathlib.Path) -> str:
+    """A folder as a command line takes it, to be shown to the user."""
+    text = str(folder)
+    return shlex.quote(f".{os.sep}{text}" if text[:1] in ("-", "~") else text)
 
 
 def open_here(path: pathlib.Path, mode: str, *, errors: str | None = None) -> IO[str]:

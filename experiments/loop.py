@@ -9,7 +9,6 @@ seeds beside it. Several seeds may share their dispatches; all else is each one'
 import contextlib
 import dataclasses
 import pathlib
-import shlex
 import time
 from collections.abc import Callable, Mapping
 
@@ -23,7 +22,7 @@ from jmeta.evaluation import Estimate, estimate, per_task_episodes, per_task_met
 from jmeta.tasks.few_shot import as_partial
 from jmeta.types import Aux, PyTree, RandomKey
 
-from . import checks, cluster, console, metrics_log, run_folder
+from . import checks, cluster, console, files, metrics_log, run_folder
 from .build import Experiment
 from .diagnosis import TaskReport, examine_step
 from .dispatching import dispatcher
@@ -323,7 +322,7 @@ def _explain_divergence(experiment: Experiment, state: RunState, folder: pathlib
     guilty = [report for report in reports if not report.is_finite]
     named = "; ".join(f"task {r.index} (key data {list(r.key_data)}, loss {r.loss:.4g})" for r in guilty[:3])
     more = f" and {len(guilty) - 3} more" if len(guilty) > 3 else ""
-    command = shlex.join(["python", "-m", "experiments.replay", str(folder), "--step", str(step)])
+    command = f"python -m experiments.replay {files.as_argument(folder)} --step {step}"
     if not guilty:
         fault = "no task by itself is at fault, so the step itself may be too large (--training.lr)"
     elif len(guilty) == len(reports) > 1:

@@ -25,7 +25,8 @@ class MetricsLog:
         cut_metrics(self.path, last_step)
         self._file = open_here(self.path, "a")
         self._failed: OSError | None = None
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1, flush_secs=3600)
+        # from the root, as what it finds before a colon at the beginning it takes for a kind of storage
+        self._board = SummaryWriter(str((folder / "tensorboard").absolute()), purge_step=last_step + 1, flush_secs=3600)
 
     def append(self, step: int, split: str, metrics: Mapping[str, float], *, protocol: str | None = None) -> None:
         """Log the metrics of one step, by a protocol; a number that is not finite is written as `null`.

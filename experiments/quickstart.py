@@ -11,7 +11,7 @@ import time
 
 import tyro
 
-from . import baselines, console, evaluate, recipes, train
+from . import baselines, console, evaluate, files, recipes, train
 from .build import build
 
 BASELINE = "nearest mean of pixels"
@@ -40,7 +40,7 @@ class Options:
 
 def run(options: Options) -> tuple[dict[str, evaluate.Timed], list[pathlib.Path]]:
     """Train, evaluate, draw and store; returns the results by name, the baseline first, and the run folders."""
-    folders = {}
+    folders, parent = {}, files.named_by_user(options.run_dir)
     for name in RECIPES:
         recipe = recipes.load(name)
         if options.num_steps is not None:
@@ -48,7 +48,7 @@ def run(options: Options) -> tuple[dict[str, evaluate.Timed], list[pathlib.Path]
             shorter = dataclasses.replace(recipe.training, num_steps=-(-options.num_steps // unit) * unit)
             recipe = dataclasses.replace(recipe, training=shorter)  # pyright: ignore[reportArgumentType]
         # named by the options too: a recipe that has changed starts anew, and a quick look is in nobody's way
-        folders[name] = train.folder_of(name, recipe, options.run_dir)
+        folders[name] = train.folder_of(name, recipe, parent)
         train.train_one(name, recipe, folders[name])
     results: dict[str, evaluate.Timed] = {}
     for name, folder in folders.items():

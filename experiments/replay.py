@@ -13,7 +13,7 @@ import tyro
 
 from jmeta import checkpoints, training
 
-from . import console, recipes, run_folder
+from . import console, files, recipes, run_folder
 from .build import Experiment, build
 from .diagnosis import TaskReport, examine_step, sample_step
 from .run_state import RunState, init_state
@@ -61,7 +61,7 @@ def replay(folder: pathlib.Path, step: int) -> list[TaskReport]:
 
 def show(options: Options) -> None:
     """Replay, and print one line for each task."""
-    reports = replay(options.run, options.step)
+    reports = replay(files.named_by_user(options.run), options.step)
     finite = sum(report.is_finite for report in reports)
     rows = [
         {

@@ -301,7 +301,11 @@ def soak(options: Options) -> bool:
     if not 0 < options.seconds_between[0] <= options.seconds_between[1]:
         raise ValueError(f"--seconds-between {options.seconds_between}; expected the least and the most")
     with contextlib.ExitStack() as stack:
-        folder = options.folder or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = (
+            files.named_by_user(options.folder)
+            if options.folder
+            else pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        )
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ValueError(f"--folder {folder} is not empty; choose another, since runs there would be gone on with")

@@ -21,6 +21,7 @@ from . import (
     cluster,
     console,
     devices,
+    files,
     loop,
     metrics_log,
     over_seeds,
@@ -38,7 +39,8 @@ class Options:
     """Where to write, and how often to repeat."""
 
     run_dir: pathlib.Path | None = None
-    """Folder of the run; `runs/RECIPE-HASH` if not given, so that the same options find the same run."""
+    """Folder of the run, of any name, with `~` for the home folder; no address such as `gs://bucket`. If not given,
+    `runs/RECIPE-HASH`, so that the same options find the same run."""
     seeds: int = 1
     """Seeds to train, from `training.seed` on, each with its own early stop and best checkpoint."""
     seeds_at_once: int | Literal["auto"] = "auto"
@@ -192,8 +194,9 @@ def train(name: str, recipe: Recipe, options: Options, is_preempted: Callable[[]
     Raises:
       loop.DivergedError: if any seed diverged, when all others are trained.
       cluster.PreemptedError: when it has saved, since it is to leave.
+      ValueError: if the options do not go together, or the folder cannot hold a run.
     """
-    folder = options.run_dir or folder_of(name, recipe, pathlib.Path("runs"))
+    folder = files.named_by_user(options.run_dir or folder_of(name, recipe, pathlib.Path("runs")))
     checks.check(recipe)
     sharing = devices.sharing_of(recipe.training)  # before there is a folder
     if options.memory_gb is not None:
@@ -248,7 +251,7 @@ def main(arguments: list[str]) -> int:
         cluster.join(detect=options.distributed)
         with cluster.preemption() as is_preempted:
             folder = train(name, recipe, options, is_preempted)
-        _say(f"next: python -m experiments.evaluate {folder}")
+        _say(f"next: python -m experiments.evaluate {files.as_argument(folder)}")
 
     return console.run_command(command, if_interrupted="the same command goes on from the last checkpoint")
 

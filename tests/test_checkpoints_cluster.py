@@ -125,6 +125,18 @@ def four_by_two(folder, index):
             checkpoints.save(folder / "by_four", 3, placed(3))
         assert raised.value.errno == 28
         assert (f"in process {failing}" in str(raised.value)) == (index != failing)
+
+    def lost(stored, share):
+        raise checkpoints.DamagedCheckpointError("its arrays cannot be read")
+
+    # what one process cannot read back, no process keeps
+    broken = patched(arrays, "read_through", lost if index == 3 else arrays.read_through)
+    with broken, pytest.raises(checkpoints.DamagedCheckpointError, match="step_00000001 does not read back") as raised:
+        checkpoints.save(folder / "by_four", 1, placed(3), keep_last=1)
+    assert ("in process 3" in str(raised.value)) == (index != 3)
+    not_merged = patched(arrays, "merge_arrays", lambda path: None)
+    with not_merged, pytest.raises(checkpoints.DamagedCheckpointError, match="does not read back"):
+        checkpoints.save(folder / "by_four", 4, placed(3), keep_last=1)
     with pytest.raises(ValueError, match=r"process 0 is at save\(.*, 30\) .* but process 1 at save\(.*, 31\)"):
         checkpoints.save(folder / "by_four", 30 + index, placed(3))
     with pytest.raises(ValueError, match=r"^/.*step_00000002 has no leaf \['other'\]"):
@@ -202,6 +214,7 @@ def start(scenario, folder, *, processes, devices):
 
 
 def test_any_number_of_processes_and_devices_restores_what_any_other_saved(tmp_path):
+    tmp_path = tmp_path / "lr=[0.1] **"  # the processes' shares are found in a folder of any name
     checkpoints.save(tmp_path / "by_one", 5, placed(5))
     start("four_by_two", tmp_path, processes=4, devices=2)
     start("two_by_one", tmp_path, processes=2, devices=1)

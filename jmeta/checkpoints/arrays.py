@@ -7,6 +7,7 @@ and shape, dtype, chunks and encoding that the files declare are compared with w
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import pathlib
@@ -45,10 +46,28 @@ def write_arrays(path: pathlib.Path, arrays: dict[str, Any], on_copied: Callable
 
 
 def merge_arrays(path: pathlib.Path) -> None:
-    """What all processes have written under one index; called by one of them, when all are done."""
-    with _quiet_orbax(), _as_os_error(path):
-        _handler().finalize(epath.Path(path))
+    """What all processes have written under one index; called by one of them, when all are done.
 
+    Orbax would look for it with the whole path as a pattern, in which brackets and stars are no names.
+    """
+    own = sorted(found for found in os.listdir(path) if _OF_A_PROCESS.fullmatch(found))
+    context = tensorstore.Context()  # one for all: only then does an index take over what another one lists
+    kept_in_index = {"max_inline_value_bytes": 1024, "max_decoded_node_bytes": 100_000_000, "manifest_kind": "single"}
+    with _as_os_error(path):
+        merged = _open_index(path, context, config=kept_in_index, assume_config=True)
+        parts = [_open_index(path / name, context) for name in own]
+        transaction = tensorstore.Transaction(atomic=True)
+        for copied in [part.experimental_copy_range_to(merged.with_transaction(transaction)) for part in parts]:
+            copied.result()
+        transaction.commit_sync()
+
+
+def _open_index(path: pathlib.Path, context: tensorstore.Context, **options: Any) -> tensorstore.KvStore:
+    base = {"driver": "file", "path": f"{path}{os.sep}"}
+    return tensorstore.KvStore.open({"driver": "ocdbt", "base": base, **options}, context=context).result()
+
+
+_OF_A_PROCESS = re.compile(r"ocdbt\.process_[0-9]+")
 
 Stored = dict[str, tensorstore.TensorStore]
 
@@ -62,7 +81,12 @@ def open_arrays(path: pathlib.Path, forms: dict[str, jax.ShapeDtypeStruct]) -> S
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 1 << 24}})
     base = {"driver": "file", "path": f"{path}{os.sep}"}
     specs = {
-        name: {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": base, "path": name}}
+        name: {
+            "driver": "zarr",
+            "kvstore": {"driver": "ocdbt", "base": base, "path": name},
+            "metadata": {"compressor": None, "filters": None},  # as they are, or not at all
+            "fill_missing_data_reads": False,  # Orbax writes zeros, too; so what is missing is not zero but lost
+        }
         for name, form in forms.items()
         if leaves.num_bytes(form)
     }
@@ -89,16 +113,38 @@ def read_array(stored: Stored, name: str, like: Any) -> np.ndarray | jax.Array:
         return jax.make_array_from_callback(form.shape, sharding, read, form.dtype)
 
 
+def read_through(stored: Stored, share: tuple[int, int]) -> None:
+    """Read every n-th chunk of the arrays and forget it, to learn whether all that the index names is there.
+
+    Args:
+      stored: what `open_arrays` gave.
+      share: `(i, n)`: read the chunks i, i + n, ...; other processes read the others.
+
+    Raises:
+      DamagedCheckpointError: if one cannot be read.
+    """
+    chunks = ((array, index) for array in stored.values() for index in _chunks(array))
+    with _damage():
+        for array, index in itertools.islice(chunks, share[0], None, share[1]):
+            array[index].read().result()  # one at a time: saving must not take more memory than the largest
+
+
+def _chunks(array: tensorstore.TensorStore) -> Iterator[tuple[slice, ...]]:
+    stated = array.chunk_layout.read_chunk.shape or ()
+    sizes = [part or max(whole, 1) for part, whole in zip(stated, array.shape, strict=True)]
+    starts = [range(0, whole, part) for whole, part in zip(array.shape, sizes, strict=True)]
+    for corner in itertools.product(*starts):
+        ends = [min(at + part, whole) for at, part, whole in zip(corner, sizes, array.shape, strict=True)]
+        yield tuple(map(slice, corner, ends))
+
+
 def _check(name: str, array: tensorstore.TensorStore, form: jax.ShapeDtypeStruct) -> None:
     found, dtype = f"{array.dtype.name}{list(array.shape)}", np.dtype(form.dtype)
     if array.shape != form.shape or array.dtype.numpy_dtype != dtype:
         raise DamagedCheckpointError(f"its files hold {found} as {name}, and not {dtype}{list(form.shape)}")
-    chunk, codec = array.chunk_layout.read_chunk.shape or (), array.codec
+    chunk = array.chunk_layout.read_chunk.shape or ()
     if any(part is None or part > max(whole, 1) for part, whole in zip(chunk, array.shape, strict=True)):
         raise DamagedCheckpointError(f"its files hold {name} in chunks of {chunk}, larger than itself, {found}")
-    encoding = codec and codec.to_json()
-    if encoding != {"driver": "zarr", "compressor": None, "filters": None}:
-        raise DamagedCheckpointError(f"its files hold {name} encoded as {encoding}; jmeta writes arrays as they are")
 
 
 def _handler() -> ocp.PyTreeCheckpointHandler:

@@ -23,6 +23,8 @@ FORMAT = 2  # 1 had no number, and compressed arrays
 _MAX_MANIFEST_BYTES = 1 << 26
 _STEP_FOLDER = re.compile(r"step_([0-9]{8,18})")
 _TEMPORARY = "tmp-"
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|(gs|gcs|s3|az|abfss?|hdfs|https?|file):/", re.IGNORECASE)
+"""With one slash where a `pathlib.Path` was made of it."""
 
 
 NO_DAMAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT}
@@ -34,14 +36,61 @@ class DamagedCheckpointError(Exception):
     """A checkpoint's files are not what was written: one is missing, truncated, changed or too many."""
 
 
+def usable(folder: str | os.PathLike[str]) -> pathlib.Path:
+    """A folder as the user named it, made absolute, or refused if what writes the arrays cannot work in it.
+
+    A leading `~` is the user's home folder and `~name` that of another user, as in a shell. A folder of that very name
+    is the string `./~`, or a whole path.
+
+    Raises:
+      ValueError: if it is an address, such as `gs://bucket`, or has a backslash, a byte that is no UTF-8 or, at the end
+        of a name, `gs:` in it.
+
+    Example:
+      >>> usable("/data/lr=[0.1]").name
+      'lr=[0.1]'
+    """
+    text = os.fspath(folder)
+    if _ADDRESS.match(text):
+        raise ValueError(
+            f"{text!r} is an address, not a folder; checkpoints go to file systems, so mount it there and give its path"
+        )
+    expanded = os.path.expanduser(text)
+    if expanded.partition(os.sep)[0] == "~":
+        raise ValueError(f"{text!r} has a ~ in front, but there is no home folder; set HOME, or give the whole path")
+    path = pathlib.Path(expanded).absolute()
+    if problem := _problem(str(path)):
+        raise ValueError(f"{str(path)!r} cannot hold checkpoints, since {problem}; choose another folder")
+    # Orbax takes dots for names, and would go up from a link and not from where it leads
+    return path.resolve() if ".." in path.parts else path
+
+
+def _problem(path: str) -> str:
+    """What the libraries that write arrays cannot do with a path."""
+    if "\0" in path:
+        return "it has a zero byte in it"
+    if "\\" in path:
+        return "it has a backslash in it, which TensorStore takes for a slash"
+    if "gs:/" in f"{path}/":
+        return "a name in it ends with 'gs:', which Orbax takes for a bucket"
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "it has a byte in it that is no UTF-8, which TensorStore cannot open"
+    return ""
+
+
 def steps(folder: str | os.PathLike[str]) -> list[int]:
     """The steps that a folder has checkpoints of, ascending, damaged ones included.
+
+    Raises:
+      ValueError: if the folder is one that `save` refuses.
 
     Example:
       >>> steps("no/such/folder")
       []
     """
-    folder = pathlib.Path(folder)
+    folder = usable(folder)
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     found = [int(match.group(1)) for match in map(_STEP_FOLDER.fullmatch, names) if match]
     return sorted(step for step in found if step_name(step) in names)
@@ -141,8 +190,12 @@ def list_files(path: pathlib.Path) -> list[pathlib.Path]:
     return sorted(found)
 
 
-def read_manifest(path: pathlib.Path) -> dict[str, Any]:
+def read_manifest(path: pathlib.Path, name: str | None = None) -> dict[str, Any]:
     """A checkpoint's manifest, whole, of this format, and of the types that `write_manifest` was given.
+
+    Args:
+      path: the checkpoint's folder.
+      name: that the folder will have, if it does not have it yet.
 
     Raises:
       ValueError: if it is of another format.
@@ -160,7 +213,7 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any]:
     is_typed = _is_int(manifest.get("step")) and "score" in manifest and _is_score(manifest["score"])
     if not is_typed or not all(_is_text_to_text(manifest.get(name)) for name in ("leaves", "files")):
         raise DamagedCheckpointError(f"its {MANIFEST} has entries of other types than were written")
-    if step_name(manifest["step"]) != path.name:
+    if step_name(manifest["step"]) != (name or path.name):
         raise DamagedCheckpointError(f"its {MANIFEST} is that of step {manifest['step']}")
     return manifest
 

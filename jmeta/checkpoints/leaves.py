@@ -1,5 +1,7 @@
 """Leaves of a state: by name, described in words, and in the form in which they are stored."""
 
+import hashlib
+import json
 import math
 from typing import Any
 
@@ -40,6 +42,16 @@ def stored_form(leaf: Any) -> jax.ShapeDtypeStruct:
     if _is_key(leaf):
         return jax.eval_shape(jax.random.key_data, _form(leaf.shape, leaf.dtype))
     return _form(leaf.shape, leaf.dtype)
+
+
+def stored_forms(named: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """`stored_form` of each leaf by name."""
+    return {name: stored_form(leaf) for name, leaf in named.items()}
+
+
+def fingerprint(described: dict[str, str]) -> str:
+    """Of the leaves' names, shapes and dtypes: short, to compare between processes."""
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]
 
 
 def num_bytes(form: jax.ShapeDtypeStruct) -> int:

@@ -3,14 +3,12 @@
 import os
 import pathlib
 import warnings
-from typing import Any
 
 import jax
 
 from ..types import PyTree
 from . import arrays, cluster, files, leaves
 from .files import DamagedCheckpointError
-from .saving import fingerprint
 
 
 def restore(
@@ -23,7 +21,7 @@ def restore(
 
     Args:
       folder: what `save` was given. It need not be trusted: it is checked before it is used, nothing in it is executed,
-        and no more memory is taken than `like` takes.
+        and no more memory is taken than `like` takes. A name that `save` refuses is refused.
       like: a pytree of the structure, shapes and dtypes that were saved, of arrays or of `jax.ShapeDtypeStruct` (see
         `jax.eval_shape`). NumPy leaves come back as NumPy, JAX leaves as JAX arrays placed as those of `like` are, or
         as the shape's `sharding` says, Python numbers as Python numbers.
@@ -35,7 +33,7 @@ def restore(
 
     Raises:
       ValueError: if what was saved is not like `like`, where the first leaf that differs is named, or was saved in
-        another format.
+        another format; or the folder is one that `save` refuses.
       DamagedCheckpointError: if there are checkpoints, and all are damaged.
       OSError: if one may not be read for a reason that is not the files', such as a lack of permission or of handles.
 
@@ -50,21 +48,22 @@ def restore(
       ...     checkpoints.steps(folder), latest[0], best[0]
       ([1, 4, 5], 5, 1)
     """
-    folder = pathlib.Path(folder).absolute()
+    folder = files.usable(folder)
     named = leaves.named_leaves(like)
     described = {name: leaves.describe(name, leaf) for name, leaf in named.items()}
-    called = f"restore({str(folder)!r}, best={best}, up_to={up_to}) of {fingerprint(described)}"
+    called = f"restore({str(folder)!r}, best={best}, up_to={up_to}) of {leaves.fingerprint(described)}"
     operation = cluster.Operation(called)
     with operation.together():
         candidates = _candidates(folder, best, up_to)
     candidates = operation.gather(candidates)[0]
+    forms = leaves.stored_forms(named)
     for step in candidates:
         path = folder / files.step_name(step)
         try:
             with operation.together():
-                _verify(path, named, described)
+                verify(path, forms, described)
             with operation.together():
-                stored = arrays.open_arrays(path / "state", _forms(named))
+                stored = arrays.open_arrays(path / "state", forms)
                 restored = [leaves.from_stored(arrays.read_array(stored, n, leaf), leaf) for n, leaf in named.items()]
             return step, jax.tree.unflatten(jax.tree.structure(like), restored)
         except DamagedCheckpointError as error:
@@ -85,16 +84,25 @@ def _candidates(folder: pathlib.Path, best: bool, up_to: int | None) -> list[int
     return [first, *(step for step in found if step != first)] if first in found else found
 
 
-def _verify(path: pathlib.Path, named: dict[str, Any], described: dict[str, str]) -> None:
-    """Check the manifest, and this process's share of the files."""
-    manifest = files.read_manifest(path)
+def verify(
+    path: pathlib.Path, forms: dict[str, jax.ShapeDtypeStruct], described: dict[str, str], name: str | None = None
+) -> None:
+    """Check the manifest, and this process's share of the files.
+
+    Args:
+      path: the checkpoint's folder.
+      forms: what `leaves.stored_forms` gave.
+      described: what `leaves.describe` gave, by name.
+      name: that the folder will have, if it does not have it yet.
+
+    Raises:
+      ValueError: if what was saved is something else.
+      DamagedCheckpointError: if it is not whole.
+    """
+    manifest = files.read_manifest(path, name)
     _check_alike(path, manifest["leaves"], described)
-    max_bytes = (1 << 30) + 8 * sum(map(leaves.num_bytes, _forms(named).values()))
+    max_bytes = (1 << 30) + 8 * sum(map(leaves.num_bytes, forms.values()))
     files.verify_files(path, manifest["files"], max_bytes, (jax.process_index(), jax.process_count()))
-
-
-def _forms(named: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
-    return {name: leaves.stored_form(leaf) for name, leaf in named.items()}
 
 
 def _check_alike(path: pathlib.Path, saved: dict[str, str], expected: dict[str, str]) -> None:

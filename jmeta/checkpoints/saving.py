@@ -1,9 +1,11 @@
-"""Saving: the state is copied to the host's memory, and a thread in the background makes a checkpoint of it."""
+"""Saving: the state is copied to the host's memory, and a thread in the background makes a checkpoint of it.
+
+What was written is read back, as restoring does it, before it takes the place of anything: the file system, and the
+libraries between us and it, may have done something else than they were asked to.
+"""
 
 import concurrent.futures
 import contextlib
-import hashlib
-import json
 import math
 import os
 import pathlib
@@ -15,6 +17,8 @@ import jax
 
 from ..types import PyTree
 from . import arrays, cluster, files, leaves
+from .files import DamagedCheckpointError
+from .restoring import verify
 
 
 def save(
@@ -22,10 +26,14 @@ def save(
 ) -> pathlib.Path:
     """Write a checkpoint, atomically, and delete those that are neither among the last nor the best.
 
-    One run at a time may save into a folder. A checkpoint of the same step is replaced.
+    One run at a time may save into a folder. A checkpoint of the same step is replaced. What was written is read back,
+    with its hashes, before it counts as saved and anything is deleted.
 
     Args:
-      folder: where a run's checkpoints live; made if it is not there.
+      folder: where a run's checkpoints live; made if it is not there. Any name will do, whatever shells make of it; a
+        leading `~` is the home folder, as in a shell. Addresses such as `gs://bucket` are refused: mount the bucket. So
+        is a path with a backslash, a byte that is no UTF-8, or a name that ends with `gs:`, all of which TensorStore or
+        Orbax take for something else.
       step: number of the checkpoint, not negative.
       state: any pytree of arrays, typed random keys and Python numbers. In a job of several processes, arrays of the
         whole job are stored from all, arrays and numbers that each process has for itself from the first.
@@ -36,8 +44,10 @@ def save(
       The checkpoint's folder.
 
     Raises:
-      ValueError: if `step` is negative, `keep_last` is below 1, a leaf is no array, key or number, or processes differ.
+      ValueError: if `step` is negative, `keep_last` is below 1, a leaf is no array, key or number, the folder is one
+        of those that are refused, or processes differ; nothing has been written.
       OSError: if it cannot be written; older checkpoints stay.
+      DamagedCheckpointError: if what was written does not read back; it is deleted, and older checkpoints stay.
 
     Example:
       >>> import tempfile, jax, jax.numpy as jnp
@@ -64,7 +74,7 @@ class AsyncSaver:
       keep_last: see `save`.
 
     Raises:
-      ValueError: if `keep_last` is below 1.
+      ValueError: if `keep_last` is below 1, or the folder is one that `save` refuses.
 
     Example:
       >>> import tempfile, jax.numpy as jnp
@@ -80,7 +90,7 @@ class AsyncSaver:
     def __init__(self, folder: str | os.PathLike[str], *, keep_last: int = 3):
         if keep_last < 1:
             raise ValueError(f"keep_last={keep_last}; expected at least 1 checkpoint to keep")
-        self._folder, self._keep_last = pathlib.Path(folder).absolute(), keep_last
+        self._folder, self._keep_last = files.usable(folder), keep_last
         self._pending: concurrent.futures.Future[None] | None = None
 
     def save(self, step: int, state: PyTree, *, score: float | None = None) -> pathlib.Path:
@@ -97,6 +107,7 @@ class AsyncSaver:
         Raises:
           ValueError: as `save` does.
           OSError: if this one cannot be begun, or the one before, which was begun, could not be written.
+          DamagedCheckpointError: if the one before does not read back.
         """
         self.wait()
         if step < 0:
@@ -104,8 +115,9 @@ class AsyncSaver:
         named = leaves.named_leaves(state)
         described = {name: leaves.describe(name, leaf) for name, leaf in named.items()}
         stored = {name: leaves.to_stored(name, leaf) for name, leaf in named.items()}
+        forms = leaves.stored_forms(named)
         score = None if score is None or not math.isfinite(score) else float(score)
-        operation = cluster.Operation(f"save({str(self._folder)!r}, {step}) of {fingerprint(described)}")
+        operation = cluster.Operation(f"save({str(self._folder)!r}, {step}) of {leaves.fingerprint(described)}")
         temporary = None
         with operation.together():
             if cluster.is_first():
@@ -115,7 +127,7 @@ class AsyncSaver:
         copied = threading.Event()
         content = {"step": step, "score": score, "leaves": described}
         background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
-        self._pending = background.submit(self._write, operation, temporary, content, stored, copied)
+        self._pending = background.submit(self._write, operation, temporary, content, stored, forms, copied)
         background.shutdown(wait=False)
         copied.wait()
         return self._folder / files.step_name(step)
@@ -125,6 +137,7 @@ class AsyncSaver:
 
         Raises:
           OSError: if it could not be written; said once.
+          DamagedCheckpointError: if it does not read back; said once.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -151,6 +164,7 @@ class AsyncSaver:
         temporary: pathlib.Path,
         content: dict[str, Any],
         stored: dict[str, Any],
+        forms: dict[str, jax.ShapeDtypeStruct],
         copied: threading.Event,
     ) -> None:
         """All that happens in the background."""
@@ -163,9 +177,16 @@ class AsyncSaver:
                 # another machine's file system may not write these through when the first process asks its own to
                 own = temporary / "state" / f"ocdbt.process_{jax.process_index()}"
                 files.to_disk(*files.list_files(own) if own.is_dir() else [])
+            stored.clear()
             with operation.together():
                 if cluster.is_first():
                     self._complete(temporary, content)
+            with operation.together():
+                self._read_back(temporary, content, forms)
+            with operation.together():
+                if cluster.is_first():
+                    files.put_in_place(temporary, self._folder / files.step_name(content["step"]))
+                    files.prune(self._folder, self._keep_last, newest=content["step"])
         except BaseException:
             if cluster.is_first():
                 with contextlib.suppress(OSError):
@@ -177,10 +198,19 @@ class AsyncSaver:
         arrays.merge_arrays(temporary / "state")
         files.write_manifest(temporary, content)
         files.to_disk(temporary, *temporary.rglob("*"))
-        files.put_in_place(temporary, self._folder / files.step_name(content["step"]))
-        files.prune(self._folder, self._keep_last, newest=content["step"])
 
-
-def fingerprint(described: dict[str, str]) -> str:
-    """Of the leaves' names, shapes and dtypes: short, to compare between processes."""
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]
+    def _read_back(
+        self, temporary: pathlib.Path, content: dict[str, Any], forms: dict[str, jax.ShapeDtypeStruct]
+    ) -> None:
+        """What every process does before the checkpoint gets its name: its share of what restoring would do."""
+        name = files.step_name(content["step"])
+        try:
+            verify(temporary, forms, content["leaves"], name)
+            arrays.read_through(
+                arrays.open_arrays(temporary / "state", forms), (jax.process_index(), jax.process_count())
+            )
+        except DamagedCheckpointError as error:
+            raise DamagedCheckpointError(
+                f"the checkpoint {self._folder / name} does not read back as it was written, and was not kept; those "
+                f"before it are as they were: {error}"
+            ) from error
