@@ -149,7 +149,7 @@ def setting(case: Case) -> tuple[EpisodeFn, PyTree, PyTree, jax.Array]:
     start = learner.init(jax.random.key(1), task)
     # away from biases of zero, where optimizers that look at the norm of a parameter have a kink
     meta_params = optax.tree.add_scale(start, 0.1, optax.tree.random_like(jax.random.key(4), start))
-    return jmeta.episode(learner, LOSS), meta_params, task, jax.random.key(2)
+    return jmeta.plain_episode(learner, LOSS), meta_params, task, jax.random.key(2)
 
 
 def gradient(case: Case) -> PyTree:
