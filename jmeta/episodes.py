@@ -27,8 +27,8 @@ def episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
       loss_fn: `(outputs, batch) -> (loss, aux)`, by which predictions for the query are judged.
 
     Returns:
-      The episode function `(meta_params, task, key) -> (loss, aux)` of one task. A method's own loss need not be
-      comparable with `loss_fn`; `plain_episode` is how every learner is evaluated.
+      The episode function `(meta_params, task, key) -> (loss, aux)` of one task. Its loss is the method's objective,
+      which need not be comparable with `loss_fn`; to evaluate, use `plain_episode`.
 
     Example:
       >>> import jmeta, jax, optax
@@ -47,7 +47,7 @@ def plain_episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
     """Build the episode that adapts to a task's support and is judged on its query.
 
     Args:
-      learner: what adaptation is; its `episode` is not looked at.
+      learner: what adaptation is; its `episode` is ignored.
       loss_fn: `(outputs, batch) -> (loss, aux)`, by which predictions for the query are judged.
 
     Returns:

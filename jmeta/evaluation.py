@@ -231,7 +231,7 @@ def support_and_one_query(learner: Learner) -> Learner:
     """The same learner, predicting each query in one batch with the support alone.
 
     Makes any learner inductive: statistics are those of the support, padding counted in as zeros, and the one query.
-    A learner with a training episode of its own keeps it, as it is.
+    It is trained as before, by the learner's own `episode` if it has one.
 
     Example:
       >>> import jax, jmeta

@@ -67,7 +67,9 @@ def check_learner(
     """
     key_init, key_task, key_episode = jax.random.split(key, 3)
     tasks = [sample(key) for key in jax.random.split(key_task, 3)]
-    tasks = [task._replace(progress=jnp.float32(i / 2)) for i, task in enumerate(tasks)]  # of a whole training
+    tasks = [
+        task._replace(progress=jnp.float32(i / 2)) for i, task in enumerate(tasks)
+    ]  # start, middle and end of training
     meta_params = learner.init(key_init, tasks[0])
     _check_shapes(learner, loss_fn, meta_params, tasks[0], key_episode)
     _check_init_sees_shapes_only(learner, meta_params, tasks[0], key_init)

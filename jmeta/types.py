@@ -97,9 +97,9 @@ class Learner(NamedTuple):
       init: `(key, task) -> meta_params`; of `task` only shapes and dtypes matter.
       adapt: `(meta_params, support, key) -> adapted`; it never sees the query.
       predict: `(meta_params, adapted, x, key | None) -> outputs`, one output for each example of `x`.
-      episode: `loss_fn -> episode_fn`, how the method is meta-trained, or `None` if by `jmeta.plain_episode`. Take it
-        through `jmeta.episode(learner, loss_fn)`, which knows of both. It is made of the method's own functions, so a
-        wrapper that replaces `adapt` or `predict` has to decide whether it still holds.
+      episode: `loss_fn -> episode_fn`, how the method is meta-trained; `None` if by `jmeta.plain_episode`. Call
+        `jmeta.episode(learner, loss_fn)`, which chooses between the two. The field closes over the method's own
+        functions, so a wrapper that replaces `adapt` or `predict` has to decide whether to keep it.
     """
 
     init: Callable[[RandomKey, Task], PyTree]

@@ -1,8 +1,8 @@
 """Learners: one method a file, each a factory that returns a `jmeta.Learner`.
 
 Some methods train on more than a loss of query predictions: MAML++, iMAML, Reptile, Baseline++, VariBAD, and MAML for
-reinforcement learning with the terms of ProMP or E-MAML. How is the learner's fourth function, which `jmeta.episode`
-honours.
+reinforcement learning with the terms of ProMP or E-MAML. The learner's fourth function, `episode`, says how, and
+`jmeta.episode` uses it.
 """
 
 from .anil import anil

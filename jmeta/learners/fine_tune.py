@@ -51,8 +51,8 @@ def fine_tune(
 ) -> Learner:
     """Freeze a pre-trained body and fit a fresh head to the support.
 
-    Its training episode pre-trains body and head: the loss of the classifier of all classes on a task's query, a batch
-    with labels in `0..num_classes-1`, such as `tasks.supervised` draws. The support of such a task is not looked at.
+    Its training episode pre-trains body and head. The loss is that of the classifier of all classes on a task's query,
+    a batch with labels in `0..num_classes-1`, such as `tasks.supervised` draws; the support is ignored.
 
     Args:
       body: embeds inputs; `apply` returns `[examples, features]`. It sees the support without dropout.
@@ -62,7 +62,7 @@ def fine_tune(
         logit of -inf.
       num_steps: steps of the head, at least 0; the paper takes 100.
       head: `"cosine"` (Baseline++) or `"linear"` (Baseline).
-      scale: what a cosine is multiplied by to be a logit, positive. Of no effect with the linear head.
+      scale: what a cosine is multiplied by to be a logit, positive. The linear head ignores it.
 
     Returns:
       A learner whose meta-parameters are `{"body": ..., "head": ...}`; `adapt` uses the body alone, and its adapted

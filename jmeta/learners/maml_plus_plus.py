@@ -53,7 +53,7 @@ def maml_plus_plus(
 
     Returns:
       A learner with meta-parameters `{"params", "norms", "lr"}`; the leaves of the last two have the steps on their
-      first axis. Its adapted state are parameters of `model`. The `aux` of its training episode is that of the last
+      first axis. Its adapted state is parameters of `model`. The `aux` of its training episode is that of the last
       step.
 
     Raises:
