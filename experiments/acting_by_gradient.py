@@ -8,7 +8,7 @@ import optax
 
 import jmeta
 from configs import parts
-from jmeta import learners, losses, models, policies, policy_gradients, rollouts
+from jmeta import Learner, learners, losses, models, policies, policy_gradients, rollouts
 from jmeta.collecting import collecting_trainer
 from jmeta.episodes import count_tasks
 from jmeta.policies import Policy
@@ -55,20 +55,23 @@ def maml_rl(
             "a trust region is computed on one device, and here devices share the tasks; take --method.outer ppo, or "
             "one process without --mesh and training.num-blocks"
         )
-    on_collected = learners.maml_rl_episode(
+    learner = learners.maml_rl(
         policy,
         surrogate,
         inner,
-        policy_gradients.ppo_loss(clip=method.clip, value_weight=0.0) if by_ppo else policy_gradients.likelihood_ratio,
         num_steps=method.num_steps,
         kl_weight=method.kl_weight,
         exploration_weight=method.exploration_weight,
     )
+    loss_fn = (
+        policy_gradients.ppo_loss(clip=method.clip, value_weight=0.0) if by_ppo else policy_gradients.likelihood_ratio
+    )
+    on_collected = jmeta.episode(learner, loss_fn)
     batching = recipe.training.batching
     trainer = (
         _trainer(on_collected, collect, optimizer, method.num_epochs, batching, sharing)
         if by_ppo
-        else _trust_region(on_collected, adapting, collect, method, batching)
+        else _trust_region(on_collected, learner, collect, method.max_divergence, batching)
     )
 
     def make_judge(num_steps: int) -> EpisodeFn:
@@ -136,11 +139,8 @@ def _trainer(
 
 
 def _trust_region(
-    on_collected: EpisodeFn, adapting: Adapting, collect: Collect, method: parts.MamlRl, batching: Any
+    on_collected: EpisodeFn, learner: Learner, collect: Collect, max_divergence: float, batching: Any
 ) -> MetaTrainer:
-    policy, surrogate, inner, _ = adapting
-    learner = learners.maml_rl(policy, surrogate, inner, num_steps=method.num_steps)
-
     def decide(meta_params: PyTree, tasks: PyTree, key: RandomKey) -> PyTree:
         """What the adapted policies would do at the steps of their queries."""
 
@@ -155,7 +155,7 @@ def _trust_region(
 
     mean_episode = jmeta.over_tasks(on_collected, batching)
     return collecting_trainer(
-        trust_region_trainer(mean_episode, decide, divergence, max_divergence=method.max_divergence), collect
+        trust_region_trainer(mean_episode, decide, divergence, max_divergence=max_divergence), collect
     )
 
 

@@ -7,7 +7,7 @@ import jmeta
 from configs import parts
 from jmeta import Learner, environments, learners, models, policies, policy_gradients, rollouts
 from jmeta.collecting import collecting_trainer
-from jmeta.learners.varibad import TaskInference, task_inference, varibad, varibad_episode, varibad_policy
+from jmeta.learners.varibad import TaskInference, task_inference, varibad, varibad_policy
 from jmeta.policies import Policy
 from jmeta.types import EpisodeFn, LossFn, MetaTrainer, SequenceModel
 
@@ -46,7 +46,7 @@ def inferring(
     inference, policy = believing_policy_of(recipe.model, method, there)
     trunk, initial_log_std = models.mlp(method.trunk), method.acting.initial_log_std
     learner = varibad(inference, trunk, there.environment, initial_log_std=initial_log_std)
-    on_collected = varibad_episode(learner, inference, _loss(method.acting))
+    on_collected = jmeta.episode(learner, _loss(method.acting))
     return _acting(recipe, method.acting, there, policy, learner, on_collected, optimizer, sharing)
 
 

@@ -10,8 +10,8 @@ import optax
 
 import jmeta
 from configs import parts
-from jmeta import Learner, Task, adjoints, episodes, learners, models
-from jmeta.types import Aux, EpisodeFn, LossFn, PyTree, RandomKey
+from jmeta import Learner, Task, adjoints, learners, models
+from jmeta.types import EpisodeFn, LossFn, PyTree, RandomKey
 
 from .networks import Network
 from .sources import HostTasks, SampleBatch, Source
@@ -58,7 +58,7 @@ def build_method(
                 return Built(_init(learner, source), episode_fn, tested, source, training_names={"loss": "objective"})
             return Built(_init(learner, source), jmeta.episode(learner, loss_fn), tested, source)
         case parts.FineTune():
-            return _fine_tune(method, network, source)
+            return _fine_tune(method, network, loss_fn, source)
         case parts.Reptile():
             return _reptile(method, network, loss_fn, source)
         case parts.Rl2() | parts.Varibad() | parts.MamlRl():
@@ -91,7 +91,7 @@ def _descending(method: parts.Descending, network: Network, loss_fn: LossFn, sou
     num_ways = source.test_ways
     model, embedding, head = network.with_head(num_ways), network.embedding(), models.mlp([num_ways])
 
-    def make(num_steps: int) -> Learner:
+    def make(num_steps: int, *, is_trained: bool = False) -> Learner:
         match method:
             case parts.Maml(_, lr, _, adjoint):
                 return learners.maml(model, loss_fn, optax.sgd(lr), num_steps=num_steps, adjoint=_adjoint(adjoint))
@@ -112,9 +112,14 @@ def _descending(method: parts.Descending, network: Network, loss_fn: LossFn, sou
                 )
             case parts.MetaSgd(_, lr, _, name):
                 return learners.meta_sgd(model, loss_fn, num_steps=num_steps, initial_lr=lr, adjoint=_adjoint(name))
-            case parts.MamlPlusPlus(_, lr, _, _, name):
+            case parts.MamlPlusPlus(_, lr, _, annealed_until, name):
                 return learners.maml_plus_plus(
-                    model, loss_fn, num_steps=num_steps, initial_lr=lr, adjoint=_adjoint(name)
+                    model,
+                    loss_fn,
+                    num_steps=num_steps,
+                    initial_lr=lr,
+                    annealed_until=annealed_until,
+                    adjoint=_adjoint(name),
                 )
             case parts.ProtoMaml(_, lr, _, name):
                 return learners.proto_maml(
@@ -125,31 +130,18 @@ def _descending(method: parts.Descending, network: Network, loss_fn: LossFn, sou
                     num_steps=num_steps,
                     adjoint=_adjoint(name),
                 )
-            case parts.Imaml(_, lr, weight):
-                inner, plain = optax.sgd(lr), adjoints.unrolled()  # nobody differentiates the learner that is tested
-                return learners.imaml(model, loss_fn, inner, num_steps=num_steps, regularization=weight, adjoint=plain)
+            case parts.Imaml(_, lr, weight, num_cg_steps):
+                inner, adjoint = optax.sgd(lr), adjoints.unrolled()  # nobody differentiates the learner that is tested
+                if is_trained:
+                    adjoint = adjoints.implicit(adjoints.conjugate_gradient(num_steps=num_cg_steps))
+                return learners.imaml(
+                    model, loss_fn, inner, num_steps=num_steps, regularization=weight, adjoint=adjoint
+                )
 
-    learner = make(method.num_steps)
-    episode_fn = jmeta.episode(learner, loss_fn)
-    if isinstance(method, parts.Imaml):
-        episode_fn = learners.imaml_episode(
-            model,
-            loss_fn,
-            optax.sgd(method.inner_lr),
-            num_steps=method.num_steps,
-            regularization=method.regularization,
-            adjoint=adjoints.implicit(adjoints.conjugate_gradient(num_steps=method.num_cg_steps)),
-        )
-    if isinstance(method, parts.MamlPlusPlus):
-        episode_fn = learners.multi_step_episode(
-            model,
-            loss_fn,
-            num_steps=method.num_steps,
-            annealed_until=method.annealed_until,
-            adjoint=_adjoint(method.adjoint),
-        )
+    learner = make(method.num_steps, is_trained=True)
     names = {"loss": "objective"} if isinstance(method, parts.MamlPlusPlus) else {}  # a weighted sum over steps
     test_steps = _num_test_steps(method, source)
+    episode_fn = jmeta.episode(learner, loss_fn)
     return Built(_init(learner, source), episode_fn, make(test_steps), source, make, test_steps, names)
 
 
@@ -166,12 +158,12 @@ def _reptile(method: parts.Reptile, network: Network, loss_fn: LossFn, source: S
 
     learner = make(method.num_steps, method.batch_size)
     test_steps = _num_test_steps(method, source)
-    episode_fn = episodes.reptile_episode(learner, loss_fn)
+    episode_fn = jmeta.episode(learner, loss_fn)
     names = {"loss": "objective"}  # half the squared distance to where a task's training arrives
     return Built(_init(learner, source), episode_fn, make(test_steps), source, make, test_steps, names)
 
 
-def _fine_tune(method: parts.FineTune, network: Network, source: Source) -> Built:
+def _fine_tune(method: parts.FineTune, network: Network, loss_fn: LossFn, source: Source) -> Built:
     """Trained on batches of all classes, each the support and the query of one task; tested on real tasks."""
     if source.supervised is None:
         raise ValueError(
@@ -193,14 +185,11 @@ def _fine_tune(method: parts.FineTune, network: Network, source: Source) -> Buil
         )
 
     learner = make(method.num_steps)
-    pretrain_fn = learners.pretrain_episode(body, num_classes=num_classes, head=head, scale=scale)
+    episode_fn = jmeta.episode(learner, loss_fn)
 
     def sample(draw: SampleBatch, key: RandomKey) -> Task:
         batch = draw(key)
         return Task(batch, batch)
-
-    def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[jax.Array, Aux]:
-        return pretrain_fn(meta_params, task.query, key)
 
     trained_on = source._replace(meta_train=jax.tree_util.Partial(sample, sample_batch))
     names = {"loss": "objective", "accuracy": "accuracy_of_all_classes"}

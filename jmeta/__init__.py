@@ -2,11 +2,13 @@
 
     tasks ──► episode ──► adaptation ──► meta-gradient ──► meta-optimizer ──► training loop ──► evaluation
 
-A *learner* (`jmeta.learners`) is three pure functions: `init`, `adapt`, `predict`. `jmeta.episode(learner, loss_fn)` is
-one pass, adapt to a task and be judged on it; `jax.value_and_grad(episode_fn, has_aux=True)` is its meta-gradient;
-`jmeta.over_tasks` averages either over a batch of tasks; `jmeta.meta_trainer` makes meta-steps of it and
-`jmeta.evaluate` reports accuracy with an interval. Inner loops are `jmeta.adaptation.descend`, and how they are
-differentiated is an `adjoint`. Samplers are in `jmeta.tasks`, networks in `jmeta.models`.
+A *learner* (`jmeta.learners`) is three pure functions: `init`, `adapt`, `predict`, and where a method is trained on
+more than the loss of its predictions, a fourth, `episode`. `jmeta.plain_episode(learner, loss_fn)` is one pass, adapt
+to a task and be judged on it; `jmeta.episode(learner, loss_fn)` is the pass that trains the learner, the same one
+unless the method has its own. `jax.value_and_grad(episode_fn, has_aux=True)` is its meta-gradient; `jmeta.over_tasks`
+averages either over a batch of tasks; `jmeta.meta_trainer` makes meta-steps of it and `jmeta.evaluate` reports accuracy
+with an interval. Inner loops are `jmeta.adaptation.descend`, and how they are differentiated is an `adjoint`. Samplers
+are in `jmeta.tasks`, networks in `jmeta.models`.
 
 `jmeta.checkpoints` and `jmeta.testing` are imported by name, since they bring Orbax and chex with them.
 """
@@ -28,7 +30,7 @@ from . import (
     tasks,
     training,
 )
-from .episodes import episode, over_tasks
+from .episodes import episode, over_tasks, plain_episode
 from .evaluation import evaluate
 from .training import meta_trainer
 from .types import Batch, Learner, Model, Task
@@ -41,6 +43,7 @@ __all__ = [
     "Model",
     "Learner",
     "episode",
+    "plain_episode",
     "over_tasks",
     "meta_trainer",
     "evaluate",

@@ -1,6 +1,7 @@
 """The core of jmeta: one pure episode function, of which every method is a transformation.
 
-An episode adapts to a task and is judged on it: `(meta_params, task, key) -> (loss, aux)`. Differentiate it with
+An episode adapts to a task and is judged on it: `(meta_params, task, key) -> (loss, aux)`. `plain_episode` is how
+every learner is evaluated; `episode` is how it is trained, which for most learners is the same. Differentiate it with
 `jax.value_and_grad(..., has_aux=True)` or any other estimator of that signature, average it over tasks with
 `over_tasks`, and give it to `jmeta.meta_trainer`.
 """
@@ -10,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Key
 
 from .losses import checked_loss
@@ -20,10 +20,34 @@ from .working_set import chunk_size
 
 
 def episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
-    """Adapt to a task's support, then be judged on its query.
+    """Build the episode that meta-trains a learner: its own one where it has one, or else the plain one.
 
     Args:
       learner: what adaptation is.
+      loss_fn: `(outputs, batch) -> (loss, aux)`, by which predictions for the query are judged.
+
+    Returns:
+      The episode function `(meta_params, task, key) -> (loss, aux)` of one task. Its loss is the method's objective,
+      which need not be comparable with `loss_fn`; to evaluate, use `plain_episode`.
+
+    Example:
+      >>> import jmeta, jax, optax
+      >>> from jmeta import learners, losses, models, tasks
+      >>> sample = tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)
+      >>> learner = learners.reptile(models.mlp([16, 5]), losses.cross_entropy, optax.sgd(0.1), num_steps=5)
+      >>> episode_fn = jmeta.episode(learner, losses.cross_entropy)  # half the squared distance to the adapted state
+      >>> task = sample(jax.random.key(0))
+      >>> meta_params = learner.init(jax.random.key(1), task)
+      >>> loss, aux = episode_fn(meta_params, task, jax.random.key(2))
+    """
+    return plain_episode(learner, loss_fn) if learner.episode is None else learner.episode(loss_fn)
+
+
+def plain_episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
+    """Build the episode that adapts to a task's support and is judged on its query.
+
+    Args:
+      learner: what adaptation is; its `episode` is ignored.
       loss_fn: `(outputs, batch) -> (loss, aux)`, by which predictions for the query are judged.
 
     Returns:
@@ -37,7 +61,7 @@ def episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
       >>> from jmeta import learners, losses, models, tasks
       >>> sample = tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)
       >>> learner = learners.protonet(models.mlp([32, 16]), num_ways=5)
-      >>> episode_fn = jmeta.episode(learner, losses.cross_entropy)
+      >>> episode_fn = jmeta.plain_episode(learner, losses.cross_entropy)
       >>> task = sample(jax.random.key(0))
       >>> meta_params = learner.init(jax.random.key(1), task)
       >>> loss, aux = episode_fn(meta_params, task, jax.random.key(2))
@@ -48,49 +72,6 @@ def episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
         adapted = learner.adapt(meta_params, task.support, key_adapt)
         outputs = learner.predict(meta_params, adapted, task.query.x, key_predict)
         return checked_loss(loss_fn(outputs, task.query), "what loss_fn returns")
-
-    return episode_fn
-
-
-def reptile_episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
-    """Reptile's surrogate: ½‖θ − φ‖² with φ, what adaptation arrives at, held constant; its gradient is θ − φ.
-
-    The same trainer then serves Reptile: plain SGD at rate ε on this gradient is θ ← θ + ε(φ − θ).
-
-    Args:
-      learner: its adapted state must have the structure of its meta-parameters, as in `learners.reptile`.
-      loss_fn: its `aux` on the query is reported; it has no part in the gradient.
-
-    Returns:
-      An episode function.
-
-    Raises:
-      ValueError: at trace time, if adapted state and meta-parameters differ in structure.
-
-    Example:
-      >>> import jax, jmeta, optax
-      >>> from jmeta import learners, losses, models
-      >>> sample = jmeta.tasks.gaussian_blobs(num_ways=5, num_shots=10, num_queries=3)
-      >>> learner = learners.reptile(models.mlp([16, 5]), losses.cross_entropy, optax.sgd(0.1), num_steps=5)
-      >>> grad_fn = jax.value_and_grad(reptile_episode(learner, losses.cross_entropy), has_aux=True)
-      >>> trainer = jmeta.meta_trainer(jmeta.over_tasks(grad_fn), optax.sgd(0.5))  # ε = 0.5
-
-    Reference:
-      Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, arXiv:1803.02999, algorithm 2.
-    """
-
-    def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[jax.Array, Aux]:
-        key_adapt, key_predict = jax.random.split(key)
-        adapted = jax.lax.stop_gradient(learner.adapt(meta_params, task.support, key_adapt))
-        if jax.tree.structure(adapted) != jax.tree.structure(meta_params):
-            raise ValueError(
-                "Reptile moves the meta-parameters towards the adapted state, so the two must have one structure, but "
-                f"they are {jax.tree.structure(meta_params)} and {jax.tree.structure(adapted)}"
-            )
-        distance = optax.tree.norm(jax.tree.map(jnp.subtract, meta_params, adapted), squared=True)
-        outputs = learner.predict(meta_params, adapted, task.query.x, key_predict)
-        _, aux = checked_loss(loss_fn(outputs, task.query), "what loss_fn returns")
-        return 0.5 * distance, jax.lax.stop_gradient(aux)
 
     return episode_fn
 

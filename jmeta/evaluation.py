@@ -231,6 +231,7 @@ def support_and_one_query(learner: Learner) -> Learner:
     """The same learner, predicting each query in one batch with the support alone.
 
     Makes any learner inductive: statistics are those of the support, padding counted in as zeros, and the one query.
+    It is trained as before, by the learner's own `episode` if it has one.
 
     Example:
       >>> import jax, jmeta
@@ -259,7 +260,7 @@ def support_and_one_query(learner: Learner) -> Learner:
 
         return jax.vmap(predict_one)(x)
 
-    return Learner(learner.init, adapt, predict)
+    return learner._replace(adapt=adapt, predict=predict)
 
 
 def estimate(values: Float[np.ndarray, " count"] | Float[Array, " count"]) -> Estimate:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from .adaptation import path_name
-from .episodes import count_tasks, episode
+from .episodes import count_tasks, episode, plain_episode
 from .leaks import LeakReport as LeakReport
 from .leaks import leaks as leaks
 from .models import is_statistic
@@ -30,7 +30,6 @@ def check_learner(
     sample: Sampler,
     key: RandomKey,
     *,
-    episode_fn: EpisodeFn | None = None,
     has_meta_params: bool = True,
     depends_on_order: bool = False,
     ignores_padding: bool = True,
@@ -39,16 +38,17 @@ def check_learner(
 ) -> None:
     """Run a learner through the contract.
 
-    Shapes are what they should be; meta-parameters depend on no value of the task that initialises them; `jit` changes
-    nothing; `vmap` over tasks is a Python loop; a second call, after a meta-step, compiles nothing; the meta-gradient
-    is finite and no leaf of it silently zero; the order of the support and padding under a mask change nothing.
+    Shapes are what they should be; meta-parameters depend on no value of the task that initialises them. In the plain
+    episode, and in the learner's own one if it has one, `jit` changes nothing and `vmap` over tasks is a Python loop.
+    In the episode that trains it, `jmeta.episode(learner, loss_fn)`, a second call, after a meta-step, compiles
+    nothing; the meta-gradient is finite and no leaf of it silently zero. In the plain episode the order of the support
+    and padding under a mask change nothing.
 
     Args:
       learner: what is checked.
       loss_fn: judges its predictions.
-      sample: `key -> Task`, tasks without masks that the learner can learn.
+      sample: `key -> Task`, tasks without masks that the learner can learn, and be trained on; their `progress` is set.
       key: different keys try different tasks.
-      episode_fn: the training episode, if it is not `jmeta.episode(learner, loss_fn)`.
       has_meta_params: whether anything is meta-learned; where not, gradients are not looked at.
       depends_on_order: declares that the order of the support's examples matters.
       ignores_padding: whether padding must change nothing; False for models with batch statistics, which count it in,
@@ -67,25 +67,22 @@ def check_learner(
     """
     key_init, key_task, key_episode = jax.random.split(key, 3)
     tasks = [sample(key) for key in jax.random.split(key_task, 3)]
-    judge = episode_fn or episode(learner, loss_fn)
+    tasks = [
+        task._replace(progress=jnp.float32(i / 2)) for i, task in enumerate(tasks)
+    ]  # start, middle and end of training
     meta_params = learner.init(key_init, tasks[0])
     _check_shapes(learner, loss_fn, meta_params, tasks[0], key_episode)
     _check_init_sees_shapes_only(learner, meta_params, tasks[0], key_init)
-    run = _to_jit(judge)
-    losses = [run(meta_params, task, key_episode) for task in tasks]
-    _assert_close(
-        judge(meta_params, tasks[0], key_episode), losses[0], rtol, "the episode gives another result under jax.jit"
-    )
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
-    together = jax.vmap(judge, in_axes=(None, 0, None))(meta_params, stacked, key_episode)
-    in_a_loop = jax.tree.map(lambda *leaves: jnp.stack(leaves), *losses)
-    _assert_close(together, in_a_loop, rtol, "jax.vmap over tasks differs from a loop over tasks")
+    plain, training = plain_episode(learner, loss_fn), episode(learner, loss_fn)
+    run = _check_transformations(plain, meta_params, tasks, key_episode, rtol)
+    if learner.episode is not None:
+        _check_transformations(training, meta_params, tasks, key_episode, rtol)
     if has_meta_params:
-        _check_meta_gradient(judge, meta_params, tasks, key_episode, is_constant)
+        _check_meta_gradient(training, meta_params, tasks, key_episode, is_constant)
     if not depends_on_order:
-        _check_order(learner, loss_fn, meta_params, tasks[0], key_episode, rtol)
+        _check_order(run, meta_params, tasks[0], key_episode, rtol)
     if ignores_padding:
-        _check_padding(learner, loss_fn, meta_params, tasks[0], key_episode, rtol)
+        _check_padding(run, meta_params, tasks[0], key_episode, rtol)
 
 
 def check_sampler(sample: Sampler, key: RandomKey, *, num_ways: int | None = None) -> None:
@@ -219,12 +216,24 @@ def _check_init_sees_shapes_only(learner: Learner, meta_params: PyTree, task: Ta
     )
 
 
-def _to_jit(judge: EpisodeFn) -> Callable[..., Any]:
-    return jax.jit(lambda meta_params, task, key: judge(meta_params, task, key))
+def _check_transformations(
+    episode_fn: EpisodeFn, meta_params: PyTree, tasks: list[Task], key: RandomKey, rtol: float
+) -> EpisodeFn:
+    """Compare `jit` and `vmap` with plain calls; return the compiled episode."""
+    run = jax.jit(lambda meta_params, task, key: episode_fn(meta_params, task, key))
+    losses = [run(meta_params, task, key) for task in tasks]
+    _assert_close(
+        episode_fn(meta_params, tasks[0], key), losses[0], rtol, "the episode gives another result under jax.jit"
+    )
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
+    together = jax.vmap(episode_fn, in_axes=(None, 0, None))(meta_params, stacked, key)
+    in_a_loop = jax.tree.map(lambda *leaves: jnp.stack(leaves), *losses)
+    _assert_close(together, in_a_loop, rtol, "jax.vmap over tasks differs from a loop over tasks")
+    return run
 
 
 def _check_meta_gradient(
-    judge: EpisodeFn, meta_params: PyTree, tasks: list[Task], key: RandomKey, is_constant: Callable[[str], bool]
+    episode_fn: EpisodeFn, meta_params: PyTree, tasks: list[Task], key: RandomKey, is_constant: Callable[[str], bool]
 ) -> None:
     num_traces = 0
 
@@ -232,7 +241,7 @@ def _check_meta_gradient(
     def meta_gradient(meta_params: PyTree, task: Task, key: RandomKey) -> PyTree:
         nonlocal num_traces
         num_traces += 1
-        return jax.grad(judge, has_aux=True)(meta_params, task, key)[0]
+        return jax.grad(episode_fn, has_aux=True)(meta_params, task, key)[0]
 
     grads = [meta_gradient(meta_params, task, key) for task in tasks]
     meta_gradient(optax.apply_updates(meta_params, jax.tree.map(lambda leaf: -1e-3 * leaf, grads[0])), tasks[0], key)
@@ -253,10 +262,7 @@ def _check_gradients(total: PyTree, is_constant: Callable[[str], bool]) -> None:
     _claim(not silent, f"the meta-gradient is exactly zero for {silent}; if that is meant, say so with `is_constant`")
 
 
-def _check_order(
-    learner: Learner, loss_fn: LossFn, meta_params: PyTree, task: Task, key: RandomKey, rtol: float
-) -> None:
-    run = _to_jit(episode(learner, loss_fn))
+def _check_order(run: EpisodeFn, meta_params: PyTree, task: Task, key: RandomKey, rtol: float) -> None:
     backwards = task._replace(support=jax.tree.map(lambda leaf: leaf[::-1], task.support))
     _assert_close(
         run(meta_params, backwards, key),
@@ -266,13 +272,11 @@ def _check_order(
     )
 
 
-def _check_padding(
-    learner: Learner, loss_fn: LossFn, meta_params: PyTree, task: Task, key: RandomKey, rtol: float
-) -> None:
+def _check_padding(run: EpisodeFn, meta_params: PyTree, task: Task, key: RandomKey, rtol: float) -> None:
     padded = task._replace(support=_padded(task.support, 3), query=_padded(task.query, 2))
     _assert_close(
-        _to_jit(episode(learner, loss_fn))(meta_params, padded, key),
-        _to_jit(episode(learner, loss_fn))(meta_params, task, key),
+        run(meta_params, padded, key),
+        run(meta_params, task, key),
         rtol,
         "padding under the mask changes the result; if that cannot be helped, declare `ignores_padding=False`",
     )

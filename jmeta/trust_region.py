@@ -39,7 +39,7 @@ def trust_region_trainer(
 
     Args:
       mean_episode_fn: `(meta_params, tasks, key) -> (loss, aux)` over stacked tasks, such as
-        `over_tasks(maml_rl_episode(...))` on what was collected.
+        `over_tasks(jmeta.episode(learners.maml_rl(...), loss_fn))` on what was collected.
       decide: what the bound is on; differentiated once, and its derivative used in each product with F.
       divergence: bounded by δ; with H its second derivatives at equal decisions and J those of `decide`, the metric is
         F = Jᵀ H J.

@@ -80,8 +80,15 @@ class SequenceModel(NamedTuple):
     unroll: Callable[[PyTree, PyTree, Array], tuple[PyTree, Array]]
 
 
+LossFn = Callable[[PyTree, Batch], tuple[Array, Aux]]
+"""`(outputs, batch) -> (loss, aux)`: the loss averaged over `batch.mask`, and scalars worth reporting."""
+
+EpisodeFn = Callable[[PyTree, PyTree, RandomKey], tuple[Array, Aux]]
+"""`(meta_params, task, key) -> (loss, aux)`: adapt to a task, be judged on it."""
+
+
 class Learner(NamedTuple):
-    """A way to learn from a few examples: three pure functions.
+    """A way to learn from a few examples: three pure functions, and a fourth where training needs more than those.
 
     What `adapt` returns is whatever the method infers from a task: fast weights (MAML), prototypes, ridge weights, a
     recurrent state. Adapt once, predict often.
@@ -90,18 +97,16 @@ class Learner(NamedTuple):
       init: `(key, task) -> meta_params`; of `task` only shapes and dtypes matter.
       adapt: `(meta_params, support, key) -> adapted`; it never sees the query.
       predict: `(meta_params, adapted, x, key | None) -> outputs`, one output for each example of `x`.
+      episode: `loss_fn -> episode_fn`, how the method is meta-trained; `None` if by `jmeta.plain_episode`. Call
+        `jmeta.episode(learner, loss_fn)`, which chooses between the two. The field closes over the method's own
+        functions, so a wrapper that replaces `adapt` or `predict` has to decide whether to keep it.
     """
 
     init: Callable[[RandomKey, Task], PyTree]
     adapt: Callable[[PyTree, Batch, RandomKey], PyTree]
     predict: Callable[[PyTree, PyTree, PyTree, RandomKey | None], PyTree]
+    episode: Callable[[LossFn], EpisodeFn] | None = None
 
-
-LossFn = Callable[[PyTree, Batch], tuple[Array, Aux]]
-"""`(outputs, batch) -> (loss, aux)`: the loss averaged over `batch.mask`, and scalars worth reporting."""
-
-EpisodeFn = Callable[[PyTree, PyTree, RandomKey], tuple[Array, Aux]]
-"""`(meta_params, task, key) -> (loss, aux)`: adapt to a task, be judged on it."""
 
 GradFn = Callable[[PyTree, PyTree, RandomKey], tuple[tuple[Array, Aux], PyTree]]
 """`(meta_params, task, key) -> ((loss, aux), grads)`, as `jax.value_and_grad(episode_fn, has_aux=True)` returns."""

@@ -149,7 +149,7 @@ def setting(case: Case) -> tuple[EpisodeFn, PyTree, PyTree, jax.Array]:
     start = learner.init(jax.random.key(1), task)
     # away from biases of zero, where optimizers that look at the norm of a parameter have a kink
     meta_params = optax.tree.add_scale(start, 0.1, optax.tree.random_like(jax.random.key(4), start))
-    return jmeta.episode(learner, LOSS), meta_params, task, jax.random.key(2)
+    return jmeta.plain_episode(learner, LOSS), meta_params, task, jax.random.key(2)
 
 
 def gradient(case: Case) -> PyTree:
@@ -229,7 +229,7 @@ def render(errors: dict[Case, float]) -> str:
     return f"""# Meta-gradients: what goes with what
 
 Made by `python -m tests.gradient_matrix`, which runs every cell that is exact or refused; the test suite runs a seeded
-cover of all pairs, of every kind.
+cover of all pairs, of every kind. Every cell is the gradient of `jmeta.plain_episode`: adapt, predict, be judged.
 
 *exact*: agrees with reverse mode through the unrolled loop to 1e-9 in float64. *biased*: by design, see below. *at a
 minimum*: exact where the inner loop has converged (to 1e-6 in a test of its own), with a certificate in the loop's

@@ -10,10 +10,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import jmeta
-from jmeta import Learner, adjoints, learners, losses, models, tasks
-from jmeta.episodes import reptile_episode
-from jmeta.types import EpisodeFn, LossFn
+from jmeta import (
+    Batch,
+    Learner,
+    Task,
+    adjoints,
+    environments,
+    learners,
+    losses,
+    models,
+    policies,
+    policy_gradients,
+    rollouts,
+    tasks,
+)
+from jmeta.types import LossFn, RandomKey
 
 WAYS, FEATURES = 3, 4
 CLASSIFY, REGRESS = losses.cross_entropy, losses.squared_error
@@ -32,71 +43,104 @@ class Entry(NamedTuple):
 
     Attributes:
       learner: small.
-      loss_fn: judges its predictions.
-      episode_fn: its training episode.
+      loss_fn: judges its predictions, and trains it.
+      sample: the tasks that it is tried on.
       depends_on_order: whether the order of the support may matter.
       has_meta_params: whether anything is meta-learned.
       ignores_padding: False where adaptation draws random numbers of the support's shape.
-      is_constant: says of a meta-parameter's path whether its gradient may be zero.
+      is_stream: whether a prediction may depend on the queries before it.
     """
 
     learner: Learner
-    loss_fn: LossFn
-    episode_fn: EpisodeFn
+    loss_fn: LossFn = CLASSIFY
+    sample: Callable[[RandomKey], Task] = blobs
     depends_on_order: bool = False
     has_meta_params: bool = True
     ignores_padding: bool = True
-    is_constant: Callable[[str], bool] = lambda path: False
+    is_stream: bool = False
 
 
-def entry(learner: Learner, episode_fn: EpisodeFn | None = None, *, loss_fn: LossFn = CLASSIFY, **flags) -> Entry:
-    return Entry(learner, loss_fn, episode_fn or jmeta.episode(learner, loss_fn), **flags)
-
-
-_reptile = learners.reptile(network, CLASSIFY, INNER, num_steps=3, batch_size=4)
-_with_state = learners.reptile(
-    network, CLASSIFY, optax.rmsprop(0.01, decay=0.9), num_steps=3, batch_size=4, learns_optimizer_state=True
+bandit, _sample_bandit = environments.bernoulli_bandit(3)
+inference = learners.task_inference(
+    models.gru(6), models.mlp([5, 1], activation=jnp.tanh), bandit, num_latents=2, kl_weight=0.3
 )
+trunk = models.mlp([5, 4], activation=jnp.tanh)
+
+
+def _pulls(key: RandomKey) -> Task:
+    """Seven pulls of a new policy, the first two as support."""
+    key_init, key_task, key_collect = jax.random.split(key, 3)
+    policy = learners.varibad_policy(inference, trunk, bandit)
+    run = rollouts.run_episode(bandit, policy, num_steps=7)
+    collect = policy_gradients.collect_episode(run, discount=0.9, gae_lambda=0.5)
+    query = collect(rollouts.init_policy(bandit, policy)(key_init), _sample_bandit(key_task), key_collect).query
+    part = lambda steps: Batch(*jax.tree.map(lambda leaf: leaf[steps], (query.x, query.y)))
+    return Task(part(slice(2)), part(slice(2, None)))
+
+
+navigation, _sample_goal = environments.point_navigation()
+policy = policies.memoryless(models.mlp([8, 2], activation=jnp.tanh), navigation)
+by_policy_gradients = (policy, policy_gradients.likelihood_ratio, INNER)
+
+
+def _walks(key: RandomKey) -> Task:
+    """Rollouts of a new policy, of its two inner steps, and of what they make of it."""
+    key_init, key_task, key_collect = jax.random.split(key, 3)
+    roll_out = policy_gradients.roll_out(navigation, policy, num_rollouts=2, num_steps=4)
+    collect = learners.collect_adaptation(*by_policy_gradients, roll_out, num_steps=2)
+    return collect(rollouts.init_policy(navigation, policy)(key_init), _sample_goal(key_task), key_collect)
+
 
 LEARNERS: dict[str, Entry] = {
-    "maml": entry(learners.maml(network, CLASSIFY, INNER, num_steps=2)),
-    "maml_on_sinusoids": entry(
-        learners.maml(models.mlp([8, 1], activation=jnp.tanh), REGRESS, INNER, num_steps=2), loss_fn=REGRESS
+    "maml": Entry(learners.maml(network, CLASSIFY, INNER, num_steps=2)),
+    "maml_on_sinusoids": Entry(
+        learners.maml(models.mlp([8, 1], activation=jnp.tanh), REGRESS, INNER, num_steps=2), REGRESS, sinusoid
     ),
-    "first_order_maml": entry(learners.first_order_maml(network, CLASSIFY, INNER, num_steps=2)),
-    "anil": entry(learners.anil(embedding, head, CLASSIFY, INNER, num_steps=2)),
-    "boil": entry(learners.boil(embedding, head, CLASSIFY, INNER, num_steps=2)),
-    "meta_sgd": entry(learners.meta_sgd(network, CLASSIFY, num_steps=2, initial_lr=0.1)),
-    "cavia": entry(learners.cavia(network, CLASSIFY, INNER, num_steps=2, num_context=3)),
-    "maml_plus_plus": entry(learners.maml_plus_plus(network, CLASSIFY, num_steps=2, initial_lr=0.1)),
-    "imaml": entry(
-        learners.imaml(network, CLASSIFY, INNER, num_steps=10, regularization=3.0),
-        learners.imaml_episode(network, CLASSIFY, INNER, num_steps=10, regularization=3.0),
+    "first_order_maml": Entry(learners.first_order_maml(network, CLASSIFY, INNER, num_steps=2)),
+    "anil": Entry(learners.anil(embedding, head, CLASSIFY, INNER, num_steps=2)),
+    "boil": Entry(learners.boil(embedding, head, CLASSIFY, INNER, num_steps=2)),
+    "meta_sgd": Entry(learners.meta_sgd(network, CLASSIFY, num_steps=2, initial_lr=0.1)),
+    "cavia": Entry(learners.cavia(network, CLASSIFY, INNER, num_steps=2, num_context=3)),
+    "maml_plus_plus": Entry(learners.maml_plus_plus(network, CLASSIFY, num_steps=2, initial_lr=0.1)),
+    "imaml": Entry(learners.imaml(network, CLASSIFY, INNER, num_steps=10, regularization=3.0)),
+    "reptile_with_state": Entry(
+        learners.reptile(
+            network, CLASSIFY, optax.rmsprop(0.01, decay=0.9), num_steps=3, batch_size=4, learns_optimizer_state=True
+        ),
+        ignores_padding=False,
+        depends_on_order=True,
     ),
-    "reptile_with_state": entry(
-        _with_state, reptile_episode(_with_state, CLASSIFY), ignores_padding=False, depends_on_order=True
+    "reptile": Entry(
+        learners.reptile(network, CLASSIFY, INNER, num_steps=3, batch_size=4),
+        ignores_padding=False,
+        depends_on_order=True,
     ),
-    "reptile": entry(_reptile, reptile_episode(_reptile, CLASSIFY), ignores_padding=False, depends_on_order=True),
-    "proto_maml": entry(learners.proto_maml(embedding, CLASSIFY, INNER, num_ways=WAYS, num_steps=2)),
-    "protonet": entry(learners.protonet(embedding, num_ways=WAYS)),
-    "protonet_cosine": entry(learners.protonet(embedding, num_ways=WAYS, distance="cosine")),
-    "protonet_mahalanobis": entry(learners.protonet(embedding, num_ways=WAYS, distance="mahalanobis")),
-    "matching": entry(learners.matching(embedding, num_ways=WAYS), depends_on_order=True),
-    "matching_without_context": entry(learners.matching(embedding, num_ways=WAYS, full_context=False)),
-    "relation": entry(learners.relation(embedding, num_ways=WAYS)),
-    "ridge": entry(learners.ridge(embedding, num_ways=WAYS)),
-    "nearest_mean": entry(learners.nearest_mean(num_ways=WAYS), has_meta_params=False),
-    "fine_tune": entry(
-        learners.fine_tune(embedding, INNER, num_classes=20, num_ways=WAYS, num_steps=3),
-        is_constant=lambda path: path.startswith("head"),  # trained by `pretrain_episode`, not by the plain episode
+    "proto_maml": Entry(learners.proto_maml(embedding, CLASSIFY, INNER, num_ways=WAYS, num_steps=2)),
+    "protonet": Entry(learners.protonet(embedding, num_ways=WAYS)),
+    "protonet_cosine": Entry(learners.protonet(embedding, num_ways=WAYS, distance="cosine")),
+    "protonet_mahalanobis": Entry(learners.protonet(embedding, num_ways=WAYS, distance="mahalanobis")),
+    "matching": Entry(learners.matching(embedding, num_ways=WAYS), depends_on_order=True),
+    "matching_without_context": Entry(learners.matching(embedding, num_ways=WAYS, full_context=False)),
+    "relation": Entry(learners.relation(embedding, num_ways=WAYS)),
+    "ridge": Entry(learners.ridge(embedding, num_ways=WAYS)),
+    "nearest_mean": Entry(learners.nearest_mean(num_ways=WAYS), has_meta_params=False),
+    "fine_tune": Entry(learners.fine_tune(embedding, INNER, num_classes=20, num_ways=WAYS, num_steps=3)),
+    "from_scratch": Entry(learners.from_scratch(network, CLASSIFY, INNER, num_steps=3), has_meta_params=False),
+    "varibad": Entry(
+        learners.varibad(inference, trunk, bandit, elbo_weight=0.5),
+        policy_gradients.ppo_loss(entropy_weight=0.1),
+        jax.jit(_pulls),
+        depends_on_order=True,
+        is_stream=True,
     ),
-    "from_scratch": entry(learners.from_scratch(network, CLASSIFY, INNER, num_steps=3), has_meta_params=False),
+    "maml_rl": Entry(
+        learners.maml_rl(*by_policy_gradients, num_steps=2, kl_weight=0.7, exploration_weight=0.4),
+        policy_gradients.likelihood_ratio,
+        jax.jit(_walks),
+        depends_on_order=True,
+        ignores_padding=False,
+    ),
 }
-
-
-def sample_for(entry: Entry):
-    """The sampler of tasks that a learner of the registry is tried on."""
-    return sinusoid if entry.loss_fn is REGRESS else blobs
 
 
 _images = jax.random.randint(jax.random.key(0), (12, 6, 8, 8, 1), 0, 256).astype(jnp.uint8)

@@ -6,26 +6,24 @@ import numpy as np
 import optax
 import pytest
 
+import jmeta
 from jmeta import learners, losses, models, tasks, testing
 
 from .networks import regression_task
-from .registry import ADJOINTS, LEARNERS, SAMPLERS, WAYS, sample_for
+from .registry import ADJOINTS, LEARNERS, SAMPLERS, WAYS
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_learner_obeys_the_contract(name, key):
-    learner, loss_fn, episode_fn, *flags = LEARNERS[name]
-    depends_on_order, has_meta_params, ignores_padding, is_constant = flags
+    entry = LEARNERS[name]
     testing.check_learner(
-        learner,
-        loss_fn,
-        sample_for(LEARNERS[name]),
+        entry.learner,
+        entry.loss_fn,
+        entry.sample,
         key,
-        episode_fn=None if name == "maml_plus_plus" else episode_fn,
-        depends_on_order=depends_on_order,
-        has_meta_params=has_meta_params,
-        ignores_padding=ignores_padding,
-        is_constant=is_constant,
+        depends_on_order=entry.depends_on_order,
+        has_meta_params=entry.has_meta_params,
+        ignores_padding=entry.ignores_padding,
     )
 
 
@@ -42,8 +40,8 @@ def trace_strictly(fn, *arguments):
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_learner_promotes_no_dtype_and_uses_no_key_twice(name, key):
-    learner, loss_fn, episode_fn, *_ = LEARNERS[name]
-    task = sample_for(LEARNERS[name])(key)._replace(progress=jnp.float32(0.5))
+    learner, loss_fn, sample, *_ = LEARNERS[name]
+    task = sample(key)._replace(progress=jnp.float32(0.5))
 
     def init_adapt_predict(task, key_init, key_adapt, key_predict):
         meta_params = learner.init(key_init, task)
@@ -53,7 +51,7 @@ def test_a_learner_promotes_no_dtype_and_uses_no_key_twice(name, key):
 
     trace_strictly(init_adapt_predict, task, *jax.random.split(key, 3))
     meta_params = jax.eval_shape(learner.init, key, task)
-    trace_strictly(jax.value_and_grad(episode_fn, has_aux=True), meta_params, task, key)
+    trace_strictly(jax.value_and_grad(jmeta.episode(learner, loss_fn), has_aux=True), meta_params, task, key)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -72,11 +70,11 @@ def test_the_strict_checks_can_fail(key):
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_no_learner_leaks_between_queries(name, key):
+def test_no_learner_leaks_between_queries_but_those_of_streams(name, key):
     entry = LEARNERS[name]
-    task = sample_for(entry)(key)
+    task = entry.sample(key)
     meta_params = entry.learner.init(key, task)
-    assert not testing.leaks(entry.learner, meta_params, task, key).is_leaking
+    assert testing.leaks(entry.learner, meta_params, task, key).is_leaking == entry.is_stream
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ import optax
 import pytest
 
 import jmeta
-from jmeta import Learner, learners, losses, models, tasks
-from jmeta.episodes import reptile_episode
+from jmeta import learners, losses, models, tasks
 
 from .networks import regression_task, smooth_mlp, stacked_regression_tasks
 
@@ -19,10 +18,10 @@ def make_maml():
     return learners.maml(smooth_mlp(), losses.squared_error, INNER, num_steps=2)
 
 
-def test_an_episode_is_adapt_then_predict_then_judge(key):
+def test_a_plain_episode_is_adapt_then_predict_then_judge(key):
     learner, task = make_maml(), regression_task(key)
     meta_params = learner.init(key, task)
-    loss, aux = jmeta.episode(learner, losses.squared_error)(meta_params, task, key)
+    loss, aux = jmeta.plain_episode(learner, losses.squared_error)(meta_params, task, key)
     key_adapt, key_predict = jax.random.split(key)
     adapted = learner.adapt(meta_params, task.support, key_adapt)
     outputs = learner.predict(meta_params, adapted, task.query.x, key_predict)
@@ -83,20 +82,24 @@ def test_reptiles_gradient_is_the_way_to_the_adapted_parameters(float64, key):
     learner = learners.reptile(smooth_mlp(), losses.squared_error, INNER, num_steps=3)
     task = regression_task(key)
     meta_params = learner.init(key, task)
-    grads, aux = jax.grad(reptile_episode(learner, losses.squared_error), has_aux=True)(meta_params, task, key)
+    grads, aux = jax.grad(jmeta.episode(learner, losses.squared_error), has_aux=True)(meta_params, task, key)
     adapted = learner.adapt(meta_params, task.support, jax.random.split(key)[0])
     jax.tree.map(lambda g, theta, phi: np.testing.assert_allclose(g, theta - phi), grads, meta_params, adapted)
     outputs = learner.predict(meta_params, adapted, task.query.x, None)
     np.testing.assert_allclose(aux["squared_error"], jnp.mean((outputs - task.query.y) ** 2))
 
 
-def test_reptile_refuses_a_learner_that_adapts_something_else(key):
-    learner = Learner(lambda key, task: {"w": 1.0}, lambda m, support, key: [1.0], lambda m, a, x, key: x)
-    with pytest.raises(ValueError, match="must have one structure"):
-        reptile_episode(learner, losses.squared_error)({"w": 1.0}, regression_task(key), key)
+def test_a_learner_is_trained_by_its_own_episode_and_evaluated_by_the_plain_one(key):
+    own = lambda loss_fn: lambda meta_params, task, key: (jnp.float32(3.0), {"of": loss_fn})
+    learner, task = make_maml()._replace(episode=own), regression_task(key)
+    meta_params = learner.init(key, task)
+    loss, aux = jmeta.episode(learner, losses.squared_error)(meta_params, task, key)
+    assert (loss, aux) == (3.0, {"of": losses.squared_error})
+    evaluated, expected = (jmeta.plain_episode(each, losses.squared_error) for each in (learner, make_maml()))
+    assert evaluated(meta_params, task, key) == expected(meta_params, task, key)
 
 
-@pytest.mark.parametrize("judge", ["episode", "reptile_episode", "evaluate"])
+@pytest.mark.parametrize("judge", ["episode", "plain_episode", "evaluate"])
 def test_a_loss_without_aux_is_refused(key, judge):
     loss_fn = lambda outputs, batch: jnp.square(outputs - batch.y).mean()
     sample = tasks.sinusoid(num_shots=2, num_queries=2)
@@ -105,7 +108,7 @@ def test_a_loss_without_aux_is_refused(key, judge):
     meta_params = learner.init(key, task)
     judges = {
         "episode": lambda: jmeta.episode(learner, loss_fn)(meta_params, task, key),
-        "reptile_episode": lambda: reptile_episode(learner, loss_fn)(meta_params, task, key),
+        "plain_episode": lambda: jmeta.plain_episode(learner, loss_fn)(meta_params, task, key),
         "evaluate": lambda: jmeta.evaluate(
             learner, loss_fn, meta_params, sample, key, protocol="sinusoid", num_tasks=2
         ),

@@ -92,6 +92,11 @@ def test_support_and_one_query_is_what_its_name_says(key):
     assert not leaks(inductive, {}, task, key).is_leaking
 
 
+def test_a_learner_that_is_made_inductive_is_trained_as_before():
+    learner = normalising_learner()._replace(episode=lambda loss_fn: lambda meta_params, task, key: (0.0, {}))
+    assert evaluation.support_and_one_query(learner).episode is learner.episode
+
+
 def test_a_leak_report_measures_the_change(key):
     report = leaks(normalising_learner(), {}, SAMPLE(key), key)
     assert report.change_when_dropped > report.tolerance > report.change_when_permuted

@@ -17,7 +17,7 @@ import pytest
 import jmeta
 from jmeta import tasks, training
 
-from .registry import LEARNERS, sample_for
+from .registry import LEARNERS
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "losses.json"
 NUM_STEPS = 4
@@ -25,17 +25,17 @@ NUM_STEPS = 4
 
 def first_losses(name: str) -> list[float]:
     entry = LEARNERS[name]
-    sample = sample_for(entry)
-    meta_params = entry.learner.init(jax.random.key(0), sample(jax.random.key(1)))
+    episode_fn = jmeta.episode(entry.learner, entry.loss_fn)
+    meta_params = entry.learner.init(jax.random.key(0), entry.sample(jax.random.key(1)))
+    stacked = tasks.stacked(entry.sample, 4)
     if not entry.has_meta_params:
-        episodes = jax.jit(jmeta.over_tasks(entry.episode_fn))
-        stacked = tasks.stacked(sample, 4)
+        episodes = jax.jit(jmeta.over_tasks(episode_fn))
         keys = [training.step_keys(jax.random.key(2), step) for step in range(NUM_STEPS)]
         return [float(episodes(meta_params, stacked(key_tasks), key)[0]) for key_tasks, key in keys]
-    grad_fn = jmeta.over_tasks(jax.value_and_grad(entry.episode_fn, has_aux=True))
+    grad_fn = jmeta.over_tasks(jax.value_and_grad(episode_fn, has_aux=True))
     trainer = jmeta.meta_trainer(grad_fn, optax.sgd(0.05))
-    run = training.sampled_steps(trainer, num_steps=NUM_STEPS)
-    _, aux = run(trainer.init(meta_params), tasks.stacked(sample, 4), jax.random.key(2))
+    run = training.sampled_steps(trainer, num_steps=NUM_STEPS, num_total_steps=NUM_STEPS)
+    _, aux = run(trainer.init(meta_params), stacked, jax.random.key(2))
     return [float(loss) for loss in aux["loss"]]
 
 

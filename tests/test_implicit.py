@@ -131,9 +131,10 @@ def test_imaml_is_the_converged_unroll_and_says_so(float64, key):
     def gradient(adjoint):
         parts = (model, losses.cross_entropy, optax.sgd(0.2))
         one = jax.tree.map(lambda leaf: leaf[0], drawn)
-        meta_params = learners.imaml(*parts, **numbers).init(jax.random.key(5), one)
+        learner = learners.imaml(*parts, **numbers, adjoint=adjoint)
+        meta_params = learner.init(jax.random.key(5), one)
         meta_params = jax.tree.map(lambda leaf: leaf.astype(float), meta_params)
-        episode_fn = learners.imaml_episode(*parts, **numbers, adjoint=adjoint)
+        episode_fn = jmeta.episode(learner, losses.cross_entropy)
         grad_fn = jax.vmap(jax.value_and_grad(episode_fn, has_aux=True), in_axes=(None, 0, None))
         (_, aux), grads = jax.jit(grad_fn)(meta_params, drawn, key)
         return aux, grads

@@ -72,7 +72,7 @@ def test_imaml_finds_the_centre_of_its_tasks(key):
 
     model, inner = models.mlp([1]), optax.sgd(0.1)
     learner = learners.imaml(model, losses.squared_error, inner, num_steps=60)
-    episode_fn = learners.imaml_episode(model, losses.squared_error, inner, num_steps=60)
+    episode_fn = jmeta.episode(learner, losses.squared_error)
     trainer = jmeta.meta_trainer(jmeta.over_tasks(jax.value_and_grad(episode_fn, has_aux=True)), optax.adam(0.05))
     start = learner.init(key, sample(key))
     state, aux = training.sampled_steps(trainer, num_steps=300)(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jmeta
@@ -92,6 +93,46 @@ def test_a_learner_with_a_silently_zero_meta_gradient(key):
     check(broken, key, is_constant=lambda path: path == "forgotten")
     statistics = sound._replace(init=lambda key, task: {**sound.init(key, task), "stats": jnp.ones(2, "float32")})
     check(statistics, key)
+
+
+def test_a_training_episode_that_trains_nothing_or_not_everything(key):
+    with pytest.raises(AssertionError, match=r"exactly zero for \['w'\]"):
+        check(prototypes()._replace(episode=lambda loss_fn: lambda meta_params, task, key: (jnp.zeros(()), {})), key)
+    pretrained = learners.fine_tune(models.mlp([4]), optax.sgd(0.1), num_classes=5, num_ways=WAYS, num_steps=1)
+    with pytest.raises(AssertionError, match=r"exactly zero for \['head/weights'\]"):
+        check(pretrained._replace(episode=None), key)
+
+
+def test_a_training_episode_that_behaves_otherwise_under_jit(key):
+    def episode(loss_fn):
+        plain = jmeta.plain_episode(prototypes(), loss_fn)
+
+        def episode_fn(meta_params, task, key):
+            loss, aux = plain(meta_params, task, key)
+            return loss * (1.0 if isinstance(loss, jax.core.Tracer) else 2.0), aux
+
+        return episode_fn
+
+    with pytest.raises(AssertionError, match=r"another result under jax.jit"):
+        check(prototypes()._replace(episode=episode), key)
+
+
+def test_a_training_episode_is_tried_at_the_beginning_and_at_the_end_of_training(key):
+    def only_if(progress):
+        def episode(loss_fn):
+            plain = jmeta.plain_episode(prototypes(), loss_fn)
+
+            def episode_fn(meta_params, task, key):
+                loss, aux = plain(meta_params, task, key)
+                return jnp.where(task.progress == progress, jnp.nan, 1.0) * loss, aux
+
+            return episode_fn
+
+        return episode
+
+    for progress in (0.0, 1.0):
+        with pytest.raises(AssertionError, match="not finite"):
+            check(prototypes()._replace(episode=only_if(progress)), key)
 
 
 def test_a_learner_that_depends_on_the_order_of_the_support(key):

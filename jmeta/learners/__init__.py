@@ -1,20 +1,20 @@
 """Learners: one method a file, each a factory that returns a `jmeta.Learner`.
 
-Some methods train on more than a loss of query predictions, and export their own episode function beside the learner:
-`multi_step_episode` (MAML++), `imaml_episode`, `maml_rl_episode`, `varibad_episode`, `pretrain_episode` (Baseline++)
-and `jmeta.episodes.reptile_episode`.
+Some methods train on more than a loss of query predictions: MAML++, iMAML, Reptile, Baseline++, VariBAD, and MAML for
+reinforcement learning with the terms of ProMP or E-MAML. The learner's fourth function, `episode`, says how, and
+`jmeta.episode` uses it.
 """
 
 from .anil import anil
 from .boil import boil
 from .cavia import cavia
-from .fine_tune import fine_tune, pretrain_episode
+from .fine_tune import fine_tune
 from .first_order_maml import first_order_maml
 from .from_scratch import from_scratch
-from .imaml import imaml, imaml_episode
+from .imaml import imaml
 from .maml import maml
-from .maml_plus_plus import maml_plus_plus, multi_step_episode
-from .maml_rl import collect_adaptation, maml_rl, maml_rl_episode
+from .maml_plus_plus import maml_plus_plus
+from .maml_rl import collect_adaptation, maml_rl
 from .matching import matching
 from .meta_sgd import meta_sgd
 from .nearest_mean import nearest_mean
@@ -24,7 +24,7 @@ from .relation import relation, relation_loss
 from .reptile import reptile
 from .ridge import ridge
 from .rl2 import rl2
-from .varibad import task_inference, varibad, varibad_episode, varibad_policy
+from .varibad import task_inference, varibad, varibad_policy
 
 __all__ = [
     "anil",
@@ -34,17 +34,13 @@ __all__ = [
     "first_order_maml",
     "from_scratch",
     "imaml",
-    "imaml_episode",
     "maml",
     "maml_plus_plus",
     "maml_rl",
-    "maml_rl_episode",
     "collect_adaptation",
     "matching",
     "meta_sgd",
-    "multi_step_episode",
     "nearest_mean",
-    "pretrain_episode",
     "proto_maml",
     "protonet",
     "relation",
@@ -54,6 +50,5 @@ __all__ = [
     "rl2",
     "task_inference",
     "varibad",
-    "varibad_episode",
     "varibad_policy",
 ]

@@ -1,10 +1,10 @@
 """Baseline++ and Baseline: pre-train on all classes at once, then fine-tune a new head for each task.
 
-A body f and a head are trained as an ordinary classifier of all meta_train classes (`pretrain_episode`). A task
-freezes f and fits a fresh head to the embedded support by a few optimizer steps on the cross-entropy. The cosine head
-of Baseline++ has logits s cos(f(x), wₖ), the linear one of Baseline wₖ · f(x) + bₖ. No episode is seen in training,
-and yet this is a baseline that many a meta-learner does not beat. Paper: Chen, Liu, Kira, Wang, Huang, "A Closer Look
-at Few-shot Classification", 2019, arXiv:1904.04232, section 3.2.
+A body f and a head are trained as an ordinary classifier of all meta_train classes: the learner's training episode. A
+task freezes f and fits a fresh head to the embedded support by a few optimizer steps on the cross-entropy. The cosine
+head of Baseline++ has logits s cos(f(x), wₖ), the linear one of Baseline wₖ · f(x) + bₖ. Nothing is adapted in
+training, and yet this is a baseline that many a meta-learner does not beat. Paper: Chen, Liu, Kira, Wang, Huang, "A
+Closer Look at Few-shot Classification", 2019, arXiv:1904.04232, section 3.2.
 
 What differs from the paper: each step uses the whole support instead of a random part of it; the optimizer is the
 caller's; cosine weights start as unit vectors in random directions, and have no learned length.
@@ -18,8 +18,8 @@ import optax
 from jaxtyping import Array, Float, Shaped
 
 from ..adaptation import descend, support_loss
-from ..losses import cross_entropy
-from ..types import Aux, Batch, EpisodeFn, Learner, Model, PyTree, RandomKey, Task
+from ..losses import checked_loss, cross_entropy
+from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, directions, embed, embed_support, exclude_absent, one_hot_labels
 
 _HEADS = ("cosine", "linear")
@@ -51,33 +51,36 @@ def fine_tune(
 ) -> Learner:
     """Freeze a pre-trained body and fit a fresh head to the support.
 
+    Its training episode pre-trains body and head. The loss is that of the classifier of all classes on a task's query,
+    a batch with labels in `0..num_classes-1`, such as `tasks.supervised` draws; the support is ignored.
+
     Args:
       body: embeds inputs; `apply` returns `[examples, features]`. It sees the support without dropout.
       optimizer: takes the steps of a task's head.
-      num_classes: number of classes that the body is pre-trained on, by `pretrain_episode`.
+      num_classes: number of classes that the body is pre-trained on.
       num_ways: number of classes in a task; labels are `0..num_ways-1`. A class without a real support example gets a
         logit of -inf.
       num_steps: steps of the head, at least 0; the paper takes 100.
       head: `"cosine"` (Baseline++) or `"linear"` (Baseline).
-      scale: what a cosine is multiplied by to be a logit, positive. Of no effect with the linear head.
+      scale: what a cosine is multiplied by to be a logit, positive. The linear head ignores it.
 
     Returns:
-      A learner whose meta-parameters are `{"body": ..., "head": ...}`, as `pretrain_episode` trains them; `adapt`
-      uses the body alone, and its adapted state is `FineTuned`. It is differentiable, so an episode would train the
-      body too.
+      A learner whose meta-parameters are `{"body": ..., "head": ...}`; `adapt` uses the body alone, and its adapted
+      state is `FineTuned`. It is differentiable, so `jmeta.plain_episode` would train the body, too.
 
     Raises:
       ValueError: if a number is out of its range or `head` is neither of the two; at trace time if the body's outputs
         or the labels are not what is written above.
 
     Example:
-      >>> import jax, jmeta, optax
+      >>> import jax, jax.numpy as jnp, jmeta, optax
       >>> body = jmeta.models.mlp([32, 16])
       >>> learner = fine_tune(body, optax.sgd(0.1), num_classes=64, num_ways=5, num_steps=10)
       >>> task = jmeta.tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)(jax.random.key(0))
       >>> meta_params = learner.init(jax.random.key(1), task)
-      >>> pretrain_fn = pretrain_episode(body, num_classes=64)  # for jmeta.meta_trainer, on batches of all classes
-      >>> loss, aux = pretrain_fn(meta_params, task.support, jax.random.key(2))
+      >>> batch = jmeta.Batch(task.query.x, jnp.arange(15))  # labels of all classes
+      >>> pretrain_fn = jmeta.episode(learner, jmeta.losses.cross_entropy)
+      >>> loss, aux = pretrain_fn(meta_params, jmeta.Task(batch, batch), jax.random.key(2))
 
     Reference:
       Chen, Liu, Kira, Wang, Huang, "A Closer Look at Few-shot Classification", 2019, arXiv:1904.04232, section 3.2.
@@ -111,43 +114,15 @@ def fine_tune(
         del meta_params
         return exclude_absent(head_of_task.apply(adapted.head, embed(body, adapted.body, x, key), None), adapted.counts)
 
-    return Learner(init, adapt, predict)
+    def episode(outer_loss: LossFn) -> EpisodeFn:
+        def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Float[Array, ""], Aux]:
+            features, _ = embed_support(body, meta_params["body"], task.query, key)
+            outputs = head_of_all.apply(meta_params["head"], features, None)
+            return checked_loss(outer_loss(outputs, task.query), "what loss_fn returns")
 
+        return episode_fn
 
-def pretrain_episode(body: Model, *, num_classes: int, head: str = "cosine", scale: float = 10.0) -> EpisodeFn:
-    """Supervised training of what `fine_tune` starts from, as an episode function.
-
-    Args:
-      body, num_classes, head, scale: as given to `fine_tune`, whose `init` makes the meta-parameters.
-
-    Returns:
-      `(meta_params, batch, key) -> (loss, aux)`: the cross-entropy of one batch of examples with labels in
-      `0..num_classes-1`. It takes the place of a task: several batches, stacked, go through `jmeta.over_tasks`.
-
-    Raises:
-      ValueError: if `num_classes` or `scale` is not positive or `head` is neither of the two.
-
-    Example:
-      >>> import jax, jmeta, jax.numpy as jnp, optax
-      >>> body, key = jmeta.models.mlp([16, 8]), jax.random.key(0)
-      >>> learner = fine_tune(body, optax.adam(0.01), num_classes=20, num_ways=5, num_steps=10)
-      >>> task = jmeta.tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)(key)
-      >>> batch = jmeta.Batch(task.query.x, jnp.arange(15))  # labels of all classes
-      >>> episode_fn = pretrain_episode(body, num_classes=20)
-      >>> loss, aux = episode_fn(learner.init(jax.random.key(1), task), batch, key)
-      >>> sorted(aux)
-      ['accuracy']
-
-    Reference:
-      Chen et al., 2019, arXiv:1904.04232, section 3.2.
-    """
-    head_of_all = _make_head(head, num_classes, scale)
-
-    def episode_fn(meta_params: PyTree, task: Batch, key: RandomKey) -> tuple[Float[Array, ""], Aux]:
-        features, _ = embed_support(body, meta_params["body"], task, key)
-        return cross_entropy(head_of_all.apply(meta_params["head"], features, None), task)
-
-    return episode_fn
+    return Learner(init, adapt, predict, episode)
 
 
 def _make_head(head: str, num_outputs: int, scale: float) -> Model:

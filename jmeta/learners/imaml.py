@@ -37,13 +37,15 @@ def imaml(
     Args:
       model, loss_fn: as in `maml`.
       inner_optimizer: any optax transformation.
-      num_steps: inner steps; enough to come near the minimum, or the meta-gradient is wrong (see `imaml_episode`). At
-        least 2 with an implicit adjoint; to test with fewer, build the learner with `adjoints.unrolled()`.
+      num_steps: inner steps; enough to come near the minimum, or the meta-gradient is wrong. At least 2 with an
+        implicit adjoint; to test with fewer, build the learner with `adjoints.unrolled()`.
       regularization: λ, positive; the larger, the faster steps converge and the less a task can move.
       adjoint: how the inner loop is differentiated.
 
     Returns:
-      A learner whose meta-parameters and whose adapted state are both parameters of `model`.
+      A learner whose meta-parameters and whose adapted state are both parameters of `model`. Its training episode is
+      the plain one, with the certificate of `adjoints.implicit` in its `aux`. Watch `implicit_is_valid`: averaged over
+      tasks, it is the share whose meta-gradient can be trusted.
 
     Raises:
       ValueError: if `regularization` is not positive, or `num_steps` is negative or too small for the adjoint.
@@ -55,6 +57,9 @@ def imaml(
       >>> task = jmeta.tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=3)(jax.random.key(0))
       >>> meta_params = learner.init(jax.random.key(1), task)
       >>> adapted = learner.adapt(meta_params, task.support, jax.random.key(2))
+      >>> _, aux = jmeta.episode(learner, losses.cross_entropy)(meta_params, task, jax.random.key(3))
+      >>> sorted(name for name in aux if name.startswith("implicit"))[:2]
+      ['implicit_distance', 'implicit_is_valid']
 
     Reference:
       Rajeswaran et al., 2019, arXiv:1909.04630, algorithm 1-2.
@@ -71,52 +76,18 @@ def imaml(
         del meta_params
         return model.apply(adapted, x, key)
 
-    return Learner(init, adapt, predict)
+    def episode(outer_loss: LossFn) -> EpisodeFn:
+        def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Any, Aux]:
+            key_adapt, key_predict = jax.random.split(key)
+            adapted, inner_aux = adapt_with_aux(meta_params, task.support, key_adapt)
+            outputs = predict(meta_params, adapted, task.query.x, key_predict)
+            loss, aux = checked_loss(outer_loss(outputs, task.query), "what loss_fn returns")
+            certificate = {name: value for name, value in inner_aux.items() if name.startswith("implicit_")}
+            return loss, {**aux, **certificate}
 
+        return episode_fn
 
-def imaml_episode(
-    model: Model,
-    loss_fn: LossFn,
-    inner_optimizer: optax.GradientTransformation,
-    *,
-    num_steps: int,
-    regularization: float = 1.0,
-    adjoint: Adjoint = adjoints.implicit(),
-) -> EpisodeFn:
-    """iMAML's training episode: the plain one, with the adjoint's certificate in its `aux`.
-
-    Watch `implicit_is_valid`, averaged over tasks the share whose meta-gradient can be trusted.
-
-    Args:
-      model, loss_fn, inner_optimizer, num_steps, regularization, adjoint: as given to `imaml`.
-
-    Returns:
-      An episode function on the meta-parameters of `imaml`; `adjoints.implicit` says what its certificate is.
-
-    Example:
-      >>> import jax, jmeta, optax
-      >>> from jmeta import learners, losses, models
-      >>> parts = models.mlp([16, 3]), losses.cross_entropy, optax.sgd(0.2)
-      >>> task = jmeta.tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=3)(jax.random.key(0))
-      >>> meta_params = learners.imaml(*parts, num_steps=20).init(jax.random.key(1), task)
-      >>> _, aux = learners.imaml_episode(*parts, num_steps=20)(meta_params, task, jax.random.key(2))
-      >>> sorted(name for name in aux if name.startswith("implicit"))[:2]
-      ['implicit_distance', 'implicit_is_valid']
-
-    Reference:
-      Rajeswaran et al., 2019, arXiv:1909.04630, algorithm 2.
-    """
-    adapt_with_aux = _adaptation(model, loss_fn, inner_optimizer, num_steps, regularization, adjoint)
-
-    def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Any, Aux]:
-        key_adapt, key_predict = jax.random.split(key)
-        adapted, inner_aux = adapt_with_aux(meta_params, task.support, key_adapt)
-        outputs = model.apply(adapted, task.query.x, key_predict)
-        loss, aux = checked_loss(loss_fn(outputs, task.query), "what loss_fn returns")
-        certificate = {name: value for name, value in inner_aux.items() if name.startswith("implicit_")}
-        return loss, {**aux, **certificate}
-
-    return episode_fn
+    return Learner(init, adapt, predict, episode)
 
 
 def _adaptation(

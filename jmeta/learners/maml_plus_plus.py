@@ -2,8 +2,7 @@
 
 Three of them live here. Each parameter array has its own learned rate for each inner step; each inner step has its own
 scales and biases of the norm layers, learned but not adapted; and early in training the query loss is taken after
-*every* inner step, Σₜ wₜ L(φₜ; query), the weights moving from uniform to the last step alone. The last is more than a
-loss of final predictions, so this file exports an episode function beside the learner.
+*every* inner step, Σₜ wₜ L(φₜ; query), the weights moving from uniform to the last step alone.
 
 Reference: Antoniou, Edwards, Storkey, "How to train your MAML", 2019, arXiv:1810.09502, section 4. Differs from the
 paper: statistics of norm layers are those that the model's policy says, never running averages; no switch from first to
@@ -36,31 +35,45 @@ def maml_plus_plus(
     *,
     num_steps: int,
     initial_lr: float,
+    annealed_until: float = 0.1,
     adjoint: Adjoint = adjoints.unrolled(),
 ) -> Learner:
     """Learn an initialisation, a rate for each parameter array and step, and norm parameters for each step.
 
     With more inner steps than were trained, the rates and norms of the last trained step serve for the rest.
 
+    Its training episode is the query loss after every inner step, weighted. The weights are uniform at the start and
+    move linearly to the last step alone, while `task.progress` goes from 0 to `annealed_until`; from then on it is the
+    plain episode.
+
     Args:
       model, loss_fn, num_steps, adjoint: as in `maml`.
       initial_lr: inner learning rate that every parameter array and step starts with.
+      annealed_until: share of training after which only the last step counts, above 0.
 
     Returns:
       A learner with meta-parameters `{"params", "norms", "lr"}`; the leaves of the last two have the steps on their
-      first axis. Its adapted state are parameters of `model`.
+      first axis. Its adapted state is parameters of `model`. The `aux` of its training episode is that of the last
+      step.
 
     Raises:
-      ValueError: if `num_steps` is negative.
+      ValueError: if `num_steps` is negative or `annealed_until` is not positive; from its `episode`, if `num_steps` is
+        0, and at trace time if tasks have no `progress`.
 
     Example:
+      >>> import jax, jmeta, jax.numpy as jnp
       >>> from jmeta import learners, losses, models
-      >>> model = models.conv4(5, num_filters=8)
-      >>> learner = learners.maml_plus_plus(model, losses.cross_entropy, num_steps=5, initial_lr=0.1)
+      >>> learner = learners.maml_plus_plus(models.mlp([16, 5]), losses.cross_entropy, num_steps=3, initial_lr=0.1)
+      >>> episode_fn = jmeta.episode(learner, losses.cross_entropy)
+      >>> task = jmeta.tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)(jax.random.key(0))
+      >>> task = task._replace(progress=jnp.zeros(()))  # in training, `sampled_steps` sets it
+      >>> loss, aux = episode_fn(learner.init(jax.random.key(1), task), task, jax.random.key(2))
 
     Reference:
       Antoniou, Edwards, Storkey, "How to train your MAML", 2019, arXiv:1810.09502, section 4.
     """
+    if annealed_until <= 0:
+        raise ValueError(f"annealed_until={annealed_until}; expected a positive share of training, such as 0.1")
     inner_step = _one_step(model, loss_fn, adjoint)
 
     def init(key: RandomKey, task: Task) -> PyTree:
@@ -84,68 +97,34 @@ def maml_plus_plus(
         del meta_params
         return model.apply(adapted, x, key)
 
-    return Learner(init, adapt, predict)
+    def episode(outer_loss: LossFn) -> EpisodeFn:
+        if num_steps < 1:
+            raise ValueError(f"num_steps={num_steps}; the multi-step loss needs at least one inner step")
 
+        def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Array, Aux]:
+            if task.progress is None:
+                raise ValueError(
+                    "MAML++'s multi-step loss needs task.progress; pass num_total_steps to training.sampled_steps, or "
+                    "judge by jmeta.plain_episode"
+                )
+            key_steps, key_query = jax.random.split(key)
 
-def multi_step_episode(
-    model: Model,
-    loss_fn: LossFn,
-    *,
-    num_steps: int,
-    annealed_until: float = 0.1,
-    adjoint: Adjoint = adjoints.unrolled(),
-) -> EpisodeFn:
-    """MAML++'s meta-training episode: the query loss after every inner step, weighted.
+            def step(params: PyTree, index_and_key: tuple[Any, RandomKey]) -> tuple[PyTree, tuple[Array, Aux]]:
+                index, key_step = index_and_key
+                key_descend, key_statistics = jax.random.split(key_step)
+                params = inner_step(meta_params, params, task.support, index, key_descend)
+                whole = merge_params(params, _row(meta_params["norms"], index))
+                whole = with_support_statistics(model, whole, task.support, key_statistics)
+                outputs = model.apply(whole, task.query.x, jax.random.fold_in(key_query, index))
+                return params, checked_loss(outer_loss(outputs, task.query), "what loss_fn returns")
 
-    The weights are uniform at the start and move linearly to the last step alone, while `task.progress` goes from 0 to
-    `annealed_until`; from then on this is the plain episode of `maml_plus_plus`.
+            _, (losses, aux) = jax.lax.scan(step, meta_params["params"], _steps_and_keys(num_steps, key_steps))
+            loss = jnp.dot(_step_weights(task.progress, num_steps, annealed_until), losses)
+            return loss, jax.tree.map(lambda leaf: leaf[-1], aux)
 
-    Args:
-      model, loss_fn, num_steps, adjoint: as given to `maml_plus_plus`.
-      annealed_until: share of training after which only the last step counts, above 0.
+        return episode_fn
 
-    Returns:
-      An episode function on the meta-parameters of `maml_plus_plus`; its `aux` is that of the last step.
-
-    Raises:
-      ValueError: if `num_steps` or `annealed_until` is not positive; at trace time if tasks have no `progress`.
-
-    Example:
-      >>> import jax, jmeta, jax.numpy as jnp
-      >>> from jmeta import learners, losses, models
-      >>> model = models.mlp([16, 5])
-      >>> learner = learners.maml_plus_plus(model, losses.cross_entropy, num_steps=3, initial_lr=0.1)
-      >>> episode_fn = multi_step_episode(model, losses.cross_entropy, num_steps=3)
-      >>> task = jmeta.tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)(jax.random.key(0))
-      >>> task = task._replace(progress=jnp.zeros(()))  # in training, `sampled_steps` sets it
-      >>> loss, aux = episode_fn(learner.init(jax.random.key(1), task), task, jax.random.key(2))
-
-    Reference:
-      Antoniou, Edwards, Storkey, "How to train your MAML", 2019, arXiv:1810.09502, section 4, "multi-step loss".
-    """
-    if num_steps < 1 or annealed_until <= 0:
-        raise ValueError(f"num_steps={num_steps} and annealed_until={annealed_until}; both must be positive")
-    inner_step = _one_step(model, loss_fn, adjoint)
-
-    def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Array, Aux]:
-        if task.progress is None:
-            raise ValueError("the multi-step loss needs task.progress; pass num_total_steps to training.sampled_steps")
-        key_steps, key_query = jax.random.split(key)
-
-        def step(params: PyTree, index_and_key: tuple[Any, RandomKey]) -> tuple[PyTree, tuple[Array, Aux]]:
-            index, key_step = index_and_key
-            key_descend, key_statistics = jax.random.split(key_step)
-            params = inner_step(meta_params, params, task.support, index, key_descend)
-            whole = merge_params(params, _row(meta_params["norms"], index))
-            whole = with_support_statistics(model, whole, task.support, key_statistics)
-            outputs = model.apply(whole, task.query.x, jax.random.fold_in(key_query, index))
-            return params, checked_loss(loss_fn(outputs, task.query), "what loss_fn returns")
-
-        _, (losses, aux) = jax.lax.scan(step, meta_params["params"], _steps_and_keys(num_steps, key_steps))
-        loss = jnp.dot(_step_weights(task.progress, num_steps, annealed_until), losses)
-        return loss, jax.tree.map(lambda leaf: leaf[-1], aux)
-
-    return episode_fn
+    return Learner(init, adapt, predict, episode)
 
 
 def _step_weights(progress: Float[Array, ""], num_steps: int, annealed_until: float) -> Float[Array, " num_steps"]:

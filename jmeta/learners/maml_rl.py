@@ -19,9 +19,10 @@ import optax
 from .. import adjoints
 from ..adaptation import descend
 from ..adjoints import Adjoint, InnerLoop
+from ..episodes import plain_episode
 from ..losses import checked_loss, masked_mean
 from ..policies import Decision, Policy, StepInput
-from ..types import Aux, Batch, Learner, LossFn, PyTree, RandomKey, Task
+from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
 
 RollOut = Any  # `(params, env_params, key) -> Batch`; policy_gradients.RollOut, which needs an extra
 
@@ -33,9 +34,20 @@ def maml_rl(
     *,
     num_steps: int,
     roll_out: RollOut | None = None,
+    kl_weight: float = 0.0,
+    exploration_weight: float = 0.0,
     adjoint: Adjoint = adjoints.unrolled(),
 ) -> Learner:
     """Learn a policy to start from; adapt by policy gradients.
+
+    It is trained by an outer loss of the decisions on the query, such as `policy_gradients.ppo_loss()` or
+    `likelihood_ratio`, on tasks as `collect_adaptation` makes them: adapt on stored rollouts, and be judged on those of
+    the adapted policy. Two methods add a term to that plain episode. ProMP adds η · KL(π_old ‖ π) at the rollouts of
+    every inner step, so that what they say stays true while θ moves; here by its usual estimator from the actions, mean
+    of ρ − 1 − log ρ with ρ = π(a) / π_old(a). E-MAML adds that θ also decides which rollouts are adapted to:
+    −w J Σ log π(a) over all their actions, with J the adapted policy's mean reward a step; without it (w = 0) the
+    meta-gradient takes the support's rollouts as given, with it (w = 1) it is an unbiased estimate of the gradient of
+    the expected reward after adaptation.
 
     Args:
       policy: without memory.
@@ -46,6 +58,8 @@ def maml_rl(
       roll_out: `(params, env_params, key) -> Batch`, as of `policy_gradients.roll_out`, called in each inner step; then
         a support's `x` is the environment's parameters. `None` for stored rollouts: every leaf of a support then has
         the inner steps on an axis before the examples, and step i descends on the i-th.
+      kl_weight: η, for training on stored rollouts; the sum of KLs is the `inner_kl` in `aux`.
+      exploration_weight: w, for training on stored rollouts.
       adjoint: how the inner loop is differentiated.
 
     Returns:
@@ -53,7 +67,8 @@ def maml_rl(
       `Decision`s.
 
     Raises:
-      ValueError: if `num_steps` is negative; at trace time if a support has stored rollouts for fewer steps.
+      ValueError: if `num_steps` or a weight is negative, or a weight is given with `roll_out`; at trace time if a
+        support has stored rollouts for fewer steps.
 
     Example:
       >>> import jax, jmeta, optax
@@ -69,7 +84,22 @@ def maml_rl(
       >>> adapted = learner.adapt(meta_params, support, jax.random.key(2))
       >>> jax.tree.structure(adapted) == jax.tree.structure(meta_params)
       True
+      >>> promp = learners.maml_rl(
+      ...     policy, policy_gradients.likelihood_ratio, optax.sgd(0.1), num_steps=1, kl_weight=5e-4)
+      >>> episode_fn = jmeta.episode(promp, policy_gradients.ppo_loss(clip=0.3))  # of what was collected
+
+    References:
+      Finn et al., 2017, arXiv:1703.03400, algorithm 3; Rothfuss et al., 2019, arXiv:1810.06784, eq. 14-15 (KL estimated
+      from actions here); Stadie et al., 2018, arXiv:1803.01118, section 3.1.
     """
+    if kl_weight < 0 or exploration_weight < 0:
+        raise ValueError(f"kl_weight={kl_weight} and exploration_weight={exploration_weight}; expected at least 0")
+    has_terms = bool(kl_weight or exploration_weight)
+    if has_terms and roll_out is not None:
+        raise ValueError(
+            "kl_weight and exploration_weight belong to training on stored rollouts; leave out roll_out, and train on "
+            "the tasks that collect_adaptation makes"
+        )
     inner_loop = _inner_loop(policy, surrogate, inner_optimizer, num_steps, roll_out, adjoint)
 
     def init(key: RandomKey, task: Task) -> PyTree:
@@ -85,7 +115,30 @@ def maml_rl(
         del meta_params
         return policy.unroll(adapted, (), x, key)[1]  # pyright: ignore[reportArgumentType]  (no key, no dropout)
 
-    return Learner(init, adapt, predict)
+    learner = Learner(init, adapt, predict)
+    if not has_terms:
+        return learner
+    prefixes = [maml_rl(policy, surrogate, inner_optimizer, num_steps=i, adjoint=adjoint) for i in range(num_steps)]
+
+    def episode(outer_loss: LossFn) -> EpisodeFn:
+        plain = plain_episode(learner, outer_loss)
+
+        def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[jax.Array, Aux]:
+            key_plain, *keys = jax.random.split(key, 1 + num_steps)
+            loss, aux = plain(meta_params, task, key_plain)
+            acted = _log_probs_of_support(policy, prefixes, meta_params, task.support, keys)
+            if kl_weight:
+                kls = [_kl_estimate(log_prob, batch) for log_prob, batch in acted]
+                loss, aux = loss + kl_weight * sum(kls), {**aux, "inner_kl": sum(kls)}
+            if exploration_weight:
+                score = sum(jnp.where(_mask(batch), log_prob, 0).sum() for log_prob, batch in acted)
+                reward = masked_mean(task.query.y.reward, task.query)
+                loss = loss - exploration_weight * reward * (score - jax.lax.stop_gradient(score))  # a gradient alone
+            return loss, aux
+
+        return episode_fn
+
+    return learner._replace(episode=episode)
 
 
 def collect_adaptation(
@@ -146,81 +199,22 @@ def collect_adaptation(
     return collect
 
 
-def maml_rl_episode(
-    policy: Policy,
-    surrogate: LossFn,
-    inner_optimizer: optax.GradientTransformation,
-    outer_loss: LossFn,
-    *,
-    num_steps: int,
-    kl_weight: float = 0.0,
-    exploration_weight: float = 0.0,
-    adjoint: Adjoint = adjoints.unrolled(),
-) -> Any:
-    """Adapt on stored rollouts, and be judged on those of the adapted policy; with two terms that methods add.
+def _log_probs_of_support(
+    policy: Policy, prefixes: list[Learner], meta_params: PyTree, support: Batch, keys: list[RandomKey]
+) -> list[tuple[jax.Array, Batch]]:
+    """For each inner step, the log-probabilities of what was done in it, as a function of θ.
 
-    ProMP adds η · KL(π_old ‖ π) at the rollouts of every inner step, so that what they say stays true while θ moves;
-    here by its usual estimator from the actions, mean of ρ − 1 − log ρ with ρ = π(a) / π_old(a). E-MAML
-    adds that θ also decides which rollouts are adapted to: −w J Σ log π(a) over all their actions, with J the
-    adapted policy's mean reward a step; without it (w = 0) the meta-gradient takes the support's rollouts as given,
-    with it (w = 1) it is an unbiased estimate of the gradient of the expected reward after adaptation.
-
-    Args:
-      policy, surrogate, inner_optimizer, num_steps, adjoint: as for `maml_rl`.
-      outer_loss: judges the decisions on the query, such as `policy_gradients.ppo_loss()` or `likelihood_ratio`.
-      kl_weight: η.
-      exploration_weight: w.
-
-    Returns:
-      An episode function of tasks as `collect_adaptation` makes them.
-
-    Raises:
-      ValueError: if a weight is negative.
-
-    Example:
-      >>> import jax, optax
-      >>> from jmeta import models, policies, policy_gradients
-      >>> from jmeta.environments.point_navigation import point_navigation
-      >>> navigation, sample = point_navigation()
-      >>> policy = policies.memoryless(models.mlp([16, 2]), navigation)
-      >>> promp = maml_rl_episode(policy, policy_gradients.likelihood_ratio, optax.sgd(0.1),
-      ...                         policy_gradients.ppo_loss(clip=0.3), num_steps=1, kl_weight=5e-4)
-
-    References:
-      Rothfuss et al., 2019, arXiv:1810.06784, eq. 14-15 (KL estimated from actions here); Stadie et al., 2018,
-      arXiv:1803.01118, section 3.1.
+    `prefixes`: for each inner step, the learner that takes the steps before it.
     """
-    if kl_weight < 0 or exploration_weight < 0:
-        raise ValueError(f"kl_weight={kl_weight} and exploration_weight={exploration_weight}; expected at least 0")
-    learner = maml_rl(policy, surrogate, inner_optimizer, num_steps=num_steps, adjoint=adjoint)
-    prefixes = [maml_rl(policy, surrogate, inner_optimizer, num_steps=i, adjoint=adjoint) for i in range(num_steps)]
 
-    def log_probs_of_support(meta_params: PyTree, task: Task, key: RandomKey) -> list[tuple[jax.Array, Batch]]:
-        """For each inner step, the log-probabilities of what was done in it, as a function of θ."""
-        batches = [jax.tree.map(lambda leaf, i=i: leaf[i], task.support) for i in range(num_steps)]
-        decided = [
-            policy.unroll(prefix.adapt(meta_params, task.support, key), (), batch.x, key)[1].distribution
-            for prefix, batch in zip(prefixes, batches, strict=True)
-        ]
-        return [(each.log_prob(batch.y.action), batch) for each, batch in zip(decided, batches, strict=True)]
+    def of_step(index: int, key: RandomKey) -> tuple[jax.Array, Batch]:
+        key_adapt, key_unroll = jax.random.split(key)
+        batch = jax.tree.map(lambda leaf: leaf[index], support)
+        adapted = prefixes[index].adapt(meta_params, support, key_adapt)
+        _, decisions = policy.unroll(adapted, (), batch.x, key_unroll)
+        return decisions.distribution.log_prob(batch.y.action), batch
 
-    def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[jax.Array, Aux]:
-        key_adapt, key_predict = jax.random.split(key)
-        adapted = learner.adapt(meta_params, task.support, key_adapt)
-        decisions = learner.predict(meta_params, adapted, task.query.x, key_predict)
-        loss, aux = checked_loss(outer_loss(decisions, task.query), "what outer_loss returns")
-        if kl_weight or exploration_weight:
-            acted = log_probs_of_support(meta_params, task, key_adapt)
-        if kl_weight:
-            kls = [_kl_estimate(log_prob, batch) for log_prob, batch in acted]
-            loss, aux = loss + kl_weight * sum(kls), {**aux, "inner_kl": sum(kls)}
-        if exploration_weight:
-            score = sum(jnp.where(_mask(batch), log_prob, 0).sum() for log_prob, batch in acted)
-            reward = masked_mean(task.query.y.reward, task.query)
-            loss = loss - exploration_weight * reward * (score - jax.lax.stop_gradient(score))  # adds a gradient alone
-        return loss, aux
-
-    return episode_fn
+    return [of_step(index, key) for index, key in enumerate(keys)]
 
 
 def _loss_of(policy: Policy, surrogate: LossFn) -> Any:

@@ -2,7 +2,7 @@
 
 A task is learned by plain training on minibatches of its support, θ → φ, and the initialisation follows,
 θ ← θ + ε(φ − θ): no derivative through training at all. Written as an episode, θ − φ is the gradient of the surrogate
-½‖θ − stop_gradient(φ)‖² (see `jmeta.episodes.reptile_episode`), so that the same trainer serves.
+½‖θ − φ‖² with φ held constant, so that the same trainer serves.
 
 An inner optimizer like Adam divides by a running mean of squared gradients. Started afresh for every task, its first
 steps have one length for every parameter, whether its gradient is signal or noise, and meta-training stalls. The
@@ -21,8 +21,9 @@ import optax
 
 from .. import adjoints
 from ..adaptation import descend, merge_params, path_name, split_params, support_loss, with_support_statistics
+from ..losses import checked_loss
 from ..models import is_statistic
-from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
+from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
 
 
 class _WithState(NamedTuple):
@@ -48,9 +49,8 @@ def reptile(
 ) -> Learner:
     """Train on minibatches of the support, from a learned initialisation.
 
-    Meta-train it with `jmeta.episodes.reptile_episode` and a meta-optimizer of plain SGD, whose rate is the paper's ε.
-    With a learned state it must be that, ε at most 1: such a step averages, while one of Adam's may take a mean of
-    squares below zero, and training to NaN.
+    Meta-train it with a meta-optimizer of plain SGD, whose rate is the paper's ε. With a learned state it must be that,
+    ε at most 1: such a step averages, while one of Adam's may take a mean of squares below zero, and training to NaN.
 
     Args:
       model, loss_fn, inner_optimizer, num_steps: as in `maml`.
@@ -62,18 +62,21 @@ def reptile(
 
     Returns:
       A learner whose meta-parameters and whose adapted state are both parameters of `model`, or those and a state of
-      the optimizer.
+      the optimizer. Its training episode's loss is ½‖θ − φ‖², whose gradient is θ − φ; `aux` is that of the loss on the
+      query, which has no part in the gradient.
 
     Raises:
       ValueError: if `num_steps` is negative or `batch_size` is not positive; from `init`, if the optimizer's state
         cannot be learned.
 
     Example:
-      >>> import optax
+      >>> import jax, jmeta, optax
       >>> from jmeta import learners, losses, models
       >>> inner = optax.rmsprop(1e-3, decay=0.999, initial_scale=1e-4)
       >>> learner = learners.reptile(
       ...     models.mlp([16, 5]), losses.cross_entropy, inner, num_steps=5, batch_size=10, learns_optimizer_state=True)
+      >>> grad_fn = jax.value_and_grad(jmeta.episode(learner, losses.cross_entropy), has_aux=True)
+      >>> trainer = jmeta.meta_trainer(jmeta.over_tasks(grad_fn), optax.sgd(0.5))  # ε = 0.5
 
     Reference:
       Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, arXiv:1803.02999, algorithm 2.
@@ -113,7 +116,18 @@ def reptile(
         del meta_params
         return model.apply(adapted.params if learns_optimizer_state else adapted, x, key)
 
-    return Learner(init, adapt, predict)
+    def episode(outer_loss: LossFn) -> EpisodeFn:
+        def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[jax.Array, Aux]:
+            key_adapt, key_predict = jax.random.split(key)
+            adapted = jax.lax.stop_gradient(adapt(meta_params, task.support, key_adapt))
+            distance = optax.tree.norm(jax.tree.map(jnp.subtract, meta_params, adapted), squared=True)
+            outputs = predict(meta_params, adapted, task.query.x, key_predict)
+            _, aux = checked_loss(outer_loss(outputs, task.query), "what loss_fn returns")
+            return 0.5 * distance, jax.lax.stop_gradient(aux)
+
+        return episode_fn
+
+    return Learner(init, adapt, predict, episode)
 
 
 def _is_descended(path: str) -> bool:

@@ -214,20 +214,33 @@ def varibad_policy(inference: TaskInference, trunk: Model, environment: Any, *, 
     return actor_critic(SequenceModel(init, start, step, unroll), environment, initial_log_std=initial_log_std)
 
 
-def varibad(inference: TaskInference, trunk: Model, environment: Any, *, initial_log_std: float = 0.0) -> Learner:
+def varibad(
+    inference: TaskInference,
+    trunk: Model,
+    environment: Any,
+    *,
+    initial_log_std: float = 0.0,
+    elbo_weight: float = 1.0,
+) -> Learner:
     """Infer the task from what was experienced; act on that belief and go on inferring.
+
+    Its training episode is the policy's loss on what was collected, and the bound on the likelihood of all its rewards.
 
     Args:
       inference, trunk, environment, initial_log_std: as for `varibad_policy`.
+      elbo_weight: λ, the weight of −ELBO beside the policy's loss. The two losses share no parameters, so under Adam it
+        matters only to what is clipped, or reported, for both together.
 
     Returns:
-      A learner of streams of steps as `rl2` is, whose adapted state is a `Belief`. It is trained by `varibad_episode`:
-      in a plain episode encoder and decoder have no gradient.
+      A learner of streams of steps as `rl2` is, whose adapted state is a `Belief`. It is trained by a loss of
+      decisions, such as `policy_gradients.ppo_loss()`; the query's `y` has the `action`s and the `reward`s. The `aux`
+      of its training episode adds the `negative_elbo`, the `reconstruction` and the `kl` to that of this loss. In a
+      plain episode encoder and decoder have no gradient.
 
     Example:
-      >>> import jax
+      >>> import jax, jmeta
       >>> from jmeta import environments, models, policy_gradients, rollouts
-      >>> from jmeta.learners.varibad import task_inference, varibad, varibad_episode, varibad_policy
+      >>> from jmeta.learners.varibad import task_inference, varibad, varibad_policy
       >>> bandit, sample = environments.bernoulli_bandit(5)
       >>> inference = task_inference(models.gru(16), models.mlp([16, 1]), bandit, num_latents=3)
       >>> trunk = models.mlp([16, 16])
@@ -238,46 +251,28 @@ def varibad(inference: TaskInference, trunk: Model, environment: Any, *, initial
       >>> task = collect(meta_params, sample(jax.random.key(1)), jax.random.key(2))
       >>> learner.adapt(meta_params, task.query, jax.random.key(3)).posterior.mean.shape
       (3,)
-      >>> episode_fn = varibad_episode(learner, inference, policy_gradients.ppo_loss())
-      >>> loss, aux = episode_fn(meta_params, task, jax.random.key(4))
+      >>> loss, aux = jmeta.episode(learner, policy_gradients.ppo_loss())(meta_params, task, jax.random.key(4))
       >>> sorted(aux)
       ['entropy', 'kl', 'negative_elbo', 'reconstruction', 'reward', 'value_loss']
+
+    Reference:
+      Zintgraf et al., 2020, arXiv:1910.08348, eq. 9.
     """
-    return rl2(varibad_policy(inference, trunk, environment, initial_log_std=initial_log_std))
+    learner = rl2(varibad_policy(inference, trunk, environment, initial_log_std=initial_log_std))
 
+    def episode(outer_loss: LossFn) -> EpisodeFn:
+        def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Array, Aux]:
+            key_adapt, key_predict, key_elbo = jax.random.split(key, 3)
+            adapted = learner.adapt(meta_params, task.support, key_adapt)
+            decisions = learner.predict(meta_params, adapted, task.query.x, key_predict)
+            loss, aux = checked_loss(outer_loss(decisions, task.query), "what loss_fn returns")
+            params = meta_params["memory"]["inference"]
+            negative_elbo, parts = inference.negative_elbo(params, adapted, task.query, key_elbo)
+            return loss + elbo_weight * negative_elbo, {**aux, **parts}
 
-def varibad_episode(
-    learner: Learner, inference: TaskInference, loss_fn: LossFn, *, elbo_weight: float = 1.0
-) -> EpisodeFn:
-    """The policy's loss on what was collected, and the bound on the likelihood of all its rewards.
+        return episode_fn
 
-    Args:
-      learner: as returned by `varibad`.
-      inference: what it was made with.
-      loss_fn: of decisions, such as `policy_gradients.ppo_loss()`. The query's `y` has the `action`s and the `reward`s.
-      elbo_weight: of −ELBO. The two losses share no parameters, so under Adam it matters only to what is clipped, or
-        reported, for both together.
-
-    Returns:
-      An episode function; `aux` is that of `loss_fn` with the `negative_elbo`, the `reconstruction` and the `kl`.
-
-    Raises:
-      ValueError: at trace time, if `loss_fn` returns anything but a scalar and a dictionary.
-
-    Example:
-      See `varibad`.
-    """
-
-    def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Array, Aux]:
-        key_adapt, key_predict, key_elbo = jax.random.split(key, 3)
-        adapted = learner.adapt(meta_params, task.support, key_adapt)
-        decisions = learner.predict(meta_params, adapted, task.query.x, key_predict)
-        loss, aux = checked_loss(loss_fn(decisions, task.query), "what loss_fn returns")
-        params = meta_params["memory"]["inference"]
-        negative_elbo, parts = inference.negative_elbo(params, adapted, task.query, key_elbo)
-        return loss + elbo_weight * negative_elbo, {**aux, **parts}
-
-    return episode_fn
+    return learner._replace(episode=episode)
 
 
 def _after(belief: Belief, posteriors: Normal) -> Normal:

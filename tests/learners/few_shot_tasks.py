@@ -38,7 +38,7 @@ def padded(support: Batch, rng: np.random.Generator, num_extra: int = 3) -> Batc
 
 
 def loss_and_gradient(learner: Learner, meta_params, task: Task, loss_fn=losses.cross_entropy):
-    episode_fn = jmeta.episode(learner, loss_fn)
+    episode_fn = jmeta.plain_episode(learner, loss_fn)
     both = jax.jit(jax.value_and_grad(lambda meta_params, task: episode_fn(meta_params, task, jax.random.key(7))[0]))
     return both(meta_params, task)
 

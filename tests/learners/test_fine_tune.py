@@ -7,8 +7,8 @@ import optax
 import pytest
 
 import jmeta
-from jmeta import Batch, Model, losses, models
-from jmeta.learners.fine_tune import fine_tune, pretrain_episode
+from jmeta import Batch, Model, Task, losses, models
+from jmeta.learners.fine_tune import fine_tune
 
 from ..differences import assert_gradient_is_central_difference
 from ..networks import identity, smooth_mlp
@@ -75,7 +75,7 @@ def test_cosine_weights_start_with_length_one_and_differ_with_the_key(key):
 def test_meta_gradient_reaches_the_body_and_is_the_central_difference(float64, key, head):
     task = blobs(key)
     learner, meta_params = learner_and_params(head, task)
-    episode_fn = jmeta.episode(learner, losses.cross_entropy)
+    episode_fn = jmeta.plain_episode(learner, losses.cross_entropy)
     of_body = lambda body: episode_fn(meta_params | {"body": body}, task, key)[0]
     assert_gradient_is_central_difference(of_body, meta_params["body"])
 
@@ -83,9 +83,9 @@ def test_meta_gradient_reaches_the_body_and_is_the_central_difference(float64, k
 @pytest.mark.parametrize("head", HEADS)
 def test_pretraining_gradient_is_the_central_difference(float64, key, head):
     task = blobs(key)
-    _, meta_params = learner_and_params(head, task)
-    pretrain_fn = pretrain_episode(smooth_mlp(4), num_classes=NUM_CLASSES, head=head)
-    assert_gradient_is_central_difference(lambda m: pretrain_fn(m, task.support, key)[0], meta_params)
+    learner, meta_params = learner_and_params(head, task)
+    pretrain_fn = jmeta.episode(learner, losses.cross_entropy)
+    assert_gradient_is_central_difference(lambda m: pretrain_fn(m, task, key)[0], meta_params)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -124,18 +124,18 @@ def test_pretraining_fits_all_classes_and_then_helps_on_new_ones(key, head):
     at_angle = lambda turn: jnp.stack([jnp.cos(2 * jnp.pi * turn), jnp.sin(2 * jnp.pi * turn)], 1)
     classes, new_classes = at_angle(jnp.arange(6) / 6), at_angle(jnp.array([1, 5, 9]) / 12)
     learner = fine_tune(body, optax.sgd(0.1), num_classes=NUM_CLASSES, num_ways=3, num_steps=20, head=head)
-    pretrain_fn = jmeta.over_tasks(pretrain_episode(body, num_classes=NUM_CLASSES, head=head))
+    pretrain_fn = jmeta.over_tasks(jmeta.episode(learner, losses.cross_entropy))
     optimizer = optax.adam(0.01)
 
     def step(carry, key):
         meta_params, state = carry
         key_batch, key_step = jax.random.split(key)
         batches = jax.vmap(batch_of, in_axes=(0, None, None))(jax.random.split(key_batch, 2), classes, 30)
-        (_, aux), grads = jax.value_and_grad(pretrain_fn, has_aux=True)(meta_params, batches, key_step)
+        (_, aux), grads = jax.value_and_grad(pretrain_fn, has_aux=True)(meta_params, Task(batches, batches), key_step)
         updates, state = optimizer.update(grads, state)
         return (optax.apply_updates(meta_params, updates), state), aux["accuracy"]
 
-    new = jmeta.Task(batch_of(key, new_classes, 6), batch_of(jax.random.key(3), new_classes, 90))
+    new = Task(batch_of(key, new_classes, 6), batch_of(jax.random.key(3), new_classes, 90))
     start = learner.init(key, new)
     run = jax.jit(lambda start: jax.lax.scan(step, (start, optimizer.init(start)), jax.random.split(key, 200)))
     (trained, _), accuracies = run(start)
@@ -169,5 +169,3 @@ def test_mistakes_are_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             make(**changed)
-    with pytest.raises(ValueError, match="num_classes=0; expected"):
-        pretrain_episode(identity(), num_classes=0)

@@ -20,8 +20,8 @@ def assert_trees_close(a, b, rtol=1e-10):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-12), a, b)
 
 
-def meta_gradient(learner, meta_params, task, key, episode_fn=None):
-    episode_fn = episode_fn or jmeta.episode(learner, LOSS)
+def meta_gradient(learner, meta_params, task, key):
+    episode_fn = jmeta.plain_episode(learner, LOSS)
     return jax.jit(jax.grad(lambda params: episode_fn(params, task, key)[0]))(meta_params)
 
 
@@ -40,7 +40,7 @@ def family():
 @pytest.mark.parametrize("name", family())
 def test_the_meta_gradient_is_the_central_difference(float64, name, key):
     learner, task = family()[name], regression_task(key)
-    episode_fn = jmeta.episode(learner, LOSS)
+    episode_fn = jmeta.plain_episode(learner, LOSS)
     meta_params = learner.init(jax.random.key(1), task)
     assert_gradient_is_central_difference(lambda params: episode_fn(params, task, key)[0], meta_params)
 
@@ -193,11 +193,11 @@ def test_maml_plus_plus_repeats_its_last_step_when_tested_with_more(float64, key
 
 def test_the_multi_step_loss_ends_as_the_plain_episode(float64, key):
     model, task = normalised_model(), regression_task(key)
-    learner = learners.maml_plus_plus(model, LOSS, num_steps=STEPS, initial_lr=LR)
-    multi = learners.multi_step_episode(model, LOSS, num_steps=STEPS, annealed_until=0.5)
+    learner = learners.maml_plus_plus(model, LOSS, num_steps=STEPS, initial_lr=LR, annealed_until=0.5)
+    multi = jmeta.episode(learner, LOSS)
     meta_params = learner.init(jax.random.key(1), task)
     at = lambda progress: task._replace(progress=jnp.asarray(progress))
-    plain, aux = jmeta.episode(learner, LOSS)(meta_params, task, key)
+    plain, aux = jmeta.plain_episode(learner, LOSS)(meta_params, task, key)
     late, late_aux = multi(meta_params, at(0.7), key)
     np.testing.assert_allclose(late, plain, rtol=1e-12)
     np.testing.assert_allclose(late_aux["squared_error"], aux["squared_error"], rtol=1e-12)
@@ -205,7 +205,7 @@ def test_the_multi_step_loss_ends_as_the_plain_episode(float64, key):
     each = []
     for steps in range(1, STEPS + 1):
         shorter = learners.maml_plus_plus(model, LOSS, num_steps=steps, initial_lr=LR)
-        each.append(jmeta.episode(shorter, LOSS)(meta_params, task, key)[0])
+        each.append(jmeta.plain_episode(shorter, LOSS)(meta_params, task, key)[0])
     np.testing.assert_allclose(early, sum(each) / STEPS, rtol=1e-12)
 
 
@@ -214,10 +214,12 @@ def test_the_weights_of_the_multi_step_loss_move_to_the_last_step(progress, expe
     np.testing.assert_allclose(_step_weights(jnp.asarray(progress), 2, 0.1), expected, atol=1e-7)
 
 
-def test_the_multi_step_loss_asks_for_progress(key):
-    episode_fn = learners.multi_step_episode(smooth_mlp(), LOSS, num_steps=2)
+def test_maml_plus_plus_is_trained_with_progress_and_evaluated_without(key):
+    learner, task = learners.maml_plus_plus(smooth_mlp(), LOSS, num_steps=2, initial_lr=LR), regression_task(key)
+    meta_params = learner.init(key, task)
     with pytest.raises(ValueError, match="needs task.progress; pass num_total_steps"):
-        episode_fn({}, regression_task(key), key)
+        jmeta.episode(learner, LOSS)(meta_params, task, key)
+    assert np.isfinite(jmeta.plain_episode(learner, LOSS)(meta_params, task, key)[0])
 
 
 def test_cavia_adapts_the_context_alone_and_starts_from_none(float64, key):
@@ -310,7 +312,7 @@ def test_reptile_learns_the_state_of_its_optimizer(float64, key):
     adapted = learner.adapt(meta_params, task.support, key)
     stepped = jax.tree.map(lambda p, g, v: p - 0.01 * g / (jnp.sqrt(v) + 1e-8), meta_params.params, expected, squares)
     assert_trees_close(adapted.params, stepped)
-    grads = jax.grad(jmeta.episodes.reptile_episode(learner, LOSS), has_aux=True)(meta_params, task, key)[0]
+    grads = jax.grad(jmeta.episode(learner, LOSS), has_aux=True)(meta_params, task, key)[0]
     moved = jax.tree.leaves(meta_params.optimizer_state), jax.tree.leaves(grads.optimizer_state)
     for before, way, after in zip(*moved, jax.tree.leaves(squares), strict=True):
         np.testing.assert_allclose(before - way, after, rtol=1e-10)
@@ -343,7 +345,14 @@ def test_maml_refuses_to_adapt_nothing(key):
         (lambda: learners.maml(smooth_mlp(), LOSS, INNER, num_steps=-1), "num_steps=-1"),
         (lambda: learners.cavia(smooth_mlp(), LOSS, INNER, num_steps=1, num_context=0), "num_context=0"),
         (lambda: learners.reptile(smooth_mlp(), LOSS, INNER, num_steps=1, batch_size=0), "batch_size=0"),
-        (lambda: learners.multi_step_episode(smooth_mlp(), LOSS, num_steps=0), "num_steps=0"),
+        (
+            lambda: learners.maml_plus_plus(smooth_mlp(), LOSS, num_steps=1, initial_lr=LR, annealed_until=0.0),
+            r"annealed_until=0\.0",
+        ),
+        (
+            lambda: jmeta.episode(learners.maml_plus_plus(smooth_mlp(), LOSS, num_steps=0, initial_lr=LR), LOSS),
+            "num_steps=0",
+        ),
     ],
 )
 def test_impossible_numbers_are_refused(make, message):

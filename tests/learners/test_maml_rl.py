@@ -11,7 +11,7 @@ import pytest
 import jmeta
 from jmeta import Batch, Task, environments, models, policies, policy_gradients, rollouts, testing, training
 from jmeta.collecting import collecting_trainer
-from jmeta.learners import collect_adaptation, maml_rl, maml_rl_episode
+from jmeta.learners import collect_adaptation, maml_rl
 from jmeta.policies import Categorical, Decision, Policy, StepInput
 from jmeta.policy_gradients import Acted
 
@@ -135,14 +135,14 @@ def value_after_adapting(params, sampled_by, num_steps):
 @pytest.mark.parametrize("exploration_weight", [0.0, 1.0])
 def test_the_expected_meta_gradient_is_the_exact_one(exploration_weight, params):
     """With E-MAML's term that of the value; without it, that of the value with support rollouts drawn as they are."""
-    episode_fn = maml_rl_episode(
+    learner = maml_rl(
         table_policy(),
         policy_gradients.reinforce,
         optax.sgd(ALPHA),
-        policy_gradients.reinforce,
         num_steps=1,
         exploration_weight=exploration_weight,
     )
+    episode_fn = jmeta.episode(learner, policy_gradients.reinforce)
     grad_fn = jax.jit(jax.grad(lambda theta, task: episode_fn(theta, task, jax.random.key(0))[0]))
     total = jnp.zeros_like(params)
     for support, query in itertools.product(trajectories(2), repeat=2):
@@ -228,7 +228,7 @@ def test_the_kl_term_is_zero_where_nothing_moved_and_grows(navigation, key):
     arguments = (policy, policy_gradients.likelihood_ratio, optax.sgd(0.1))
     params = rollouts.init_policy(environment, policy)(key)
     task = collect_adaptation(*arguments, roll_out, num_steps=1)(params, sample(key), key)
-    episode_fn = maml_rl_episode(*arguments, policy_gradients.likelihood_ratio, num_steps=1, kl_weight=1.0)
+    episode_fn = jmeta.episode(maml_rl(*arguments, num_steps=1, kl_weight=1.0), policy_gradients.likelihood_ratio)
     moved = jax.tree.map(lambda leaf: leaf + 0.1, params)
     here, there = (float(episode_fn(at, task, key)[1]["inner_kl"]) for at in (params, moved))
     assert abs(here) < 1e-6 < 1e-3 < there
@@ -236,9 +236,15 @@ def test_the_kl_term_is_zero_where_nothing_moved_and_grows(navigation, key):
 
 @pytest.mark.parametrize("weights", [{"kl_weight": -1.0}, {"exploration_weight": -1.0}])
 def test_negative_weights_are_refused(weights):
-    surrogate = policy_gradients.reinforce
     with pytest.raises(ValueError, match="expected at least 0"):
-        maml_rl_episode(table_policy(), surrogate, optax.sgd(0.1), surrogate, num_steps=1, **weights)
+        maml_rl(table_policy(), policy_gradients.reinforce, optax.sgd(0.1), num_steps=1, **weights)
+
+
+@pytest.mark.parametrize("weights", [{"kl_weight": 1.0}, {"exploration_weight": 1.0}])
+def test_weights_of_stored_rollouts_are_refused_where_adapting_rolls_out(weights, navigation):
+    _, _, policy, roll_out = navigation
+    with pytest.raises(ValueError, match="belong to training on stored rollouts"):
+        maml_rl(policy, policy_gradients.reinforce, optax.sgd(0.1), num_steps=1, roll_out=roll_out, **weights)
 
 
 @pytest.mark.slow
@@ -251,7 +257,7 @@ def test_promp_learns_to_adapt_on_point_navigation(key):
     surrogate, inner = policy_gradients.likelihood_ratio, optax.sgd(0.1)
     collect = collect_adaptation(policy, surrogate, inner, roll_out, num_steps=1)
     outer = policy_gradients.ppo_loss(clip=0.3, value_weight=0.0)
-    episode_fn = maml_rl_episode(policy, surrogate, inner, outer, num_steps=1, kl_weight=5e-4)
+    episode_fn = jmeta.episode(maml_rl(policy, surrogate, inner, num_steps=1, kl_weight=5e-4), outer)
     mean_grad = jmeta.over_tasks(jax.value_and_grad(episode_fn, has_aux=True), "vmap")
     trainer = collecting_trainer(jmeta.meta_trainer(mean_grad, optax.adam(1e-2)), collect, num_epochs=3)
     run = training.sampled_steps(trainer, num_steps=60)

@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from jmeta import Batch, Model, Task, environments, models, policies, policy_gradients, rollouts, testing
+import jmeta
+from jmeta import Batch, Model, Task, environments, models, policies, policy_gradients, rollouts
 from jmeta.environments.bandits import BanditParams
-from jmeta.learners.varibad import task_inference, varibad, varibad_episode, varibad_policy
+from jmeta.learners.varibad import task_inference, varibad, varibad_policy
 from jmeta.policies import Normal
 
 NUM_ARMS, NUM_STEPS, NUM_SUPPORT, NUM_LATENTS = 3, 7, 2, 2
@@ -69,21 +70,17 @@ def assert_same(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), a, b)
 
 
-def test_it_obeys_the_contract(key):
-    episode_fn = varibad_episode(LEARNER, INFERENCE, PPO)
-    testing.check_learner(LEARNER, PPO, sample, key, episode_fn=episode_fn, depends_on_order=True)
-
-
 def test_no_dtype_is_promoted_and_no_key_used_twice(key):
     task = sample(key)
-    episode_fn = varibad_episode(LEARNER, inference_of(num_elbo_terms=2), PPO)
+    learner = varibad(inference_of(num_elbo_terms=2), TRUNK, BANDIT)
+    episode_fn = jmeta.episode(learner, PPO)
 
     def init_and_judge(task, key_init, key_episode):
-        return episode_fn(LEARNER.init(key_init, task), task, key_episode)
+        return episode_fn(learner.init(key_init, task), task, key_episode)
 
     with jax.numpy_dtype_promotion("strict"), jax.debug_key_reuse(True):
         jax.jit(init_and_judge).trace(task, *jax.random.split(key))
-        params = jax.eval_shape(LEARNER.init, key, task)
+        params = jax.eval_shape(learner.init, key, task)
         jax.jit(jax.value_and_grad(episode_fn, has_aux=True)).trace(params, task, key)
         jax.jit(rollouts.run_episode(BANDIT, POLICY, num_steps=3)).trace(params, BANDIT.default_params, key)
 
@@ -210,9 +207,10 @@ def test_next_observations_are_predicted_within_their_rollout_alone(key):
 
 def test_the_policys_loss_moves_no_belief_and_the_bound_no_policy(key):
     params, task = params_and_task(key)
-    gradient = lambda weight, loss_fn: jax.grad(
-        lambda params: varibad_episode(LEARNER, INFERENCE, loss_fn, elbo_weight=weight)(params, task, key)[0]
-    )(params)
+    learner_of = lambda weight: varibad(INFERENCE, TRUNK, BANDIT, elbo_weight=weight)
+    gradient = lambda weight, loss_fn: jax.grad(jmeta.episode(learner_of(weight), loss_fn), has_aux=True)(
+        params, task, key
+    )[0]
     largest = lambda tree: [float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree)]
     of_policy = gradient(0.0, PPO)
     of_bound = gradient(1.0, lambda decisions, batch: (jnp.zeros(()), {}))
