@@ -8,7 +8,7 @@ import pytest
 import jmeta
 from jmeta import Batch, Task, adjoints, learners, losses, models
 
-pytestmark = pytest.mark.optimized
+pytestmark = [pytest.mark.optimized, pytest.mark.slow]  # scaling: the network and the tasks of the papers
 WAYS, STEPS = 5, 4
 ROUTES = {
     "unrolled, scan": (adjoints.unrolled(), "scan"),

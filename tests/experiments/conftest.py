@@ -13,15 +13,6 @@ from PIL import Image
 from configs import blobs_protonet, folder_protonet, sinusoid_maml
 from configs.parts import Blobs, Folder, Mlp, Recipe, Sinusoid
 
-
-def pytest_collection_modifyitems(items):
-    """Scripts are tested as users run them."""
-    here = pathlib.Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.optimized)
-
-
 ROOT = pathlib.Path(__file__).parents[2]
 
 

@@ -69,7 +69,6 @@ def test_every_method_trains_and_is_judged(name, tmp_path):
     assert any(moved)
 
 
-@pytest.mark.optimized
 @pytest.mark.parametrize(
     "name", [name for name in SETTINGS if name not in ("rl2 on gaussian bandits", "rl2 on navigation", "no adaptation")]
 )

@@ -15,6 +15,7 @@ from experiments import evaluate, recipes, train
 from experiments.build import build
 
 pytestmark = pytest.mark.optimized
+LONG = pytest.mark.slow  # each learns for half a minute; one of either kind shows in `make test` that learning happens
 PPO = parts.Rl2(discount=1.0, gae_lambda=0.3, entropy_weight=0.05, num_epochs=4, num_minibatches=2)
 A2C = dataclasses.replace(PPO, loss="a2c", num_epochs=1, num_minibatches=4)
 VARIBAD = parts.Varibad(acting=PPO, num_latents=4, decoder=(16,), trunk=(16,))
@@ -33,7 +34,7 @@ DESCENDING = {
 }
 
 
-@pytest.mark.parametrize("name", REMEMBERING)
+@pytest.mark.parametrize("name", [name if name == "a2c" else pytest.param(name, marks=LONG) for name in REMEMBERING])
 def test_a_bandit_is_explored_and_exploited(name, tmp_path):
     """From 5.59 to 6.11 over methods and two seeds; standard error 0.05."""
     model, method, num_steps = REMEMBERING[name]
@@ -50,7 +51,7 @@ def test_a_bandit_is_explored_and_exploited(name, tmp_path):
     assert judged.inductive["return"].mean > 5.2
 
 
-@pytest.mark.parametrize("name", DESCENDING)
+@pytest.mark.parametrize("name", [name if name == "e-maml" else pytest.param(name, marks=LONG) for name in DESCENDING])
 def test_a_gradient_step_is_worth_more_from_a_learned_start(name, tmp_path):
     """About −9.1 after a step from a start not learned, and −3.9 to −3.2 from one that is."""
     recipe = dataclasses.replace(

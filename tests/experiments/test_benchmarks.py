@@ -111,6 +111,7 @@ def temporary_bytes(workload, adjoint, batching="scan"):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="these are the bytes of the CPU's compiler")
 def test_the_memory_of_a_hundred_inner_steps_is_that_of_their_parameters():
     """W1 in mixed mode: a step costs little more than its parameters, 0.45 MB; plain reverse mode keeps 11 MB of it."""
@@ -119,6 +120,7 @@ def test_the_memory_of_a_hundred_inner_steps_is_that_of_their_parameters():
     assert (many - few) / 95 < 0.5 * MEGABYTE
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="these are the bytes of the CPU's compiler")
 def test_the_memory_of_many_tasks_is_that_of_one():
     """W1, one task at a time: no more for 32 tasks than their images."""

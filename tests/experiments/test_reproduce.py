@@ -28,7 +28,7 @@ def judged_rows():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", judged_rows())
+@pytest.mark.parametrize("name", list(judged_rows()))
 def test_the_kept_weights_still_score_what_the_row_says(name):
     """On other tasks than the row's, so that the comparison is one of two samples; by the inner steps of its recipe."""
     row = rows.read(name)
