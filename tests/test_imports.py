@@ -13,6 +13,7 @@ DATA_FLOW = [
     "losses",
     "tasks",
     "environments",
+    "accelerators",
     "models",
     "policies",
     "rollouts",

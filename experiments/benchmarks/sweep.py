@@ -89,7 +89,7 @@ def run(options: Options) -> None:
         point = measure(workload, way, options)
         measured.append(point)
         shown = "not run" if point["seconds"] is None else f"{point['seconds'] * 1e3:.2f} ms"
-        print(f"{workload.name} {', '.join(way)}: {shown}, {point['temporary_bytes'] / 1e6:.1f} MB", flush=True)
+        print(f"{workload.name} {', '.join(filter(None, way))}: {shown}, {point['temporary_bytes'] / 1e6:.1f} MB", flush=True)
     ROWS.mkdir(exist_ok=True)
     content = {"machine": machine(), "versions": versions(), "points": measured}
     files.replace_text(FILE, json.dumps(content, indent=1) + "\n")

@@ -61,12 +61,14 @@ class Way(NamedTuple):
       adjoint, estimator: names of `ADJOINTS` and `ESTIMATORS`.
       batching: of tasks, as given to `over_tasks`.
       conv: form of the convolutions.
+      dtype: of their activations; float32 if not given.
     """
 
     adjoint: str
     batching: str
     conv: str = "auto"
     estimator: str = "reverse"
+    dtype: str | None = None
 
 
 def nested(flat: dict[str, np.ndarray]) -> PyTree:
@@ -95,7 +97,27 @@ def lowered(
       workload, arrays, way: what is done, and how.
       num_steps: meta-steps of a call; the workload's if not given.
     """
-    compiled, state, tasks, key = _compiled(*_of_jmeta(workload, arrays, way), workload, arrays, num_steps)
+    return _to_call(_of_jmeta(workload, arrays, way), workload, arrays, num_steps)
+
+
+def lowered_by_hand(
+    workload: Workload, arrays: Arrays, batching: str, *, shares_first_layer: bool = False
+) -> tuple[Any, Callable[[], None]]:
+    """As `lowered`, of `by_hand`.
+
+    Args:
+      workload, arrays, batching: what is done, and how.
+      shares_first_layer: whether the patches that the first layer reads are extracted once, before the inner loop. They
+        depend on the images and not on the weights, so that all inner steps, and the way back through them, can share
+        them; each step's first layer is then one product of nine columns. Later layers read what weights made.
+    """
+    return _to_call(_by_hand(workload, arrays, batching, shares_first_layer), workload, arrays, None)
+
+
+def _to_call(
+    made: tuple[Step, PyTree], workload: Workload, arrays: Arrays, num_steps: int | None
+) -> tuple[Any, Callable[[], None]]:
+    compiled, state, tasks, key = _compiled(*made, workload, arrays, num_steps)
 
     def call() -> None:
         nonlocal state
@@ -108,9 +130,10 @@ def _of_jmeta(workload: Workload, arrays: Arrays, way: Way) -> tuple[Step, PyTre
     """A meta-step by jmeta's trainer, and the state that it starts from."""
     loss_fn = losses.squared_error if workload.kind == "W2" else losses.cross_entropy
     if workload.kind == "W3":
-        learner = learners.protonet(models.conv4(None, conv=way.conv), num_ways=workload.ways)
+        learner = learners.protonet(models.conv4(None, conv=way.conv, dtype=way.dtype), num_ways=workload.ways)
     else:
-        model = models.mlp([40, 40, 1]) if workload.kind == "W2" else models.conv4(workload.ways, conv=way.conv)
+        conv4 = models.conv4(workload.ways, conv=way.conv, dtype=way.dtype)
+        model = models.mlp([40, 40, 1]) if workload.kind == "W2" else conv4
         inner = optax.sgd(workload.inner_lr)
         learner = learners.maml(model, loss_fn, inner, num_steps=workload.steps, adjoint=ADJOINTS[way.adjoint])
     episode_fn = jmeta.episode(learner, loss_fn)
@@ -135,45 +158,51 @@ def by_hand(batching: str) -> Callable[[Workload, Arrays], Contender]:
     if batching not in ("vmap", "scan"):
         raise ValueError(f"by hand there are vmap and scan, not {batching!r}")
 
-    def prepare(workload: Workload, arrays: Arrays) -> Contender:
-        forward, loss = (_mlp, _squared_error) if workload.kind == "W2" else (_conv4, _cross_entropy)
+    return lambda workload, arrays: _contender(*_by_hand(workload, arrays, batching), workload, arrays)
 
-        def episode_fn(params: PyTree, task: Task) -> tuple[jax.Array, dict]:
-            (x, y, _), (query_x, query_y, _), _ = task
-            if workload.kind == "W3":
-                prototypes = _conv4(params, x).reshape(-1, workload.ways, 64).mean(0)
-                distances = jnp.square(_conv4(params, query_x)[:, None] - prototypes).sum(-1)
-                return _cross_entropy(-distances, query_y), {}
 
-            def step(params: PyTree, _: None) -> tuple[PyTree, None]:
-                grads = jax.grad(lambda params: loss(forward(params, x), y))(params)
-                return jax.tree.map(lambda p, g: p - workload.inner_lr * g, params, grads), None
+def _by_hand(
+    workload: Workload, arrays: Arrays, batching: str, shares_first_layer: bool = False
+) -> tuple[Step, PyTree]:
+    """A meta-step, and the state that it starts from."""
+    forward, loss = (_mlp, _squared_error) if workload.kind == "W2" else (_conv4, _cross_entropy)
 
-            params, _ = jax.lax.scan(step, params, None, length=workload.steps)
-            return loss(forward(params, query_x), query_y), {}
+    def episode_fn(params: PyTree, task: Task) -> tuple[jax.Array, dict]:
+        (x, y, _), (query_x, query_y, _), _ = task
+        if shares_first_layer:
+            x, query_x = _patches(x), _patches(query_x)
+        if workload.kind == "W3":
+            prototypes = _conv4(params, x).reshape(-1, workload.ways, 64).mean(0)
+            distances = jnp.square(_conv4(params, query_x)[:, None] - prototypes).sum(-1)
+            return _cross_entropy(-distances, query_y), {}
 
-        grad_fn = jax.value_and_grad(episode_fn, has_aux=True)
+        def step(params: PyTree, _: None) -> tuple[PyTree, None]:
+            grads = jax.grad(lambda params: loss(forward(params, x), y))(params)
+            return jax.tree.map(lambda p, g: p - workload.inner_lr * g, params, grads), None
 
-        def mean_over_tasks(params: PyTree, tasks: Task) -> Any:
-            if batching == "vmap":
-                return jax.tree.map(lambda leaf: leaf.mean(0), jax.vmap(grad_fn, in_axes=(None, 0))(params, tasks))
-            add = lambda total, task: (jax.tree.map(jnp.add, total, grad_fn(params, task)), None)  # noqa: E731
-            total, _ = jax.lax.scan(add, ((jnp.zeros(()), {}), jax.tree.map(jnp.zeros_like, params)), tasks)
-            return jax.tree.map(lambda leaf: leaf / workload.tasks, total)
+        params, _ = jax.lax.scan(step, params, None, length=workload.steps)
+        return loss(forward(params, query_x), query_y), {}
 
-        optimizer = optax.adam(META_LR)
+    grad_fn = jax.value_and_grad(episode_fn, has_aux=True)
 
-        def step(state: PyTree, tasks: Task, key: Any) -> tuple[PyTree, Any]:
-            del key
-            params, optimizer_state = state
-            (loss, _), grads = mean_over_tasks(params, tasks)
-            updates, optimizer_state = optimizer.update(grads, optimizer_state)
-            return (optax.apply_updates(params, updates), optimizer_state), (loss, optax.tree.norm(grads))
+    def mean_over_tasks(params: PyTree, tasks: Task) -> Any:
+        if batching == "vmap":
+            return jax.tree.map(lambda leaf: leaf.mean(0), jax.vmap(grad_fn, in_axes=(None, 0))(params, tasks))
+        add = lambda total, task: (jax.tree.map(jnp.add, total, grad_fn(params, task)), None)  # noqa: E731
+        total, _ = jax.lax.scan(add, ((jnp.zeros(()), {}), jax.tree.map(jnp.zeros_like, params)), tasks)
+        return jax.tree.map(lambda leaf: leaf / workload.tasks, total)
 
-        params = nested(arrays.params)["params"]
-        return _contender(step, (params, optimizer.init(params)), workload, arrays)
+    optimizer = optax.adam(META_LR)
 
-    return prepare
+    def step(state: PyTree, tasks: Task, key: Any) -> tuple[PyTree, Any]:
+        del key
+        params, optimizer_state = state
+        (loss, _), grads = mean_over_tasks(params, tasks)
+        updates, optimizer_state = optimizer.update(grads, optimizer_state)
+        return (optax.apply_updates(params, updates), optimizer_state), (loss, optax.tree.norm(grads))
+
+    params = nested(arrays.params)["params"]
+    return step, (params, optimizer.init(params))
 
 
 def _tasks(arrays: Arrays) -> Task:
@@ -225,9 +254,8 @@ def _conv4(params: PyTree, x: jax.Array) -> jax.Array:
         kernel, norm = params[f"conv_{i}"]["kernel"], params[f"norm_{i}"]
         (examples, height, width, channels), filters = x.shape, kernel.shape[-1]
         if i == 0:
-            padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-            patches = [padded[:, a : a + height, b : b + width] for a in range(3) for b in range(3)]
-            x = jnp.concatenate(patches, -1).reshape(-1, 9 * channels) @ kernel.reshape(-1, filters)
+            patches = x if channels == 9 else _patches(x)
+            x = patches.reshape(-1, 9) @ kernel.reshape(-1, filters)
             x = x.reshape(examples, height, width, filters)
         else:
             padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
@@ -246,6 +274,13 @@ def _conv4(params: PyTree, x: jax.Array) -> jax.Array:
         x = jax.nn.relu(larger(x[:, :, 0], x[:, :, 1]))
     x = x.reshape(x.shape[0], -1)
     return x @ params["head"]["kernel"] + params["head"]["bias"] if "head" in params else x
+
+
+def _patches(x: jax.Array) -> jax.Array:
+    """What a 3x3 convolution reads of grey images, `[examples, height, width, 9]`."""
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return jnp.concatenate([padded[:, a : a + height, b : b + width] for a in range(3) for b in range(3)], -1)
 
 
 def _squared_error(outputs: jax.Array, y: jax.Array) -> jax.Array:

@@ -69,9 +69,9 @@ def acting_contender(name: str, workload: Workload) -> Contender:
 
 
 def main(arguments: list[str]) -> int:
-    """`worker CONTENDER KIND TASKS STEPS`."""
-    name, kind, tasks, steps = arguments
-    workload = Workload(kind, int(tasks), int(steps))
+    """`worker CONTENDER KIND TASKS STEPS [DISPATCHED]`."""
+    name, kind, *numbers = arguments
+    workload = Workload(kind, *map(int, numbers))
     contender = acting_contender(name, workload) if workload.acts else contender_of(name)(workload, arrays(workload))
     print(json.dumps({**contender._asdict(), "run": None}), flush=True)
     for line in sys.stdin:
