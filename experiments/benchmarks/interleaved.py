@@ -40,7 +40,8 @@ class Measured(NamedTuple):
 
 class _Worker:
     def __init__(self, name: str, workload: Workload, environment: Mapping[str, str]) -> None:
-        words = [name, workload.kind, str(workload.tasks), str(workload.steps)]
+        words = [name.split(" (")[0], workload.kind, str(workload.tasks), str(workload.steps)]
+        words += [] if workload.dispatched is None else [str(workload.dispatched)]
         command = [sys.executable, "-m", "experiments.benchmarks.worker", *words]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, and no pipe, which a chatty library would fill
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors, "text": True}
@@ -97,6 +98,7 @@ def measure(
     least_seconds: float = 0.5,
     tolerance: float = 1e-3,
     environment: Mapping[str, str] | None = None,
+    variants: Mapping[str, Mapping[str, str]] | None = None,
 ) -> tuple[dict[str, Measured], dict[str, str]]:
     """Time contenders on a workload, in turns.
 
@@ -108,6 +110,7 @@ def measure(
       least_seconds: of a round of each.
       tolerance: how far losses and gradient norms may be from the first one's, relatively.
       environment: variables for all of them.
+      variants: variables for some; `"NAME (VARIANT)"` is the contender of that name with the variant's variables.
 
     Returns:
       What was measured by name; and of those that did not run, or whose numbers differ, the reason.
@@ -116,7 +119,8 @@ def measure(
     try:
         for name in names:
             try:
-                workers.append(_Worker(name, workload, environment or {}))
+                own = (variants or {}).get(name.partition(" (")[2].removesuffix(")"), {})
+                workers.append(_Worker(name, workload, {**(environment or {}), **own}))
             except RuntimeError as error:
                 failed[name] = str(error)
         if names[0] in failed:

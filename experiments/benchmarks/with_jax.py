@@ -33,8 +33,19 @@ def _first_step_apart() -> adjoints.Adjoint:
     return adjoint
 
 
+def _straight_line() -> adjoints.Adjoint:
+    """`unrolled`, without a loop: all inner steps one after another in the program."""
+
+    def adjoint(objective: adjoints.Objective, make_optimizer: adjoints.MakeOptimizer, num_steps: int) -> Any:
+        scan = functools.partial(jax.lax.scan, unroll=True)
+        return scanned_loop([(inner_gradient(objective), num_steps)], make_optimizer, scan)
+
+    return adjoint
+
+
 ADJOINTS = {
     "unrolled": adjoints.unrolled(),
+    "straight line": _straight_line(),
     "first step apart": _first_step_apart(),
     "first_order": adjoints.first_order(),
     "rematerialized": adjoints.rematerialized(),
@@ -90,8 +101,8 @@ def jmeta_way(way: Way) -> Callable[[Workload, Arrays], Contender]:
 
 def lowered(
     workload: Workload, arrays: Arrays, way: Way, num_steps: int | None = None
-) -> tuple[Any, Callable[[], None]]:
-    """The same compiled, and a function that calls it once: for those who want to know its memory before they do.
+) -> tuple[Any, Callable[[int], None]]:
+    """The same compiled, and what calls it so many times: for those who want to know its memory before they do.
 
     Args:
       workload, arrays, way: what is done, and how.
@@ -102,7 +113,7 @@ def lowered(
 
 def lowered_by_hand(
     workload: Workload, arrays: Arrays, batching: str, *, shares_first_layer: bool = False
-) -> tuple[Any, Callable[[], None]]:
+) -> tuple[Any, Callable[[int], None]]:
     """As `lowered`, of `by_hand`.
 
     Args:
@@ -116,18 +127,27 @@ def lowered_by_hand(
 
 def _to_call(
     made: tuple[Step, PyTree], workload: Workload, arrays: Arrays, num_steps: int | None
-) -> tuple[Any, Callable[[], None]]:
+) -> tuple[Any, Callable[[int], None]]:
     compiled, state, tasks, key = _compiled(*made, workload, arrays, num_steps)
 
-    def call() -> None:
+    def run(num_calls: int) -> None:
         nonlocal state
-        state, _ = jax.block_until_ready(compiled(state, tasks, key))
+        for _ in range(num_calls):
+            state, _ = compiled(state, tasks, key)
+        jax.block_until_ready(state)
 
-    return compiled, call
+    return compiled, run
 
 
-def _of_jmeta(workload: Workload, arrays: Arrays, way: Way) -> tuple[Step, PyTree]:
-    """A meta-step by jmeta's trainer, and the state that it starts from."""
+def query_loss(workload: Workload, arrays: Arrays, conv: str) -> tuple[Callable[[PyTree, Task], jax.Array], PyTree]:
+    """`(params, task) -> loss` of W1's network on a task's query, without inner steps, and its first parameters."""
+    _, params = gradient_of(workload, arrays, Way("unrolled", "vmap", conv))
+    model = models.conv4(workload.ways, conv=conv)
+    return lambda params, task: losses.cross_entropy(model.apply(params, task.query.x, None), task.query)[0], params
+
+
+def gradient_of(workload: Workload, arrays: Arrays, way: Way) -> tuple[GradFn, PyTree]:
+    """The meta-gradient averaged over tasks, and the first parameters."""
     loss_fn = losses.squared_error if workload.kind == "W2" else losses.cross_entropy
     if workload.kind == "W3":
         learner = learners.protonet(models.conv4(None, conv=way.conv, dtype=way.dtype), num_ways=workload.ways)
@@ -137,10 +157,16 @@ def _of_jmeta(workload: Workload, arrays: Arrays, way: Way) -> tuple[Step, PyTre
         inner = optax.sgd(workload.inner_lr)
         learner = learners.maml(model, loss_fn, inner, num_steps=workload.steps, adjoint=ADJOINTS[way.adjoint])
     episode_fn = jmeta.episode(learner, loss_fn)
-    like = jax.eval_shape(learner.init, jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], _tasks(arrays)))
+    like = jax.eval_shape(learner.init, jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], tasks_of(arrays)))
     params = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(nested(arrays.params)))
     batching = int(way.batching) if way.batching.isdecimal() else way.batching
-    trainer = jmeta.meta_trainer(jmeta.over_tasks(ESTIMATORS[way.estimator](episode_fn), batching), optax.adam(META_LR))
+    return jmeta.over_tasks(ESTIMATORS[way.estimator](episode_fn), batching), params
+
+
+def _of_jmeta(workload: Workload, arrays: Arrays, way: Way) -> tuple[Step, PyTree]:
+    """A meta-step by jmeta's trainer, and the state that it starts from."""
+    grad_fn, params = gradient_of(workload, arrays, way)
+    trainer = jmeta.meta_trainer(grad_fn, optax.adam(META_LR))
 
     def step(state: training.MetaState, tasks: Task, key: Any) -> tuple[training.MetaState, Any]:
         state, aux = trainer.update(state, tasks, jax.random.fold_in(key, state.step))
@@ -205,7 +231,8 @@ def _by_hand(
     return step, (params, optimizer.init(params))
 
 
-def _tasks(arrays: Arrays) -> Task:
+def tasks_of(arrays: Arrays) -> Task:
+    """Stacked, on the device."""
     tasks = Task(Batch(arrays.support_x, arrays.support_y), Batch(arrays.query_x, arrays.query_y))
     return jax.tree.map(jnp.asarray, tasks)
 
@@ -232,7 +259,7 @@ def _compiled(
     step: Step, state: PyTree, workload: Workload, arrays: Arrays, num_steps: int | None = None
 ) -> tuple[Any, ...]:
     """`(compiled, state, tasks, key)`: meta-steps on the same tasks, many in a dispatch where they are short."""
-    tasks, key, num_steps = _tasks(arrays), jax.random.key(0), num_steps or workload.steps_per_dispatch
+    tasks, key, num_steps = tasks_of(arrays), jax.random.key(0), num_steps or workload.steps_per_dispatch
 
     def dispatch(state: PyTree, tasks: Task, key: Any) -> tuple[PyTree, Any]:
         if num_steps == 1:

@@ -19,7 +19,8 @@ def contender_of(name: str) -> Callable[[Workload, Arrays], Contender]:
 
     Args:
       name: `"jmeta: ADJOINT, BATCHING"`, or that and `"; CONV"`; `"by hand: BATCHING"`; `"torch.func: BATCHING"`, or
-        that and `", compiled"`; or the name of a library.
+        that and `", compiled"`; `"PyTorch loop"`, or that and `": CUDA graph"`; or the name
+        of a library.
 
     Raises:
       ValueError: if there is no such contender.
@@ -37,6 +38,7 @@ def contender_of(name: str) -> Callable[[Workload, Arrays], Contender]:
         return with_jax.by_hand(batching)
     from . import with_torch
 
+    with_torch.set_precision()
     if library == "torch.func":
         return with_torch.torch_func(batching=way.removesuffix(", compiled"), is_compiled=way.endswith("compiled"))
     others = {
@@ -44,6 +46,7 @@ def contender_of(name: str) -> Callable[[Workload, Arrays], Contender]:
         "higher": with_torch.higher,
         "TorchOpt": with_torch.torchopt,
         "PyTorch": with_torch.autograd,
+        "PyTorch loop": with_torch.autograd_loop(captures=way == "CUDA graph"),
     }
     if library not in others:
         raise ValueError(f"there is no contender {name!r}")
@@ -62,8 +65,9 @@ def acting_contender(name: str, workload: Workload) -> Contender:
 
         return acting_with_jax.jmeta_way(way, workload, pulls(workload))
     if library == "PyTorch":
-        from . import acting_with_torch
+        from . import acting_with_torch, with_torch
 
+        with_torch.set_precision()
         return acting_with_torch.pytorch(workload, pulls(workload))
     raise ValueError(f"there is no contender {name!r} that acts")
 
