@@ -48,9 +48,13 @@ class _Worker:
         self.name = name
         variables = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false", **environment}  # compile times are measured
         self._process = subprocess.Popen(command, env=variables, **pipes)
-        self.facts = json.loads(self._line())
+        self.facts: dict[str, Any] = {}
         self.seconds: list[float] = []
         self._calls = 1
+
+    def get_ready(self) -> None:
+        """Wait until it is, and has said what it computes."""
+        self.facts = json.loads(self._line())
 
     def _line(self) -> str:
         assert self._process.stdout is not None
@@ -99,6 +103,7 @@ def measure(
     tolerance: float = 1e-3,
     environment: Mapping[str, str] | None = None,
     variants: Mapping[str, Mapping[str, str]] | None = None,
+    together: bool = False,
 ) -> tuple[dict[str, Measured], dict[str, str]]:
     """Time contenders on a workload, in turns.
 
@@ -111,6 +116,8 @@ def measure(
       tolerance: how far losses and gradient norms may be from the first one's, relatively.
       environment: variables for all of them.
       variants: variables for some; `"NAME (VARIANT)"` is the contender of that name with the variant's variables.
+      together: whether all get ready at the same time: quicker where there are cores for it, but the times of compiling
+        are then of many at once.
 
     Returns:
       What was measured by name; and of those that did not run, or whose numbers differ, the reason.
@@ -118,11 +125,12 @@ def measure(
     workers, failed = [], {}
     try:
         for name in names:
-            try:
-                own = (variants or {}).get(name.partition(" (")[2].removesuffix(")"), {})
-                workers.append(_Worker(name, workload, {**(environment or {}), **own}))
-            except RuntimeError as error:
-                failed[name] = str(error)
+            own = (variants or {}).get(name.partition(" (")[2].removesuffix(")"), {})
+            workers.append(_Worker(name, workload, {**(environment or {}), **own}))
+            if not together:
+                _drop_unless_ready(workers, workers[-1], failed)
+        for worker in list(workers) if together else []:
+            _drop_unless_ready(workers, worker, failed)
         if names[0] in failed:
             raise RuntimeError(f"what the others are compared with did not run: {failed[names[0]]}")
         for worker in list(workers):
@@ -139,6 +147,14 @@ def measure(
     finally:
         for worker in workers:
             worker.stop()
+
+
+def _drop_unless_ready(workers: list[_Worker], worker: _Worker, failed: dict[str, str]) -> None:
+    try:
+        worker.get_ready()
+    except RuntimeError as error:
+        failed[worker.name] = str(error)
+        workers.remove(worker)
 
 
 def _differs(facts: Mapping[str, Any], expected: Mapping[str, Any], tolerance: float) -> str | None:

@@ -19,6 +19,7 @@ def compare(
     *,
     precision: str,
     variants: Mapping[str, Mapping[str, str]] | None = None,
+    together: bool = True,
 ) -> None:
     """Rows of contenders of `worker`, and of those that are missing or did not run.
 
@@ -28,6 +29,7 @@ def compare(
       names: the first one is jmeta's, and what the others' losses and gradients are compared with.
       precision: `"float32"` or `"TF32"`, of all.
       variants: see `interleaved.measure`.
+      together: whether they get ready at the same time, compiling beside one another.
     """
     environment = {
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # contenders hold the card together
@@ -44,6 +46,7 @@ def compare(
             tolerance=TOLERANCES[precision],
             environment=environment,
             variants=variants,
+            together=together,
         )
     except RuntimeError as error:
         period.record_failure(about, str(error))
@@ -52,7 +55,7 @@ def compare(
     for name, each in measured.items():
         period.record({**about, "contender": name}, _costs(workload, each, fastest))
     for name, reason in failed.items():
-        period.record_failure({**about, "contender": name}, reason)
+        period.record_failure({**about, "contender": name}, reason.removeprefix(f"{name}: "))
 
 
 def _costs(workload: Workload, each: Measured, fastest: Measured) -> dict[str, float]:

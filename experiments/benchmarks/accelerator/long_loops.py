@@ -24,11 +24,12 @@ def run(period: Period) -> None:
     A device counts the most memory that it ever had in use, since the process began. So the thriftiest program goes
     first, and a later one's peak is its own if it is above those before it.
     """
-    tasks, numbers = (1, (2, 4)) if period.is_tiny else (8, (100, 1000))
-    for steps in numbers:
-        workload = Workload("W1", tasks, steps)
+    if period.is_tiny:
+        workloads, adjoints = [Workload("W2", 1, 4)], ADJOINTS[:2]
+    else:
+        workloads, adjoints = [Workload("W1", 8, steps) for steps in (100, 1000)], ADJOINTS
+    for workload in workloads:
         data = arrays(workload)
-        adjoints = ADJOINTS[:1] if period.is_tiny else ADJOINTS
         builds = {name: functools.partial(_built, workload, data, name) for name in adjoints}
         done, failed = compiled_together(builds)
         for name, reason in failed.items():

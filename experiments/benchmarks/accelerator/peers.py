@@ -13,7 +13,7 @@ COMPILED = ("torch.func: vmap, compiled",)
 def run(period: Period) -> None:
     """Rows of every contender, the missing ones named."""
     if period.is_tiny:
-        compare(period, Workload("W1", 2, 1), (JMETA[1], *EAGER), precision="float32")
+        compare(period, Workload("W2", 3, 2), (JMETA[0], *EAGER), precision="float32")
         return
     compare(period, Workload("W1", 32, 5), (*JMETA, *EAGER), precision="TF32")
     compare(period, Workload("W1", 32, 5), (JMETA[1], *COMPILED), precision="TF32")

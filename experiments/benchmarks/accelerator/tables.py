@@ -6,12 +6,12 @@ from typing import Any
 from .period import Row
 
 
-def tables_of(rows: Sequence[Row]) -> str:
+def tables_of(rows: Sequence[Row], heading: str = "###") -> str:
     """All sections, in the order of their first rows; cases that did not run are named below."""
     parts = []
     for section in dict.fromkeys(row["section"] for row in rows):
         of_section = [row for row in rows if row["section"] == section]
-        parts += [f"### {section}", "", *_where(of_section), _table(of_section), ""]
+        parts += [f"{heading} {section}", "", *_where(of_section), _table(of_section), ""]
         failed = [row for row in of_section if "failed" in row]
         parts += [f"* not measured: {', '.join(_words(row['case']))}: {row['failed']}" for row in failed]
         parts += [""] if failed else []

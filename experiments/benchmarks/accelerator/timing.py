@@ -48,8 +48,12 @@ def in_turns(
             failed[name] = reason_of(error)
     seconds: dict[str, list[float]] = {name: [] for name in num_calls}
     for _ in range(rounds):
-        for name, calls in num_calls.items():
-            seconds[name].append(timed(runs[name], calls) / calls)
+        for name in list(seconds):
+            try:
+                seconds[name].append(timed(runs[name], num_calls[name]) / num_calls[name])
+            except Exception as error:
+                failed[name] = reason_of(error)
+                del seconds[name]
     return seconds, failed
 
 

@@ -54,7 +54,7 @@ def run(period: Period) -> None:
 
 def _groups(is_tiny: bool) -> list[tuple[Workload, str]]:
     if is_tiny:
-        return [(Workload("W1", 2, 1), "vmap")]
+        return [(Workload("W1", 1, 1), "vmap")]
     sizes = [(32, 5, "vmap"), (256, 5, "vmap"), (256, 5, "32"), (32, 1, "vmap"), (256, 1, "vmap"), (4, 5, "vmap")]
     sizes += [(4, 1, "vmap"), (32, 5, "8"), (256, 1, "32"), (256, 5, "64")]
     return [(Workload("W1", tasks, steps), batching) for tasks, steps, batching in sizes]
