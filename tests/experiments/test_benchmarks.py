@@ -28,9 +28,11 @@ SMALL = Workload("W2", tasks=3, steps=2)
 MEGABYTE = 1e6
 
 
-@pytest.mark.parametrize("name", ["jmeta: mixed_mode, scan", "by hand: vmap", "torch.func: vmap", "torch.func: loop"])
+@pytest.mark.parametrize(
+    "name", ["jmeta: mixed_mode, scan", "by hand: vmap", "torch.func: vmap", "torch.func: loop", "PyTorch loop"]
+)
 def test_a_contender_has_the_loss_and_gradient_of_jmeta(name):
-    if "torch" in name and importlib.util.find_spec("torch") is None:
+    if "torch" in name.lower() and importlib.util.find_spec("torch") is None:
         pytest.skip("PyTorch is not installed: pip install 'jmeta[peers]'")
     with jax.numpy_rank_promotion("allow"):  # which the plainest JAX makes use of
         first, contender = (worker.contender_of(each)(SMALL, arrays(SMALL)) for each in ("jmeta: unrolled, vmap", name))

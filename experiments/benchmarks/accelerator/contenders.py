@@ -1,15 +1,21 @@
 """jmeta beside PyTorch, as rows: contenders take turns on the card, each in a process of its own."""
 
+import json
+import pathlib
 from collections.abc import Mapping, Sequence
 
 from ..interleaved import Measured, measure
-from ..tables import ratio_of
+from ..tables import median_of, ratio_of
 from ..workloads import Workload
 from .period import Period
 
+ROWS = pathlib.Path(__file__).parents[1] / "rows"
 PRECISIONS = {"float32": "float32", "TF32": "tensorfloat32"}
 TOLERANCES = {"float32": 0.02, "TF32": 0.1}
 """Of losses and norms of meta-gradients: they tell other computations apart, and no rounding."""
+
+RECORDED = {"W3": Workload("W3"), "W4-A2C": Workload("W4-A2C", 512, 100), "W4-PPO": Workload("W4-PPO", 512, 100)}
+"""What was measured on CPUs and is compared with, by kind; on another machine and another day, unlike all else."""
 
 
 def compare(
@@ -58,13 +64,22 @@ def compare(
         period.record_failure({**about, "contender": name}, reason.removeprefix(f"{name}: "))
 
 
+def recorded_rate(workload: Workload) -> tuple[str, float]:
+    """The machine, and the rate of jmeta's fastest way on it: of environment steps, or of tasks."""
+    row = json.loads((ROWS / f"{workload.name.replace(' ', '_').replace('=', '')}.json").read_text())
+    fastest = min(median_of(each) for name, each in row["measured"].items() if name.startswith("jmeta"))
+    return row["machine"], workload.tasks * (workload.steps if workload.acts else 1) / fastest
+
+
 def _costs(workload: Workload, each: Measured, fastest: Measured) -> dict[str, float]:
     costs = {"ms a meta-step": each.median * 1e3}
     costs["time over jmeta's fastest"] = ratio_of(each._asdict(), fastest._asdict())
-    if workload.acts:
-        costs["environment steps a second"] = workload.tasks * workload.steps / each.median
-    else:
-        costs["tasks a second"] = workload.tasks / each.median
+    unit = "environment steps" if workload.acts else "tasks"
+    rate = workload.tasks * (workload.steps if workload.acts else 1) / each.median
+    costs[f"{unit} a second"] = rate
+    if workload.kind in RECORDED:
+        machine, recorded = recorded_rate(RECORDED[workload.kind])
+        costs[f"rate over that recorded on {machine}"] = rate / recorded
     if each.temporary_bytes is not None:
         costs["temporary MB"] = each.temporary_bytes / 1e6
     return {**costs, "compile s": each.compile_seconds}
