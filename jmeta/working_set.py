@@ -1,8 +1,9 @@
-"""How many tasks to compute at once on a CPU: as many as stay in its caches.
+"""How many tasks to compute at once: on a CPU as many as stay in its caches.
 
-On accelerators all tasks at once keep the device busy. On a CPU a few are enough for that, and each further one only
-adds to what is in memory at a time; tasks of a convolutional network are best taken singly, those of a small
-multilayer perceptron by the hundred. What tells the two apart is the size of what one task computes.
+On accelerators all tasks at once keep the device busy, unless fewer were measured to (`jmeta.accelerators`). On a CPU a
+few are enough for that, and each further one only adds to what is in memory at a time; tasks of a convolutional network
+are best taken singly, those of a small multilayer perceptron by the hundred. What tells the two apart is the size of
+what one task computes.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from .accelerators import choice
+
 CACHE_BYTES = 32 * 2**20
 """Of intermediate values, at most, that are computed at once on a CPU. Measured on two cores with 32 MB of cache: a
 meta-step of MAML on a thousand sinusoids, where this gives 125 at once, takes half the time of all at once, and as long
@@ -18,9 +21,9 @@ with any number from 10 to 250, while 500 at once take a third longer."""
 
 
 def tasks_at_once(fn: Callable[..., Any], stacked: tuple[Any, ...], num_tasks: int) -> int:
-    """The largest divisor of `num_tasks` whose tasks compute no more than `CACHE_BYTES`; all on other backends.
+    """The largest divisor of `num_tasks` whose tasks compute no more than `CACHE_BYTES`, or as `choice` says of a card.
 
-    All, too, if the only divisors are far smaller than what would fit. The function is traced once more for this.
+    All, if the only divisors are far smaller than what would fit. On a CPU the function is traced once more for this.
 
     Args:
       fn: of one task.
@@ -34,9 +37,19 @@ def tasks_at_once(fn: Callable[..., Any], stacked: tuple[Any, ...], num_tasks: i
       True
     """
     if jax.default_backend() != "cpu":
-        return num_tasks
+        return largest_divisor(num_tasks, choice(jax.devices()[0].device_kind).tasks_at_once or num_tasks)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stacked)
-    at_most = min(max(CACHE_BYTES // max(computed_bytes(fn, one), 1), 1), num_tasks)
+    return largest_divisor(num_tasks, max(CACHE_BYTES // max(computed_bytes(fn, one), 1), 1))
+
+
+def largest_divisor(num_tasks: int, at_most: int) -> int:
+    """The largest divisor of a number of tasks that is no larger than `at_most`; all if it is far smaller than that.
+
+    Example:
+      >>> largest_divisor(32, 20), largest_divisor(31, 20), largest_divisor(32, 100)
+      (16, 31, 32)
+    """
+    at_most = min(at_most, num_tasks)
     best = max(count for count in range(1, at_most + 1) if num_tasks % count == 0)
     return best if 4 * best >= at_most else num_tasks  # such as a prime number of small tasks
 

@@ -9,6 +9,7 @@ import jmeta
 from jmeta import Batch, Task, environments, learners, models, policies, policy_gradients, rollouts
 from jmeta.policies import Categorical, Decision, Normal, StepInput
 from jmeta.policy_gradients import Acted
+from jmeta.policy_gradients.returns import discounted_sums, generalized_advantages
 from jmeta.rollouts import Experience
 
 NUM_STEPS, NUM_ACTIONS = 6, 3
@@ -297,3 +298,26 @@ def test_mistakes_are_refused():
         policy_gradients.collect_episode(lambda *_: None, discount=1.0, gae_lambda=1.0, reward_scale=0.0)
     with pytest.raises(ValueError, match=r"clip=0\.0; expected a positive"):
         policy_gradients.ppo_loss(clip=0.0)
+
+
+def test_advantages_returns_and_ppo_are_those_of_rlax():
+    rlax = pytest.importorskip("rlax")
+    keys = jax.random.split(jax.random.key(0), 4)
+    reward, values = jax.random.normal(keys[0], (6,)), jax.random.normal(keys[1], (7,))
+    discounts = jax.random.uniform(keys[2], (6,))
+    np.testing.assert_array_equal(
+        generalized_advantages(reward, discounts, values, 0.7),
+        rlax.truncated_generalized_advantage_estimation(reward, discounts, 0.7, values),
+    )
+    np.testing.assert_array_equal(
+        discounted_sums(reward, discounts), rlax.discounted_returns(reward, discounts, jnp.zeros(6))
+    )
+    decisions, batch = decisions_and_batch(keys[3])
+    loss = lambda logits: policy_gradients.ppo_loss(value_weight=0.0)(
+        Decision(Categorical(logits), decisions.value), batch
+    )[0]
+    theirs = lambda logits: rlax.clipped_surrogate_pg_loss(
+        jnp.exp(Categorical(logits).log_prob(batch.y.action) - batch.y.log_prob), batch.y.advantage, 0.2
+    )
+    logits = decisions.distribution.logits
+    np.testing.assert_allclose(jax.grad(loss)(logits), jax.grad(theirs)(logits), rtol=1e-6)

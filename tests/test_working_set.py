@@ -7,7 +7,9 @@ import optax
 import pytest
 
 import jmeta
-from jmeta import adjoints, learners, losses, models, tasks, working_set
+from jmeta import accelerators, adjoints, learners, losses, models, tasks, working_set
+from jmeta.models import primitives
+from jmeta.models.primitives import convolution, patch_conv
 
 
 def test_what_calls_and_loops_compute_counts_once_and_results_of_loops_beside():
@@ -50,3 +52,17 @@ def test_chunks_of_many_tasks_are_their_mean(monkeypatch, key):
     assert working_set.tasks_at_once(lambda task: fn(None, task, None), (stacked,), 6) == 2
     got = jmeta.over_tasks(fn)(None, stacked, key)
     np.testing.assert_allclose(got, jnp.sin(stacked).mean(0), rtol=1e-6, atol=1e-7)
+
+
+def test_cards_do_as_was_measured_on_them_and_others_as_is_guessed(monkeypatch):
+    measured = {"a card": accelerators.Choice("patches", tasks_at_once=4, measured="2030-01-31")}
+    assert accelerators.choice("a card", measured) == measured["a card"]
+    assert accelerators.choice("another card", measured) == accelerators.GUESS
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    rows = jax.ShapeDtypeStruct((12, 10), jnp.float32)
+    assert working_set.tasks_at_once(jnp.sin, (rows,), 12) == 12
+    assert convolution("auto") is jax.lax.conv_general_dilated
+    for module in (working_set, primitives):
+        monkeypatch.setattr(module, "choice", lambda kind: measured["a card"])
+    assert working_set.tasks_at_once(jnp.sin, (rows,), 12) == 4
+    assert convolution("auto") is patch_conv

@@ -9,6 +9,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 from .contender import Contender
+from .with_torch import DEVICE, finish
 from .workloads import (
     ACTING_LR,
     ARMS,
@@ -67,7 +68,7 @@ class Policy(torch.nn.Module):
 
 def pytorch(workload: Workload, recorded: Pulls) -> Contender:
     """A careful user's loop."""
-    policy, is_ppo = Policy(recorded), workload.kind == "W4-PPO"
+    policy, is_ppo = Policy(recorded).to(DEVICE), workload.kind == "W4-PPO"
     optimizer = torch.optim.Adam(policy.parameters(), lr=ACTING_LR)
 
     def updated(loss: torch.Tensor) -> None:
@@ -87,13 +88,14 @@ def pytorch(workload: Workload, recorded: Pulls) -> Contender:
             advantage, target = judged(reward, values)
             advantage = normalized(advantage)
         for _ in range(NUM_EPOCHS):
-            for rows in torch.randperm(workload.tasks).chunk(NUM_MINIBATCHES):
+            for rows in torch.randperm(workload.tasks, device=DEVICE).chunk(NUM_MINIBATCHES):
                 log_probs, values = policy.unroll(x[:, rows])
                 each = (action[:, rows], advantage[:, rows], target[:, rows], old[:, rows])
                 updated(ppo_loss(log_probs, values, *each))
 
     step = ppo if is_ppo else a2c
-    action, reward = torch.from_numpy(recorded.action.T.astype(np.int64)), torch.from_numpy(recorded.reward.T.copy())
+    recorded_arrays = (recorded.action.T.astype(np.int64), recorded.reward.T.copy())
+    action, reward = (torch.from_numpy(array).to(DEVICE) for array in recorded_arrays)
     log_probs, values = policy.unroll(inputs_of(action, reward))
     advantage, target = judged(reward, values)
     if is_ppo:
@@ -108,21 +110,22 @@ def pytorch(workload: Workload, recorded: Pulls) -> Contender:
     def run(num_calls: int) -> None:
         for _ in range(num_calls):
             step()
+        finish()
 
     return Contender(run, 1, float(loss.detach()), norm, 0.0, None)
 
 
 def acted(policy: Policy, workload: Workload) -> tuple[torch.Tensor, ...]:
     """`(inputs, actions, rewards, log-probabilities, values)`, `[pulls, tasks, ...]` each, in bandits newly drawn."""
-    means = torch.rand(workload.tasks, ARMS)
-    memory, x = torch.zeros(workload.tasks, WIDTH), torch.zeros(workload.tasks, FEATURES)
+    means = torch.rand(workload.tasks, ARMS, device=DEVICE)
+    memory, x = (torch.zeros(workload.tasks, width, device=DEVICE) for width in (WIDTH, FEATURES))
     steps = []
     for _ in range(workload.steps):
         memory = policy.cell(x, memory)
         log_probs, value = policy.heads(memory)
         with torch.no_grad():
             action = torch.multinomial(log_probs.exp(), 1)[:, 0]
-            reward = (torch.rand(workload.tasks) < means.gather(1, action[:, None])[:, 0]).float()
+            reward = (torch.rand(workload.tasks, device=DEVICE) < means.gather(1, action[:, None])[:, 0]).float()
         steps.append((x, action, reward, log_probs, value))
         x = step_input(action, reward)
     return tuple(torch.stack(each) for each in zip(*steps, strict=True))

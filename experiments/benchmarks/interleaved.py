@@ -40,16 +40,21 @@ class Measured(NamedTuple):
 
 class _Worker:
     def __init__(self, name: str, workload: Workload, environment: Mapping[str, str]) -> None:
-        words = [name, workload.kind, str(workload.tasks), str(workload.steps)]
+        words = [name.split(" (")[0], workload.kind, str(workload.tasks), str(workload.steps)]
+        words += [] if workload.dispatched is None else [str(workload.dispatched)]
         command = [sys.executable, "-m", "experiments.benchmarks.worker", *words]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, and no pipe, which a chatty library would fill
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors, "text": True}
         self.name = name
         variables = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false", **environment}  # compile times are measured
         self._process = subprocess.Popen(command, env=variables, **pipes)
-        self.facts = json.loads(self._line())
+        self.facts: dict[str, Any] = {}
         self.seconds: list[float] = []
         self._calls = 1
+
+    def get_ready(self) -> None:
+        """Wait until it is, and has said what it computes."""
+        self.facts = json.loads(self._line())
 
     def _line(self) -> str:
         assert self._process.stdout is not None
@@ -97,6 +102,8 @@ def measure(
     least_seconds: float = 0.5,
     tolerance: float = 1e-3,
     environment: Mapping[str, str] | None = None,
+    variants: Mapping[str, Mapping[str, str]] | None = None,
+    together: bool = False,
 ) -> tuple[dict[str, Measured], dict[str, str]]:
     """Time contenders on a workload, in turns.
 
@@ -108,6 +115,9 @@ def measure(
       least_seconds: of a round of each.
       tolerance: how far losses and gradient norms may be from the first one's, relatively.
       environment: variables for all of them.
+      variants: variables for some; `"NAME (VARIANT)"` is the contender of that name with the variant's variables.
+      together: whether all get ready at the same time: quicker where there are cores for it, but the times of compiling
+        are then of many at once.
 
     Returns:
       What was measured by name; and of those that did not run, or whose numbers differ, the reason.
@@ -115,10 +125,12 @@ def measure(
     workers, failed = [], {}
     try:
         for name in names:
-            try:
-                workers.append(_Worker(name, workload, environment or {}))
-            except RuntimeError as error:
-                failed[name] = str(error)
+            own = (variants or {}).get(name.partition(" (")[2].removesuffix(")"), {})
+            workers.append(_Worker(name, workload, {**(environment or {}), **own}))
+            if not together:
+                _drop_unless_ready(workers, workers[-1], failed)
+        for worker in list(workers) if together else []:
+            _drop_unless_ready(workers, worker, failed)
         if names[0] in failed:
             raise RuntimeError(f"what the others are compared with did not run: {failed[names[0]]}")
         for worker in list(workers):
@@ -135,6 +147,14 @@ def measure(
     finally:
         for worker in workers:
             worker.stop()
+
+
+def _drop_unless_ready(workers: list[_Worker], worker: _Worker, failed: dict[str, str]) -> None:
+    try:
+        worker.get_ready()
+    except RuntimeError as error:
+        failed[worker.name] = str(error)
+        workers.remove(worker)
 
 
 def _differs(facts: Mapping[str, Any], expected: Mapping[str, Any], tolerance: float) -> str | None:

@@ -29,12 +29,12 @@ NUM_CALLS = 3
 def profile(workload: Workload, way: Way) -> dict[str, Any]:
     """Run a few meta-steps under the profiler."""
     compiled, call = lowered(workload, arrays(workload), way)
-    call()
+    call(1)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             began, used = time.perf_counter(), time.process_time()
             for _ in range(NUM_CALLS):
-                call()
+                call(1)
             wall, used = (time.perf_counter() - began) / NUM_CALLS, (time.process_time() - used) / NUM_CALLS
         (file,) = pathlib.Path(folder).rglob("*.xplane.pb")
         events = _events(jax.profiler.ProfileData.from_file(str(file)))

@@ -3,13 +3,15 @@
 import json
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments import files
 
+from .accelerator.period import Row
 from .physics import FILE as PHYSICS
 from .profile import FILE as PROFILE
+from .report_accelerators import benchmarks_section, recorded
 from .report_scaling import scaling_section
 from .scaling import FILE as SCALING
 from .speed import CONTENDERS, ROWS
@@ -37,8 +39,6 @@ Every contender runs in a process of its own, from the same parameters on the sa
 compared before anything is timed. In W4 contenders draw bandits and actions by themselves, and what is compared is of
 recorded pulls. Contenders take turns, one running at a time, and a ratio is the median of the ratios
 of rounds: times of different tables cannot be compared, for machines drift.
-
-No accelerator has been measured yet.
 
 * *ms*: a meta-step, that is a meta-gradient and a step of Adam (of W4-PPO: acting, and then eight of them); the median
   over rounds, without compilation.
@@ -89,6 +89,7 @@ def render(
     profile: dict[str, Any] | None = None,
     physics: dict[str, Any] | None = None,
     scaling: dict[str, Any] | None = None,
+    accelerators: Sequence[Row] = (),
 ) -> str:
     """The page."""
     by_name = {workload.name: workload for workload in CONTENDERS}
@@ -104,6 +105,7 @@ def render(
         parts.append(_physics(physics))
     if scaling:
         parts.append(scaling_section(scaling))
+    parts.append(benchmarks_section(accelerators))
     return "\n".join(parts)
 
 
@@ -272,12 +274,11 @@ def _lines(
     axes.grid(alpha=0.3)
 
 
-def measured() -> tuple[list[dict[str, Any]], *tuple[dict[str, Any] | None, ...]]:
-    """All rows, the sweep, the profile, the physics and the scaling, as far as they are there."""
+def measured() -> tuple[list[dict[str, Any]], *tuple[Any, ...]]:
+    """All rows, the sweep, the profile, the physics, the scaling and the accelerators, as far as they are there."""
     rows = [json.loads(path.read_text()) for path in sorted(ROWS.glob("W*.json"))]
-    return rows, *(
-        json.loads(path.read_text()) if path.exists() else None for path in (SWEEP, PROFILE, PHYSICS, SCALING)
-    )
+    others = [json.loads(path.read_text()) if path.exists() else None for path in (SWEEP, PROFILE, PHYSICS, SCALING)]
+    return rows, *others, recorded()
 
 
 def main() -> int:

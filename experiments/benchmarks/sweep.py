@@ -65,16 +65,16 @@ def measure(workload: Workload, way: Way, options: Options) -> dict[str, Any]:
     """One point: what the compiler says, and the time if it is run."""
     began = time.perf_counter()
     num_steps = workload.steps_per_dispatch if way.estimator == "reverse" else 10  # others evaluate many times over
-    compiled, call = lowered(workload, arrays(workload), way, num_steps)
+    compiled, repeat = lowered(workload, arrays(workload), way, num_steps)
     compile_seconds = time.perf_counter() - began
     temporary = compiled.memory_analysis().temp_size_in_bytes
     seconds = None
     if temporary <= options.max_gb * 1e9:
-        call()
+        repeat(1)
         taken = []
         for _ in range(options.rounds):
             start = time.perf_counter()
-            call()
+            repeat(1)
             taken.append((time.perf_counter() - start) / num_steps)
         seconds = statistics.median(taken)
     sizes = {"kind": workload.kind, "tasks": workload.tasks, "steps": workload.steps}
@@ -89,7 +89,10 @@ def run(options: Options) -> None:
         point = measure(workload, way, options)
         measured.append(point)
         shown = "not run" if point["seconds"] is None else f"{point['seconds'] * 1e3:.2f} ms"
-        print(f"{workload.name} {', '.join(way)}: {shown}, {point['temporary_bytes'] / 1e6:.1f} MB", flush=True)
+        print(
+            f"{workload.name} {', '.join(filter(None, way))}: {shown}, {point['temporary_bytes'] / 1e6:.1f} MB",
+            flush=True,
+        )
     ROWS.mkdir(exist_ok=True)
     content = {"machine": machine(), "versions": versions(), "points": measured}
     files.replace_text(FILE, json.dumps(content, indent=1) + "\n")

@@ -33,8 +33,19 @@ def _first_step_apart() -> adjoints.Adjoint:
     return adjoint
 
 
+def _straight_line() -> adjoints.Adjoint:
+    """`unrolled`, without a loop: all inner steps one after another in the program."""
+
+    def adjoint(objective: adjoints.Objective, make_optimizer: adjoints.MakeOptimizer, num_steps: int) -> Any:
+        scan = functools.partial(jax.lax.scan, unroll=True)
+        return scanned_loop([(inner_gradient(objective), num_steps)], make_optimizer, scan)
+
+    return adjoint
+
+
 ADJOINTS = {
     "unrolled": adjoints.unrolled(),
+    "straight line": _straight_line(),
     "first step apart": _first_step_apart(),
     "first_order": adjoints.first_order(),
     "rematerialized": adjoints.rematerialized(),
@@ -61,12 +72,14 @@ class Way(NamedTuple):
       adjoint, estimator: names of `ADJOINTS` and `ESTIMATORS`.
       batching: of tasks, as given to `over_tasks`.
       conv: form of the convolutions.
+      dtype: of their activations; float32 if not given.
     """
 
     adjoint: str
     batching: str
     conv: str = "auto"
     estimator: str = "reverse"
+    dtype: str | None = None
 
 
 def nested(flat: dict[str, np.ndarray]) -> PyTree:
@@ -88,36 +101,72 @@ def jmeta_way(way: Way) -> Callable[[Workload, Arrays], Contender]:
 
 def lowered(
     workload: Workload, arrays: Arrays, way: Way, num_steps: int | None = None
-) -> tuple[Any, Callable[[], None]]:
-    """The same compiled, and a function that calls it once: for those who want to know its memory before they do.
+) -> tuple[Any, Callable[[int], None]]:
+    """The same compiled, and what calls it so many times: for those who want to know its memory before they do.
 
     Args:
       workload, arrays, way: what is done, and how.
       num_steps: meta-steps of a call; the workload's if not given.
     """
-    compiled, state, tasks, key = _compiled(*_of_jmeta(workload, arrays, way), workload, arrays, num_steps)
+    return _to_call(_of_jmeta(workload, arrays, way), workload, arrays, num_steps)
 
-    def call() -> None:
+
+def lowered_by_hand(
+    workload: Workload, arrays: Arrays, batching: str, *, shares_first_layer: bool = False
+) -> tuple[Any, Callable[[int], None]]:
+    """As `lowered`, of `by_hand`.
+
+    Args:
+      workload, arrays, batching: what is done, and how.
+      shares_first_layer: whether the patches that the first layer reads are extracted once, before the inner loop. They
+        depend on the images and not on the weights, so that all inner steps, and the way back through them, can share
+        them; each step's first layer is then one product of nine columns. Later layers read what weights made.
+    """
+    return _to_call(_by_hand(workload, arrays, batching, shares_first_layer), workload, arrays, None)
+
+
+def _to_call(
+    made: tuple[Step, PyTree], workload: Workload, arrays: Arrays, num_steps: int | None
+) -> tuple[Any, Callable[[int], None]]:
+    compiled, state, tasks, key = _compiled(*made, workload, arrays, num_steps)
+
+    def run(num_calls: int) -> None:
         nonlocal state
-        state, _ = jax.block_until_ready(compiled(state, tasks, key))
+        for _ in range(num_calls):
+            state, _ = compiled(state, tasks, key)
+        jax.block_until_ready(state)
 
-    return compiled, call
+    return compiled, run
+
+
+def query_loss(workload: Workload, arrays: Arrays, conv: str) -> tuple[Callable[[PyTree, Task], jax.Array], PyTree]:
+    """`(params, task) -> loss` of W1's network on a task's query, without inner steps, and its first parameters."""
+    _, params = gradient_of(workload, arrays, Way("unrolled", "vmap", conv))
+    model = models.conv4(workload.ways, conv=conv)
+    return lambda params, task: losses.cross_entropy(model.apply(params, task.query.x, None), task.query)[0], params
+
+
+def gradient_of(workload: Workload, arrays: Arrays, way: Way) -> tuple[GradFn, PyTree]:
+    """The meta-gradient averaged over tasks, and the first parameters."""
+    loss_fn = losses.squared_error if workload.kind == "W2" else losses.cross_entropy
+    if workload.kind == "W3":
+        learner = learners.protonet(models.conv4(None, conv=way.conv, dtype=way.dtype), num_ways=workload.ways)
+    else:
+        conv4 = models.conv4(workload.ways, conv=way.conv, dtype=way.dtype)
+        model = models.mlp([40, 40, 1]) if workload.kind == "W2" else conv4
+        inner = optax.sgd(workload.inner_lr)
+        learner = learners.maml(model, loss_fn, inner, num_steps=workload.steps, adjoint=ADJOINTS[way.adjoint])
+    episode_fn = jmeta.episode(learner, loss_fn)
+    like = jax.eval_shape(learner.init, jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], tasks_of(arrays)))
+    params = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(nested(arrays.params)))
+    batching = int(way.batching) if way.batching.isdecimal() else way.batching
+    return jmeta.over_tasks(ESTIMATORS[way.estimator](episode_fn), batching), params
 
 
 def _of_jmeta(workload: Workload, arrays: Arrays, way: Way) -> tuple[Step, PyTree]:
     """A meta-step by jmeta's trainer, and the state that it starts from."""
-    loss_fn = losses.squared_error if workload.kind == "W2" else losses.cross_entropy
-    if workload.kind == "W3":
-        learner = learners.protonet(models.conv4(None, conv=way.conv), num_ways=workload.ways)
-    else:
-        model = models.mlp([40, 40, 1]) if workload.kind == "W2" else models.conv4(workload.ways, conv=way.conv)
-        inner = optax.sgd(workload.inner_lr)
-        learner = learners.maml(model, loss_fn, inner, num_steps=workload.steps, adjoint=ADJOINTS[way.adjoint])
-    episode_fn = jmeta.episode(learner, loss_fn)
-    like = jax.eval_shape(learner.init, jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], _tasks(arrays)))
-    params = jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(nested(arrays.params)))
-    batching = int(way.batching) if way.batching.isdecimal() else way.batching
-    trainer = jmeta.meta_trainer(jmeta.over_tasks(ESTIMATORS[way.estimator](episode_fn), batching), optax.adam(META_LR))
+    grad_fn, params = gradient_of(workload, arrays, way)
+    trainer = jmeta.meta_trainer(grad_fn, optax.adam(META_LR))
 
     def step(state: training.MetaState, tasks: Task, key: Any) -> tuple[training.MetaState, Any]:
         state, aux = trainer.update(state, tasks, jax.random.fold_in(key, state.step))
@@ -135,48 +184,55 @@ def by_hand(batching: str) -> Callable[[Workload, Arrays], Contender]:
     if batching not in ("vmap", "scan"):
         raise ValueError(f"by hand there are vmap and scan, not {batching!r}")
 
-    def prepare(workload: Workload, arrays: Arrays) -> Contender:
-        forward, loss = (_mlp, _squared_error) if workload.kind == "W2" else (_conv4, _cross_entropy)
-
-        def episode_fn(params: PyTree, task: Task) -> tuple[jax.Array, dict]:
-            (x, y, _), (query_x, query_y, _), _ = task
-            if workload.kind == "W3":
-                prototypes = _conv4(params, x).reshape(-1, workload.ways, 64).mean(0)
-                distances = jnp.square(_conv4(params, query_x)[:, None] - prototypes).sum(-1)
-                return _cross_entropy(-distances, query_y), {}
-
-            def step(params: PyTree, _: None) -> tuple[PyTree, None]:
-                grads = jax.grad(lambda params: loss(forward(params, x), y))(params)
-                return jax.tree.map(lambda p, g: p - workload.inner_lr * g, params, grads), None
-
-            params, _ = jax.lax.scan(step, params, None, length=workload.steps)
-            return loss(forward(params, query_x), query_y), {}
-
-        grad_fn = jax.value_and_grad(episode_fn, has_aux=True)
-
-        def mean_over_tasks(params: PyTree, tasks: Task) -> Any:
-            if batching == "vmap":
-                return jax.tree.map(lambda leaf: leaf.mean(0), jax.vmap(grad_fn, in_axes=(None, 0))(params, tasks))
-            add = lambda total, task: (jax.tree.map(jnp.add, total, grad_fn(params, task)), None)  # noqa: E731
-            total, _ = jax.lax.scan(add, ((jnp.zeros(()), {}), jax.tree.map(jnp.zeros_like, params)), tasks)
-            return jax.tree.map(lambda leaf: leaf / workload.tasks, total)
-
-        optimizer = optax.adam(META_LR)
-
-        def step(state: PyTree, tasks: Task, key: Any) -> tuple[PyTree, Any]:
-            del key
-            params, optimizer_state = state
-            (loss, _), grads = mean_over_tasks(params, tasks)
-            updates, optimizer_state = optimizer.update(grads, optimizer_state)
-            return (optax.apply_updates(params, updates), optimizer_state), (loss, optax.tree.norm(grads))
-
-        params = nested(arrays.params)["params"]
-        return _contender(step, (params, optimizer.init(params)), workload, arrays)
-
-    return prepare
+    return lambda workload, arrays: _contender(*_by_hand(workload, arrays, batching), workload, arrays)
 
 
-def _tasks(arrays: Arrays) -> Task:
+def _by_hand(
+    workload: Workload, arrays: Arrays, batching: str, shares_first_layer: bool = False
+) -> tuple[Step, PyTree]:
+    """A meta-step, and the state that it starts from."""
+    forward, loss = (_mlp, _squared_error) if workload.kind == "W2" else (_conv4, _cross_entropy)
+
+    def episode_fn(params: PyTree, task: Task) -> tuple[jax.Array, dict]:
+        (x, y, _), (query_x, query_y, _), _ = task
+        if shares_first_layer:
+            x, query_x = _patches(x), _patches(query_x)
+        if workload.kind == "W3":
+            prototypes = _conv4(params, x).reshape(-1, workload.ways, 64).mean(0)
+            distances = jnp.square(_conv4(params, query_x)[:, None] - prototypes).sum(-1)
+            return _cross_entropy(-distances, query_y), {}
+
+        def step(params: PyTree, _: None) -> tuple[PyTree, None]:
+            grads = jax.grad(lambda params: loss(forward(params, x), y))(params)
+            return jax.tree.map(lambda p, g: p - workload.inner_lr * g, params, grads), None
+
+        params, _ = jax.lax.scan(step, params, None, length=workload.steps)
+        return loss(forward(params, query_x), query_y), {}
+
+    grad_fn = jax.value_and_grad(episode_fn, has_aux=True)
+
+    def mean_over_tasks(params: PyTree, tasks: Task) -> Any:
+        if batching == "vmap":
+            return jax.tree.map(lambda leaf: leaf.mean(0), jax.vmap(grad_fn, in_axes=(None, 0))(params, tasks))
+        add = lambda total, task: (jax.tree.map(jnp.add, total, grad_fn(params, task)), None)  # noqa: E731
+        total, _ = jax.lax.scan(add, ((jnp.zeros(()), {}), jax.tree.map(jnp.zeros_like, params)), tasks)
+        return jax.tree.map(lambda leaf: leaf / workload.tasks, total)
+
+    optimizer = optax.adam(META_LR)
+
+    def step(state: PyTree, tasks: Task, key: Any) -> tuple[PyTree, Any]:
+        del key
+        params, optimizer_state = state
+        (loss, _), grads = mean_over_tasks(params, tasks)
+        updates, optimizer_state = optimizer.update(grads, optimizer_state)
+        return (optax.apply_updates(params, updates), optimizer_state), (loss, optax.tree.norm(grads))
+
+    params = nested(arrays.params)["params"]
+    return step, (params, optimizer.init(params))
+
+
+def tasks_of(arrays: Arrays) -> Task:
+    """Stacked, on the device."""
     tasks = Task(Batch(arrays.support_x, arrays.support_y), Batch(arrays.query_x, arrays.query_y))
     return jax.tree.map(jnp.asarray, tasks)
 
@@ -203,7 +259,7 @@ def _compiled(
     step: Step, state: PyTree, workload: Workload, arrays: Arrays, num_steps: int | None = None
 ) -> tuple[Any, ...]:
     """`(compiled, state, tasks, key)`: meta-steps on the same tasks, many in a dispatch where they are short."""
-    tasks, key, num_steps = _tasks(arrays), jax.random.key(0), num_steps or workload.steps_per_dispatch
+    tasks, key, num_steps = tasks_of(arrays), jax.random.key(0), num_steps or workload.steps_per_dispatch
 
     def dispatch(state: PyTree, tasks: Task, key: Any) -> tuple[PyTree, Any]:
         if num_steps == 1:
@@ -225,9 +281,8 @@ def _conv4(params: PyTree, x: jax.Array) -> jax.Array:
         kernel, norm = params[f"conv_{i}"]["kernel"], params[f"norm_{i}"]
         (examples, height, width, channels), filters = x.shape, kernel.shape[-1]
         if i == 0:
-            padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-            patches = [padded[:, a : a + height, b : b + width] for a in range(3) for b in range(3)]
-            x = jnp.concatenate(patches, -1).reshape(-1, 9 * channels) @ kernel.reshape(-1, filters)
+            patches = x if channels == 9 else _patches(x)
+            x = patches.reshape(-1, 9) @ kernel.reshape(-1, filters)
             x = x.reshape(examples, height, width, filters)
         else:
             padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
@@ -246,6 +301,13 @@ def _conv4(params: PyTree, x: jax.Array) -> jax.Array:
         x = jax.nn.relu(larger(x[:, :, 0], x[:, :, 1]))
     x = x.reshape(x.shape[0], -1)
     return x @ params["head"]["kernel"] + params["head"]["bias"] if "head" in params else x
+
+
+def _patches(x: jax.Array) -> jax.Array:
+    """What a 3x3 convolution reads of grey images, `[examples, height, width, 9]`."""
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return jnp.concatenate([padded[:, a : a + height, b : b + width] for a in range(3) for b in range(3)], -1)
 
 
 def _squared_error(outputs: jax.Array, y: jax.Array) -> jax.Array:

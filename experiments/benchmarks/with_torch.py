@@ -1,6 +1,7 @@
 """The contenders that are made of PyTorch: `torch.func`, learn2learn, higher, TorchOpt; each as in its own examples."""
 
 import importlib
+import os
 import pathlib
 import sys
 import time
@@ -16,6 +17,14 @@ from .contender import Contender
 from .workloads import EPSILON, META_LR, Arrays, Workload
 
 Tensors = dict[str, torch.Tensor]
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def set_precision() -> None:
+    """Products as JAX's own variable says: TF32 where it asks for that, else float32 throughout."""
+    is_tf32 = os.environ.get("JAX_DEFAULT_MATMUL_PRECISION") == "tensorfloat32"
+    torch.set_float32_matmul_precision("high" if is_tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = is_tf32
 
 
 class Network(torch.nn.Module):
@@ -26,7 +35,7 @@ class Network(torch.nn.Module):
         self.is_mlp = workload.kind == "W2"
         for name, leaf in arrays.params.items():
             array = leaf.transpose(3, 2, 0, 1).copy() if leaf.ndim == 4 else leaf.copy()
-            self.register_parameter(_key(name), torch.nn.Parameter(torch.from_numpy(array)))
+            self.register_parameter(_key(name), torch.nn.Parameter(torch.from_numpy(array).to(DEVICE)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         p = dict(self.named_parameters(recurse=False))
@@ -58,29 +67,71 @@ def _tensors(workload: Workload, arrays: Arrays) -> list[torch.Tensor]:
         torch.from_numpy(a.transpose(0, 1, 4, 2, 3).copy() if images else a) for a in (arrays.support_x, arrays.query_x)
     ]
     y = [torch.from_numpy(a.astype(np.int64) if images else a) for a in (arrays.support_y, arrays.query_y)]
-    return [x[0], y[0], x[1], y[1]]
+    return [each.to(DEVICE) for each in (x[0], y[0], x[1], y[1])]
 
 
 def _tasks(workload: Workload, arrays: Arrays) -> Iterator[tuple[torch.Tensor, ...]]:
     return zip(*_tensors(workload, arrays), strict=True)
 
 
-def _trained(network: torch.nn.Module, accumulate: Callable[[], float], *, compile_seconds: float = 0.0) -> Contender:
-    """Meta-steps of Adam; `accumulate` adds the meta-gradient to `.grad` and returns the loss."""
+def finish() -> None:
+    """Wait for the device."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _trained(
+    network: torch.nn.Module,
+    accumulate: Callable[[], torch.Tensor],
+    *,
+    is_compiled: bool = False,
+    captures: bool = False,
+) -> Contender:
+    """Meta-steps of Adam; `accumulate` adds the meta-gradient to `.grad` and returns the loss.
+
+    Where it `captures`, all its work becomes one CUDA graph, which is then replayed.
+    """
     parameters = list(network.parameters())
     optimizer = torch.optim.Adam(parameters, lr=META_LR)
     began = time.perf_counter()
-    loss = accumulate()
-    compile_seconds = time.perf_counter() - began if compile_seconds else 0.0
+    loss = float(accumulate())
     norm = torch.sqrt(sum((p.grad**2).sum() for p in parameters)).item()  # pyright: ignore
+    replay = _captured(optimizer, accumulate) if captures else None
+    compile_seconds = time.perf_counter() - began if is_compiled or captures else 0.0
 
     def run(num_calls: int) -> None:
         for _ in range(num_calls):
-            optimizer.zero_grad()
-            accumulate()
+            if replay is not None:
+                replay()
+            else:
+                optimizer.zero_grad()
+                accumulate()
             optimizer.step()
+        finish()
 
     return Contender(run, 1, loss, norm, compile_seconds, None)
+
+
+def _captured(optimizer: torch.optim.Optimizer, accumulate: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    """Replays `accumulate`, as PyTorch's notes on CUDA graphs say: warmed up on another stream, gradients in place.
+
+    Raises:
+      ValueError: if there is no GPU.
+    """
+    if DEVICE.type != "cuda":
+        raise ValueError("CUDA graphs need a GPU that PyTorch sees")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            optimizer.zero_grad()
+            accumulate()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    optimizer.zero_grad()  # to `None`, so that gradients are made, and made anew, by the graph itself
+    with torch.cuda.graph(graph):
+        accumulate()
+    return graph.replay
 
 
 def torch_func(*, batching: str, is_compiled: bool = False) -> Callable[[Workload, Arrays], Contender]:
@@ -110,20 +161,20 @@ def torch_func(*, batching: str, is_compiled: bool = False) -> Callable[[Workloa
             gradient = torch.compile(gradient)
         tensors, tasks = _tensors(workload, arrays), list(_tasks(workload, arrays))
 
-        def accumulate() -> float:
+        def accumulate() -> torch.Tensor:
             params = {name: leaf.detach() for name, leaf in network.named_parameters()}
             if batching == "vmap":
                 grads, losses = gradient(params, *tensors)
-                grads, loss = {name: leaf.mean(0) for name, leaf in grads.items()}, losses.mean().item()
+                grads, loss = {name: leaf.mean(0) for name, leaf in grads.items()}, losses.mean()
             else:
                 results = [gradient(params, *task) for task in tasks]
                 grads = {name: sum(each[name] for each, _ in results) / len(tasks) for name in params}
-                loss = sum(value.item() for _, value in results) / len(tasks)
+                loss = torch.stack([value for _, value in results]).mean()
             for name, parameter in network.named_parameters():
                 parameter.grad = grads[name]  # pyright: ignore[reportAttributeAccessIssue]
             return loss
 
-        return _trained(network, accumulate, compile_seconds=1.0 if is_compiled else 0.0)
+        return _trained(network, accumulate, is_compiled=is_compiled)
 
     return prepare
 
@@ -133,18 +184,50 @@ def autograd(workload: Workload, arrays: Arrays) -> Contender:
     network, loss_fn = Network(workload, arrays), _loss_of(workload)
     tasks = list(_tasks(workload, arrays))
 
-    def accumulate() -> float:
-        total = 0.0
+    def accumulate() -> torch.Tensor:
+        total = torch.zeros((), device=DEVICE)
         for x, y, query_x, query_y in tasks:
             del y
             prototypes = network(x).reshape(-1, workload.ways, 64).mean(0)
             distances = ((network(query_x)[:, None] - prototypes) ** 2).sum(-1)
             loss = loss_fn(-distances, query_y) / len(tasks)
             loss.backward()
-            total += loss.item()
+            total += loss.detach()
         return total
 
     return _trained(network, accumulate)
+
+
+def autograd_loop(*, captures: bool = False) -> Callable[[Workload, Arrays], Contender]:
+    """What learn2learn does, without it: `autograd.grad(create_graph=True)`, task after task.
+
+    Args:
+      captures: whether all of a meta-gradient becomes one CUDA graph.
+    """
+
+    def prepare(workload: Workload, arrays: Arrays) -> Contender:
+        network, loss_fn = Network(workload, arrays), _loss_of(workload)
+        tasks = list(_tasks(workload, arrays))
+
+        def accumulate() -> torch.Tensor:
+            total = torch.zeros((), device=DEVICE)
+            for x, y, query_x, query_y in tasks:
+                params = dict(network.named_parameters())
+                for _ in range(workload.steps):
+                    loss = loss_fn(torch.func.functional_call(network, params, (x,)), y)
+                    grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+                    params = {
+                        name: leaf - workload.inner_lr * grad
+                        for (name, leaf), grad in zip(params.items(), grads, strict=True)
+                    }
+                loss = loss_fn(torch.func.functional_call(network, params, (query_x,)), query_y) / len(tasks)
+                loss.backward()
+                total += loss.detach()
+            return total
+
+        return _trained(network, accumulate, captures=captures)
+
+    return prepare
 
 
 def _learn2learn() -> Any:
@@ -152,8 +235,6 @@ def _learn2learn() -> Any:
 
     `LEARN2LEARN` names the folder of its unpacked source distribution.
     """
-    import os
-
     root = pathlib.Path(os.environ["LEARN2LEARN"]) / "learn2learn"
     for name in ("learn2learn", "learn2learn.algorithms"):
         package = types.ModuleType(name)
@@ -168,15 +249,15 @@ def learn2learn(workload: Workload, arrays: Arrays) -> Contender:
     maml = _learn2learn().MAML(network, lr=workload.inner_lr, first_order=False)
     tasks = list(_tasks(workload, arrays))
 
-    def accumulate() -> float:
-        total = 0.0
+    def accumulate() -> torch.Tensor:
+        total = torch.zeros((), device=DEVICE)
         for x, y, query_x, query_y in tasks:
             learner = maml.clone()
             for _ in range(workload.steps):
                 learner.adapt(loss_fn(learner(x), y))
             loss = loss_fn(learner(query_x), query_y) / len(tasks)
             loss.backward()
-            total += loss.item()
+            total += loss.detach()
         return total
 
     return _trained(network, accumulate)
@@ -190,15 +271,15 @@ def higher(workload: Workload, arrays: Arrays) -> Contender:
     inner = torch.optim.SGD(network.parameters(), lr=workload.inner_lr)
     tasks = list(_tasks(workload, arrays))
 
-    def accumulate() -> float:
-        total = 0.0
+    def accumulate() -> torch.Tensor:
+        total = torch.zeros((), device=DEVICE)
         for x, y, query_x, query_y in tasks:
             with library.innerloop_ctx(network, inner, copy_initial_weights=False) as (adapted, stepped):
                 for _ in range(workload.steps):
                     stepped.step(loss_fn(adapted(x), y))
                 loss = loss_fn(adapted(query_x), query_y) / len(tasks)
                 loss.backward()
-                total += loss.item()
+                total += loss.detach()
         return total
 
     return _trained(network, accumulate)
@@ -213,15 +294,15 @@ def torchopt(workload: Workload, arrays: Arrays) -> Contender:
     tasks = list(_tasks(workload, arrays))
     parameters = list(network.parameters())
 
-    def accumulate() -> float:
-        total = 0.0
+    def accumulate() -> torch.Tensor:
+        total = torch.zeros((), device=DEVICE)
         start, optimizer_state = library.extract_state_dict(network, by="reference"), library.extract_state_dict(inner)
         for x, y, query_x, query_y in tasks:
             for _ in range(workload.steps):
                 inner.step(loss_fn(network(x), y))
             loss = loss_fn(network(query_x), query_y) / len(tasks)
             loss.backward()
-            total += loss.item()
+            total += loss.detach()
             library.recover_state_dict(network, start)
             library.recover_state_dict(inner, optimizer_state)
         return total

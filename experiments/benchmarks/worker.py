@@ -13,13 +13,15 @@ from collections.abc import Callable
 from .contender import Contender
 from .workloads import Arrays, Workload, arrays, pulls
 
+WITH_TORCH = ("torch.func", "PyTorch loop", "PyTorch", "learn2learn", "higher", "TorchOpt")
+
 
 def contender_of(name: str) -> Callable[[Workload, Arrays], Contender]:
     """A contender by its name.
 
     Args:
       name: `"jmeta: ADJOINT, BATCHING"`, or that and `"; CONV"`; `"by hand: BATCHING"`; `"torch.func: BATCHING"`, or
-        that and `", compiled"`; or the name of a library.
+        that and `", compiled"`; `"PyTorch loop"`, or that and `": CUDA graph"`; or the name of a library.
 
     Raises:
       ValueError: if there is no such contender.
@@ -35,18 +37,22 @@ def contender_of(name: str) -> Callable[[Workload, Arrays], Contender]:
         if library == "jmeta":
             return with_jax.jmeta_way(with_jax.Way(adjoint, batching, conv or "auto"))
         return with_jax.by_hand(batching)
-    if library not in ("torch.func", "learn2learn", "higher", "TorchOpt", "PyTorch"):
+    if library not in WITH_TORCH:
         raise ValueError(f"there is no contender {name!r}")
     from . import with_torch
 
+    with_torch.set_precision()
     if library == "torch.func":
         return with_torch.torch_func(batching=way.removesuffix(", compiled"), is_compiled=way.endswith("compiled"))
-    return {
+    if library == "PyTorch loop":
+        return with_torch.autograd_loop(captures=way == "CUDA graph")
+    others = {
         "learn2learn": with_torch.learn2learn,
         "higher": with_torch.higher,
         "TorchOpt": with_torch.torchopt,
         "PyTorch": with_torch.autograd,
-    }[library]
+    }
+    return others[library]
 
 
 def acting_contender(name: str, workload: Workload) -> Contender:
@@ -61,16 +67,17 @@ def acting_contender(name: str, workload: Workload) -> Contender:
 
         return acting_with_jax.jmeta_way(way, workload, pulls(workload))
     if library == "PyTorch":
-        from . import acting_with_torch
+        from . import acting_with_torch, with_torch
 
+        with_torch.set_precision()
         return acting_with_torch.pytorch(workload, pulls(workload))
     raise ValueError(f"there is no contender {name!r} that acts")
 
 
 def main(arguments: list[str]) -> int:
-    """`worker CONTENDER KIND TASKS STEPS`."""
-    name, kind, tasks, steps = arguments
-    workload = Workload(kind, int(tasks), int(steps))
+    """`worker CONTENDER KIND TASKS STEPS [DISPATCHED]`."""
+    name, kind, *numbers = arguments
+    workload = Workload(kind, *map(int, numbers))
     contender = acting_contender(name, workload) if workload.acts else contender_of(name)(workload, arrays(workload))
     print(json.dumps({**contender._asdict(), "run": None}), flush=True)
     for line in sys.stdin:

@@ -29,11 +29,13 @@ class Workload:
       kind: `"W1"`, `"W2"`, `"W3"`, `"W4-A2C"` or `"W4-PPO"`.
       tasks: in a meta-step.
       steps: inner steps, or pulls of an episode; 0 for W3.
+      dispatched: meta-steps in one call, for those who can make many; by the workload's size if not given.
     """
 
     kind: str
     tasks: int = 1
     steps: int = 0
+    dispatched: int | None = None
 
     @property
     def name(self) -> str:
@@ -74,6 +76,8 @@ class Workload:
     @property
     def steps_per_dispatch(self) -> int:
         """Meta-steps in one call, for those who can make many."""
+        if self.dispatched is not None:
+            return self.dispatched
         return max(1, 5000 // (self.tasks * self.steps)) if self.kind == "W2" else 1
 
 

@@ -11,6 +11,7 @@ from configs.parts import Training
 from jmeta.evaluation import Estimate, estimate, paired_difference
 
 from .. import files, recipes
+from ..benchmarks import report_accelerators
 from ..evaluate import shown
 from . import acting_table, rows
 
@@ -56,6 +57,7 @@ def render() -> str:
         parts += [f"### {data}\n", _table([row for row in predicting if _data(row) == data])]
     parts += [text for pair in PAIRS if (text := _difference(*pair, {row.name: row for row in recorded}))]
     parts += acting_table.section(recorded)
+    parts += [report_accelerators.results_section(report_accelerators.recorded())]
     parts += ["## How each row was made\n", *(_details(row) for row in recorded)]
     parts += ["## What papers report\n", PUBLISHED]
     return "\n".join(parts)

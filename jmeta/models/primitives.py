@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from ..accelerators import choice
+
 _NHWC = lax.ConvDimensionNumbers(lhs_spec=(0, 3, 1, 2), rhs_spec=(3, 2, 0, 1), out_spec=(0, 3, 1, 2))
 
 
@@ -27,7 +29,8 @@ def convolution(form: str = "auto") -> Callable[..., Array]:
 
     Args:
       form: `"patches"`, gathered patches and one matrix product; `"xla"`, the compiler's own convolution; or `"auto"`,
-        patches where JAX's default backend is a CPU at the time of the call, and the compiler's elsewhere.
+        patches where JAX's default backend is a CPU at the time of the call, and elsewhere what was measured on the
+        card (`jmeta.accelerators`), or the compiler's.
 
     Returns:
       A function with the signature of `jax.lax.conv_general_dilated`.
@@ -42,7 +45,7 @@ def convolution(form: str = "auto") -> Callable[..., Array]:
     if form not in ("auto", "patches", "xla"):
         raise ValueError(f"conv={form!r}; expected 'auto', 'patches' or 'xla'")
     if form == "auto":
-        form = "patches" if jax.default_backend() == "cpu" else "xla"
+        form = "patches" if jax.default_backend() == "cpu" else choice(jax.devices()[0].device_kind).conv
     return patch_conv if form == "patches" else lax.conv_general_dilated
 
 

@@ -4,7 +4,7 @@
 its support, the whole episode as its query. A2C's and PPO's losses are then ordinary `loss_fn`s of `jmeta.episode`.
 Methods that adapt by policy gradients of their own `roll_out` separate rollouts and descend a surrogate.
 
-This package is imported by name, since it brings rlax with it: `from jmeta import policy_gradients`.
+This package is imported by name: `from jmeta import policy_gradients`.
 """
 
 from .baseline import linear_baseline as linear_baseline

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import rlax
 from jaxtyping import Array, Float
 
 from ..losses import checked_loss
 from ..rollouts import Experience, RunEpisode
 from ..types import Aux, Batch, EpisodeFn, LossFn, PyTree, RandomKey, Task
+from .returns import generalized_advantages
 
 
 class Acted(NamedTuple):
@@ -136,9 +136,7 @@ def judged(experience: Experience, *, discount: float, gae_lambda: float, reward
     """An episode as a task; see `collect_episode`."""
     values = jnp.append(experience.decisions.value, 0.0)  # nothing comes after the episode
     discounts = jnp.full(experience.reward.shape, discount, values.dtype)
-    advantages = jnp.asarray(
-        rlax.truncated_generalized_advantage_estimation(reward_scale * experience.reward, discounts, gae_lambda, values)
-    )
+    advantages = generalized_advantages(reward_scale * experience.reward, discounts, values, gae_lambda)
     acted = Acted(
         experience.action, experience.log_prob, advantages, advantages + experience.decisions.value, experience.reward
     )

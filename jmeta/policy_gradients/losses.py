@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import rlax
 from jaxtyping import Array, Float
 
 from ..losses import masked_mean
@@ -75,12 +74,13 @@ def ppo_loss(*, clip: float = 0.2, value_weight: float = 0.5, entropy_weight: fl
     """
     if not clip > 0:
         raise ValueError(f"clip={clip}; expected a positive number")
-    one_step = jax.vmap(lambda ratio, advantage: rlax.clipped_surrogate_pg_loss(ratio[None], advantage[None], clip))
 
     def loss_fn(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
         acted: Acted = batch.y
         ratio = jnp.exp(decisions.distribution.log_prob(acted.action) - acted.log_prob)
-        actor = jnp.asarray(one_step(ratio, acted.advantage))
+        advantage = jax.lax.stop_gradient(acted.advantage)
+        # of equal ones the second, so that the gradient at a ratio of 1 is whole
+        actor = -jnp.fmin(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
         return _with_value_and_entropy(actor, decisions, batch, value_weight, entropy_weight)
 
     return loss_fn

@@ -1,17 +1,18 @@
 """Rollouts of a policy without memory, one by one: what a policy gradient inside an adaptation is computed from."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import rlax
 
 from ..policies import Policy
 from ..rollouts import Experience, run_episode
 from ..types import Batch, PyTree, RandomKey
 from .baseline import linear_baseline
 from .collecting import Acted
+from .returns import discounted_sums, generalized_advantages
 
 RollOut = Callable[[PyTree, PyTree, RandomKey], Batch]
 """`(params, env_params, key) -> Batch`: what a policy with these parameters did in one task, with its advantages."""
@@ -73,15 +74,13 @@ def roll_out(
         is_real = _until_the_end(experience)
         reward = experience.reward * is_real
         discounts = jnp.full_like(reward, discount) * is_real
-        returns = jax.vmap(lambda reward, discount: rlax.discounted_returns(reward, discount, jnp.zeros_like(reward)))(
-            reward, discounts
-        )
-        values = linear_baseline(experience.inputs.observation, jnp.asarray(returns), is_real)
+        returns = jax.vmap(discounted_sums)(reward, discounts)
+        values = linear_baseline(experience.inputs.observation, returns, is_real)
         advantages = _advantages(reward, discounts, values * is_real, gae_lambda)
         if normalizes:
             mean, std = advantages.mean(where=is_real > 0), advantages.std(where=is_real > 0)
             advantages = (advantages - mean) / (std + 1e-8)
-        acted = Acted(experience.action, experience.log_prob, advantages, jnp.asarray(returns), reward)
+        acted = Acted(experience.action, experience.log_prob, advantages, returns, reward)
         flat = jax.tree.map(
             lambda leaf: leaf.reshape(num_rollouts * num_steps, *leaf.shape[2:]), (experience.inputs, acted, is_real)
         )
@@ -99,7 +98,4 @@ def _until_the_end(experience: Experience) -> jax.Array:
 def _advantages(reward: jax.Array, discounts: jax.Array, values: jax.Array, gae_lambda: float) -> jax.Array:
     """Of each rollout; nothing follows its end."""
     following = jnp.concatenate([values, jnp.zeros_like(values[:, :1])], 1)
-    one = lambda reward, discounts, values: rlax.truncated_generalized_advantage_estimation(  # noqa: E731
-        reward, discounts, gae_lambda, values
-    )
-    return jnp.asarray(jax.vmap(one)(reward, discounts, following))
+    return jax.vmap(functools.partial(generalized_advantages, gae_lambda=gae_lambda))(reward, discounts, following)

@@ -34,6 +34,7 @@ MEGABYTE = 1e6
         "by hand: vmap",
         pytest.param("torch.func: vmap", marks=pytest.mark.peers),
         pytest.param("torch.func: loop", marks=pytest.mark.peers),
+        pytest.param("PyTorch loop", marks=pytest.mark.peers),
     ],
 )
 def test_a_contender_has_the_loss_and_gradient_of_jmeta(name):

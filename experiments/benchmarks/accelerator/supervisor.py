@@ -1,0 +1,90 @@
+"""Sections one after another, each in a process of its own, which is killed when its share of the time is over.
+
+This module imports no JAX, so that the card's whole memory is the section's.
+"""
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .period import FILE_NAME, read, write
+
+LEAST_SECONDS = 5.0
+"""What a section needs to start at all."""
+LOG_NAME = "accelerator.log"
+
+
+class Section(NamedTuple):
+    """One section.
+
+    Attributes:
+      name: of it.
+      share: of the time, relative to those of the other sections.
+      command: what is started, with its folder and the time at which it ends added.
+    """
+
+    name: str
+    share: float
+    command: tuple[str, ...]
+
+
+def supervise(sections: Sequence[Section], out: pathlib.Path, ends_at: float) -> None:
+    """Run all sections; what one leaves of its time is shared by the later ones.
+
+    Args:
+      sections: in the order in which they run.
+      out: folder of the rows.
+      ends_at: when all is over, as `time.time()`.
+    """
+    for i, section in enumerate(sections):
+        left = ends_at - time.time()
+        seconds = left * section.share / sum(later.share for later in sections[i:])
+        num_rows = len(read(out / FILE_NAME))
+        if seconds < LEAST_SECONDS:
+            _note(out, section, "not begun: no time was left")
+            continue
+        began = time.time()
+        reason = _run(section, out, began + seconds)
+        if reason is not None:
+            _note(out, section, reason)
+        num_rows = len(read(out / FILE_NAME)) - num_rows
+        print(f"{section.name}: {num_rows} rows, {time.time() - began:.0f} of {seconds:.0f} s", flush=True)
+
+
+def _run(section: Section, out: pathlib.Path, ends_at: float) -> str | None:
+    """Why the section did not end by itself and well; `None` if it did."""
+    with open(out / LOG_NAME, "a") as log:
+        print(f"\n=== {section.name}", file=log, flush=True)
+        begins = log.tell()
+        # a process group of its own, so that what the section starts is killed with it
+        process = subprocess.Popen(
+            [*section.command, str(out), str(ends_at)], stdout=log, stderr=subprocess.STDOUT, process_group=0
+        )
+        try:
+            status = process.wait(max(ends_at - time.time(), 0))
+        except subprocess.TimeoutExpired:
+            return "stopped: its share of the time was over"
+        finally:
+            _kill_group(process)
+    if status == 0:
+        return None
+    said = (out / LOG_NAME).read_text(errors="replace")[begins:].strip().splitlines()
+    return f"crashed with status {status}: {said[-1][:200] if said else 'it said nothing'}"
+
+
+def _kill_group(process: subprocess.Popen) -> None:
+    """The section, if it still runs, and what it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _note(out: pathlib.Path, section: Section, reason: str) -> None:
+    write(out, {"section": section.name, "case": {}, "failed": reason})
+    print(f"{section.name}: {reason}", file=sys.stderr)
