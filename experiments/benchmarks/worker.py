@@ -13,14 +13,15 @@ from collections.abc import Callable
 from .contender import Contender
 from .workloads import Arrays, Workload, arrays, pulls
 
+WITH_TORCH = ("torch.func", "PyTorch loop", "PyTorch", "learn2learn", "higher", "TorchOpt")
+
 
 def contender_of(name: str) -> Callable[[Workload, Arrays], Contender]:
     """A contender by its name.
 
     Args:
       name: `"jmeta: ADJOINT, BATCHING"`, or that and `"; CONV"`; `"by hand: BATCHING"`; `"torch.func: BATCHING"`, or
-        that and `", compiled"`; `"PyTorch loop"`, or that and `": CUDA graph"`; or the name
-        of a library.
+        that and `", compiled"`; `"PyTorch loop"`, or that and `": CUDA graph"`; or the name of a library.
 
     Raises:
       ValueError: if there is no such contender.
@@ -36,20 +37,21 @@ def contender_of(name: str) -> Callable[[Workload, Arrays], Contender]:
         if library == "jmeta":
             return with_jax.jmeta_way(with_jax.Way(adjoint, batching, conv or "auto"))
         return with_jax.by_hand(batching)
+    if library not in WITH_TORCH:
+        raise ValueError(f"there is no contender {name!r}")
     from . import with_torch
 
     with_torch.set_precision()
     if library == "torch.func":
         return with_torch.torch_func(batching=way.removesuffix(", compiled"), is_compiled=way.endswith("compiled"))
+    if library == "PyTorch loop":
+        return with_torch.autograd_loop(captures=way == "CUDA graph")
     others = {
         "learn2learn": with_torch.learn2learn,
         "higher": with_torch.higher,
         "TorchOpt": with_torch.torchopt,
         "PyTorch": with_torch.autograd,
-        "PyTorch loop": with_torch.autograd_loop(captures=way == "CUDA graph"),
     }
-    if library not in others:
-        raise ValueError(f"there is no contender {name!r}")
     return others[library]
 
 
