@@ -88,8 +88,9 @@ def over_tasks(
     Args:
       fn: `(meta_params, task, key) -> result`; every leaf of the result is averaged over tasks, as floating point.
       batching: `"vmap"`, all tasks at once; `"scan"`, one after another; a number of tasks, that many at once and the
-        chunks one after another; or `"auto"`, all at once on accelerators, and on a CPU as many as its caches hold (see
-        `jmeta.working_set`), decided when the function is traced.
+        chunks one after another; or `"auto"`, all at once on accelerators, unless fewer were measured to be faster
+        on the card, and on a CPU as many as its caches hold (see `jmeta.working_set`), decided when the function is
+        traced.
 
     Returns:
       `(meta_params, tasks, key) -> mean result`, where every leaf of `tasks` has the tasks on its first axis. The task

@@ -40,7 +40,7 @@ def conv4(
         stored by `calibrate`; `"group"`, `"layer"`, of one example; or `"none"`. See `jmeta.models.norms`.
       pooling: `"max"`, 2x2 maxima that leave out odd borders; or `"strided"`, convolutions of stride 2.
       conv: form of the convolutions: `"patches"`, fast on CPUs, above all where weights differ between tasks; `"xla"`;
-        or `"auto"`, decided now by JAX's default backend.
+        or `"auto"`, decided now by JAX's default backend, and on accelerators by the card (`jmeta.accelerators`).
       num_context: how many channels at the end of the input are no image but a context, the same at every pixel, as
         `learners.cavia` appends it. Linear maps of the context, `params/film_0` to `film_3`, scale and shift the
         feature maps after each norm (FiLM, "feature-wise linear modulation"); a context of zeros changes nothing.

@@ -82,6 +82,8 @@ def _train(
 
 def _costs(metrics: dict[str, np.ndarray], training: Training, num_steps: int) -> dict[str, float]:
     """Of meta-steps, without the first dispatch of each call, which compiled."""
+    if not metrics:  # the time was over before the first
+        return {}
     is_first = metrics["is_first"] == 1
     costs = {"compile s, with a first dispatch": float(metrics["seconds"][is_first].sum())}
     if is_first.all():

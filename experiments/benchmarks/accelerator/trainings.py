@@ -48,7 +48,7 @@ class Training(NamedTuple):
 
     def start(self, key: RandomKey) -> MetaState:
         """The state before the first meta-step."""
-        return self.trainer.init(self.init(key))
+        return self.trainer.init(jax.jit(self.init)(key))
 
 
 def _maml(name: str, *, num_ways: int, num_steps: int, inner_lr: float, tasks_per_step: int, is_tiny: bool) -> Training:

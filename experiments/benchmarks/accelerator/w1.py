@@ -18,11 +18,9 @@ from ..workloads import Arrays, Workload, arrays
 from .period import Period
 from .timing import PRECISIONS, compiled_together, in_turns, products, ratio
 
-FORMS = {
-    "xla": "the compiler's grouped convolution",
-    "patches": "patches and a batched product",
-    "first layer shared": "the same by hand, the first layer's patches once for all inner steps",
-}
+FORMS = ("xla", "patches", "first layer shared")
+"""The compiler's grouped convolution; patches and a batched product; the same by hand, with the first layer's patches
+once for all inner steps."""
 
 
 class Point(NamedTuple):
