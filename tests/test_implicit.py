@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+import jmeta
 from jmeta import adjoints, learners, losses, models, tasks
 from jmeta.adaptation import descend
 

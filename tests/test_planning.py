@@ -119,6 +119,7 @@ print(trial.temporary_bytes, trial.peak_bytes - held, status("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of a process's memory")
 @pytest.mark.parametrize(("adjoint", "batching"), [("unrolled", "scan"), ("mixed_mode", "vmap")])
 def test_the_predicted_bytes_are_what_a_run_allocates(adjoint, batching):

@@ -13,6 +13,7 @@ import pathlib
 import resource
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import pytest
@@ -77,17 +78,25 @@ def release() -> None:
 
 
 @functools.cache
-def quick_options() -> dict[str, bool]:
-    """Compiler options that halve the time for a small program; none where this jaxlib has no such option.
+def quick_options() -> dict[str, Any]:
+    """Compiler options that halve the time for a small program, those of them that this jaxlib has.
 
-    XLA's newer emitters for fusions on CPUs pay in long runs. From jaxlib 0.11 on there are no others.
+    XLA's newer emitters for fusions on CPUs pay in long runs; from jaxlib 0.11 on there are no others. A program that
+    is compiled in parts, by several threads, costs more than one that is not.
     """
-    options = {"xla_cpu_use_fusion_emitters": False}
+    return {
+        name: value
+        for name, value in (("xla_cpu_use_fusion_emitters", False), ("xla_cpu_parallel_codegen_split_count", 1))
+        if _is_option(name, value)
+    }
+
+
+def _is_option(name: str, value: Any) -> bool:
     try:
-        jax.jit(lambda x: x).lower(0.0).compile(compiler_options=options)
+        jax.jit(lambda x: x).lower(0.0).compile(compiler_options={name: value})
     except jax.errors.JaxRuntimeError:
-        return {}
-    return options
+        return False
+    return True
 
 
 @contextlib.contextmanager

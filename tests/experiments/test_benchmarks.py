@@ -134,6 +134,7 @@ def test_the_page_is_what_was_measured():
     assert report.PAGE.read_text() == report.render(*report.measured()), "run `python -m experiments.benchmarks.report`"
 
 
+@pytest.mark.slow
 def test_a_sweep_becomes_a_table_and_a_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "ROOT", tmp_path)
     monkeypatch.setattr(report, "PICTURE", tmp_path / "picture.png")
@@ -151,6 +152,7 @@ def test_a_sweep_becomes_a_table_and_a_picture(tmp_path, monkeypatch):
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_profile_tells_kinds_of_work_apart():
     found = profile.profile(Workload("W3"), with_jax.Way("unrolled", "scan"))
     assert {"norms", "convolutions: products of matrices"} < set(found["milliseconds"])

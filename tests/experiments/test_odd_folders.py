@@ -65,6 +65,7 @@ def test_a_run_in_a_folder_of_any_name(here, capsys, name):
     assert os.listdir(here) == [name.partition("/")[0]]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_in_a_folder_with_brackets_goes_on(here, start_process):
     """To the same bits as in a plain folder."""
     words = ["experiments.train", *KILLED, "--run-dir"]
