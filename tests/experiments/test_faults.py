@@ -271,7 +271,7 @@ def test_checkpoints_of_something_else_are_refused(halfway, capfd, change, messa
 
 @contextlib.contextmanager
 def without_rights():
-    """Nobody's, where we are the one who may do all; recipes are found before, since our sources may be private, too."""
+    """Nobody's, where we are the one who may do all; recipes are found before, as our sources may be private."""
     is_root = os.geteuid() == 0
     names = recipes.names()
     if is_root:
