@@ -212,7 +212,7 @@ def autograd_loop(*, captures: bool = False) -> Callable[[Workload, Arrays], Con
         def accumulate() -> torch.Tensor:
             total = torch.zeros((), device=DEVICE)
             for x, y, query_x, query_y in tasks:
-                params = dict(network.named_parameters())
+                params: dict[str, torch.Tensor] = dict(network.named_parameters())
                 for _ in range(workload.steps):
                     loss = loss_fn(torch.func.functional_call(network, params, (x,)), y)
                     grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
