@@ -81,7 +81,7 @@ def release() -> None:
 def quick_options() -> dict[str, Any]:
     """Compiler options that halve the time for a small program, those of them that this jaxlib has.
 
-    XLA's newer emitters for fusions on CPUs pay in long runs; from jaxlib 0.11 on there are no others. A program that
+    XLA's newer emitters for fusions on CPUs pay in long runs; jaxlib 0.12 has no others. A program that
     is compiled in parts, by several threads, costs more than one that is not.
     """
     return {

@@ -11,7 +11,7 @@ from .supervisor import Section, supervise
 from .tables import tables_of
 
 SHARES = {"check": 10, "w1": 28, "peers": 18, "w2": 10, "w3w4": 12, "long_loops": 8, "full_rows": 34}
-"""Of the time, by section, in order of worth. What compiles for long, or trains, has more."""
+"""Each section's share of the time, in order of worth. Sections that compile for long, or train, have more."""
 END_SECONDS = 3.0
 """Kept for the table."""
 

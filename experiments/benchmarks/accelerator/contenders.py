@@ -12,7 +12,7 @@ from .period import Period
 ROWS = pathlib.Path(__file__).parents[1] / "rows"
 PRECISIONS = {"float32": "float32", "TF32": "tensorfloat32"}
 TOLERANCES = {"float32": 0.02, "TF32": 0.1}
-"""Of losses and norms of meta-gradients: they tell other computations apart, and no rounding."""
+"""Relative tolerance for losses and meta-gradient norms: it catches a different computation, not rounding."""
 
 RECORDED = {"W3": Workload("W3"), "W4-A2C": Workload("W4-A2C", 512, 100), "W4-PPO": Workload("W4-PPO", 512, 100)}
 """What was measured on CPUs and is compared with, by kind; on another machine and another day, unlike all else."""

@@ -81,7 +81,7 @@ def _train(
 
 
 def _costs(metrics: dict[str, np.ndarray], training: Training, num_steps: int) -> dict[str, float]:
-    """Of meta-steps, without the first dispatch of each call, which compiled."""
+    """Report what the meta-steps cost, without the first dispatch of each call, which compiled."""
     if not metrics:  # the time was over before the first
         return {}
     is_first = metrics["is_first"] == 1

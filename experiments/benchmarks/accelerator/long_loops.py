@@ -15,7 +15,7 @@ from .timing import compiled_together, in_turns
 
 ADJOINTS = ("mixed_mode in blocks", "rematerialized in blocks", "mixed_mode", "rematerialized", "unrolled")
 SHARE_OF_MEMORY = 0.9
-"""Of the card's: what wants more is compiled and not run."""
+"""Share of the card's memory; a program that needs more is compiled but not run."""
 
 
 def run(period: Period) -> None:

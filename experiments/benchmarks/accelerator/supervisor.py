@@ -58,7 +58,7 @@ def supervise(sections: Sequence[Section], out: pathlib.Path, ends_at: float) ->
 
 
 def _run(section: Section, out: pathlib.Path, ends_at: float) -> str | None:
-    """Why the section did not end by itself and well; `None` if it did."""
+    """Run one section; return why it failed or was stopped, `None` if it succeeded."""
     with open(out / LOG_NAME, "a") as log:
         print(f"\n=== {section.name}", file=log, flush=True)
         begins = log.tell()
