@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from configs import parts
 from jmeta import Learner
-from jmeta.policy_gradients import Collect
+from jmeta.domains.rl.policy_gradients import Collect
 from jmeta.types import Aux, EpisodeFn, MetaTrainer, PyTree, RandomKey
 
 

@@ -8,12 +8,14 @@ import optax
 
 import jmeta
 from configs import parts
-from jmeta import Learner, learners, losses, models, policies, policy_gradients, rollouts
-from jmeta.collecting import collecting_trainer
+from jmeta import Learner, losses, models
+from jmeta.domains import rl
+from jmeta.domains.rl import policies, policy_gradients, rollouts
+from jmeta.domains.rl.on_policy import on_policy_trainer
+from jmeta.domains.rl.policies import Policy
+from jmeta.domains.rl.policy_gradients import Collect, RollOut
+from jmeta.domains.rl.trust_region import trust_region_trainer
 from jmeta.episodes import count_tasks
-from jmeta.policies import Policy
-from jmeta.policy_gradients import Collect, RollOut
-from jmeta.trust_region import trust_region_trainer
 from jmeta.types import Aux, EpisodeFn, LossFn, MetaTrainer, PyTree, RandomKey
 from jmeta.working_set import chunk_size
 
@@ -48,14 +50,14 @@ def maml_rl(
     """A policy without memory to start from, its inner steps, and how the start is improved."""
     adapting = _adapting(recipe.model, method, there)
     policy, surrogate, inner, roll_out = adapting
-    collect = learners.collect_adaptation(policy, surrogate, inner, roll_out, num_steps=method.num_steps)
+    collect = rl.learners.collect_adaptation(policy, surrogate, inner, roll_out, num_steps=method.num_steps)
     by_ppo = method.outer == "ppo"
     if sharing is not None and not by_ppo:
         raise ValueError(
             "a trust region is computed on one device, and here devices share the tasks; take --method.outer ppo, or "
             "one process without --mesh and training.num-blocks"
         )
-    learner = learners.maml_rl(
+    learner = rl.learners.maml_rl(
         policy,
         surrogate,
         inner,
@@ -82,7 +84,7 @@ def maml_rl(
         rollouts.init_policy(there.environment, policy),
         trainer,
         collected_first(collect, on_collected),
-        learners.maml_rl(policy, surrogate, inner, num_steps=test_steps, roll_out=roll_out),
+        rl.learners.maml_rl(policy, surrogate, inner, num_steps=test_steps, roll_out=roll_out),
         make_judge(test_steps),
         make_judge,
         test_steps,
@@ -133,7 +135,7 @@ def _trainer(
     mean_grad = jmeta.over_tasks(jax.value_and_grad(on_collected, has_aux=True), batching)
     mesh, num_blocks = (None, None) if sharing is None else sharing
     mean_grad = mean_grad if sharing is None else sharing.over(mean_grad)
-    return collecting_trainer(
+    return on_policy_trainer(
         jmeta.meta_trainer(mean_grad, optimizer), collect, num_epochs=num_epochs, mesh=mesh, num_blocks=num_blocks
     )
 
@@ -154,7 +156,7 @@ def _trust_region(
         return jax.vmap(losses.masked_mean)(old.kl(new), tasks.query).mean()
 
     mean_episode = jmeta.over_tasks(on_collected, batching)
-    return collecting_trainer(
+    return on_policy_trainer(
         trust_region_trainer(mean_episode, decide, divergence, max_divergence=max_divergence), collect
     )
 
@@ -169,7 +171,7 @@ def _of_each(fn: Callable[[jmeta.Task], PyTree], tasks: jmeta.Task, batching: An
 def _after_adapting(adapting: Adapting, num_rollouts: int, num_steps: int) -> EpisodeFn:
     """The mean return of the policy after so many inner steps, over as many rollouts as an inner step has."""
     policy, surrogate, inner, roll_out = adapting
-    collect = learners.collect_adaptation(policy, surrogate, inner, roll_out, num_steps=num_steps)
+    collect = rl.learners.collect_adaptation(policy, surrogate, inner, roll_out, num_steps=num_steps)
 
     def judge(meta_params: PyTree, env_params: PyTree, key: RandomKey) -> tuple[jax.Array, Aux]:
         query = collect(meta_params, env_params, key).query

@@ -5,10 +5,12 @@ import optax
 
 import jmeta
 from configs import parts
-from jmeta import Learner, environments, learners, models, policies, policy_gradients, rollouts
-from jmeta.collecting import collecting_trainer
-from jmeta.learners.varibad import TaskInference, task_inference, varibad, varibad_policy
-from jmeta.policies import Policy
+from jmeta import Learner, models
+from jmeta.domains import rl
+from jmeta.domains.rl import environments, policies, policy_gradients, rollouts
+from jmeta.domains.rl.learners.varibad import TaskInference, task_inference, varibad, varibad_policy
+from jmeta.domains.rl.on_policy import on_policy_trainer
+from jmeta.domains.rl.policies import Policy
 from jmeta.types import EpisodeFn, LossFn, MetaTrainer, SequenceModel
 
 from .acting import Acting, collected_first
@@ -25,7 +27,7 @@ def rl2(
 ) -> Acting:
     """RL², or with a `Forgetful` network a policy that does not adapt at all, trained likewise."""
     policy = policy_of(recipe.model, method, there)
-    learner = learners.rl2(policy)
+    learner = rl.learners.rl2(policy)
     on_collected = jmeta.episode(learner, _loss(method))
     return _acting(recipe, method, there, policy, learner, on_collected, optimizer, sharing)
 
@@ -138,7 +140,7 @@ def _trainer(
     batching = "vmap" if training.batching == "auto" else training.batching
     mean_grad = jax.value_and_grad(jmeta.over_tasks(on_collected, batching), has_aux=True)
     mean_grad = mean_grad if sharing is None else sharing.over(mean_grad)
-    return collecting_trainer(
+    return on_policy_trainer(
         jmeta.meta_trainer(mean_grad, optimizer),
         collect,
         num_epochs=method.num_epochs,

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jmeta.environments import Environment
-from jmeta.environments.robots import (
+from jmeta.domains.rl.environments import Environment
+from jmeta.domains.rl.environments.robots import (
     ANYWHERE,
     DAMAGED,
     DAMAGED_OTHERWISE,
@@ -14,10 +14,10 @@ from jmeta.environments.robots import (
     crawler,
     eel,
 )
-from jmeta.environments.robots.arm import arm_design
-from jmeta.environments.robots.crawler import crawler_design
-from jmeta.environments.robots.eel import eel_design
-from jmeta.environments.robots.robot import Design
+from jmeta.domains.rl.environments.robots.arm import arm_design
+from jmeta.domains.rl.environments.robots.crawler import crawler_design
+from jmeta.domains.rl.environments.robots.eel import eel_design
+from jmeta.domains.rl.environments.robots.robot import Design
 
 NUM_STEPS = 50  # of a rollout
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from configs import parts
 from jmeta import tasks
-from jmeta.tasks import protocols
-from jmeta.tasks.datasets import folder
-from jmeta.tasks.datasets.image_classes import ImageClasses, split_hash
-from jmeta.tasks.protocols import Protocol
+from jmeta.domains.images import protocols
+from jmeta.domains.images.datasets import folder
+from jmeta.domains.images.datasets.image_classes import ImageClasses, split_hash
+from jmeta.domains.images.protocols import Protocol
 
 SampleTask = jax.tree_util.Partial
 """`key -> Task`, with the data as its leaves."""

@@ -3,8 +3,8 @@
 from typing import Any, NamedTuple
 
 from configs import parts
-from jmeta import environments
-from jmeta.environments import Environment
+from jmeta.domains.rl import environments
+from jmeta.domains.rl.environments import Environment
 
 from . import robots
 from .sources import Source

@@ -181,7 +181,8 @@ def evaluate_episodes(
 
     Example:
       >>> import jax
-      >>> from jmeta import environments, models, policies, rollouts
+      >>> from jmeta import models
+      >>> from jmeta.domains.rl import environments, policies, rollouts
       >>> bandit, sample = environments.bernoulli_bandit(5)
       >>> policy = policies.actor_critic(models.gru(8), bandit)
       >>> params = rollouts.init_policy(bandit, policy)(jax.random.key(0))

@@ -17,21 +17,10 @@ import optax
 
 import jmeta
 from experiments import cluster
-from jmeta import (
-    environments,
-    estimators,
-    evaluation,
-    learners,
-    losses,
-    models,
-    policies,
-    policy_gradients,
-    rollouts,
-    sharding,
-    tasks,
-    training,
-)
-from jmeta.collecting import collecting_trainer
+from jmeta import estimators, evaluation, learners, losses, models, sharding, tasks, training
+from jmeta.domains import rl
+from jmeta.domains.rl import environments, policies, policy_gradients, rollouts
+from jmeta.domains.rl.on_policy import on_policy_trainer
 from jmeta.sharding import placing
 
 NUM_TASKS, NUM_STEPS = 16, 50
@@ -68,10 +57,10 @@ def rl2(mesh, num_blocks):
     policy = policies.actor_critic(models.gru(16), bandit)
     run = rollouts.run_episode(bandit, policy, num_steps=6)
     collect = policy_gradients.collect_episode(run, discount=0.99, gae_lambda=0.3)
-    episode_fn = jmeta.episode(learners.rl2(policy), policy_gradients.ppo_loss(entropy_weight=0.01))
+    episode_fn = jmeta.episode(rl.learners.rl2(policy), policy_gradients.ppo_loss(entropy_weight=0.01))
     mean_grad = jax.value_and_grad(jmeta.over_tasks(episode_fn, "vmap"), has_aux=True)
     shared = sharding.over_devices(mean_grad, mesh, num_blocks=num_blocks)
-    trainer = collecting_trainer(
+    trainer = on_policy_trainer(
         jmeta.meta_trainer(shared, optax.adam(1e-2)),
         collect,
         num_epochs=2,

@@ -30,7 +30,7 @@ TestedOn = Literal["held_out", "trained"]
 
 @dataclass(frozen=True)
 class Images:
-    """Images of classes, loaded, split, rotated and drawn as a named protocol says (see `jmeta.tasks.protocols`)."""
+    """Images of classes, loaded, split, rotated and drawn as a protocol says (see `jmeta.domains.images.protocols`)."""
 
     protocol: ProtocolName
     train_ways: int | None = None
@@ -43,7 +43,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Folder:
-    """Your own images, a folder for each class (see `jmeta.tasks.datasets.folder`)."""
+    """Your own images, a folder for each class (see `jmeta.domains.images.datasets.folder`)."""
 
     path: str = ""
     size: tuple[int, int] | None = (28, 28)

@@ -23,20 +23,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jmeta
 from experiments import cluster, console, files
-from jmeta import (
-    environments,
-    estimators,
-    learners,
-    losses,
-    models,
-    policies,
-    policy_gradients,
-    rollouts,
-    sharding,
-    tasks,
-    training,
-)
-from jmeta.collecting import collecting_trainer
+from jmeta import estimators, learners, losses, models, sharding, tasks, training
+from jmeta.domains import rl
+from jmeta.domains.rl import environments, policies, policy_gradients, rollouts
+from jmeta.domains.rl.on_policy import on_policy_trainer
 from jmeta.types import MetaTrainer, PyTree
 
 from .collectives import collectives
@@ -103,11 +93,11 @@ def rl2(mesh: Mesh | None, num_blocks: int | None) -> Trained:
     bandit, sample = environments.bernoulli_bandit(5)
     policy = policies.actor_critic(models.gru(64), bandit)
     run = rollouts.run_episode(bandit, policy, num_steps=20)
-    episode_fn = jmeta.episode(learners.rl2(policy), policy_gradients.ppo_loss(entropy_weight=0.01))
+    episode_fn = jmeta.episode(rl.learners.rl2(policy), policy_gradients.ppo_loss(entropy_weight=0.01))
     mean_grad: Any = jax.value_and_grad(jmeta.over_tasks(episode_fn, "vmap"), has_aux=True)
     if mesh is not None:
         mean_grad = sharding.over_devices(mean_grad, mesh, num_blocks=num_blocks)
-    trainer = collecting_trainer(
+    trainer = on_policy_trainer(
         jmeta.meta_trainer(mean_grad, optax.adam(1e-3)),
         policy_gradients.collect_episode(run, discount=0.99, gae_lambda=0.3),
         num_epochs=2,

@@ -1,13 +1,9 @@
 """Where tasks come from: pure samplers `sample(key) -> Task` over arrays that live on the device.
 
-A data set (`jmeta.tasks.datasets`) gives images by class, split into meta_train, meta_valid and meta_test; a *protocol*
-(`jmeta.tasks.protocols`) says how tasks are drawn from them, under a name that every reported number carries. Data that
-do not fit on the device come through `host_fed`.
+Images by class, and the protocols that say how tasks are drawn from them, are in `jmeta.domains.images`. Data that do
+not fit on the device come through `host_fed`.
 """
 
-from . import datasets as datasets
-from . import protocols as protocols
-from .augment import distort as distort
 from .class_arrays import group_by_class as group_by_class
 from .drawn import drawn as drawn
 from .few_shot import few_shot as few_shot

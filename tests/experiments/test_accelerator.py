@@ -116,7 +116,7 @@ def test_it_needs_the_dependencies_of_the_core_alone():
     found = [module.name for module in pkgutil.iter_modules(accelerator.__path__)]
     assert set(command.SHARES) < set(found), "a section is a module"
     package = accelerator.__name__
-    ours = [f"import {package}.{name}" for name in found] + ["import jmeta.policy_gradients"]
+    ours = [f"import {package}.{name}" for name in found] + ["import jmeta.domains.rl.policy_gradients"]
     ours += ["import experiments.benchmarks.worker, experiments.benchmarks.acting_with_jax"]
     assert modules_loaded("\n".join(ours)) <= modules_loaded("import flax.linen, optax, orbax.checkpoint")
     assert "jax" not in ast.literal_eval(

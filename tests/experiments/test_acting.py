@@ -13,7 +13,7 @@ from experiments import evaluate, planning, recipes, run_state, train, worlds
 from experiments.build import build
 from experiments.diagnosis import examine_step
 from jmeta import Batch
-from jmeta.policies import StepInput
+from jmeta.domains.rl.policies import StepInput
 
 BANDIT = parts.Bandit(num_arms=2, num_pulls=4)
 NAVIGATION = parts.Navigation("dense")

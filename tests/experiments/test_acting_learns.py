@@ -2,7 +2,7 @@
 
 The bandit has two arms and ten pulls: without memory 5, with the best there is 6.02. On short navigation a policy
 before its gradient step has about −8, wherever it goes; the step is worth more the better the start has been learned.
-The GRU under PPO is in `tests/learners/test_rl2.py`, and ProMP in `tests/learners/test_maml_rl.py`.
+The GRU under PPO is in `tests/domains/rl/learners/test_rl2.py`, and ProMP in `test_maml_rl.py`.
 """
 
 import dataclasses

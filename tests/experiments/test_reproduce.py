@@ -12,8 +12,8 @@ from PIL import Image
 from experiments import acting_by_memory, evaluate, worlds
 from experiments.reproduce import record, robots, rows, table
 from experiments.robots import NUM_STEPS
+from jmeta.domains.rl.rollouts import run_episode
 from jmeta.evaluation import estimate
-from jmeta.rollouts import run_episode
 
 NUM_TASKS = 100
 

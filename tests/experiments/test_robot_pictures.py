@@ -9,7 +9,7 @@ from configs import parts
 from experiments import acting_by_memory, robot_pictures, worlds
 from experiments.robot_pictures import Curve
 from experiments.robots import NUM_STEPS, ROBOTS
-from jmeta import rollouts
+from jmeta.domains.rl import rollouts
 
 
 @pytest.mark.parametrize("name", ROBOTS)

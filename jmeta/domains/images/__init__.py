@@ -1,0 +1,10 @@
+"""Few-shot images: data sets by class, how images are distorted, and the protocols that say how tasks are drawn.
+
+A data set (`datasets`) gives images by class, split into meta_train, meta_valid and meta_test; a *protocol*
+(`protocols`) says how tasks are drawn from them, under a name that every reported number carries.
+"""
+
+from . import datasets, protocols
+from .augment import distort
+
+__all__ = ["datasets", "protocols", "distort"]
