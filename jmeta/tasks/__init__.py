@@ -13,4 +13,6 @@ from .host_fed import host_fed as host_fed
 from .ragged import pad_task as pad_task
 from .ragged import ragged as ragged
 from .sinusoid import sinusoid as sinusoid
+from .source import HostTasks as HostTasks
+from .source import Source as Source
 from .supervised import supervised as supervised

@@ -6,5 +6,7 @@ A data set (`datasets`) gives images by class, split into meta_train, meta_valid
 
 from . import datasets, protocols
 from .augment import distort
+from .baselines import baselines
+from .own_images import own_images
 
-__all__ = ["datasets", "protocols", "distort"]
+__all__ = ["datasets", "protocols", "distort", "own_images", "baselines"]

@@ -15,6 +15,9 @@ from jax.tree_util import Partial
 
 from jmeta.tasks.class_arrays import Augment
 from jmeta.tasks.few_shot import few_shot
+from jmeta.tasks.source import Source
+from jmeta.tasks.supervised import supervised
+from jmeta.types import RandomKey, Task
 
 from .datasets import glyphs as glyphs_data
 from .datasets import omniglot
@@ -141,6 +144,76 @@ class Protocol:
             self._sampler(splits.meta_test, num_ways, num_shots, test_queries, self.test_rotations),
         )
 
+    def source(
+        self,
+        splits: ImageSplits | None = None,
+        *,
+        num_ways: int,
+        num_shots: int,
+        train_ways: int | None = None,
+        train_shots: int | None = None,
+        train_queries: int | None = None,
+    ) -> Source:
+        """Samplers of all splits with the words that stand beside their numbers, for an experiment.
+
+        Args:
+          splits: the data, if loaded already; `load` brings them if not.
+          num_ways, num_shots, train_ways, train_shots, train_queries: as for `samplers`.
+
+        Raises:
+          ValueError: as `samplers`; for training tasks, when they are asked for.
+
+        Example:
+          >>> glyphs.source(num_ways=5, num_shots=1).describe(1000)
+          'glyphs/glyphs 5-way 1-shot, 3 queries, 1000 tasks'
+        """
+        loaded = self.load(None) if splits is None else splits
+        tested: dict[str, int] = {"num_ways": num_ways, "num_shots": num_shots}
+        trained = {"train_ways": train_ways, "train_shots": train_shots, "train_queries": train_queries}
+        # one image for each part in training, so that no class is too small to be tested with
+        samplers = self.samplers(loaded, **tested, train_ways=1, train_shots=1, train_queries=1)
+        return Source(
+            meta_train=lambda: self.samplers(loaded, **tested, **trained).meta_train,
+            meta_valid=samplers.meta_valid,
+            meta_test=samplers.meta_test,
+            name=f"{self.name}/{self.dataset} {num_ways}-way {num_shots}-shot",
+            describe=lambda num_tasks: self.describe(**tested, num_tasks=num_tasks),
+            num_test_tasks=self.num_test_tasks,
+            split_hash=split_hash(loaded),
+            seen_classes=frozenset((*loaded.meta_train.class_names, *loaded.meta_valid.class_names)),
+            test_classes=frozenset(loaded.meta_test.class_names),
+        )
+
+    def pretraining(self, splits: ImageSplits, *, batch_size: int) -> tuple[Partial, int]:
+        """Batches of all classes of meta_train, for learners that are trained on these and not on tasks.
+
+        Images are distorted as the protocol's tasks are; where tasks turn them, turned images are classes of their own.
+
+        Args:
+          splits: what `load` returned.
+          batch_size: examples in a batch.
+
+        Returns:
+          `(sample, num_classes)`; `sample(key)` is a task whose support and query are one batch.
+
+        Example:
+          >>> import jax
+          >>> sample, num_classes = glyphs.pretraining(glyphs.load(None), batch_size=16)
+          >>> sample(jax.random.key(0)).support.x.shape
+          (16, 28, 28, 1)
+        """
+        classes = splits.meta_train
+        rotations = "none" if self.train_rotations == "none" else "as_classes"
+        sample = supervised(
+            classes.images,
+            batch_size=batch_size,
+            rotations=rotations,
+            class_sizes=classes.class_sizes,
+            augment=self.augment,
+        )
+        num_classes = len(classes.images) * (1 if rotations == "none" else 4)
+        return Partial(_batch_as_task, sample), num_classes
+
     def _sampler(self, classes: ImageClasses, ways: int, shots: int, queries: int, rotations: str) -> Partial:
         return few_shot(
             classes.images,
@@ -152,6 +225,11 @@ class Protocol:
             class_sizes=classes.class_sizes,
             augment=self.augment,
         )
+
+
+def _batch_as_task(sample: Partial, key: RandomKey) -> Task:
+    batch = sample(key)
+    return Task(batch, batch)
 
 
 def _first_given(*numbers: int | None) -> int:

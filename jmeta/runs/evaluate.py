@@ -1,52 +1,42 @@
-"""Judge a trained run on meta_test: `python -m experiments.evaluate RUN [--baselines] [--inner-steps 0 1 5 10]`.
+"""Judge a trained run on meta_test: `jmeta evaluate RUN [--baselines] [--inner-steps 0 1 5 10] [--overrides]`.
 
-RUN is the folder of one seed or that of all seeds of a recipe. The parameters are those chosen on meta_valid. Results
-are printed, with the name of their protocol, and kept in the run folder as `evaluation.json`, one entry a protocol;
-the interval over several seeds in `over_seeds.json` of their common folder.
+RUN is the folder of one seed or that of all seeds of a recipe. The parameters are those chosen on meta_valid. Any option
+of the recipe can be given another value, such as `--num-ways 20`, if the parameters stay of the same shapes. Results are
+printed, with the name of their protocol, and kept in the run folder as `evaluation.json`, one entry a protocol; the
+interval over several seeds in `over_seeds.json` of their common folder.
 """
 
 import dataclasses
 import pathlib
-import sys
 import time
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
 import tyro
 
-import jmeta
-from configs import parts
-from jmeta import Learner, checkpoints
-from jmeta.evaluation import Estimate, Evaluation, evaluate_episodes, paired_difference
-from jmeta.types import EpisodeFn, PyTree, RandomKey
-
-from . import baselines, console, files, loop, over_seeds, pictures, recipes, run_folder, run_state
-from .build import Experiment, build
-from .sources import named_protocol
+from .. import checkpoints
+from ..evaluation import Estimate, Evaluation, evaluate_episodes, paired_difference
+from ..evaluation import evaluate as evaluate_learner
+from ..types import EpisodeFn, Learner, PyTree, RandomKey
+from . import console, files, loop, options, pictures, recipes, seeds, state
+from . import folder as run_folder
+from .experiment import Experiment
+from .recipes import Recipe
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Command:
     """Judge a trained run on meta_test."""
 
     run: tyro.conf.Positional[pathlib.Path]
     """Folder of one seed's run, or the one that has the folders of all seeds."""
-    protocol: parts.ProtocolName | None = None
-    """Another protocol than the recipe's, if none of its test classes was trained on."""
-    num_ways: int | None = None
-    """Classes in a test task, in place of the recipe's."""
-    num_shots: int | None = None
-    """Support examples of each class of a test task, in place of the recipe's."""
-    num_tasks: int | None = None
-    """Test tasks, in place of the recipe's."""
-    tested_on: parts.TestedOn | None = None
-    """Bodies of robots inside or outside of training's ranges, in place of the recipe's."""
+    recipe: str | None = None
+    """The recipe file of a run that is not one of ours; nothing that a run folder names is executed by itself."""
     inner_steps: tuple[int, ...] = ()
     """Numbers of inner steps to draw the adaptation curve for, such as 0 1 5 10."""
     baselines: bool = False
-    """Judge on the same tasks what learns nothing from others: the nearest mean of the inputs, and the run's network
-    trained from scratch on each support. The latter takes a while."""
+    """Judge the recipe's baselines on the same tasks, which learn nothing from other tasks. It may take a while."""
 
 
 class Timed(NamedTuple):
@@ -79,118 +69,138 @@ def seed_folders(folder: pathlib.Path) -> list[pathlib.Path]:
     return found
 
 
-def load_run(folder: pathlib.Path) -> tuple[str, parts.Recipe, PyTree]:
-    """`(recipe name, recipe, meta-parameters)`, the last those with the best score on meta_valid.
+class Loaded(NamedTuple):
+    """A trained run.
+
+    Attributes:
+      recipe: that it was trained with.
+      options: its options.
+      meta_params: those with the best score on meta_valid.
+    """
+
+    recipe: Recipe
+    options: Any
+    meta_params: PyTree
+
+
+def recipe_of(folder: pathlib.Path, named: str | None) -> tuple[Recipe, Any]:
+    """The recipe of a run and its recorded options.
+
+    Args:
+      folder: of one seed's run.
+      named: the user's recipe file, if it is one.
+
+    Raises:
+      ValueError: if the folder holds no run, or one of a recipe file that is not named, or has another name.
+    """
+    config = run_folder.read_config(folder)
+    if named is None and not config.is_ours:
+        raise ValueError(
+            f"{folder} is a run of the recipe file {files.short(config.recipe)}.py, which is not executed unless you "
+            f"say so: add --recipe PATH/{files.short(config.recipe)}.py"
+        )
+    if named is not None and (config.is_ours or pathlib.Path(named).stem != config.recipe):
+        ours = "one of ours" if config.is_ours else "a file"
+        raise ValueError(
+            f"--recipe {named}, but {folder} is a run of {files.short(config.recipe)}, {ours}; leave it out, or name "
+            "that one"
+        )
+    recipe = recipes.load(config.recipe if named is None else named)
+    return recipe, options.restored(recipe.options(), config.values)
+
+
+def load_run(folder: pathlib.Path, named: str | None = None) -> Loaded:
+    """A trained run, with its best parameters.
+
+    Args:
+      folder: of one seed's run.
+      named: the user's recipe file, if the run is not of one of ours.
 
     Raises:
       ValueError: if the folder holds no run, one without a checkpoint yet, one that never had a finite score, or one of
         other classes than the data now have.
     """
-    name, options = run_folder.read_config(folder)
-    recipe = recipes.with_options(recipes.load(name), options)
-    experiment = build(recipe)
+    recipe, chosen = recipe_of(folder, named)
+    experiment = recipe.build(chosen)
     run_folder.check_split(folder, experiment.source.split_hash)
-    like = run_state.init_state(experiment, recipe.training.seed)
+    like = state.init_state(experiment, chosen.training.seed)
     restored = checkpoints.restore(folder / "checkpoints", like, best=True)
     if restored is None:
         raise ValueError(f"{folder} has no checkpoint yet; train it first")
     if not np.isfinite(restored[1].best_score):
         raise ValueError(f"{folder} never had a finite score on meta_valid, so there is no model to judge")
     step, latest = checkpoints.restore(folder / "checkpoints", like) or restored
-    if not run_state.is_finished(latest, recipe.training):
-        print(f"note: {folder} is at step {step} of {recipe.training.num_steps}; judged is the best model until then")
-    return name, recipe, restored[1].best_meta_params
+    if not state.is_finished(latest, chosen.training):
+        print(f"note: {folder} is at step {step} of {chosen.training.num_steps}; judged is the best model until then")
+    return Loaded(recipe, chosen, restored[1].best_meta_params)
 
 
-def tested_otherwise(recipe: parts.Recipe, options: Options) -> parts.Recipe:
-    """The recipe with the options' test tasks; of its training tasks only the number of ways matters any more.
+def tested_otherwise(recipe: Recipe, trained: Any, tested: Any) -> Experiment:
+    """The experiment of a trained run with other options, for testing.
+
+    Args:
+      recipe: of the run.
+      trained: the options it was trained with.
+      tested: those it is tested with.
 
     Raises:
-      ValueError: if what is asked for is not of its kind of data, or it was trained on classes that another protocol
-        tests.
+      ValueError: if the other options change the parameters' shapes, or test on classes that were trained on.
     """
-    given = {name: getattr(options, name) for name in ("num_ways", "num_shots", "num_tasks")}
-    testing = dataclasses.replace(recipe.testing, **{k: v for k, v in given.items() if v is not None})
-    changed: dict[str, Any] = {"testing": testing}
-    if isinstance(recipe.data, parts.Images):
-        ways = recipe.data.train_ways or named_protocol(recipe.data.protocol).train_ways or recipe.testing.num_ways
-        protocol = options.protocol or recipe.data.protocol
-        _check_unseen(recipe.data.protocol, protocol)
-        # training tasks are not drawn again: one image for each part, so that no class has too few
-        changed["data"] = dataclasses.replace(
-            recipe.data, protocol=protocol, train_ways=ways, train_shots=1, train_queries=1
-        )
-    elif options.protocol is not None:
-        raise ValueError(f"--protocol {options.protocol} is of named images, but the run is not; leave it out")
-    elif isinstance(recipe.data, parts.Folder):
-        ways = recipe.data.train_ways or recipe.testing.num_ways
-        changed["data"] = dataclasses.replace(recipe.data, train_ways=ways, train_shots=1)
-    if options.tested_on is not None:
-        if not isinstance(recipe.data, parts.Robot):
-            raise ValueError(f"--tested-on {options.tested_on} is of robots' bodies; the run has none, leave it out")
-        changed["data"] = dataclasses.replace(recipe.data, tested_on=options.tested_on)
-    return dataclasses.replace(recipe, **changed)  # pyright: ignore[reportArgumentType]
-
-
-def _check_unseen(trained: parts.ProtocolName, tested: parts.ProtocolName) -> None:
-    if trained == tested or named_protocol(trained).dataset != named_protocol(tested).dataset:
-        return
-    splits = named_protocol(trained).load(None)
-    seen = {*splits.meta_train.class_names, *splits.meta_valid.class_names}
-    judged = named_protocol(tested).load(None).meta_test.class_names
-    if overlap := seen & set(judged):
+    changed = recipe.build(tested)
+    if options.recorded(trained) == options.recorded(tested):
+        return changed
+    original = recipe.build(trained)
+    shapes = [
+        jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), jax.eval_shape(each.init_fn, jax.random.key(0)))
+        for each in (original, changed)
+    ]
+    if shapes[0] != shapes[1]:
         raise ValueError(
-            f"--protocol {tested}: {len(overlap)} of its {len(judged)} test classes are among those that {trained} "
-            f"trains on or chooses models by; train a run with --data.protocol {tested}"
+            "with these options the parameters have other shapes than those that were trained, as of a method with an "
+            "output for each way; train a run with them"
         )
+    if changed.source.split_hash != original.source.split_hash:
+        overlap = original.source.seen_classes & changed.source.test_classes
+        if overlap:
+            raise ValueError(
+                f"{len(overlap)} of the {len(changed.source.test_classes)} test classes of {changed.source.name} are "
+                f"among those that the run trained on or chose models by; train a run with these options"
+            )
+    return changed
 
 
 def timed_evaluation(
-    experiment: Experiment,
-    learner: Learner | EpisodeFn,
-    meta_params: PyTree,
-    *,
-    tasks_at_once: int,
-    num_steps: int | None = None,
+    experiment: Experiment, judged: Learner | EpisodeFn, meta_params: PyTree, *, num_steps: int | None = None
 ) -> Timed:
-    """What is judged, on the fixed tasks of meta_test, the same for all; `num_steps` goes with the protocol.
+    """Judge on the fixed tasks of meta_test, the same for all; `num_steps` goes with the protocol.
 
     A learner is judged by its predictions, an episode function by what it reports.
     """
     start = time.perf_counter()
     steps = "" if num_steps is None else f", {loop.inner_steps(num_steps)}"
     with console.compile_clock() as compiling:
-        evaluation = evaluation_of(
-            experiment, learner, meta_params, loop.split_key("meta_test"), steps=steps, tasks_at_once=tasks_at_once
-        )
+        evaluation = evaluation_of(experiment, judged, meta_params, loop.split_key("meta_test"), steps=steps)
     return Timed(evaluation, time.perf_counter() - start - compiling.seconds, compiling.seconds)
 
 
 def evaluation_of(
-    experiment: Experiment,
-    judged: Learner | EpisodeFn,
-    meta_params: PyTree,
-    key: RandomKey,
-    *,
-    steps: str,
-    tasks_at_once: int,
+    experiment: Experiment, judged: Learner | EpisodeFn, meta_params: PyTree, key: RandomKey, *, steps: str
 ) -> Evaluation:
     """A learner judged by its predictions, or an episode function by what it reports, on the tasks of a key."""
     arguments = (meta_params, experiment.source.meta_test, key)
     numbers: Any = {
-        "protocol": experiment.source.protocol + steps,
-        "num_tasks": experiment.source.num_test_tasks,
-        "tasks_at_once": tasks_at_once,
+        "protocol": experiment.test_protocol + steps,
+        "num_tasks": experiment.num_test_tasks,
+        "tasks_at_once": experiment.testing.tasks_at_once,
     }
     if isinstance(judged, Learner):
-        return jmeta.evaluate(judged, experiment.loss_fn, *arguments, **numbers)
+        return evaluate_learner(judged, experiment.loss_fn, *arguments, **numbers)
     return evaluate_episodes(judged, *arguments, **numbers)
 
 
-def evaluated(experiment: Experiment, meta_params: PyTree, tasks_at_once: int) -> Timed:
+def evaluated(experiment: Experiment, meta_params: PyTree) -> Timed:
     """The experiment's own learner on meta_test."""
-    judged, steps = experiment.judge or experiment.learner, experiment.num_test_steps
-    return timed_evaluation(experiment, judged, meta_params, tasks_at_once=tasks_at_once, num_steps=steps)
+    return timed_evaluation(experiment, experiment.judged, meta_params, num_steps=experiment.num_test_steps)
 
 
 def table_row(name: str, timed: Timed) -> dict[str, str]:
@@ -235,20 +245,17 @@ def gains(results: dict[str, Timed], over: str) -> dict[str, str]:
     }
 
 
-def curve(
-    experiment: Experiment, meta_params: PyTree, nums_steps: tuple[int, ...], *, tasks_at_once: int
-) -> dict[int, Timed]:
+def curve(experiment: Experiment, meta_params: PyTree, nums_steps: tuple[int, ...]) -> dict[int, Timed]:
     """The same test tasks after different numbers of inner steps.
 
     Raises:
       ValueError: if the learner has no inner steps.
     """
-    make = experiment.make_judge or experiment.make_learner
+    make = experiment.with_num_steps
     if make is None:
         raise ValueError("--inner-steps was given, but this method adapts without gradient steps; leave it out")
     return {
-        steps: timed_evaluation(experiment, make(steps), meta_params, tasks_at_once=tasks_at_once, num_steps=steps)
-        for steps in sorted(set(nums_steps))
+        steps: timed_evaluation(experiment, make(steps), meta_params, num_steps=steps) for steps in sorted(set(nums_steps))
     }
 
 
@@ -278,19 +285,19 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def evaluate_seed(folder: pathlib.Path, options: Options) -> Timed:
+def evaluate_seed(folder: pathlib.Path, command: Command, overrides: list[str]) -> Timed:
     """Evaluate one seed's run, print and store the result, and draw its pictures."""
-    name, recipe, meta_params = load_run(folder)
-    experiment, tasks_at_once = build(tested_otherwise(recipe, options)), recipe.testing.tasks_at_once
-    timed = evaluated(experiment, meta_params, tasks_at_once)
+    recipe, trained, meta_params = load_run(folder, command.recipe)
+    experiment = tested_otherwise(recipe, trained, _overridden(recipe, trained, overrides))
+    name, timed = recipe.name, evaluated(experiment, meta_params)
     results = {name: timed}
-    beside = baselines.learners_of(recipe, experiment) if options.baselines else {}
+    beside = experiment.baselines if command.baselines else {}
     for baseline, learner in beside.items():
-        results[baseline] = timed_evaluation(experiment, learner, {}, tasks_at_once=tasks_at_once)
-    if options.inner_steps:
-        by_steps = curve(experiment, meta_params, options.inner_steps, tasks_at_once=tasks_at_once)
+        results[baseline] = timed_evaluation(experiment, learner, {})
+    if command.inner_steps:
+        by_steps = curve(experiment, meta_params, command.inner_steps)
         results |= {f"{name}, {steps} inner steps": result for steps, result in by_steps.items()}
-        draw_curve(folder, name, experiment.source.protocol, by_steps)
+        draw_curve(folder, name, experiment.test_protocol, by_steps)
     if is_image_task(experiment):
         draw_episode(folder, name, experiment, meta_params)
     store(folder, experiment.source.split_hash, results)
@@ -301,9 +308,19 @@ def evaluate_seed(folder: pathlib.Path, options: Options) -> Timed:
     return timed
 
 
+def _overridden(recipe: Recipe, trained: Any, overrides: list[str]) -> Any:
+    """The options of a run with other values, as a command line gives them."""
+    if not overrides:
+        return trained
+    unprefixed = Annotated[recipe.options, tyro.conf.arg(name="")]
+    fields: Any = [("options", unprefixed, trained)]
+    parsed = dataclasses.make_dataclass("Overrides", fields, frozen=True)
+    return tyro.cli(parsed, args=overrides, prog="jmeta evaluate RUN").options
+
+
 def is_image_task(experiment: Experiment) -> bool:
     """Whether inputs are `[height, width, channels]`."""
-    if experiment.judge is not None:
+    if not isinstance(experiment.judged, Learner):
         return False
     task = jax.eval_shape(experiment.source.meta_test, jax.random.key(0))
     return hasattr(task.query.x, "shape") and len(task.query.x.shape) == 4
@@ -312,7 +329,8 @@ def is_image_task(experiment: Experiment) -> bool:
 def draw_episode(folder: pathlib.Path, name: str, experiment: Experiment, meta_params: PyTree) -> pathlib.Path:
     """The first test task with the learner's predictions, as `test_episode.png`."""
     key_task, key_adapt = jax.random.split(jax.random.split(loop.split_key("meta_test"), 2)[0])
-    learner = experiment.learner
+    learner = experiment.judged
+    assert isinstance(learner, Learner)
 
     @jax.jit
     def predictions(meta_params: PyTree) -> tuple[Any, Any]:
@@ -336,10 +354,10 @@ def draw_curve(folder: pathlib.Path, name: str, protocol: str, by_steps: dict[in
     return pictures.adaptation_curve(folder / "adaptation_curve.png", curves, metric=metric, title=title)
 
 
-def evaluate_all(options: Options) -> None:
+def evaluate_all(command: Command, overrides: list[str]) -> None:
     """Evaluate every seed's run, and print and store the interval over several."""
-    run = files.named_by_user(options.run)
-    results = {folder.name: evaluate_seed(folder, options).evaluation for folder in seed_folders(run)}
+    run = files.named_by_user(command.run)
+    results = {folder.name: evaluate_seed(folder, command, overrides).evaluation for folder in seed_folders(run)}
     if len(results) == 1:
         return
     first = next(iter(results.values()))
@@ -347,16 +365,12 @@ def evaluate_all(options: Options) -> None:
     by_seed = {f"{metric}, inductive": {seed: one.inductive[metric].mean for seed, one in results.items()}}
     both = {seed: one.transductive[metric].mean for seed, one in results.items() if one.transductive}
     by_seed |= {f"{metric}, transductive": both} if both else {}
-    for words, over in over_seeds.store(run, f"meta_test | {first.protocol}", by_seed).items():
+    for words, over in seeds.store(run, f"meta_test | {first.protocol}", by_seed).items():
         print(f"{len(results)} seeds: {words}, {shown(metric, over)} (95 % interval over seeds), {first.protocol}")
 
 
-def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments.evaluate")
+def command(arguments: list[str]) -> int:
+    """Run `jmeta evaluate`; returns the exit status."""
+    parsed, overrides = tyro.cli(Command, args=arguments, prog="jmeta evaluate", return_unknown_args=True)
     console.use_compilation_cache()
-    return console.run_command(lambda: evaluate_all(options), if_interrupted="what was printed is stored")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    return console.run_command(lambda: evaluate_all(parsed, overrides), if_interrupted="what was printed is stored")

@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jmeta import Batch, Task, tasks, training
-from jmeta.episodes import count_tasks
-from jmeta.types import PyTree, RandomKey
-
-from .build import Experiment
+from .. import tasks, training
+from ..episodes import count_tasks
+from ..tasks import HostTasks
+from ..types import Batch, PyTree, RandomKey, Task
 from .devices import own_tasks
-from .sources import HostTasks
+from .experiment import Experiment
 
 
 class TaskReport(NamedTuple):
@@ -42,14 +41,14 @@ class TaskReport(NamedTuple):
 
 def sample_step(experiment: Experiment, key: RandomKey, step: int) -> PyTree:
     """The stacked tasks of a meta-step, in the run with this key."""
-    stream = experiment.source.meta_train
+    stream, num_tasks = experiment.meta_train, experiment.training.tasks_per_step
     if isinstance(stream, HostTasks):
-        batches = iter(stream.tasks)
+        batches = iter(stream.open(own_tasks(experiment.sharing, num_tasks)))
         batches.set_state({"next_index": step})
         sampled = next(batches)
     else:
         key_tasks, _ = training.step_keys(key, step)
-        sampled = tasks.stacked(stream, experiment.tasks_per_step)(key_tasks)
+        sampled = tasks.stacked(stream, num_tasks)(key_tasks)
     if experiment.num_total_steps is None:
         return sampled
     return sampled._replace(progress=jnp.full(count_tasks(sampled), step / experiment.num_total_steps))
@@ -67,10 +66,11 @@ def examine_step(experiment: Experiment, meta_params: PyTree, key: RandomKey, st
       step: the step's number, from 0.
     """
     key_tasks, key_update = training.step_keys(key, step)
-    is_from_host = isinstance(experiment.source.meta_train, HostTasks)
-    own = own_tasks(experiment.sharing if is_from_host else None, experiment.tasks_per_step)
-    task_keys = jax.random.split(key_tasks, experiment.tasks_per_step)
-    update_keys = jax.random.split(key_update, experiment.tasks_per_step)[own.start : own.stop]
+    is_from_host = isinstance(experiment.meta_train, HostTasks)
+    num_tasks = experiment.training.tasks_per_step
+    own = own_tasks(experiment.sharing if is_from_host else None, num_tasks)
+    task_keys = jax.random.split(key_tasks, num_tasks)
+    update_keys = jax.random.split(key_update, num_tasks)[own.start : own.stop]
 
     @jax.jit
     def examine(task_and_key: tuple[Task | Batch, RandomKey]) -> tuple[jax.Array, ...]:

@@ -12,10 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jmeta import Task
-from jmeta.evaluation import Estimate
-
-from . import files, metrics_log, run_folder
+from ..evaluation import Estimate
+from ..types import Task
+from . import files, folder, log
 
 TRAIN, VALID, RIGHT, WRONG = "#8fa3b8", "#1f5fa8", "#2a8f4f", "#c8382e"
 STYLE: Any = {
@@ -30,12 +29,12 @@ STYLE: Any = {
 }
 
 
-def learning_curve(folder: pathlib.Path) -> pathlib.Path:
+def learning_curve(run: pathlib.Path) -> pathlib.Path:
     """What was descended, loss and accuracy, on meta_train and meta_valid; the best step is marked.
 
     A panel has one quantity; its tasks, their ways and the inner steps may be others on meta_train than on meta_valid.
     """
-    train, valid = (metrics_log.read_metrics(folder, split) for split in ("meta_train", "meta_valid"))
+    train, valid = (log.read_metrics(run, split) for split in ("meta_train", "meta_valid"))
     ordered = ("objective", "loss", "accuracy", "reward", "return")
     names = [name for name in ordered if any(name in line for line in (*train, *valid))]
     if "return" in names:
@@ -46,12 +45,12 @@ def learning_curve(folder: pathlib.Path) -> pathlib.Path:
             _curve(axis, name, train, valid)
         _mark_best(axes[0], names, valid)
         axes[0, -1].legend(loc="best")
-        recipe, _ = run_folder.read_config(folder)
-        name = recipe if folder.name.startswith(recipe) else f"{recipe}, {folder.name}"
+        recipe = folder.read_config(run).recipe
+        name = recipe if run.name.startswith(recipe) else f"{recipe}, {run.name}"
         protocol = valid[-1].get("protocol") if valid else None
         title = f"{name}\nmeta_valid: {protocol}" if protocol else name
         figure.suptitle(title, x=0.01, ha="left", fontsize=9)
-        return _saved(figure, folder / "learning_curve.png")
+        return _saved(figure, run / "learning_curve.png")
 
 
 def _curve(axis: Axes, name: str, train: list[files.Line], valid: list[files.Line]) -> None:

@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs.parts import Training
-from jmeta import sharding
-from jmeta.training import MetaState
-from jmeta.types import PyTree, RandomKey
-
-from .build import Experiment
-from .sources import HostTasks
+from .. import sharding
+from ..tasks import HostTasks
+from ..training import MetaState
+from ..types import PyTree, RandomKey
+from .devices import own_tasks
+from .experiment import Experiment, Training
 
 
 class RunState(NamedTuple):
@@ -46,26 +45,33 @@ def init_state(experiment: Experiment, seed: int) -> RunState:
       ValueError: if the parameters alone are larger than the machine's memory, which a recorded network may be.
     """
     key_init, key_run = jax.random.split(jax.random.key(seed))
-    _check_size(jax.eval_shape(experiment.init, key_init))
+    _check_size(jax.eval_shape(experiment.init_fn, key_init))
     # through the host: a restored state has no weak types either, and both must meet the same compiled program
-    meta_params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), experiment.init(key_init))
-    stream = experiment.source.meta_train
+    meta_params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), experiment.init_fn(key_init))
     init, key = experiment.trainer.init, key_run
     if experiment.sharing is not None:
         mesh = experiment.sharing.mesh
         meta_params = sharding.put(meta_params, sharding.shardings_of(meta_params, mesh))
         # what is divided is larger than the parameters, and made in parts
         init = jax.jit(init, out_shardings=sharding.shardings_of(jax.eval_shape(init, meta_params), mesh))
-        key = sharding.put(key, experiment.sharing.everywhere())
+        key = sharding.put(key, experiment.sharing.replicated())
     return RunState(
         meta=init(meta_params),
         key=key,
-        sampler=iter(stream.tasks).get_state() if isinstance(stream, HostTasks) else {},
+        sampler=host_stream_state(experiment),
         best_meta_params=meta_params,
         best_score=np.array(-np.inf),
         best_step=np.array(0),
         num_stale=np.array(0),
     )
+
+
+def host_stream_state(experiment: Experiment) -> dict[str, Any]:
+    """Where a stream of tasks from the host begins; nothing where tasks are drawn on the device."""
+    if not isinstance(experiment.meta_train, HostTasks):
+        return {}
+    own = own_tasks(experiment.sharing, experiment.training.tasks_per_step)
+    return iter(experiment.meta_train.open(own)).get_state()
 
 
 def _check_size(shapes: PyTree) -> None:
@@ -87,7 +93,7 @@ def with_score(state: RunState, score: float) -> RunState:
     return state._replace(best_meta_params=copied, best_score=np.array(score), best_step=step, num_stale=np.array(0))
 
 
-def is_finished(state: RunState, part: Training) -> bool:
+def is_finished(state: RunState, training: Training) -> bool:
     """Whether all steps are done, or meta_valid has seen no progress for too long."""
-    is_stale = part.patience is not None and int(state.num_stale) >= part.patience
-    return is_stale or int(state.meta.step) >= part.num_steps
+    is_stale = training.patience is not None and int(state.num_stale) >= training.patience
+    return is_stale or int(state.meta.step) >= training.num_steps

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jmeta.evaluation import Estimate, estimate
+from ..evaluation import Estimate, estimate
 
 from . import files
 

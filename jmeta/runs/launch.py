@@ -1,6 +1,6 @@
-"""Start several processes of a script on this machine, joined into one job, and outlive them.
+"""Start several processes of a command on this machine, joined into one job, and outlive them.
 
-    python -m experiments.launch --processes 4 --devices 2 experiments.train glyphs_maml --mesh tasks=8
+    jmeta launch --processes 4 --devices 2 train glyphs_maml --mesh tasks=8
 
 Process 0 prints as if it were alone; lines of the others begin with their number, as in `[2] `. When one process is
 lost, the others are stopped, since they would wait for it. Whoever restarts jobs needs the exit status only: after 70
@@ -246,7 +246,7 @@ def free_port() -> int:
 
 
 def environment_of(rank: int, num_processes: int, num_devices: int | None, address: str) -> dict[str, str]:
-    """What tells a process where it belongs; see `experiments.cluster.join`."""
+    """What tells a process where it belongs; see `jmeta.runs.processes.join`."""
     environment = {
         **os.environ,
         "JAX_COORDINATOR_ADDRESS": address,
@@ -287,8 +287,8 @@ def _say(text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.launch",
-        description="Start several processes of a script on this machine, joined into one job.",
+        prog="jmeta launch",
+        description="Start several processes of a command on this machine, joined into one job.",
         epilog=f"""exit status:
   0   all processes ended well
   {EXIT_MISTAKE}   a mistake, of which process 0 has said what it is; {EXIT_USAGE} if it is in the script's options
@@ -296,14 +296,15 @@ def _parser() -> argparse.ArgumentParser:
   {EXIT_PREEMPTED}  the job was asked to stop, and saved; the same command goes on from there
 
 example:
-  python -m experiments.launch --processes 4 --devices 2 experiments.train glyphs_maml --mesh tasks=8""",
+  jmeta launch --processes 4 --devices 2 train glyphs_maml --mesh tasks=8""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--processes", type=_at_least_one, required=True, metavar="N", help="how many to start")
     parser.add_argument("--devices", type=_at_least_one, metavar="D", help="CPU devices that each is to have")
     help_grace = "how long they may take to save after SIGTERM or Ctrl-C, before they are killed (default: %(default)s)"
     parser.add_argument("--grace-seconds", type=float, default=60.0, metavar="S", help=help_grace)
-    parser.add_argument("module", help="the script, as `python -m` takes it: experiments.train")
+    help_command = "a command of jmeta, such as train; a script, ending in .py; or a module after -m"
+    parser.add_argument("command", help=help_command)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments, the same for all processes")
     return parser
 
@@ -316,12 +317,22 @@ def _at_least_one(text: str) -> int:
 
 def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    command = [sys.executable, "-m", options.module, *options.arguments]
+    options = _parser().parse_args([*_module_as_one_word(arguments)])
+    command = [sys.executable, *_as_python_takes(options.command), *options.arguments]
     if {"-h", "--help"} & set(options.arguments):  # the same in all of them
         return subprocess.call(command)
     return launch(command, options.processes, options.devices, options.grace_seconds)
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def _module_as_one_word(arguments: list[str]) -> list[str]:
+    """`-m MODULE` as `-mMODULE` would be taken for options of ours, so it becomes one word."""
+    if "-m" not in arguments:
+        return arguments
+    i = arguments.index("-m")
+    return [*arguments[:i], " ".join(arguments[i : i + 2]), *arguments[i + 2 :]]
+
+
+def _as_python_takes(command: str) -> list[str]:
+    if command.startswith("-m "):
+        return ["-m", command.removeprefix("-m ")]
+    return [command] if command.endswith(".py") else ["-m", "jmeta", command]

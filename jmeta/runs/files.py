@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import IO, Any
 
-from jmeta.checkpoints.files import usable
+from ..checkpoints.files import usable
 
 Line = dict[str, Any]
 

@@ -2,7 +2,7 @@
 
     run(main) ──► join ──► devices of all processes ──► preemption, asked after every dispatch ──► exit status
 
-Whoever starts the processes says where they belong: `experiments.launch` in environment variables, a cluster in its
+Whoever starts the processes says where they belong: `jmeta launch` in environment variables, a cluster in its
 own, which JAX knows. In a script that runs alone nothing of this happens, but that SIGTERM lets it save.
 """
 
@@ -21,8 +21,7 @@ import jax
 from jax._src import distributed  # which process this is has a public name only once there are devices
 from jax.experimental import multihost_utils
 
-from jmeta.checkpoints.cluster import Operation, SilentProcessError
-
+from ..checkpoints.cluster import Operation, SilentProcessError
 from .console import StoppedError
 from .launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED
 
@@ -94,7 +93,7 @@ def join(detect: bool) -> None:
             ) from error
         raise StoppedError(
             f"JAX finds no cluster to join. By itself it finds {_FOUND_BY_JAX}; elsewhere set {ADDRESS}, "
-            f"{NUM_PROCESSES} and {PROCESS_ID} for each process, or use python -m experiments.launch on one machine "
+            f"{NUM_PROCESSES} and {PROCESS_ID} for each process, or use jmeta launch on one machine "
             f"({type(error).__name__}: {error})"
         ) from error
 

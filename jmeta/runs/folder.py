@@ -1,6 +1,6 @@
 """A run's folder: what was asked for, what happened, and who is writing.
 
-    config.json        the recipe's name, every option, and their hash
+    config.json        the recipe's name, whether it is ours, every option, and their hash
     sessions.jsonl     one line for each time the run was started: versions, device, git commit, step resumed from, and
                        the seeds that it shared its dispatches with
     metrics.jsonl      one line for each log interval and each evaluation; also as TensorBoard files in tensorboard/
@@ -12,9 +12,7 @@ before anything is written; `jmeta.checkpoints` does the same for what is its ow
 """
 
 import contextlib
-import dataclasses
 import fcntl
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -24,14 +22,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 import jmeta
 
+from . import options as options_
 from .console import StoppedError
 from .files import open_here, read_json, replace_text, short, whole_lines
+
+FORMAT = 2
+"""Of `config.json`; 1 was that of recipes composed of parts."""
 
 _MAX_DEPTH = 8  # of options in options
 
@@ -76,35 +78,44 @@ def check_files(folder: pathlib.Path) -> None:
                 )
 
 
-def config_hash(options: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that identify a set of options, whatever their order."""
-    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12]
+class Config(NamedTuple):
+    """What a run folder says about its run.
+
+    Attributes:
+      recipe: its name.
+      is_ours: whether the recipe is one of ours; else it is a user's file, which nobody runs who is not asked to.
+      values: its options, as recorded.
+    """
+
+    recipe: str
+    is_ours: bool
+    values: dict[str, Any]
 
 
-def options_of(recipe: Any) -> dict[str, Any]:
-    """What identifies a run: every option, but those that say where it runs."""
-    options = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    options["training"].pop("mesh")
-    return options
-
-
-def write_config(folder: pathlib.Path, recipe_name: str, recipe: Any, split_hash: str | None) -> None:
+def write_config(folder: pathlib.Path, recipe_name: str, options: Any, split_hash: str | None, *, is_ours: bool) -> None:
     """Record a recipe and how its classes are split in a run folder; what is recorded already must be the same.
 
     Raises:
       ValueError: if the folder belongs to other options, the first ones that differ are named; or to another split.
     """
-    options = options_of(recipe)
-    config = {"recipe": recipe_name, "hash": config_hash(options), "split_hash": split_hash, "options": options}
+    values = options_.recorded(options)
+    config = {
+        "format": FORMAT,
+        "recipe": recipe_name,
+        "is_ours": is_ours,
+        "hash": options_.hash_of(values),
+        "split_hash": split_hash,
+        "options": values,
+    }
     path = folder / "config.json"
     if not path.exists():
         replace_text(path, json.dumps(config, indent=2) + "\n")
         return
     recorded = _read_config(path)
-    if (recorded["recipe"], recorded["hash"]) == (config["recipe"], config["hash"]):
+    if all(recorded[name] == config[name] for name in ("recipe", "is_ours", "hash")):
         check_split(folder, split_hash)
         return
-    old, new = ({"recipe": c["recipe"], **_flat(c["options"])} for c in (recorded, config))
+    old, new = ({"recipe": c["recipe"], "is_ours": c["is_ours"], **_flat(c["options"])} for c in (recorded, config))
     differing = [
         f"{short(name)} was {short(old.get(name))}, is {new.get(name)}"
         for name in {**new, **old}
@@ -127,28 +138,34 @@ def check_split(folder: pathlib.Path, split_hash: str | None) -> None:
         )
 
 
-def read_config(folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
-    """`(recipe name, options)` of a run.
+def read_config(folder: pathlib.Path) -> Config:
+    """The recipe and options of a run.
 
     Raises:
-      ValueError: if the folder holds no run, or its configuration is damaged.
+      ValueError: if the folder holds no run, or its configuration is damaged or of another version.
     """
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder} is not a run folder: there is no {path.name} in it; pass what --run-dir was")
     check_files(folder)
     config = _read_config(path)
-    return config["recipe"], config["options"]
+    return Config(config["recipe"], config["is_ours"], config["options"])
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
     config = read_json(path)
-    if missing := {"recipe", "hash", "split_hash", "options"} - set(config):
+    if "recipe" in config and config.get("format", 1) != FORMAT:
+        raise ValueError(
+            f"{path} has format {short(config.get('format', 1))}, and this version of jmeta reads {FORMAT}; use the "
+            "version that made the run, or train it again"
+        )
+    if missing := {"format", "recipe", "is_ours", "hash", "split_hash", "options"} - set(config):
         raise ValueError(f"{path} is damaged ({', '.join(sorted(missing))} missing); restore it, or move it away")
     are_texts = all(isinstance(config[name], str) and len(config[name]) < 200 for name in ("recipe", "hash"))
-    if not are_texts or not isinstance(config["options"], dict) or not _is_shallow(config["options"], _MAX_DEPTH):
+    is_flag = isinstance(config["is_ours"], bool)
+    if not (are_texts and is_flag and isinstance(config["options"], dict) and _is_shallow(config["options"], _MAX_DEPTH)):
         raise ValueError(f"{path} is damaged (it has entries that no run writes); restore it, or move it away")
-    if config["hash"] != config_hash(config["options"]):
+    if config["hash"] != options_.hash_of(config["options"]):
         raise ValueError(f"{path} is damaged (its hash is not that of its options); restore it, or move it away")
     return config
 

@@ -17,7 +17,7 @@ import rich.progress
 import rich.table
 import rich.text
 
-from jmeta.checkpoints import DamagedCheckpointError
+from ..checkpoints import DamagedCheckpointError
 
 
 class StoppedError(Exception):

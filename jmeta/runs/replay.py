@@ -1,4 +1,4 @@
-"""Look at one meta-step of a run again, task by task: `python -m experiments.replay RUN --step N`.
+"""Look at one meta-step of a run again, task by task: `jmeta replay RUN --step N`.
 
 The step's tasks follow from the run's key and its number. The parameters it started from are those of the latest
 checkpoint that is not after it; steps between the two are made again.
@@ -6,27 +6,28 @@ checkpoint that is not after it; steps between the two are made again.
 
 import dataclasses
 import pathlib
-import sys
 
 import jax
 import tyro
 
-from jmeta import checkpoints, training
-
-from . import console, files, recipes, run_folder
-from .build import Experiment, build
+from .. import checkpoints, training
+from . import console, files
 from .diagnosis import TaskReport, examine_step, sample_step
-from .run_state import RunState, init_state
+from .evaluate import recipe_of
+from .experiment import Experiment
+from .state import RunState, init_state
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Command:
     """Look at one meta-step of a run again, task by task."""
 
     run: tyro.conf.Positional[pathlib.Path]
     """Folder of one seed's run."""
     step: int
     """Number of the step, from 0."""
+    recipe: str | None = None
+    """The recipe file of a run that is not one of ours."""
 
 
 def state_before(experiment: Experiment, folder: pathlib.Path, start: RunState, step: int) -> tuple[RunState, int]:
@@ -43,25 +44,24 @@ def state_before(experiment: Experiment, folder: pathlib.Path, start: RunState, 
     return state._replace(meta=meta), step - saved
 
 
-def replay(folder: pathlib.Path, step: int) -> list[TaskReport]:
+def replay(folder: pathlib.Path, step: int, named: str | None = None) -> list[TaskReport]:
     """Each task's share in a meta-step of the run in `folder`.
 
     Raises:
       ValueError: if there is no run, or it has no such step.
     """
-    name, options = run_folder.read_config(folder)
-    recipe = recipes.with_options(recipes.load(name), options)
-    if not 0 <= step < recipe.training.num_steps:
-        raise ValueError(f"--step {step}, but the run's steps are 0 to {recipe.training.num_steps - 1}")
-    experiment = build(recipe)
-    state, remade = state_before(experiment, folder, init_state(experiment, recipe.training.seed), step)
+    recipe, options = recipe_of(folder, named)
+    if not 0 <= step < options.training.num_steps:
+        raise ValueError(f"--step {step}, but the run's steps are 0 to {options.training.num_steps - 1}")
+    experiment = recipe.build(options)
+    state, remade = state_before(experiment, folder, init_state(experiment, options.training.seed), step)
     print(f"step {step} of {folder}, from a checkpoint {remade} steps before it")
     return examine_step(experiment, state.meta.meta_params, state.key, step)
 
 
-def show(options: Options) -> None:
+def show(command: Command) -> None:
     """Replay, and print one line for each task."""
-    reports = replay(files.named_by_user(options.run), options.step)
+    reports = replay(files.named_by_user(command.run), command.step, command.recipe)
     finite = sum(report.is_finite for report in reports)
     rows = [
         {
@@ -77,12 +77,8 @@ def show(options: Options) -> None:
     console.print_table(f"{finite} of {len(reports)} tasks are finite", rows)
 
 
-def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments.replay")
+def command(arguments: list[str]) -> int:
+    """Run `jmeta replay`; returns the exit status."""
+    parsed = tyro.cli(Command, args=arguments, prog="jmeta replay")
     console.use_compilation_cache()
-    return console.run_command(lambda: show(options), if_interrupted="nothing was written")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    return console.run_command(lambda: show(parsed), if_interrupted="nothing was written")

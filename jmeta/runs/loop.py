@@ -15,18 +15,18 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from configs.parts import Training
-from jmeta import checkpoints, sharding
-from jmeta.checkpoints.cluster import Operation
-from jmeta.evaluation import Estimate, estimate, per_task_episodes, per_task_metrics
-from jmeta.tasks.few_shot import as_partial
-from jmeta.types import Aux, PyTree, RandomKey
-
-from . import checks, cluster, console, files, metrics_log, run_folder
-from .build import Experiment
+from .. import checkpoints, sharding
+from ..checkpoints.cluster import Operation
+from ..evaluation import Estimate, estimate, per_task_episodes, per_task_metrics
+from ..tasks.few_shot import as_partial
+from ..types import Aux, Learner, PyTree, RandomKey
+from . import console, files, processes
 from .diagnosis import TaskReport, examine_step
-from .dispatching import dispatcher
-from .run_state import RunState, init_state, is_finished, with_score
+from .dispatch import dispatcher
+from .experiment import Experiment, Training, check_steps
+from .folder import record_session
+from .log import MetricsLog, NoLog
+from .state import RunState, init_state, is_finished, with_score
 
 
 class DivergedError(console.StoppedError):
@@ -54,10 +54,10 @@ def split_key(split: str) -> RandomKey:
 
 
 def valid_protocol(experiment: Experiment) -> str:
-    """What numbers of meta_valid stand beside: how its tasks are drawn and judged."""
+    """The words beside numbers of meta_valid: how its tasks are drawn and judged."""
     steps = "" if experiment.num_test_steps is None else f", {inner_steps(experiment.num_test_steps)}"
-    together = "" if experiment.judge is not None else ", all queries of a task together"
-    return f"{experiment.source.valid_protocol}{steps}{together}"
+    together = ", all queries of a task together" if isinstance(experiment.judged, Learner) else ""
+    return f"{experiment.source.describe(experiment.training.num_valid_tasks)}, of meta_valid{steps}{together}"
 
 
 def inner_steps(num_steps: int) -> str:
@@ -65,17 +65,18 @@ def inner_steps(num_steps: int) -> str:
     return "1 inner step" if num_steps == 1 else f"{num_steps} inner steps"
 
 
-def validator(experiment: Experiment, part: Training, tasks_at_once: int) -> Callable[[PyTree], dict[str, Estimate]]:
+def validator(experiment: Experiment) -> Callable[[PyTree], dict[str, Estimate]]:
     """`meta_params -> estimates` on the fixed tasks of meta_valid, compiled once."""
     mesh = None if experiment.sharing is None else experiment.sharing.mesh
-    if experiment.judge is not None:
-        measure = per_task_episodes(experiment.judge, mesh=mesh)
+    if isinstance(experiment.judged, Learner):
+        measure = per_task_metrics(experiment.judged, experiment.loss_fn, mesh=mesh)
     else:
-        measure = per_task_metrics(experiment.learner, experiment.loss_fn, mesh=mesh)
-    numbers = {"num_tasks": part.num_valid_tasks, "tasks_at_once": tasks_at_once}
+        measure = per_task_episodes(experiment.judged, mesh=mesh)
+    training, testing = experiment.training, experiment.testing
+    numbers = {"num_tasks": training.num_valid_tasks, "tasks_at_once": testing.tasks_at_once}
     sample = experiment.source.meta_valid
     if experiment.sharing is not None:
-        sample = sharding.put(as_partial(sample), experiment.sharing.everywhere())
+        sample = sharding.put(as_partial(sample), experiment.sharing.replicated())
 
     def validate(meta_params: PyTree) -> dict[str, Estimate]:
         measured, _ = measure(meta_params, sample, split_key("meta_valid"), **numbers)
@@ -86,21 +87,17 @@ def validator(experiment: Experiment, part: Training, tasks_at_once: int) -> Cal
 
 def run(
     experiment: Experiment,
-    part: Training,
     folder: pathlib.Path,
     *,
     name: str = "run",
-    tasks_at_once: int = 8,
     is_preempted: Callable[[], bool] = never,
 ) -> RunState:
     """Meta-train to the end, from the latest checkpoint of `folder` if there is one.
 
     Args:
-      experiment: what to compute.
-      part: how long and how often; its seed makes the run's key.
-      folder: the run's; held (see `run_folder.locked`) by the caller.
+      experiment: what to compute; the seed of its training makes the run's key.
+      folder: of the run; held (see `folder.locked`) by the caller.
       name: shown with the progress.
-      tasks_at_once: of an evaluation.
       is_preempted: asked after every dispatch, by all processes of a job; True in all when they are to save and leave.
 
     Returns:
@@ -109,21 +106,17 @@ def run(
     Raises:
       ValueError: if numbers of steps are not multiples of `steps_per_dispatch`.
       DivergedError: after `max_skipped_in_a_row` skipped steps.
-      cluster.PreemptedError: when it has saved, since it is to leave.
+      processes.PreemptedError: when it has saved, since it is to leave.
     """
-    seeds = run_seeds(
-        experiment, part, {part.seed: folder}, name=name, tasks_at_once=tasks_at_once, is_preempted=is_preempted
-    )
-    return seeds[part.seed]
+    seed = experiment.training.seed
+    return run_seeds(experiment, {seed: folder}, name=name, is_preempted=is_preempted)[seed]
 
 
 def run_seeds(
     experiment: Experiment,
-    part: Training,
     folders: Mapping[int, pathlib.Path],
     *,
     name: str = "run",
-    tasks_at_once: int = 8,
     is_preempted: Callable[[], bool] = never,
 ) -> dict[int, RunState]:
     """Meta-train several seeds at the same time, each as `run` does one, dispatched together (see `dispatcher`).
@@ -133,10 +126,9 @@ def run_seeds(
     compiled again and the others get the bits that they would have got.
 
     Args:
-      experiment: what to compute; its seed is not looked at, unless tasks come from the host.
-      part: for all seeds; its seed is not looked at.
+      experiment: what to compute; the seed of its training is not used, unless tasks come from the host.
       folders: by seed, the folder of its run.
-      name, tasks_at_once, is_preempted: as for `run`.
+      name, is_preempted: as for `run`.
 
     Returns:
       By seed, its final state.
@@ -144,23 +136,24 @@ def run_seeds(
     Raises:
       ValueError: as `run` and `dispatcher`.
       DivergedError: if any seed had too many skipped steps, when the others are at their end.
-      cluster.PreemptedError: when all have saved, since they are to leave.
+      processes.PreemptedError: when all have saved, since they are to leave.
     """
-    checks.check_steps(part)
+    training = experiment.training
+    check_steps(training)
     runs = []
     with contextlib.ExitStack() as open_files:
         for seed, folder in folders.items():
-            one = _SeedRun.opened(experiment, seed, folder, tuple(folders), part.keep_last)
+            one = _SeedRun.opened(experiment, seed, folder, tuple(folders))
             runs.append(one)
             open_files.callback(one.log.close)
             open_files.enter_context(one.saver)
         start = min(int(one.state.meta.step) for one in runs)
-        is_quiet = not cluster.is_main()
-        with console.progress(name, start=start, total=part.num_steps, is_quiet=is_quiet) as progress:
+        is_quiet = not processes.is_main()
+        with console.progress(name, start=start, total=training.num_steps, is_quiet=is_quiet) as progress:
             for one in runs:
-                one.tell_of_resuming(progress, part)
+                one.tell_of_resuming(progress, training)
             progress.say(f"models are chosen by {valid_protocol(experiment)}")
-            _steps(experiment, part, runs, progress, tasks_at_once, is_preempted)
+            _steps(experiment, runs, progress, is_preempted)
     if diverged := [one.prefix + one.divergence for one in runs if one.divergence]:
         raise DivergedError("\n".join(diverged))
     return {one.seed: one.state for one in runs}
@@ -173,7 +166,7 @@ class _SeedRun:
     seed: int
     folder: pathlib.Path
     state: RunState
-    log: metrics_log.MetricsLog | metrics_log.NoLog
+    log: MetricsLog | NoLog
     saver: checkpoints.AsyncSaver
     prefix: str
     changes: str
@@ -187,40 +180,39 @@ class _SeedRun:
         seed: int,
         folder: pathlib.Path,
         trained_together: tuple[int, ...],
-        keep_last: int,
     ) -> "_SeedRun":
         """From the latest checkpoint, or at step 0. Of several processes, the main one alone writes beside those."""
         state = init_state(experiment, seed)
         step, state = checkpoints.restore(folder / "checkpoints", state) or (0, state)
-        changes, log = "", metrics_log.NoLog()
-        with cluster.agreed("open the logs"):
-            if cluster.is_main():
-                changes = run_folder.record_session(
+        changes, log = "", NoLog()
+        with processes.agreed("open the logs"):
+            if processes.is_main():
+                changes = record_session(
                     folder,
                     seed=seed,
                     resumed_from=step,
                     trained_together=list(trained_together),
                     has_blocks=experiment.sharing is not None and experiment.sharing.num_blocks is not None,
                 )
-                log = metrics_log.MetricsLog(folder, last_step=step)
+                log = MetricsLog(folder, last_step=step)
         prefix = f"seed {seed}: " if len(trained_together) > 1 else ""
-        saver = checkpoints.AsyncSaver(folder / "checkpoints", keep_last=keep_last)
+        saver = checkpoints.AsyncSaver(folder / "checkpoints", keep_last=experiment.training.keep_last)
         return cls(seed, folder, state, log, saver, prefix, changes, saved_step=step)
 
     def save(self, score: float | None) -> None:
         """Begin a checkpoint; what the log has seen by then is on disk before it."""
-        with cluster.agreed("write the logs"):
+        with processes.agreed("write the logs"):
             self.log.to_disk()
         self.saved_step = int(self.state.meta.step)
         self.saver.save(self.saved_step, self.state, score=score)
 
-    def is_going(self, part: Training) -> bool:
-        return not self.divergence and not is_finished(self.state, part)
+    def is_going(self, training: Training) -> bool:
+        return not self.divergence and not is_finished(self.state, training)
 
-    def tell_of_resuming(self, progress: console.Progress, part: Training) -> None:
+    def tell_of_resuming(self, progress: console.Progress, training: Training) -> None:
         if step := int(self.state.meta.step):
             progress.say(f"{self.prefix}resumed from step {step}")
-            if self.changes and self.is_going(part):
+            if self.changes and self.is_going(training):
                 progress.say(
                     f"{self.prefix}warning: since the last session {self.changes}; so the run may end in other bits "
                     "than one that was never stopped"
@@ -228,16 +220,11 @@ class _SeedRun:
 
 
 def _steps(
-    experiment: Experiment,
-    part: Training,
-    runs: list[_SeedRun],
-    progress: console.Progress,
-    tasks_at_once: int,
-    is_preempted: Callable[[], bool],
+    experiment: Experiment, runs: list[_SeedRun], progress: console.Progress, is_preempted: Callable[[], bool]
 ) -> None:
-    dispatch = dispatcher(experiment, part, [one.state for one in runs])
-    validate = validator(experiment, part, tasks_at_once)
-    while going := [one for one in runs if one.is_going(part)]:
+    dispatch = dispatcher(experiment, [one.state for one in runs])
+    validate = validator(experiment)
+    while going := [one for one in runs if one.is_going(experiment.training)]:
         with console.compile_clock() as compiling:
             start = time.perf_counter()
             results = dispatch([one.state for one in runs])
@@ -253,7 +240,7 @@ def _steps(
         mean = {name: float(np.mean([each[name] for each in metrics.values()])) for name in metrics[going[0].seed]}
         progress.update(min(int(one.state.meta.step) for one in going), seconds, mean)
         for one in going:
-            _after_dispatch(experiment, part, one, validate, progress)
+            _after_dispatch(experiment, one, validate, progress)
         if is_preempted():
             _leave(runs)
 
@@ -265,27 +252,26 @@ def _leave(runs: list[_SeedRun]) -> None:
         one.saver.wait()
     steps = sorted({int(one.state.meta.step) for one in runs})
     where = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
-    raise cluster.PreemptedError(f"asked to leave; saved at {where}, and the same command goes on from there")
+    raise processes.PreemptedError(f"asked to leave; saved at {where}, and the same command goes on from there")
 
 
 def _after_dispatch(
     experiment: Experiment,
-    part: Training,
     one: _SeedRun,
     validate: Callable[[PyTree], dict[str, Estimate]],
     progress: console.Progress,
 ) -> None:
     """Evaluate and save a seed when it is time to; give it up when it diverges."""
-    step = int(one.state.meta.step)
-    if int(one.state.meta.num_skipped_in_a_row) >= part.max_skipped_in_a_row:
-        with cluster.agreed("write the logs"):
+    step, training = int(one.state.meta.step), experiment.training
+    if int(one.state.meta.num_skipped_in_a_row) >= training.max_skipped_in_a_row:
+        with processes.agreed("write the logs"):
             one.log.to_disk()
         one.divergence = _explain_divergence(experiment, one.state, one.folder)
         return
-    is_evaluated = step >= part.num_steps or step % part.evaluate_every == 0
+    is_evaluated = step >= training.num_steps or step % training.evaluate_every == 0
     if is_evaluated:
         _evaluate(experiment, one, validate, progress)
-    if is_evaluated or (part.checkpoint_every and step % part.checkpoint_every == 0):
+    if is_evaluated or (training.checkpoint_every and step % training.checkpoint_every == 0):
         one.save(float(one.state.best_score) if is_evaluated and int(one.state.best_step) == step else None)
 
 
@@ -316,15 +302,15 @@ def _explain_divergence(experiment: Experiment, state: RunState, folder: pathlib
     step, in_a_row = int(state.meta.last_skipped_step), int(state.meta.num_skipped_in_a_row)
     checkpoints.save(folder / "diverged", int(state.meta.step), state, keep_last=1)
     reports = examine_step(experiment, sharding.here(state.meta.meta_params), sharding.here(state.key), step)
-    if len(reports) < experiment.tasks_per_step:  # those of this process, as its host draws no others
+    if len(reports) < experiment.training.tasks_per_step:  # those of this process, as its host draws no others
         everywhere = Operation("say which tasks are at fault").gather(reports)
         reports = [TaskReport(*report) for each in everywhere for report in each]
     guilty = [report for report in reports if not report.is_finite]
     named = "; ".join(f"task {r.index} (key data {list(r.key_data)}, loss {r.loss:.4g})" for r in guilty[:3])
     more = f" and {len(guilty) - 3} more" if len(guilty) > 3 else ""
-    command = f"python -m experiments.replay {files.as_argument(folder)} --step {step}"
+    command = f"jmeta replay {files.as_argument(folder)} --step {step}"
     if not guilty:
-        fault = "no task by itself is at fault, so the step itself may be too large (--training.lr)"
+        fault = "no task by itself is at fault, so the step itself may be too large (lower the learning rate of the meta-optimizer)"
     elif len(guilty) == len(reports) > 1:
         fault = f"all {len(reports)} tasks are at fault, so perhaps the parameters or the inner loop: {named}{more}"
     else:

@@ -7,21 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs.parts import Training
-from jmeta import sharding, tasks, training
-from jmeta.training import MetaState
-from jmeta.types import Aux, PyTree, RandomKey
-
-from .build import Experiment
-from .devices import Sharing, own_tasks
-from .run_state import RunState
-from .sources import HostTasks
+from .. import sharding, tasks, training
+from ..sharding import Sharing
+from ..tasks import HostTasks
+from ..training import MetaState
+from ..types import Aux, PyTree, RandomKey
+from .devices import own_tasks
+from .experiment import Experiment
+from .state import RunState
 
 Dispatch = Callable[[Sequence[RunState]], list[tuple[RunState, Aux]]]
 """`states -> [(state, aux), ...]`: one dispatch of `steps_per_dispatch` meta-steps of each seed."""
 
 
-def dispatcher(experiment: Experiment, part: Training, starts: Sequence[RunState]) -> Dispatch:
+def dispatcher(experiment: Experiment, starts: Sequence[RunState]) -> Dispatch:
     """Dispatches of one seed, which use the state given up; or of several seeds in one `vmap`, which do not.
 
     What becomes of a seed depends on how many seeds there are and on its place among them, up to rounding, but not on
@@ -30,15 +29,15 @@ def dispatcher(experiment: Experiment, part: Training, starts: Sequence[RunState
     Raises:
       ValueError: for several seeds on tasks that come from the host: every seed has its own stream of them.
     """
-    stream, num_total_steps = experiment.source.meta_train, experiment.num_total_steps
+    part, stream, num_total_steps = experiment.training, experiment.meta_train, experiment.num_total_steps
     if isinstance(stream, HostTasks):
         if len(starts) > 1:
             raise ValueError(f"{len(starts)} seeds together on tasks from the host; train them one after another")
-        return _fed_dispatcher(experiment, part, stream, starts[0])
+        return _fed_dispatcher(experiment, stream, starts[0])
     if experiment.sharing is None:
         sample = tasks.stacked(stream, part.tasks_per_step)
     else:
-        sample = sharding.put(tasks.drawn(stream, part.tasks_per_step), experiment.sharing.everywhere())
+        sample = sharding.put(tasks.drawn(stream, part.tasks_per_step), experiment.sharing.replicated())
     run = training.sampled_steps(experiment.trainer, num_steps=part.steps_per_dispatch, num_total_steps=num_total_steps)
 
     def one(states: Sequence[RunState]) -> list[tuple[RunState, Aux]]:
@@ -59,9 +58,10 @@ def dispatcher(experiment: Experiment, part: Training, starts: Sequence[RunState
     return one if len(starts) == 1 else several
 
 
-def _fed_dispatcher(experiment: Experiment, part: Training, stream: HostTasks, start: RunState) -> Dispatch:
+def _fed_dispatcher(experiment: Experiment, stream: HostTasks, start: RunState) -> Dispatch:
+    part = experiment.training
     run_fed = training.fed_steps(experiment.trainer, num_total_steps=experiment.num_total_steps)
-    batches = iter(stream.tasks)
+    batches = iter(stream.open(own_tasks(experiment.sharing, part.tasks_per_step)))
     batches.set_state(start.sampler)
 
     def from_host(states: Sequence[RunState]) -> list[tuple[RunState, Aux]]:
