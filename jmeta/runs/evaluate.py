@@ -1,8 +1,8 @@
 """Judge a trained run on meta_test: `jmeta evaluate RUN [--baselines] [--inner-steps 0 1 5 10] [--overrides]`.
 
-RUN is the folder of one seed or that of all seeds of a recipe. The parameters are those chosen on meta_valid. Any option
-of the recipe can be given another value, such as `--num-ways 20`, if the parameters stay of the same shapes. Results are
-printed, with the name of their protocol, and kept in the run folder as `evaluation.json`, one entry a protocol; the
+RUN is the folder of one seed or that of all seeds of a recipe. The parameters are those chosen on meta_valid. Any
+option of the recipe can be given another value, such as `--num-ways 20`, if the parameters keep their shapes. Results
+are printed, with the name of their protocol, and kept in the run folder as `evaluation.json`, one entry a protocol; the
 interval over several seeds in `over_seeds.json` of their common folder.
 """
 
@@ -255,7 +255,8 @@ def curve(experiment: Experiment, meta_params: PyTree, nums_steps: tuple[int, ..
     if make is None:
         raise ValueError("--inner-steps was given, but this method adapts without gradient steps; leave it out")
     return {
-        steps: timed_evaluation(experiment, make(steps), meta_params, num_steps=steps) for steps in sorted(set(nums_steps))
+        steps: timed_evaluation(experiment, make(steps), meta_params, num_steps=steps)
+        for steps in sorted(set(nums_steps))
     }
 
 

@@ -92,7 +92,9 @@ class Config(NamedTuple):
     values: dict[str, Any]
 
 
-def write_config(folder: pathlib.Path, recipe_name: str, options: Any, split_hash: str | None, *, is_ours: bool) -> None:
+def write_config(
+    folder: pathlib.Path, recipe_name: str, options: Any, split_hash: str | None, *, is_ours: bool
+) -> None:
     """Record a recipe and how its classes are split in a run folder; what is recorded already must be the same.
 
     Raises:
@@ -163,7 +165,9 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({', '.join(sorted(missing))} missing); restore it, or move it away")
     are_texts = all(isinstance(config[name], str) and len(config[name]) < 200 for name in ("recipe", "hash"))
     is_flag = isinstance(config["is_ours"], bool)
-    if not (are_texts and is_flag and isinstance(config["options"], dict) and _is_shallow(config["options"], _MAX_DEPTH)):
+    if not (
+        are_texts and is_flag and isinstance(config["options"], dict) and _is_shallow(config["options"], _MAX_DEPTH)
+    ):
         raise ValueError(f"{path} is damaged (it has entries that no run writes); restore it, or move it away")
     if config["hash"] != options_.hash_of(config["options"]):
         raise ValueError(f"{path} is damaged (its hash is not that of its options); restore it, or move it away")

@@ -36,9 +36,13 @@ def main(build: Callable[[Any], Experiment], options: Any) -> None:
       options: its dataclass.
     """
     path = pathlib.Path(inspect.getfile(build))
-    command, *rest = sys.argv[1:] if sys.argv[1:2] and sys.argv[1] in ("train", "evaluate", "replay") else (
-        "train",
-        *sys.argv[1:],
+    command, *rest = (
+        sys.argv[1:]
+        if sys.argv[1:2] and sys.argv[1] in ("train", "evaluate", "replay")
+        else (
+            "train",
+            *sys.argv[1:],
+        )
     )
     sys.exit(_exited([command, *rest], (build, options, path)))
 

@@ -1,4 +1,4 @@
-"""Recipes: Python files with an `Options` dataclass and `build(options) -> Experiment`, ours by name or a user's by path.
+"""Recipes: Python files with a dataclass `Options` and `build(options) -> Experiment`, ours by name, a user's by path.
 
 Ours are the files of `configs/`, which are installed as `jmeta.recipes`.
 """
