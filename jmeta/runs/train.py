@@ -28,8 +28,8 @@ class Run:
     seeds: int = 1
     """Seeds to train, from `training.seed` on, each with its own early stop and best checkpoint."""
     seeds_at_once: int = 1
-    """Seeds whose meta-steps share a dispatch, which pays for small networks on large devices. Seeds trained together end
-    as those trained alone up to rounding; to the bit only if resumed with the same `seeds` and `seeds-at-once`."""
+    """Seeds whose meta-steps share a dispatch, which pays for small networks on large devices. Seeds trained together
+    end as those trained alone up to rounding; to the bit only if resumed with the same `seeds` and `seeds-at-once`."""
     mesh: str | None = None
     """Devices that share the tasks of a meta-step, as `training.mesh`: `tasks=8`, or `tasks=4,model=2`."""
     distributed: bool = False
