@@ -2,53 +2,69 @@
 
 import dataclasses
 import os
-import pathlib
 import subprocess
 import sys
+from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from configs import blobs_protonet, folder_protonet, sinusoid_maml
-from configs.parts import Blobs, Folder, Mlp, Recipe, Sinusoid
+from jmeta.runs import Experiment, recipes
+from jmeta.runs.recipes import Recipe
 
-ROOT = pathlib.Path(__file__).parents[2]
+from .commands import MY_IMAGES, ROOT, write_images
 
 
-@pytest.fixture
-def tiny_sinusoid() -> Recipe:
-    """A MAML run of a second, mostly compilation."""
-    recipe = sinusoid_maml.RECIPE
+class Tiny(NamedTuple):
+    """A recipe with options that make it a run of a second, mostly compilation."""
+
+    recipe: Recipe
+    options: Any
+
+    def experiment(self) -> Experiment:
+        return self.recipe.build(self.options)
+
+    def but(self, **changes: Any) -> "Tiny":
+        """With other options."""
+        return self._replace(options=dataclasses.replace(self.options, **changes))
+
+    def trained(self, **changes: Any) -> "Tiny":
+        """With other options of `training`."""
+        return self.but(training=dataclasses.replace(self.options.training, **changes))
+
+
+def tiny(name: str, **changes: Any) -> Tiny:
+    recipe = recipes.load(name)
+    options = recipe.options()
     training = dataclasses.replace(
-        recipe.training, num_steps=60, tasks_per_step=4, steps_per_dispatch=10, evaluate_every=20, num_valid_tasks=10
+        options.training, num_steps=60, tasks_per_step=4, steps_per_dispatch=10, evaluate_every=20, num_valid_tasks=10
     )
-    testing = dataclasses.replace(recipe.testing, num_tasks=10, tasks_at_once=5)
-    data = Sinusoid(num_shots=3, num_queries=4, num_test_queries=5)
-    return dataclasses.replace(recipe, data=data, model=Mlp(hidden=(8,)), training=training, testing=testing)
+    testing = dataclasses.replace(options.testing, num_tasks=10, tasks_at_once=5)
+    return Tiny(recipe, dataclasses.replace(options, training=training, testing=testing, **changes))
+
+
+@pytest.fixture(autouse=True)
+def compilation_cache_of_the_tests(monkeypatch):
+    """A command that runs in this process leaves it where it is."""
+    monkeypatch.setattr("jmeta.runs.console.use_compilation_cache", lambda: None)
 
 
 @pytest.fixture
-def tiny_blobs() -> Recipe:
-    """A prototypical network on blobs, likewise."""
-    recipe = blobs_protonet.RECIPE
-    training = dataclasses.replace(
-        recipe.training, num_steps=60, tasks_per_step=4, steps_per_dispatch=10, evaluate_every=20, num_valid_tasks=10
-    )
-    testing = dataclasses.replace(recipe.testing, num_tasks=10, tasks_at_once=5)
-    data = Blobs(num_queries=2, num_features=4)
-    return dataclasses.replace(recipe, data=data, model=Mlp(hidden=(8, 4)), training=training, testing=testing)
+def tiny_sinusoid() -> Tiny:
+    """MAML on sinusoids."""
+    return tiny("sinusoid_maml", train_shots=3, train_queries=4, num_shots=3, num_queries=5, hidden=(8,))
 
 
 @pytest.fixture
-def tiny_folder(tmp_path, tiny_blobs) -> Recipe:
-    """A prototypical network on image files, which the host draws tasks from."""
+def tiny_blobs() -> Tiny:
+    """A prototypical network on blobs."""
+    return tiny("blobs_protonet", num_queries=2, num_features=4, widths=(8, 4))
+
+
+@pytest.fixture
+def tiny_folder(tmp_path) -> Tiny:
+    """A prototypical network on image files, which the host draws tasks from; a recipe file of one's own."""
     write_images(tmp_path / "images", size=6)
-    data = Folder(str(tmp_path / "images"), size=None, train_ways=2, num_queries=2, host_fed=True)
-    testing = dataclasses.replace(tiny_blobs.testing, num_ways=2)
-    return dataclasses.replace(
-        folder_protonet.RECIPE, data=data, model=Mlp(hidden=(8, 4)), training=tiny_blobs.training, testing=testing
-    )
+    return tiny(str(MY_IMAGES), path=str(tmp_path / "images"))
 
 
 @pytest.fixture
@@ -68,25 +84,3 @@ def start_process():
         if process.poll() is None:
             process.kill()
             process.communicate()
-
-
-def write_images(folder, size):
-    """Nine classes of four square images of noise, each class in a folder of its own."""
-    rng = np.random.default_rng(0)
-    for name in "abcdefghi":
-        (folder / name).mkdir(parents=True)
-        for i in range(4):
-            Image.fromarray(rng.integers(0, 255, (size, size), np.uint8)).save(folder / name / f"{i}.png")
-
-
-def ran(words, timeout=240, **options):
-    """`(exit status, output)`."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    done = subprocess.run(words, cwd=ROOT, timeout=timeout, check=False, **pipes, **options)
-    return done.returncode, done.stdout
-
-
-def ended(process):
-    """`(exit status, output)`, after a minute or two at most."""
-    output, _ = process.communicate(timeout=150)
-    return process.returncode, output
