@@ -154,7 +154,7 @@ def test_a_number_out_of_its_range_is_refused_before_anything_is_written(tmp_pat
     assert not list(tmp_path.rglob("config.json"))
     assert (tmp_path / "run").exists() == (
         option == "meta_lr"
-    )  # which the recipe itself checks, in a folder held for it
+    )  # the recipe checks it, in a held folder
 
 
 def test_metrics_are_means_over_steps_that_were_not_skipped():
