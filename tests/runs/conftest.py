@@ -69,12 +69,15 @@ def tiny_folder(tmp_path) -> Tiny:
 
 @pytest.fixture
 def start_process():
-    """`(module, *arguments) -> Popen` with captured output; whatever still runs at the end is killed."""
+    """`(module, *arguments) -> Popen` with captured output; whatever still runs at the end is killed.
+
+    `-c` and code may take the place of the module.
+    """
     started = []
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
 
     def start(module, *arguments):
-        command = [sys.executable, "-m", module, *map(str, arguments)]
+        command = [sys.executable, *(["-m"] if module != "-c" else []), module, *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         started.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
         return started[-1]
