@@ -1,27 +1,23 @@
 """Devices that share the tasks of a recipe: what is refused, and that recipes end as on one device."""
 
-import dataclasses
 import shlex
 
 import pytest
 
-from configs import sinusoid_maml
-from experiments import devices, train
-from experiments.build import build
-from tests.experiments.conftest import ended, write_images
-from tests.experiments.test_acting import small
-from tests.experiments.test_resume import content
+from jmeta.runs import devices, recipes, train
+
+from .commands import MY_IMAGES, content, ended, write_images
 
 
-def training(**options):
-    return dataclasses.replace(sinusoid_maml.RECIPE.training, tasks_per_step=6, **options)
+def sharing_of(mesh=None, num_blocks=None):
+    return devices.sharing_of(mesh, num_blocks, tasks_per_step=6)
 
 
 def test_nobody_shares_who_was_not_asked_to():
-    assert devices.sharing_of(training()) is None
-    assert devices.sharing_of(training(mesh="tasks=1")).num_blocks is None
-    assert devices.sharing_of(training(num_blocks=2)).mesh.shape == {"tasks": 1}
-    assert devices.sharing_of(training(mesh="tasks=1,model=1")).mesh.shape == {"tasks": 1, "model": 1}
+    assert sharing_of() is None
+    assert sharing_of(mesh="tasks=1").num_blocks is None
+    assert sharing_of(num_blocks=2).mesh.shape == {"tasks": 1}
+    assert sharing_of(mesh="tasks=1,model=1").mesh.shape == {"tasks": 1, "model": 1}
 
 
 @pytest.mark.parametrize(
@@ -38,14 +34,7 @@ def test_nobody_shares_who_was_not_asked_to():
 )
 def test_devices_that_cannot_share_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        devices.sharing_of(training(**options))
-
-
-def test_a_trust_region_is_not_shared():
-    recipe = small("maml with trpo")
-    recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, mesh="tasks=1"))
-    with pytest.raises(ValueError, match="a trust region is computed on one device.*take --method.outer ppo, or one"):
-        build(recipe)
+        sharing_of(**options)
 
 
 @pytest.fixture
@@ -57,32 +46,30 @@ def two_threads(monkeypatch):
 @pytest.mark.parametrize("recipe", ["bandit_rl2", "navigation_promp"])
 def test_acting_recipes_end_in_the_bits_of_one_device(recipe, two_threads, start_process, tmp_path):
     words = shlex.split(
-        f"experiments.train {recipe} --training.tasks-per-step 8 --training.num-blocks 2 --training.num-steps 4 "
+        f"train {recipe} --training.tasks-per-step 8 --training.num-blocks 2 --training.num-steps 4 "
         "--training.steps-per-dispatch 2 --training.evaluate-every 2 --training.num-valid-tasks 4"
     )
-    launch = shlex.split("experiments.launch --processes 1 --devices 2")
+    launch = shlex.split("launch --processes 1 --devices 2")
     for name, before in (("one", []), ("two", launch)):
         mesh = ["--mesh", f"tasks={2 if before else 1}"]
-        process = start_process(*before, *words, *mesh, "--run-dir", tmp_path / name)
+        process = start_process("jmeta", *before, *words, *mesh, "--run-dir", tmp_path / name)
         output, _ = process.communicate(timeout=400)
         assert process.returncode == 0, output
     assert content(tmp_path / "two" / "seed_0") == content(tmp_path / "one" / "seed_0")
 
 
 def test_a_mesh_of_the_command_line_is_that_of_the_recipe():
-    _, recipe, _ = train.parse(["sinusoid_maml", "--mesh", "tasks=1"])
-    assert recipe.training.mesh == "tasks=1"
+    options, _ = train.parse(recipes.load("sinusoid_maml"), ["--mesh", "tasks=1"], program="jmeta")
+    assert options.training.mesh == "tasks=1"
 
 
 @pytest.mark.slow
 def test_tasks_from_the_hosts_are_those_of_one_host(two_threads, start_process, tmp_path):
     write_images(tmp_path / "images", size=8)
-    words = ["experiments.train", "folder_protonet", "--data.path", tmp_path / "images", "--data.host-fed"]
-    words += shlex.split("--data.train-ways 2 --data.num-queries 2 --testing.num-ways 2 --model.num-filters 4")
-    words += shlex.split("--training.num-blocks 4 --training.num-steps 40 --training.num-valid-tasks 10")
-    words += shlex.split("--training.evaluate-every 20")
-    launch = shlex.split("experiments.launch --processes 2 --devices 2")
+    words = ["train", MY_IMAGES, "--path", tmp_path / "images", "--training.num-blocks", "4"]
+    launch = shlex.split("launch --processes 2 --devices 2")
     for name, before in (("alone", []), ("two", launch)):
-        status, output = ended(start_process(*before, *words, "--run-dir", tmp_path / name))
+        status, output = ended(start_process("jmeta", *before, *words, "--run-dir", tmp_path / name))
         assert status == 0, output
-    assert content(tmp_path / "two" / "seed_0") == content(tmp_path / "alone" / "seed_0")
+    two, alone = (content(tmp_path / name / "seed_0", str(MY_IMAGES)) for name in ("two", "alone"))
+    assert two == alone
