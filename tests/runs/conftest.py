@@ -12,6 +12,7 @@ from jmeta.runs import Experiment, recipes
 from jmeta.runs.recipes import Recipe
 
 from .commands import MY_IMAGES, ROOT, write_images
+from .jobs import OPTIONS
 
 
 class Tiny(NamedTuple):
@@ -87,3 +88,24 @@ def start_process():
         if process.poll() is None:
             process.kill()
             process.communicate()
+
+
+@pytest.fixture(scope="module")
+def eight_threads():
+    """The size of XLA's pool in all processes that are started: whatever this machine has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NPROC", "8")
+        patch.setenv("JAX_PLATFORMS", "cpu")
+        yield
+
+
+@pytest.fixture
+def start(eight_threads, start_process):
+    """`(run folder, number of processes, devices of each) -> process` of a job; without numbers, one that is alone."""
+
+    def start(folder, num_processes=None, num_devices=1):
+        words = ["train", *OPTIONS, "--run-dir", folder]
+        before = [] if num_processes is None else ["launch", "--processes", num_processes, "--devices", num_devices]
+        return start_process("jmeta", *before, *words)
+
+    return start

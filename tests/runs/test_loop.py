@@ -152,9 +152,7 @@ def test_a_number_out_of_its_range_is_refused_before_anything_is_written(tmp_pat
     assert jmeta(*words) == 1
     assert re.search(rf"error: {option}={number}; expected ", capsys.readouterr().err)
     assert not list(tmp_path.rglob("config.json"))
-    assert (tmp_path / "run").exists() == (
-        option == "meta_lr"
-    )  # the recipe checks it, in a held folder
+    assert (tmp_path / "run").exists() == (option == "meta_lr")  # the recipe checks it, in a held folder
 
 
 def test_metrics_are_means_over_steps_that_were_not_skipped():
