@@ -5,7 +5,7 @@
 #
 # Before that, on all hosts (--worker=all): clone this repository into ~/jmeta, make .venv in it with
 # `pip install '.[runs]' 'jax[tpu]'`, and mount one folder for runs (such as Filestore) at the same place.
-# The arguments are further options of jmeta train. After a preemption, or when a host was lost, start it again.
+# The arguments are further options of `jmeta train`. After a preemption, or when a host was lost, start it again.
 
 set -eu
 TPU=${TPU:-my-tpu}
