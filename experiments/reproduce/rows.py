@@ -122,7 +122,8 @@ def learners_of(facts: dict[str, Any], experiment: Experiment) -> list[tuple[Lea
     Raises:
       ValueError: if the recipe has no such baseline, or no inner steps.
     """
-    if (baseline := facts["test"].get("baseline")) is not None:
+    if "baseline" in facts["test"]:
+        baseline: str = facts["test"]["baseline"]
         name = _OLDER_NAMES.get(baseline, baseline)
         if name not in experiment.baselines:
             there_are = ", ".join(experiment.baselines) or "none"

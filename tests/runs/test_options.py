@@ -7,6 +7,9 @@ import pytest
 from jmeta import runs
 from jmeta.runs.options import differences, replaced
 
+TRAINING = runs.Training(num_steps=10, tasks_per_step=2, steps_per_dispatch=5, evaluate_every=5, mesh="tasks=2")
+TESTING = runs.Testing()
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -14,10 +17,8 @@ class Options:
     rate: float = 0.1
     widths: tuple[int, ...] = (64, 32)
     is_greedy: bool = True
-    training: runs.Training = runs.Training(
-        num_steps=10, tasks_per_step=2, steps_per_dispatch=5, evaluate_every=5, mesh="tasks=2"
-    )
-    testing: runs.Testing = runs.Testing()
+    training: runs.Training = TRAINING
+    testing: runs.Testing = TESTING
 
 
 def test_the_same_options_differ_in_nothing():
@@ -53,7 +54,7 @@ def test_what_is_not_replaced_stays():
         ({"num_tasks": 20}, "did you mean .*testing.num_tasks"),
         ({"testing": {"num_tasks": 20}}, "no option testing"),
         ({"testing.num_tasks.more": 20}, "no option testing.num_tasks.more"),
-        ({"num_ways": "many"}, "num_ways is 'many'; expected a whole number"),
+        ({"num_ways": "many"}, "num_ways is many; expected a whole number"),
         ({"widths": 8}, "widths is 8; expected a list of a whole number"),
     ],
 )
