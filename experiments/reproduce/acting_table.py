@@ -143,7 +143,7 @@ def _bandits(pulls: int, arms: int, acting: list[rows.Row], baselines: list[dict
         "|---|---|---|---|",
     ]
     for row in _of("bandit", acting, num_pulls=pulls, num_arms=arms):
-        is_recurrent = "cell" in row.facts["options"]  # as the network of the published figure was
+        is_recurrent = "max_span" in row.facts["options"]  # as the network of the published figure was
         lines.append(_line(row, str(published.get("rl2", "")) if is_recurrent else ""))
     for row in _sorted(baselines):
         if (row.get("num_pulls"), row.get("num_arms")) == (pulls, arms):
