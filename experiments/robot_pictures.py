@@ -20,11 +20,10 @@ from jmeta.domains.rl.environments.robots import RobotParams
 from jmeta.domains.rl.environments.robots.arm import GOAL_DISTANCE
 from jmeta.domains.rl.environments.robots.physics import Motion, body, lever, places
 from jmeta.domains.rl.environments.robots.robot import Design
+from jmeta.domains.rl.environments.robots.splits import NUM_STEPS
 from jmeta.domains.rl.policies import Policy
+from jmeta.runs.pictures import STYLE
 from jmeta.types import PyTree, RandomKey
-
-from .pictures import STYLE
-from .robots import NUM_STEPS
 
 COLORS = ("#1f5fa8", "#2a8f4f", "#c8382e", "#8fa3b8", "#c8a13a")
 

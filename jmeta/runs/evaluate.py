@@ -289,7 +289,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 def evaluate_seed(folder: pathlib.Path, command: Command, overrides: list[str]) -> Timed:
     """Evaluate one seed's run, print and store the result, and draw its pictures."""
     recipe, trained, meta_params = load_run(folder, command.recipe)
-    experiment = tested_otherwise(recipe, trained, _overridden(recipe, trained, overrides))
+    experiment = tested_otherwise(recipe, trained, overridden(recipe, trained, overrides))
     name, timed = recipe.name, evaluated(experiment, meta_params)
     results = {name: timed}
     beside = experiment.baselines if command.baselines else {}
@@ -309,14 +309,24 @@ def evaluate_seed(folder: pathlib.Path, command: Command, overrides: list[str]) 
     return timed
 
 
-def _overridden(recipe: Recipe, trained: Any, overrides: list[str]) -> Any:
-    """The options of a run with other values, as a command line gives them."""
-    if not overrides:
+def overridden(recipe: Recipe, trained: Any, words: list[str], *, program: str = "jmeta evaluate RUN") -> Any:
+    """The options of a run with other values, as a command line gives them.
+
+    Args:
+      recipe: of the run.
+      trained: its options.
+      words: of the command line, such as `["--num-ways", "20"]`; any option of the recipe.
+      program: what help and errors call the command.
+
+    Raises:
+      SystemExit: after printing help, or what is wrong with an option.
+    """
+    if not words:
         return trained
     unprefixed = Annotated[recipe.options, tyro.conf.arg(name="")]
     fields: Any = [("options", unprefixed, trained)]
     parsed = dataclasses.make_dataclass("Overrides", fields, frozen=True)
-    return tyro.cli(parsed, args=overrides, prog="jmeta evaluate RUN").options
+    return tyro.cli(parsed, args=words, prog=program).options
 
 
 def is_image_task(experiment: Experiment) -> bool:

@@ -21,7 +21,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -117,7 +117,9 @@ def write_config(
     if all(recorded[name] == config[name] for name in ("recipe", "is_ours", "hash")):
         check_split(folder, split_hash)
         return
-    old, new = ({"recipe": c["recipe"], "is_ours": c["is_ours"], **_flat(c["options"])} for c in (recorded, config))
+    old, new = (
+        {"recipe": c["recipe"], "is_ours": c["is_ours"], **options_.flat(c["options"])} for c in (recorded, config)
+    )
     differing = [
         f"{short(name)} was {short(old.get(name))}, is {new.get(name)}"
         for name in {**new, **old}
@@ -238,13 +240,6 @@ def _num_threads(platform: str) -> int | None:
         return None
     said = os.environ.get("NPROC", "")
     return int(said) if said.isdecimal() else max(num_cpus() or 1, jax.local_device_count())
-
-
-def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in options.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _git_commit() -> str | None:

@@ -57,7 +57,8 @@ def valid_protocol(experiment: Experiment) -> str:
     """The words beside numbers of meta_valid: how its tasks are drawn and judged."""
     steps = "" if experiment.num_test_steps is None else f", {inner_steps(experiment.num_test_steps)}"
     together = ", all queries of a task together" if isinstance(experiment.judged, Learner) else ""
-    return f"{experiment.source.describe(experiment.training.num_valid_tasks)}, of meta_valid{steps}{together}"
+    describe = experiment.source.describe_valid or experiment.source.describe
+    return f"{describe(experiment.training.num_valid_tasks)}, of meta_valid{steps}{together}"
 
 
 def inner_steps(num_steps: int) -> str:

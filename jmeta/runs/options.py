@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import difflib
+import functools
 import hashlib
 import json
+import operator
 import types
 import typing
 from collections.abc import Mapping
@@ -22,12 +25,7 @@ def recorded(options: Any) -> dict[str, Any]:
     Raises:
       ValueError: if an option is of a type that JSON does not have.
     """
-    try:
-        values = json.loads(json.dumps(dataclasses.asdict(options)))
-    except TypeError as error:
-        raise ValueError(
-            f"options are numbers, text, booleans, tuples of these or dataclasses, since JSON records them ({error})"
-        ) from None
+    values = _as_json(options)
     values["training"].pop("mesh")
     return values
 
@@ -48,6 +46,73 @@ def restored(value: DataclassT, options: Mapping[str, Any]) -> DataclassT:
         not of the option's type.
     """
     return _rebuilt(value, options, "")
+
+
+def flat(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded options by their paths.
+
+    Example:
+      >>> flat({"num_ways": 5, "testing": {"num_tasks": None}})
+      {'num_ways': 5, 'testing.num_tasks': None}
+    """
+    by_path = {}
+    for name, value in options.items():
+        inner = {f"{name}.{path}": each for path, each in flat(value).items()} if isinstance(value, Mapping) else None
+        by_path |= {name: value} if inner is None else inner
+    return by_path
+
+
+def differences(options: Any, others: Any) -> dict[str, Any]:
+    """The options that differ from those of another value of the same dataclass, by their paths, as they are recorded.
+
+    Args:
+      options: a recipe's options, whose values are returned.
+      others: such as the recipe's defaults.
+
+    Example:
+      >>> from jmeta.runs import recipes
+      >>> default = recipes.load("glyphs_maml").options()
+      >>> differences(dataclasses.replace(default, num_ways=20), default)
+      {'num_ways': 20}
+    """
+    before = flat(_as_json(others))
+    return {path: value for path, value in flat(_as_json(options)).items() if value != before[path]}
+
+
+def replaced(options: DataclassT, changes: Mapping[str, Any]) -> DataclassT:
+    """The same options but for some, which are named by their paths: the inverse of `differences`.
+
+    Args:
+      options: a dataclass, with dataclasses in it.
+      changes: values as they are recorded, such as `{"num_ways": 20, "testing.num_tasks": 100}`.
+
+    Raises:
+      ValueError: if there is no such option, the closest are suggested; or a value is not of the option's type.
+
+    Example:
+      >>> from jmeta.runs import recipes
+      >>> replaced(recipes.load("glyphs_maml").options(), {"testing.num_tasks": 100}).testing.num_tasks
+      100
+    """
+    values = _as_json(options)
+    paths = flat(values)
+    for path, value in changes.items():
+        if path not in paths:
+            close = difflib.get_close_matches(path, paths, n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(paths)}"
+            raise ValueError(f"{type(options).__name__} has no option {files.short(path)}; {hint}")
+        *groups, name = path.split(".")
+        functools.reduce(operator.getitem, groups, values)[name] = value
+    return restored(options, values)
+
+
+def _as_json(options: Any) -> dict[str, Any]:
+    try:
+        return json.loads(json.dumps(dataclasses.asdict(options)))
+    except TypeError as error:
+        raise ValueError(
+            f"options are numbers, text, booleans, tuples of these or dataclasses, since JSON records them ({error})"
+        ) from None
 
 
 def _rebuilt(value: DataclassT, options: Any, prefix: str) -> DataclassT:

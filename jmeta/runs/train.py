@@ -15,7 +15,7 @@ from . import console, devices, files, log, loop, options, pictures, processes, 
 from . import folder as run_folder
 from .experiment import check
 from .recipes import Recipe
-from .state import RunState
+from .state import RunState, host_stream_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +91,7 @@ def train_together(
                 locks.enter_context(run_folder.locked(folder))
         with processes.agreed("build the experiment"):  # of data that one machine may lack
             experiment = recipe.build(with_seed(chosen, min(folders)))
+            host_stream_state(experiment)  # asks for training tasks: refused, if they are, before anything is written
         with processes.agreed("write the configurations"):
             for seed, folder in folders.items() if processes.is_main() else ():
                 run_folder.write_config(

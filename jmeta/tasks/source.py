@@ -27,6 +27,7 @@ class Source(NamedTuple):
       meta_test: sampler of the tasks that models are tested on.
       name: short, for progress and titles, such as `"glyphs/glyphs 5-way 1-shot"`.
       describe: `num_tasks -> protocol`: how so many tasks of meta_test are drawn, in words; every number carries them.
+      describe_valid: the same of meta_valid, where its tasks are drawn otherwise; `describe` if not given.
       num_test_tasks: tasks of meta_test that a number is the mean over, if not said otherwise.
       split_hash: identifies which class is in which split; `None` where there are no classes.
       seen_classes: names of the classes that training or choosing a model sees.
@@ -51,6 +52,7 @@ class Source(NamedTuple):
     meta_test: Partial
     name: str
     describe: Callable[[int], str]
+    describe_valid: Callable[[int], str] | None = None
     num_test_tasks: int = 1000
     split_hash: str | None = None
     seen_classes: frozenset[str] = frozenset()

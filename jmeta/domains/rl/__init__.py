@@ -1,11 +1,11 @@
 """Meta-reinforcement learning: environments whose parameters are the task, policies, and learners that act in them.
 
-    environment, policy ──► rollouts ──► policy_gradients ──► learners ──► on_policy, trust_region
+    environment, policy ──► rollouts ──► policy_gradients ──► learners ──► on_policy, trust_region ──► acting
 
 `baselines` are policies that people designed, and optima where they can be computed.
 """
 
-from . import baselines, environments, learners, on_policy, policies, policy_gradients, rollouts, trust_region
+from . import acting, baselines, environments, learners, on_policy, policies, policy_gradients, rollouts, trust_region
 
 __all__ = [
     "environments",
@@ -15,5 +15,6 @@ __all__ = [
     "learners",
     "on_policy",
     "trust_region",
+    "acting",
     "baselines",
 ]

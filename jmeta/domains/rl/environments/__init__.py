@@ -21,4 +21,5 @@ from .point_navigation import point_navigation as point_navigation
 from .point_navigation import sparse_point_navigation as sparse_point_navigation
 from .previous_observation import with_previous_observation as with_previous_observation
 from .scaled_actions import scaled_actions as scaled_actions
+from .source import source as source
 from .tabular_mdp import tabular_mdp as tabular_mdp

@@ -3,8 +3,6 @@
 `collect_episode` acts with the present policy and turns what happened into a `jmeta.Task`: nothing yet experienced as
 its support, the whole episode as its query. A2C's and PPO's losses are then ordinary `loss_fn`s of `jmeta.episode`.
 Methods that adapt by policy gradients of their own `roll_out` separate rollouts and descend a surrogate.
-
-This package is imported by name: `from jmeta import policy_gradients`.
 """
 
 from .baseline import linear_baseline as linear_baseline

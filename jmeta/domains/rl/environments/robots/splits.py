@@ -1,25 +1,28 @@
 """The robots of the recipes: bodies and goals that are trained on, and bodies outside of these to be tested on."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
-from jmeta.domains.rl.environments import Environment
-from jmeta.domains.rl.environments.robots import (
-    ANYWHERE,
-    DAMAGED,
-    DAMAGED_OTHERWISE,
-    RIGHT_OR_LEFT,
-    Ranges,
-    arm,
-    crawler,
-    eel,
-)
-from jmeta.domains.rl.environments.robots.arm import arm_design
-from jmeta.domains.rl.environments.robots.crawler import crawler_design
-from jmeta.domains.rl.environments.robots.eel import eel_design
-from jmeta.domains.rl.environments.robots.robot import Design
+from jax.tree_util import Partial
 
-NUM_STEPS = 50  # of a rollout
+from jmeta.tasks import Source
+
+from ..environment import Environment
+from ..source import source
+from .arm import ANYWHERE, arm, arm_design
+from .crawler import DAMAGED, DAMAGED_OTHERWISE, crawler, crawler_design
+from .eel import RIGHT_OR_LEFT, eel, eel_design
+from .ranges import Ranges
+from .robot import Design
+
+__all__ = ["NUM_STEPS", "Robot", "ROBOTS", "RobotName", "TestedOn", "environment_and_source"]
+
+NUM_STEPS = 50
+"""Steps of a rollout."""
+
+RobotName = Literal["crawler", "arm", "eel"]
+TestedOn = Literal["held_out", "trained"]
+"""Ranges that the bodies of meta_test are drawn from."""
 
 
 class Robot(NamedTuple):
@@ -33,7 +36,7 @@ class Robot(NamedTuple):
       outside: how these differ, in words.
     """
 
-    make: Callable[..., tuple[Environment, Any]]
+    make: Callable[..., tuple[Environment, Partial]]
     design: Design
     trained: Ranges
     held_out: Ranges
@@ -41,7 +44,7 @@ class Robot(NamedTuple):
 
 
 _STRENGTH = (0.8, 1.2)
-ROBOTS = {
+ROBOTS: dict[RobotName, Robot] = {
     "crawler": Robot(
         crawler,
         crawler_design(),
@@ -64,3 +67,28 @@ ROBOTS = {
         "heavier, thicker water, a hind motor dead",
     ),
 }
+
+
+def environment_and_source(
+    name: RobotName, *, num_rollouts: int, tested_on: TestedOn = "held_out"
+) -> tuple[Environment, Source]:
+    """A robot with bodies from the ranges of training, and its tasks for an experiment.
+
+    Args:
+      name: of `ROBOTS`.
+      num_rollouts: rollouts of an episode, each of `NUM_STEPS` steps; they are named with the tasks.
+      tested_on: whether bodies of meta_test are outside of training's ranges, `"held_out"`, or within, `"trained"`.
+
+    Example:
+      >>> _, source = environment_and_source("arm", num_rollouts=3)
+      >>> source.describe(1000)
+      "arm, 3 rollouts of 50 steps, bodies outside of training's ranges (heavier), 1000 tasks"
+    """
+    robot = ROBOTS[name]
+    environment, sample = robot.make(robot.trained, num_steps=NUM_STEPS)
+    words = f"{name}, {num_rollouts} rollouts of {NUM_STEPS} steps"
+    if tested_on == "trained":
+        return environment, source(sample, words)
+    _, sample_test = robot.make(robot.held_out, num_steps=NUM_STEPS)
+    outside = f"bodies outside of training's ranges ({robot.outside})"
+    return environment, source(sample, words, sample_test=sample_test, tested_on=outside)
