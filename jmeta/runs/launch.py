@@ -317,7 +317,7 @@ def _at_least_one(text: str) -> int:
 
 def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit status."""
-    options = _parser().parse_args(_module_as_one_word(arguments))
+    options = _parser().parse_args([*_module_as_one_word(arguments)])
     command = [sys.executable, *_as_python_takes(options.command), *options.arguments]
     if {"-h", "--help"} & set(options.arguments):  # the same in all of them
         return subprocess.call(command)
@@ -325,10 +325,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _module_as_one_word(arguments: list[str]) -> list[str]:
-    """`-m MODULE` as one word where the command stands, since argparse would take `-m` for an option of ours."""
+    """`-m MODULE` would be taken for an option of ours, so it becomes one word; another `-m` is the command's own."""
     i = 0
-    while i < len(arguments) and arguments[i].startswith("--"):
-        i += 1 if "=" in arguments[i] else 2
+    while i < len(arguments) and arguments[i] != "-m" and arguments[i].startswith("-"):
+        i += 1 if "=" in arguments[i] else 2  # every option of ours has a value
     if arguments[i : i + 1] != ["-m"]:
         return arguments
     return [*arguments[:i], " ".join(arguments[i : i + 2]), *arguments[i + 2 :]]
