@@ -169,11 +169,16 @@ class Protocol:
         """
         loaded = self.load(None) if splits is None else splits
         tested: dict[str, int] = {"num_ways": num_ways, "num_shots": num_shots}
-        trained = {"train_ways": train_ways, "train_shots": train_shots, "train_queries": train_queries}
         # one image for each part in training, so that no class is too small to be tested with
         samplers = self.samplers(loaded, **tested, train_ways=1, train_shots=1, train_queries=1)
+
+        def meta_train() -> Partial:
+            return self.samplers(
+                loaded, **tested, train_ways=train_ways, train_shots=train_shots, train_queries=train_queries
+            ).meta_train
+
         return Source(
-            meta_train=lambda: self.samplers(loaded, **tested, **trained).meta_train,
+            meta_train=meta_train,
             meta_valid=samplers.meta_valid,
             meta_test=samplers.meta_test,
             name=f"{self.name}/{self.dataset} {num_ways}-way {num_shots}-shot",
