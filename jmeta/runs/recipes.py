@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from . import files
 from .experiment import Experiment, Testing, Training
@@ -128,12 +128,13 @@ def from_module(module: ModuleType, path: pathlib.Path | None) -> Recipe:
       ValueError: if it lacks `build` or `Options`, or an option lacks a default.
     """
     where = path or module.__name__
-    options, build = getattr(module, "Options", None), getattr(module, "build", None)
+    options, build = getattr(module, "Options", None), module.__dict__.get("build")
     if options is None or not dataclasses.is_dataclass(options) or not callable(build):
         raise ValueError(
             f"{where} is no recipe: expected a dataclass `Options` and a function `build(options)` that returns a "
             "`jmeta.runs.Experiment`"
         )
+    build = cast(Callable[[Any], Experiment], build)
     return recipe_of(options, build, pathlib.Path(module.__file__ or module.__name__).stem, path)
 
 
