@@ -160,7 +160,6 @@ class Protocol:
           'glyphs/glyphs 5-way 1-shot, 3 queries, 1000 tasks'
         """
         loaded = self.load(None) if splits is None else splits
-<<<<<<< HEAD
         self._check_split(loaded)
         ways = _first_given(train_ways, self.train_ways, num_ways)
         shots = _first_given(train_shots, self.train_shots, num_shots)
@@ -168,21 +167,6 @@ class Protocol:
             meta_train=lambda: self._trained(loaded.meta_train, ways, shots, train_queries),
             meta_valid=self._tested(loaded.meta_valid, num_ways, num_shots),
             meta_test=self._tested(loaded.meta_test, num_ways, num_shots),
-=======
-        tested: dict[str, int] = {"num_ways": num_ways, "num_shots": num_shots}
-        # one image for each part in training, so that no class is too small to be tested with
-        samplers = self.samplers(loaded, **tested, train_ways=1, train_shots=1, train_queries=1)
-
-        def meta_train() -> Partial:
-            return self.samplers(
-                loaded, **tested, train_ways=train_ways, train_shots=train_shots, train_queries=train_queries
-            ).meta_train
-
-        return Source(
-            meta_train=meta_train,
-            meta_valid=samplers.meta_valid,
-            meta_test=samplers.meta_test,
->>>>>>> storeys
             name=f"{self.name}/{self.dataset} {num_ways}-way {num_shots}-shot",
             describe=lambda num_tasks: self.describe(num_ways=num_ways, num_shots=num_shots, num_tasks=num_tasks),
             num_test_tasks=self.num_test_tasks,
