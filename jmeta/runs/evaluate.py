@@ -105,7 +105,7 @@ def recipe_of(folder: pathlib.Path, named: str | None) -> tuple[Recipe, Any]:
             f"--recipe {named}, but {folder} is a run of {files.short(config.recipe)}, {ours}; leave it out, or name "
             "that one"
         )
-    recipe = recipes.load(config.recipe if named is None else named)
+    recipe = recipes.ours(config.recipe) if named is None else recipes.in_file(named)
     return recipe, options.restored(recipe.options(), config.values)
 
 

@@ -20,7 +20,11 @@ _LARGEST = 2**63 - 1  # of JAX's whole numbers
 
 
 def recorded(options: Any) -> dict[str, Any]:
-    """What identifies a run: every option, but `training.mesh`, which says where it runs."""
+    """What identifies a run: every option, but `training.mesh`, which says where it runs.
+
+    Raises:
+      ValueError: if an option is of a type that JSON does not have.
+    """
     values = _as_json(options)
     values["training"].pop("mesh")
     return values
@@ -103,7 +107,12 @@ def replaced(options: DataclassT, changes: Mapping[str, Any]) -> DataclassT:
 
 
 def _as_json(options: Any) -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(options)))
+    try:
+        return json.loads(json.dumps(dataclasses.asdict(options)))
+    except TypeError as error:
+        raise ValueError(
+            f"options are numbers, text, booleans, tuples of these or dataclasses, since JSON records them ({error})"
+        ) from None
 
 
 def _rebuilt(value: DataclassT, options: Any, prefix: str) -> DataclassT:
@@ -113,7 +122,7 @@ def _rebuilt(value: DataclassT, options: Any, prefix: str) -> DataclassT:
         raise _unfit(prefix.rstrip(".") or "the options", options, "named options")
     hints = typing.get_type_hints(type(value))
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    newer = {field.name: field.default for field in dataclasses.fields(value) if field.name not in options}
+    newer = {field.name: _default(field) for field in dataclasses.fields(value) if field.name not in options}
     if set(options) - set(fields) or dataclasses.MISSING in newer.values():
         differing = ", ".join(files.short(name) for name in sorted(set(fields) ^ set(options))[:9])
         raise ValueError(
@@ -132,6 +141,10 @@ def _rebuilt(value: DataclassT, options: Any, prefix: str) -> DataclassT:
             raise _unfit(f"{prefix}{name}", options[name], _in_words(hints[name])) from None
 
     return dataclasses.replace(value, **{name: converted(name) for name in fields})
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _as_declared(value: Any, hint: Any) -> Any:

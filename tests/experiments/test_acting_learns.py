@@ -9,10 +9,10 @@ import dataclasses
 
 import jax
 import pytest
+from experiments.build import build
 
 from configs import parts
 from experiments import evaluate, recipes, train
-from experiments.build import build
 
 pytestmark = pytest.mark.optimized
 LONG = pytest.mark.slow  # each learns for half a minute; one of either kind shows in `make test` that learning happens

@@ -131,9 +131,7 @@ def test_a_users_recipe_is_trained_killed_resumed_and_evaluated(command):
     read = "import json, sys; from jmeta.runs import evaluate; import pathlib, jax, numpy as np, hashlib; "
     read += "p = evaluate.load_run(pathlib.Path(sys.argv[1]), './mine.py').meta_params; "
     read += "print(hashlib.sha256(b''.join(np.asarray(x).tobytes() for x in jax.tree.leaves(p))).hexdigest())"
-    whole, killed = (
-        output_of(command(command.python, "-c", read, f"{run}/seed_0")) for run in ("whole", "killed")
-    )
+    whole, killed = (output_of(command(command.python, "-c", read, f"{run}/seed_0")) for run in ("whole", "killed"))
     assert whole == killed
     refused = output_of(command(command.jmeta, "evaluate", "killed"), status=1)
     assert "add --recipe PATH/mine.py" in refused

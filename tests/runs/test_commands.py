@@ -10,11 +10,11 @@ import shlex
 import jax
 import numpy as np
 import pytest
+from configs.parts import Maml, Reptile
+from experiments.build import build
 
 import jmeta
-from configs.parts import Maml, Reptile
 from experiments import baselines, evaluate, loop, metrics_log, quickstart, recipes, train
-from experiments.build import build
 from jmeta import checkpoints
 
 TINY = shlex.split(
