@@ -12,7 +12,7 @@ import pytest
 
 from jmeta import checkpoints
 from jmeta.runs import folder as run_folder
-from jmeta.runs import log, options, recipes
+from jmeta.runs import log
 
 from .commands import MINE, ROOT, jmeta
 
@@ -205,12 +205,6 @@ def test_options_that_there_are_not(run, capfd, name):
 def test_parameters_that_are_larger_than_the_memory(run, capfd):
     forge(run, with_option("widths", [10**12]))
     assert_refused(run, capfd, "more than this machine's memory", by=(judged, replayed))
-
-
-def test_every_recipe_is_of_the_types_that_it_declares():
-    for name in recipes.names():
-        defaults = recipes.load(name).options()
-        assert options.restored(defaults, options.recorded(defaults)) == defaults
 
 
 class Touch:
