@@ -231,7 +231,7 @@ def check_steps(training: Training) -> None:
             )
 
 
-def check_positive(**numbers: float | None) -> None:
+def check_positive(**numbers: int | float | None) -> None:
     """Raise `ValueError` at the first number that is given and not positive and finite; for a recipe's own options."""
     for name, number in numbers.items():
         if number is not None and not 0 < number < math.inf:
