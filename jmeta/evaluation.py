@@ -11,7 +11,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -278,7 +277,9 @@ def estimate(values: Float[np.ndarray, " count"] | Float[Array, " count"]) -> Es
     values = np.asarray(values, np.float64)
     if values.size < 2:
         raise ValueError(f"an interval needs at least two values, but there is {values.size}")
-    half_width = scipy.stats.t.ppf(0.975, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size)
+    from scipy.special import stdtrit  # when used, since SciPy costs a script a tenth of its start
+
+    half_width = stdtrit(values.size - 1, 0.975) * values.std(ddof=1) / np.sqrt(values.size)
     return Estimate(float(values.mean()), float(half_width), values)
 
 

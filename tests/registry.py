@@ -1,6 +1,6 @@
-"""Every learner and every sampler, once: what the contract tests and the golden losses run over.
+"""Every learner, sampler, adjoint and network with memory, once: what the contract tests run over.
 
-A new method is one line here.
+A new one is one line here; environments and policies are in `tests/domains/rl/registry.py`.
 """
 
 from collections.abc import Callable
@@ -152,4 +152,12 @@ ADJOINTS = {
     "rematerialized": adjoints.rematerialized(block_size=2),
     "mixed_mode": adjoints.mixed_mode(),
     "implicit": adjoints.implicit(),
+}
+
+SEQUENCE_MODELS = {
+    "gru": models.gru(5),
+    "lstm": models.lstm(5),
+    "causal_transformer": models.causal_transformer(width=8, num_layers=2, num_heads=2, max_steps=6),
+    "snail": models.snail(width=6, num_blocks=2, num_filters=3, key_width=4, value_width=4, max_steps=6),
+    "forgetful": models.forgetful(models.mlp([4]), num_features=2),
 }

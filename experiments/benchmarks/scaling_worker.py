@@ -5,7 +5,7 @@
 
 To be timed, it compiles all that it is to do, puts `ready.json` into the folder, and then waits for files `turn_0`,
 `turn_1`, ... by which it is told to do all of it once; the seconds go into `done_0.json`, ... and `turn_end` ends it.
-Files, because processes that were started by `experiments.launch` have no input.
+Files, because processes that were started by `jmeta launch` have no input.
 """
 
 import functools
@@ -22,11 +22,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jmeta
-from experiments import cluster, console, files
 from jmeta import estimators, learners, losses, models, sharding, tasks, training
 from jmeta.domains import rl
 from jmeta.domains.rl import environments, policies, policy_gradients, rollouts
 from jmeta.domains.rl.on_policy import on_policy_trainer
+from jmeta.runs import console, files, processes
 from jmeta.types import MetaTrainer, PyTree
 
 from .collectives import collectives
@@ -252,14 +252,14 @@ def timed(folder: pathlib.Path, plain_totals: list[int]) -> None:
 
 
 def _put(path: pathlib.Path, value: Any) -> None:
-    if cluster.is_main():
+    if processes.is_main():
         files.replace_text(path, json.dumps(value))
 
 
 def main(arguments: list[str]) -> int:
     """`count`, or `time FOLDER [NUMBER...]`."""
     console.use_compilation_cache()  # many programs, of which compiling is not measured
-    cluster.join(detect=False)
+    processes.join(detect=False)
     what, *rest = arguments
     if what == "count":
         print(json.dumps(counted()))
@@ -269,4 +269,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cluster.run(main, sys.argv[1:]))
+    sys.exit(processes.run(main, sys.argv[1:]))

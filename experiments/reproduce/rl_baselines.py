@@ -25,9 +25,8 @@ from jmeta.domains.rl import baselines, environments, rollouts
 from jmeta.domains.rl.environments.tabular_mdp import tabular_mdp
 from jmeta.domains.rl.policies import Policy
 from jmeta.evaluation import estimate
+from jmeta.runs import console, files
 from jmeta.types import PyTree, RandomKey
-
-from .. import console, files
 
 RESULTS = pathlib.Path(__file__).with_suffix(".json")
 HORIZON = 10

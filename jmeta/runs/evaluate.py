@@ -1,8 +1,8 @@
 """Judge a trained run on meta_test: `jmeta evaluate RUN [--baselines] [--inner-steps 0 1 5 10] [--overrides]`.
 
-RUN is the folder of one seed or that of all seeds of a recipe. The parameters are those chosen on meta_valid. Any option
-of the recipe can be given another value, such as `--num-ways 20`, if the parameters stay of the same shapes. Results are
-printed, with the name of their protocol, and kept in the run folder as `evaluation.json`, one entry a protocol; the
+RUN is the folder of one seed or that of all seeds of a recipe. The parameters are those chosen on meta_valid. Any
+option of the recipe can be given another value, such as `--num-ways 20`, if the parameters keep their shapes. Results
+are printed, with the name of their protocol, and kept in the run folder as `evaluation.json`, one entry a protocol; the
 interval over several seeds in `over_seeds.json` of their common folder.
 """
 
@@ -105,7 +105,7 @@ def recipe_of(folder: pathlib.Path, named: str | None) -> tuple[Recipe, Any]:
             f"--recipe {named}, but {folder} is a run of {files.short(config.recipe)}, {ours}; leave it out, or name "
             "that one"
         )
-    recipe = recipes.load(config.recipe if named is None else named)
+    recipe = recipes.ours(config.recipe) if named is None else recipes.in_file(named)
     return recipe, options.restored(recipe.options(), config.values)
 
 
@@ -255,7 +255,8 @@ def curve(experiment: Experiment, meta_params: PyTree, nums_steps: tuple[int, ..
     if make is None:
         raise ValueError("--inner-steps was given, but this method adapts without gradient steps; leave it out")
     return {
-        steps: timed_evaluation(experiment, make(steps), meta_params, num_steps=steps) for steps in sorted(set(nums_steps))
+        steps: timed_evaluation(experiment, make(steps), meta_params, num_steps=steps)
+        for steps in sorted(set(nums_steps))
     }
 
 
@@ -288,7 +289,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 def evaluate_seed(folder: pathlib.Path, command: Command, overrides: list[str]) -> Timed:
     """Evaluate one seed's run, print and store the result, and draw its pictures."""
     recipe, trained, meta_params = load_run(folder, command.recipe)
-    experiment = tested_otherwise(recipe, trained, _overridden(recipe, trained, overrides))
+    experiment = tested_otherwise(recipe, trained, overridden(recipe, trained, overrides))
     name, timed = recipe.name, evaluated(experiment, meta_params)
     results = {name: timed}
     beside = experiment.baselines if command.baselines else {}
@@ -308,14 +309,24 @@ def evaluate_seed(folder: pathlib.Path, command: Command, overrides: list[str]) 
     return timed
 
 
-def _overridden(recipe: Recipe, trained: Any, overrides: list[str]) -> Any:
-    """The options of a run with other values, as a command line gives them."""
-    if not overrides:
+def overridden(recipe: Recipe, trained: Any, words: list[str], *, program: str = "jmeta evaluate RUN") -> Any:
+    """The options of a run with other values, as a command line gives them.
+
+    Args:
+      recipe: of the run.
+      trained: its options.
+      words: of the command line, such as `["--num-ways", "20"]`; any option of the recipe.
+      program: what help and errors call the command.
+
+    Raises:
+      SystemExit: after printing help, or what is wrong with an option.
+    """
+    if not words:
         return trained
     unprefixed = Annotated[recipe.options, tyro.conf.arg(name="")]
     fields: Any = [("options", unprefixed, trained)]
     parsed = dataclasses.make_dataclass("Overrides", fields, frozen=True)
-    return tyro.cli(parsed, args=overrides, prog="jmeta evaluate RUN").options
+    return tyro.cli(parsed, args=words, prog=program).options
 
 
 def is_image_task(experiment: Experiment) -> bool:

@@ -103,7 +103,7 @@ class Experiment:
       >>> experiment = Experiment(
       ...     learner=learners.protonet(models.mlp([16, 8]), num_ways=5),
       ...     loss_fn=losses.cross_entropy,
-      ...     source=tasks.Source(lambda: sample, sample, sample, "blobs", lambda num_tasks: f"blobs, {num_tasks} tasks"),
+      ...     source=tasks.Source(lambda: sample, sample, sample, "blobs", lambda count: f"blobs, {count} tasks"),
       ...     optimizer=optax.adam(1e-3),
       ...     training=Training(num_steps=100, tasks_per_step=4, steps_per_dispatch=10, evaluate_every=50),
       ... )

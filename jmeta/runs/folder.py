@@ -21,7 +21,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -92,7 +92,9 @@ class Config(NamedTuple):
     values: dict[str, Any]
 
 
-def write_config(folder: pathlib.Path, recipe_name: str, options: Any, split_hash: str | None, *, is_ours: bool) -> None:
+def write_config(
+    folder: pathlib.Path, recipe_name: str, options: Any, split_hash: str | None, *, is_ours: bool
+) -> None:
     """Record a recipe and how its classes are split in a run folder; what is recorded already must be the same.
 
     Raises:
@@ -115,7 +117,9 @@ def write_config(folder: pathlib.Path, recipe_name: str, options: Any, split_has
     if all(recorded[name] == config[name] for name in ("recipe", "is_ours", "hash")):
         check_split(folder, split_hash)
         return
-    old, new = ({"recipe": c["recipe"], "is_ours": c["is_ours"], **_flat(c["options"])} for c in (recorded, config))
+    old, new = (
+        {"recipe": c["recipe"], "is_ours": c["is_ours"], **options_.flat(c["options"])} for c in (recorded, config)
+    )
     differing = [
         f"{short(name)} was {short(old.get(name))}, is {new.get(name)}"
         for name in {**new, **old}
@@ -163,7 +167,9 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({', '.join(sorted(missing))} missing); restore it, or move it away")
     are_texts = all(isinstance(config[name], str) and len(config[name]) < 200 for name in ("recipe", "hash"))
     is_flag = isinstance(config["is_ours"], bool)
-    if not (are_texts and is_flag and isinstance(config["options"], dict) and _is_shallow(config["options"], _MAX_DEPTH)):
+    if not (
+        are_texts and is_flag and isinstance(config["options"], dict) and _is_shallow(config["options"], _MAX_DEPTH)
+    ):
         raise ValueError(f"{path} is damaged (it has entries that no run writes); restore it, or move it away")
     if config["hash"] != options_.hash_of(config["options"]):
         raise ValueError(f"{path} is damaged (its hash is not that of its options); restore it, or move it away")
@@ -234,13 +240,6 @@ def _num_threads(platform: str) -> int | None:
         return None
     said = os.environ.get("NPROC", "")
     return int(said) if said.isdecimal() else max(num_cpus() or 1, jax.local_device_count())
-
-
-def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in options.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _git_commit() -> str | None:

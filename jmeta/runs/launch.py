@@ -325,10 +325,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _module_as_one_word(arguments: list[str]) -> list[str]:
-    """`-m MODULE` as `-mMODULE` would be taken for options of ours, so it becomes one word."""
-    if "-m" not in arguments:
+    """`-m MODULE` would be taken for an option of ours, so it becomes one word; another `-m` is the command's own."""
+    i = 0
+    while i < len(arguments) and arguments[i] != "-m" and arguments[i].startswith("-"):
+        i += 1 if "=" in arguments[i] else 2  # every option of ours has a value
+    if arguments[i : i + 1] != ["-m"]:
         return arguments
-    i = arguments.index("-m")
     return [*arguments[:i], " ".join(arguments[i : i + 2]), *arguments[i + 2 :]]
 
 

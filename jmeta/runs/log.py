@@ -12,8 +12,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from .files import Line, open_here, replace_text, whole_lines
 
 
@@ -21,6 +19,8 @@ class MetricsLog:
     """Appends lines of metrics to `metrics.jsonl` and TensorBoard, first cutting those after the step resumed from."""
 
     def __init__(self, folder: pathlib.Path, *, last_step: int) -> None:
+        from tensorboardX import SummaryWriter  # when used, as it brings PyTorch with it where that is installed
+
         self.path = folder / "metrics.jsonl"
         cut_metrics(self.path, last_step)
         self._file = open_here(self.path, "a")

@@ -1,5 +1,6 @@
 """The command `jmeta`: `train`, `evaluate`, `replay`, `launch` and `recipes`; also how a recipe file runs by itself."""
 
+import importlib.util
 import inspect
 import pathlib
 import sys
@@ -18,7 +19,7 @@ USAGE = """usage: jmeta COMMAND ...
 
 --help after a command tells more."""
 
-_EXTRA = {"tyro", "rich", "tensorboardX", "matplotlib", "PIL"}
+_EXTRA = ("tyro", "rich", "tensorboardX", "matplotlib", "PIL")
 
 
 def cli() -> int:
@@ -36,9 +37,13 @@ def main(build: Callable[[Any], Experiment], options: Any) -> None:
       options: its dataclass.
     """
     path = pathlib.Path(inspect.getfile(build))
-    command, *rest = sys.argv[1:] if sys.argv[1:2] and sys.argv[1] in ("train", "evaluate", "replay") else (
-        "train",
-        *sys.argv[1:],
+    command, *rest = (
+        sys.argv[1:]
+        if sys.argv[1:2] and sys.argv[1] in ("train", "evaluate", "replay")
+        else (
+            "train",
+            *sys.argv[1:],
+        )
     )
     sys.exit(_exited([command, *rest], (build, options, path)))
 
@@ -80,13 +85,13 @@ def run(arguments: list[str], own: tuple[Callable[[Any], Experiment], Any, pathl
 
 def _exited(arguments: list[str], own: Any = None) -> int:
     """Run a command line as the last thing that this process does."""
-    try:
-        from . import processes
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in _EXTRA:
-            raise
-        print(f'error: {error.name} is not installed; the command takes pip install "jmeta[runs]"', file=sys.stderr)
+    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        are = "are" if len(missing) > 1 else "is"
+        print(f'error: {", ".join(missing)} {are} not installed; run pip install "jmeta[runs]"', file=sys.stderr)
         return 1
+    from . import processes
+
     return processes.run(lambda words: run(words, own), arguments)
 
 
@@ -111,24 +116,28 @@ def _list_recipes() -> int:
 def _train(arguments: list[str], own: Any) -> int:
     from . import console, recipes, train
 
-    if own is not None:
-        build, options, path = own
-        recipe = recipes.recipe_of(options, build, path.stem, None if _is_ours(path, recipes.folder()) else path)
-        return train.command(recipe, arguments, program=f"python {path.name}")
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if own is None and (not arguments or arguments[0] in ("-h", "--help")):
         print("usage: jmeta train RECIPE [--run-dir DIR] [--seeds N] [--mesh tasks=N] [--distributed] [--overrides]\n")
         print("recipes:")
         _list_recipes()
         print("\njmeta train RECIPE --help lists its options; RECIPE may be the path of a file of your own")
         return 0 if arguments else 2
-    name, *rest = arguments
     loaded: list[recipes.Recipe] = []
 
     def load() -> None:
-        if name.startswith("-"):
-            raise ValueError(f"the recipe's name comes first, but the first word is {name}; jmeta recipes lists them")
-        loaded.append(recipes.load(name))
+        if own is not None:
+            build, options, path = own
+            users = None if _is_ours(path, recipes.folder()) else path
+            loaded.append(recipes.recipe_of(options, build, path.stem, users))
+        elif arguments[0].startswith("-"):
+            raise ValueError(
+                f"the recipe's name comes first, but the first word is {arguments[0]}; jmeta recipes lists them"
+            )
+        else:
+            loaded.append(recipes.load(arguments[0]))
 
     if status := console.run_command(load, if_interrupted="nothing was begun"):
         return status
-    return train.command(loaded[0], rest, program=f"jmeta train {name}")
+    if own is not None:
+        return train.command(loaded[0], arguments, program=f"python {own[2].name}")
+    return train.command(loaded[0], arguments[1:], program=f"jmeta train {arguments[0]}")

@@ -1,4 +1,4 @@
-"""Recipes: Python files with an `Options` dataclass and `build(options) -> Experiment`, ours by name or a user's by path.
+"""Recipes: Python files with a dataclass `Options` and `build(options) -> Experiment`, ours by name, a user's by path.
 
 Ours are the files of `configs/`, which are installed as `jmeta.recipes`.
 """
@@ -9,10 +9,12 @@ import difflib
 import importlib.util
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+from . import files
 from .experiment import Experiment, Testing, Training
 
 
@@ -75,17 +77,48 @@ def load(name: str) -> Recipe:
       >>> load("blobs_protonet").summary
       'Prototypical networks on Gaussian blobs.'
     """
-    if name.endswith(".py"):
-        path = pathlib.Path(name).expanduser()
-        if not path.is_file():
-            raise ValueError(f"there is no file {name}; pass the path of a recipe, or one of {', '.join(names())}")
-        return from_module(_run(path), path)
+    return in_file(name) if name.endswith(".py") else ours(name)
+
+
+def ours(name: str) -> Recipe:
+    """Our recipe of this name, and no file of another place, whatever the name.
+
+    Raises:
+      ValueError: if there is none; the closest names are suggested.
+    """
     if name not in names():
         close = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names())}"
-        own = f"; a file of your own is named by its path, ./{name}.py" if pathlib.Path(f"{name}.py").is_file() else ""
-        raise ValueError(f"there is no recipe {name!r}; {hint}{own}")
+        is_file = name.isidentifier() and pathlib.Path(f"{name}.py").is_file()
+        own = f"; a file of your own is named by its path, ./{name}.py" if is_file else ""
+        raise ValueError(f"there is no recipe {files.short(name)!r}; {hint}{own}")
     return from_module(_run(folder() / f"{name}.py"), None)
+
+
+def in_file(name: str) -> Recipe:
+    """The recipe in a user's file, which is run.
+
+    Raises:
+      ValueError: if there is no such file, it raises when it is run, or it holds no recipe.
+    """
+    path = pathlib.Path(name).expanduser()
+    if path.suffix != ".py" or not path.is_file():
+        raise ValueError(f"there is no recipe file {name}; expected the path of a Python file, such as ./mine.py")
+    try:
+        module = _run(path)
+    except Exception as error:  # a user's code may raise anything
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"{path}{_line(error, path)} raises {type(error).__name__}: {said}") from error
+    return from_module(module, path)
+
+
+def _line(error: BaseException, path: pathlib.Path) -> str:
+    """Where in a file an exception was raised, as `:LINE`; of an error of syntax, where it is."""
+    if isinstance(error, SyntaxError):
+        return f":{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path.resolve())]
+    return f":{lines[-1]}" if lines else ""
 
 
 def from_module(module: ModuleType, path: pathlib.Path | None) -> Recipe:
@@ -95,12 +128,13 @@ def from_module(module: ModuleType, path: pathlib.Path | None) -> Recipe:
       ValueError: if it lacks `build` or `Options`, or an option lacks a default.
     """
     where = path or module.__name__
-    options, build = getattr(module, "Options", None), getattr(module, "build", None)
+    options, build = getattr(module, "Options", None), module.__dict__.get("build")
     if options is None or not dataclasses.is_dataclass(options) or not callable(build):
         raise ValueError(
             f"{where} is no recipe: expected a dataclass `Options` and a function `build(options)` that returns a "
             "`jmeta.runs.Experiment`"
         )
+    build = cast(Callable[[Any], Experiment], build)
     return recipe_of(options, build, pathlib.Path(module.__file__ or module.__name__).stem, path)
 
 

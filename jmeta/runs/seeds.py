@@ -12,7 +12,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..evaluation import Estimate, estimate
-
 from . import files
 
 FILE = "over_seeds.json"

@@ -15,7 +15,7 @@ from . import console, devices, files, log, loop, options, pictures, processes, 
 from . import folder as run_folder
 from .experiment import check
 from .recipes import Recipe
-from .state import RunState
+from .state import RunState, host_stream_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +28,8 @@ class Run:
     seeds: int = 1
     """Seeds to train, from `training.seed` on, each with its own early stop and best checkpoint."""
     seeds_at_once: int = 1
-    """Seeds whose meta-steps share a dispatch, which pays for small networks on large devices: measure it. Seeds trained
-    together end as those trained alone up to rounding; to the bit only if resumed with the same `seeds` and
-    `seeds-at-once`."""
+    """Seeds whose meta-steps share a dispatch, which pays for small networks on large devices. Seeds trained together
+    end as those trained alone up to rounding; to the bit only if resumed with the same `seeds` and `seeds-at-once`."""
     mesh: str | None = None
     """Devices that share the tasks of a meta-step, as `training.mesh`: `tasks=8`, or `tasks=4,model=2`."""
     distributed: bool = False
@@ -92,6 +91,7 @@ def train_together(
                 locks.enter_context(run_folder.locked(folder))
         with processes.agreed("build the experiment"):  # of data that one machine may lack
             experiment = recipe.build(with_seed(chosen, min(folders)))
+            host_stream_state(experiment)  # asks for training tasks: refused, if they are, before anything is written
         with processes.agreed("write the configurations"):
             for seed, folder in folders.items() if processes.is_main() else ():
                 run_folder.write_config(
@@ -148,7 +148,9 @@ def train(recipe: Recipe, chosen: Any, run: Run, is_preempted: Callable[[], bool
     folder = files.named_by_user(run.run_dir or folder_of(recipe, chosen, pathlib.Path("runs")))
     check(chosen.training, chosen.testing)
     training = chosen.training
-    sharing = devices.sharing_of(training.mesh, training.num_blocks, training.tasks_per_step)  # before there is a folder
+    sharing = devices.sharing_of(
+        training.mesh, training.num_blocks, training.tasks_per_step
+    )  # before there is a folder
     if run.seeds_at_once > 1 and sharing is not None:
         raise ValueError("--seeds-at-once is for one device, and here devices share the tasks; leave one of them out")
     all_seeds = range(training.seed, training.seed + run.seeds)

@@ -1,6 +1,5 @@
 """Tasks of a folder of one's own images, drawn on the device or, where they do not fit there, on the host."""
 
-import dataclasses
 import os
 import pathlib
 
@@ -61,11 +60,13 @@ def own_images(
         raise ValueError("pass the folder of your images: --path DIR")
     splits = folder.load(path, size=size, num_channels=num_channels)
     protocol = Protocol("folder", pathlib.Path(path).name, lambda _: splits, test_queries=num_queries)
-    ways, shots = train_ways or num_ways, train_shots or num_shots
+    ways = num_ways if train_ways is None else train_ways
+    shots = num_shots if train_shots is None else train_shots
+    source = protocol.source(
+        splits, num_ways=num_ways, num_shots=num_shots, train_ways=ways, train_shots=shots, train_queries=num_queries
+    )
     if not host_fed:
-        return protocol.source(
-            num_ways=num_ways, num_shots=num_shots, train_ways=ways, train_shots=shots, train_queries=num_queries
-        )
+        return source
     pixels, labels = _flat_examples(splits.meta_train)
 
     def open_stream(own: range) -> object:
@@ -80,13 +81,7 @@ def own_images(
             own=own,
         )
 
-    # training images stay on the host; their names are those of all classes that training sees
-    on_device = dataclasses.replace(protocol, load=lambda _: splits._replace(meta_train=splits.meta_valid))
-    source = on_device.source(num_ways=num_ways, num_shots=num_shots, train_queries=num_queries)
-    names = protocol.source(num_ways=num_ways, num_shots=num_shots)
-    return source._replace(
-        meta_train=lambda: HostTasks(open_stream), split_hash=names.split_hash, seen_classes=names.seen_classes
-    )
+    return source._replace(meta_train=lambda: HostTasks(open_stream))
 
 
 def _flat_examples(classes: ImageClasses) -> tuple[np.ndarray, np.ndarray]:

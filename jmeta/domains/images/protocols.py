@@ -127,21 +127,13 @@ class Protocol:
           >>> sample(jax.random.key(0)).query.x.shape
           (15, 28, 28, 1)
         """
-        found = split_hash(splits)
-        if self.split_hash not in (None, found):
-            raise ValueError(
-                f"protocol {self.name!r} is defined on the split {self.split_hash[:12]}..., but these classes have "
-                f"{found[:12]}...; pass what its `load` returns, or name your own with "
-                "`dataclasses.replace(protocol, name=..., split_hash=None)`"
-            )
+        self._check_split(splits)
         ways = _first_given(train_ways, self.train_ways, num_ways)
         shots = _first_given(train_shots, self.train_shots, num_shots)
-        queries = _first_given(train_queries, self.train_queries, shots)
-        test_queries = _first_given(self.test_queries, num_shots)
         return Samplers(
-            self._sampler(splits.meta_train, ways, shots, queries, self.train_rotations),
-            self._sampler(splits.meta_valid, num_ways, num_shots, test_queries, self.test_rotations),
-            self._sampler(splits.meta_test, num_ways, num_shots, test_queries, self.test_rotations),
+            self._trained(splits.meta_train, ways, shots, train_queries),
+            self._tested(splits.meta_valid, num_ways, num_shots),
+            self._tested(splits.meta_test, num_ways, num_shots),
         )
 
     def source(
@@ -168,16 +160,15 @@ class Protocol:
           'glyphs/glyphs 5-way 1-shot, 3 queries, 1000 tasks'
         """
         loaded = self.load(None) if splits is None else splits
-        tested: dict[str, int] = {"num_ways": num_ways, "num_shots": num_shots}
-        trained = {"train_ways": train_ways, "train_shots": train_shots, "train_queries": train_queries}
-        # one image for each part in training, so that no class is too small to be tested with
-        samplers = self.samplers(loaded, **tested, train_ways=1, train_shots=1, train_queries=1)
-        return Source(
-            meta_train=lambda: self.samplers(loaded, **tested, **trained).meta_train,
-            meta_valid=samplers.meta_valid,
-            meta_test=samplers.meta_test,
+        self._check_split(loaded)
+        ways = _first_given(train_ways, self.train_ways, num_ways)
+        shots = _first_given(train_shots, self.train_shots, num_shots)
+        return Source(  # images of meta_train go to the device when training asks for them
+            meta_train=lambda: self._trained(loaded.meta_train, ways, shots, train_queries),
+            meta_valid=self._tested(loaded.meta_valid, num_ways, num_shots),
+            meta_test=self._tested(loaded.meta_test, num_ways, num_shots),
             name=f"{self.name}/{self.dataset} {num_ways}-way {num_shots}-shot",
-            describe=lambda num_tasks: self.describe(**tested, num_tasks=num_tasks),
+            describe=lambda num_tasks: self.describe(num_ways=num_ways, num_shots=num_shots, num_tasks=num_tasks),
             num_test_tasks=self.num_test_tasks,
             split_hash=split_hash(loaded),
             seen_classes=frozenset((*loaded.meta_train.class_names, *loaded.meta_valid.class_names)),
@@ -213,6 +204,22 @@ class Protocol:
         )
         num_classes = len(classes.images) * (1 if rotations == "none" else 4)
         return Partial(_batch_as_task, sample), num_classes
+
+    def _check_split(self, splits: ImageSplits) -> None:
+        found = split_hash(splits)
+        if self.split_hash not in (None, found):
+            raise ValueError(
+                f"protocol {self.name!r} is defined on the split {self.split_hash[:12]}..., but these classes have "
+                f"{found[:12]}...; pass what its `load` returns, or name your own with "
+                "`dataclasses.replace(protocol, name=..., split_hash=None)`"
+            )
+
+    def _trained(self, classes: ImageClasses, ways: int, shots: int, queries: int | None) -> Partial:
+        num_queries = _first_given(queries, self.train_queries, shots)
+        return self._sampler(classes, ways, shots, num_queries, self.train_rotations)
+
+    def _tested(self, classes: ImageClasses, ways: int, shots: int) -> Partial:
+        return self._sampler(classes, ways, shots, _first_given(self.test_queries, shots), self.test_rotations)
 
     def _sampler(self, classes: ImageClasses, ways: int, shots: int, queries: int, rotations: str) -> Partial:
         return few_shot(

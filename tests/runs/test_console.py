@@ -5,7 +5,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from experiments import console
+from jmeta.runs import console
 
 
 def test_nested_traces_are_counted_once(monkeypatch):

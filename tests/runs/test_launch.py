@@ -1,43 +1,39 @@
-"""Several processes on one machine, really killed, stopped and mistaken."""
+"""Several processes on one machine, really killed, stopped and mistaken.
+
+Launchers are started from the module's file alone, which needs no JAX and begins at once, but where the words after
+`jmeta launch` are what is tested.
+"""
 
 import os
-import pathlib
 import re
 import signal
+import sys
 import time
 
 import pytest
 
-from experiments.launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED, EXIT_USAGE
+from jmeta.runs import launch
+from jmeta.runs.launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED, EXIT_USAGE
 
-TOY = "tests.experiments.toy_process"
+from .commands import ROOT, children, jmeta, wait_for_end
+
+TOY = ("-m", "tests.runs.toy_process")
 FOREVER = "10000"
+LAUNCH = (
+    f"import sys; sys.path.append({str(ROOT / 'jmeta' / 'runs')!r}); import launch; sys.exit(launch.main(sys.argv[1:]))"
+)
 ME = "import os, signal, sys, time; me = int(os.environ['JMETA_PROCESS_ID'])"
 
 
 def running_code(code):
-    """A module that runs code, and its arguments: a process without JAX, which starts in no time."""
-    return ["timeit", "-n1", "-r1", f"-s{ME}", code]
+    """A command that runs code: a process without JAX, which starts in no time."""
+    return ["-m", "timeit", "-n1", "-r1", f"-s{ME}", code]
 
 
 @pytest.fixture
 def start(start_process):
-    """`(number of processes, module, *arguments) -> launcher`."""
-    return lambda num_processes, *words: start_process("experiments.launch", "--processes", num_processes, *words)
-
-
-def children(launcher, num_processes):
-    """Ids of a launcher's processes by rank."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        found = {}
-        for pid in pathlib.Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split():
-            environment = pathlib.Path(f"/proc/{pid}/environ").read_bytes()
-            found |= {int(rank): int(pid) for rank in re.findall(rb"JMETA_PROCESS_ID=(\d+)", environment)}
-        if len(found) == num_processes:
-            return found
-        time.sleep(0.01)
-    raise AssertionError("the processes were not started within a minute")
+    """`(number of processes, *command) -> launcher`."""
+    return lambda num_processes, *words: start_process("-c", LAUNCH, "--processes", num_processes, *words)
 
 
 def read_until(launcher, words):
@@ -47,25 +43,9 @@ def read_until(launcher, words):
     raise AssertionError(f"the launcher ended before {words}")
 
 
-def is_running(pid):
-    """Whether there is such a process, and it is no zombie."""
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_for_end(pids):
-    """Return when they are gone, which the kernel may take a moment for."""
-    until = time.monotonic() + 5
-    while any(map(is_running, pids.values())):
-        assert time.monotonic() < until, "they run on"
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize(("rank", "num_processes"), [(0, 2), (1, 3)])
 def test_a_lost_process_is_named_and_ends_the_job(start, rank, num_processes):
-    launcher = start(num_processes, TOY, FOREVER)
+    launcher = start(num_processes, *TOY, FOREVER)
     pids = children(launcher, num_processes)
     read_until(launcher, "step 30 sum")
     os.kill(pids[rank], signal.SIGKILL)
@@ -81,7 +61,7 @@ def test_a_lost_process_is_named_and_ends_the_job(start, rank, num_processes):
 
 @pytest.mark.parametrize("told", ["the launcher", "one process"])
 def test_sigterm_saves_one_step_of_all(start, told):
-    launcher = start(2, "--devices", 2, TOY, FOREVER)
+    launcher = start(2, "--devices", 2, *TOY, FOREVER)
     pids = children(launcher, 2)
     read_until(launcher, "step 30 sum 10")
     os.kill(launcher.pid if told == "the launcher" else pids[1], signal.SIGTERM)
@@ -93,7 +73,7 @@ def test_sigterm_saves_one_step_of_all(start, told):
 
 
 def test_a_mistake_of_all_is_told_once(start):
-    launcher = start(2, TOY, FOREVER, -1, "mistake")
+    launcher = start(2, *TOY, FOREVER, -1, "mistake")
     output, _ = launcher.communicate(timeout=60)
     assert launcher.returncode == EXIT_MISTAKE
     assert output.count("no such data") == 1
@@ -101,7 +81,7 @@ def test_a_mistake_of_all_is_told_once(start):
 
 
 def test_an_exception_in_one_process_is_seen_and_keeps_nobody_waiting(start):
-    launcher = start(2, TOY, FOREVER, 1, "exception")
+    launcher = start(2, *TOY, FOREVER, 1, "exception")
     output, _ = launcher.communicate(timeout=60)
     assert launcher.returncode == EXIT_MISTAKE
     assert "[1] KeyError: 'exception'" in output
@@ -109,7 +89,7 @@ def test_an_exception_in_one_process_is_seen_and_keeps_nobody_waiting(start):
 
 
 def test_an_unknown_option_is_told_once(start):
-    launcher = start(2, "experiments.launch", "--processes", "0", "no.module")
+    launcher = start(2, "launch", "--processes", "0", "train")
     output, _ = launcher.communicate(timeout=60)
     assert launcher.returncode == EXIT_USAGE
     assert output.count("--processes: expected a whole number of at least 1, not 0") == 1
@@ -171,18 +151,43 @@ def test_flags_of_xla_are_kept(flags, start):
 
 
 def test_help_of_the_script_is_told_once(start):
-    launcher = start(4, "timeit", "--help")
+    launcher = start(4, "-m", "timeit", "--help")
     output, _ = launcher.communicate(timeout=30)
     assert launcher.returncode == 0
     assert output.count("Tool for measuring execution time") == 1
 
 
-@pytest.mark.parametrize("words", [["--processes", "0", "timeit"], ["--processes", "two", "timeit"], ["timeit"]])
-def test_numbers_that_make_no_job_are_refused(start_process, words):
-    launcher = start_process("experiments.launch", *words)
-    output, _ = launcher.communicate(timeout=30)
-    assert launcher.returncode == EXIT_USAGE
-    assert "--processes" in output.splitlines()[-1]
+@pytest.mark.parametrize("words", [["--processes", "0", "train"], ["--processes", "two", "train"], ["train"]])
+def test_numbers_that_make_no_job_are_refused(capsys, words):
+    with pytest.raises(SystemExit) as caught:
+        jmeta("launch", *words)
+    assert caught.value.code == EXIT_USAGE
+    assert "--processes" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["train", "glyphs_maml", "--seeds", "3"], ["-m", "jmeta", "train", "glyphs_maml", "--seeds", "3"]),
+        (["./mine.py", "--inner-lr", "0.1"], ["./mine.py", "--inner-lr", "0.1"]),
+        (["./mine.py", "-m", "3"], ["./mine.py", "-m", "3"]),
+        (["-m", "package.module", "-m", "3"], ["-m", "package.module", "-m", "3"]),
+    ],
+)
+def test_a_command_of_jmeta_a_script_and_a_module_are_launched(monkeypatch, words, command):
+    launched = []
+    monkeypatch.setattr(launch, "launch", lambda *arguments: launched.append(arguments) or 0)
+    assert jmeta("launch", "--processes", 2, "--devices", 3, *words) == 0
+    assert launched == [([sys.executable, *command], 2, 3, 60.0)]
+
+
+def test_a_script_is_launched_by_the_command(start_process, tmp_path):
+    (tmp_path / "script.py").write_text("import os, sys; print(os.environ['JMETA_PROCESS_ID'], sys.argv[1:])")
+    launcher = start_process("jmeta", "launch", "--processes", 2, tmp_path / "script.py", "--devices", "3")
+    output, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, output
+    assert "0 ['--devices', '3']\n" in output
+    assert "[1] 1 ['--devices', '3']\n" in output
 
 
 def test_a_status_that_nobody_knows_is_a_mistake_and_not_started_again(start):

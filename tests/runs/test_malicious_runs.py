@@ -1,6 +1,7 @@
 """A run folder from someone who means harm: read, refused in one line, and never executed or followed out of."""
 
 import ast
+import hashlib
 import json
 import os
 import pickle
@@ -9,14 +10,16 @@ import shutil
 
 import pytest
 
-from experiments import evaluate, metrics_log, recipes, replay, run_folder, train
 from jmeta import checkpoints
-from tests.experiments.conftest import ROOT
+from jmeta.runs import folder as run_folder
+from jmeta.runs import log
+
+from .commands import MINE, ROOT, jmeta
 
 OPTIONS = [
     "blobs_protonet",
-    *shlex.split("--model.hidden 8 --training.num-steps 20 --training.tasks-per-step 2 --training.steps-per-dispatch"),
-    *shlex.split("10 --training.evaluate-every 10 --training.num-valid-tasks 6 --testing.num-tasks 6"),
+    *shlex.split("--widths 8 --training.num-steps 20 --training.tasks-per-step 2 --training.steps-per-dispatch 10"),
+    *shlex.split("--training.evaluate-every 10 --training.num-valid-tasks 6 --testing.num-tasks 6"),
     *shlex.split("--testing.tasks-at-once 3 --seeds 2"),
 ]
 
@@ -25,28 +28,27 @@ OPTIONS = [
 def honest(tmp_path_factory):
     folder = tmp_path_factory.mktemp("honest") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.console.use_compilation_cache", lambda: None)
-        assert train.main([*OPTIONS, "--run-dir", str(folder)]) == 0
+        patch.setattr("jmeta.runs.console.use_compilation_cache", lambda: None)
+        assert jmeta("train", *OPTIONS, "--run-dir", folder) == 0
     return folder
 
 
 @pytest.fixture
-def run(honest, tmp_path, monkeypatch):
+def run(honest, tmp_path):
     """A copy of two seeds' runs, to be forged."""
-    monkeypatch.setattr("experiments.console.use_compilation_cache", lambda: None)
     return shutil.copytree(honest, tmp_path / "run", symlinks=True)
 
 
 def trained(run):
-    return train.main([*OPTIONS, "--run-dir", str(run)])
+    return jmeta("train", *OPTIONS, "--run-dir", run)
 
 
 def judged(run):
-    return evaluate.main([str(run)])
+    return jmeta("evaluate", run)
 
 
 def replayed(run):
-    return replay.main([str(run / "seed_0"), "--step", "3"])
+    return jmeta("replay", run / "seed_0", "--step", 3)
 
 
 def assert_refused(run, capfd, *messages, by=(judged, replayed, trained)):
@@ -67,34 +69,61 @@ def forge(run, change):
     path = run / "seed_0" / "config.json"
     config = change(json.loads(path.read_text()))
     if isinstance(config, dict) and "options" in config:
-        config["hash"] = run_folder.config_hash(config["options"])
+        config["hash"] = hashlib.sha256(json.dumps(config["options"], sort_keys=True).encode()).hexdigest()[:12]
     path.write_text(json.dumps(config))
 
 
 def with_option(name, value):
     def change(config):
         *groups, last = name.split(".")
-        options = config["options"]
-        for group in groups:
-            options = options[group]
-        options[last] = value
+        group = config["options"]
+        for each in groups:
+            group = group[each]
+        group[last] = value
         return config
 
     return change
 
 
 def test_the_forger_is_good_enough(run):
-    forge(run, with_option("training.lr", 1))  # a whole number is a number
+    forge(run, with_option("meta_lr", 1))  # a whole number is a number
     assert replayed(run) == 0
 
 
 @pytest.mark.parametrize(
-    "name", ["../../x", "os", "parts", "__init__", "", "configs.blobs_protonet", "blobs_protonet\n", "\x1b[2J"]
+    "name", ["../../x", "os", "recipes", "__init__", "", "configs.blobs_protonet", "blobs_protonet\n", "\x1b[2J"]
 )
 def test_names_that_are_of_no_recipe(run, capfd, name):
     forge(run, lambda config: {**config, "recipe": name})
     assert_refused(run, capfd, "there is no recipe", by=(judged, replayed))
     assert_refused(run, capfd, "holds a run with other options (recipe was ", by=(trained,))
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """A recipe file that leaves a trace when it is run."""
+    trace = tmp_path / "executed"
+    (tmp_path / "trap.py").write_text(f"import os; os.mkdir({str(trace)!r})\n{MINE.read_text()}")
+    yield tmp_path / "trap.py"
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_recorded_path_makes_no_file_run(run, capfd, monkeypatch, trap, is_ours):
+    """Not as the name of one of ours, nor as that of a user's file, which the command has to name."""
+    message = "there is no recipe" if is_ours else "which is not executed unless you say so"
+    monkeypatch.chdir(trap.parent)
+    for name in (str(trap), str(trap.with_suffix("")), "./trap.py", "trap.py", "trap"):
+        forge(run, lambda config, name=name: {**config, "recipe": name, "is_ours": is_ours})
+        assert_refused(run, capfd, message, by=(judged, replayed))
+
+
+def test_a_run_of_ours_is_not_judged_by_a_file_and_that_of_a_file_by_no_other(run, capfd, trap):
+    judged_by_trap = lambda run: jmeta("evaluate", run, "--recipe", trap)
+    replayed_by_trap = lambda run: jmeta("replay", run / "seed_0", "--step", 3, "--recipe", trap)
+    assert_refused(run, capfd, "is a run of blobs_protonet, one of ours", by=(judged_by_trap, replayed_by_trap))
+    forge(run, lambda config: {**config, "recipe": "mine", "is_ours": False})
+    assert_refused(run, capfd, "is a run of mine, a file", by=(judged_by_trap, replayed_by_trap))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +132,8 @@ def test_names_that_are_of_no_recipe(run, capfd, name):
         *[lambda config, name=name: {**config, "recipe": name} for name in (None, 3, ["os"], {"a": 1}, "x" * 10**6)],
         *[lambda config, options=options: {**config, "options": options} for options in (None, 3, [], "text")],
         lambda config: {**config, "options": nested(50)},
-        lambda config: {name: config[name] for name in ("recipe", "options", "hash")},
+        *[lambda config, flag=flag: {**config, "is_ours": flag} for flag in (None, 1, "true", [])],
+        lambda config: {name: config[name] for name in ("format", "recipe", "options", "hash")},
         lambda config: [config],
         lambda config: 10**400,
     ],
@@ -127,9 +157,15 @@ def test_configurations_that_are_hard_to_parse(run, capfd, text):
     assert_refused(run, capfd, "config.json is damaged (")
 
 
+@pytest.mark.parametrize("found", [1, 3, None, "2", [2], "\x1b[2J"])
+def test_configurations_of_other_formats(run, capfd, found):
+    forge(run, lambda config: {**config, "format": found})
+    assert_refused(run, capfd, "and this version of jmeta reads 2")
+
+
 def test_options_that_are_not_those_of_the_hash(run, capfd):
     path = run / "seed_0" / "config.json"
-    path.write_text(path.read_text().replace('"lr": 0.001', '"lr": 0.5'))
+    path.write_text(path.read_text().replace('"meta_lr": 0.001', '"meta_lr": 0.5'))
     assert_refused(run, capfd, "config.json is damaged (its hash is not that of its options)")
 
 
@@ -140,16 +176,15 @@ def test_options_that_are_not_those_of_the_hash(run, capfd):
             ("training.num_steps", value, "a whole number")
             for value in ("20", {"a": 1}, [20], None, True, 20.0, 10**30)
         ],
-        *[("training.lr", value, "a number") for value in ("0.1", [0.1], {}, None, False, 10**30)],
-        *[("training.optimizer", value, "'adam' or 'sgd'") for value in ("sgdd", 1, ["adam"], {"adam": 1})],
+        *[("meta_lr", value, "a number") for value in ("0.1", [0.1], {}, None, False, 10**30)],
         *[
             ("training.batching", value, "'auto' or 'vmap' or 'scan' or a whole number")
-            for value in (True, "all", 1.5, [1])
+            for value in (True, "all", 1.5, [1], {"auto": 1})
         ],
         *[("training.patience", value, "a whole number or null") for value in ("3", [None], {})],
         *[("training.mesh", value, "text or null") for value in (3, ["tasks=1"], "tasks=1\n", "\x1b[2J")],
-        *[("model.hidden", value, "a list of a whole number, ...") for value in ("8", 8, [8, "8"], {"0": 8}, [[8]])],
-        *[(group, value, "named options") for group in ("model", "training") for value in (3, [], None, "text")],
+        *[("widths", value, "a list of a whole number, ...") for value in ("8", 8, [8, "8"], {"0": 8}, [[8]])],
+        *[(group, value, "named options") for group in ("testing", "training") for value in (3, [], None, "text")],
     ],
 )
 def test_options_of_other_types(run, capfd, name, value, expected):
@@ -160,7 +195,7 @@ def test_options_of_other_types(run, capfd, name, value, expected):
     assert_refused(run, capfd, "holds a run with other options (", by=(trained,))
 
 
-@pytest.mark.parametrize("name", ["colour", "training.colour", "model.__class__", "training.\x1b[2J\n"])
+@pytest.mark.parametrize("name", ["colour", "training.colour", "testing.__class__", "training.\x1b[2J\n"])
 def test_options_that_there_are_not(run, capfd, name):
     forge(run, with_option(name, 1))
     assert_refused(run, capfd, "differ in ", by=(judged, replayed))
@@ -168,14 +203,8 @@ def test_options_that_there_are_not(run, capfd, name):
 
 
 def test_parameters_that_are_larger_than_the_memory(run, capfd):
-    forge(run, with_option("model.hidden", [10**12]))
+    forge(run, with_option("widths", [10**12]))
     assert_refused(run, capfd, "more than this machine's memory", by=(judged, replayed))
-
-
-def test_every_recipe_is_of_the_types_that_it_declares():
-    for name in recipes.names():
-        recipe = recipes.load(name)
-        assert recipes.with_options(recipe, run_folder.options_of(recipe)) == recipe
 
 
 class Touch:
@@ -236,7 +265,7 @@ def test_lines_of_logs_of_other_types(run, line):
     for name in ("metrics.jsonl", "sessions.jsonl"):
         (run / "seed_0" / name).write_text(line + "\n")
     assert trained(run) == 0
-    assert metrics_log.read_metrics(run / "seed_0") == []
+    assert log.read_metrics(run / "seed_0") == []
 
 
 @pytest.mark.parametrize(
@@ -304,5 +333,5 @@ def test_logs_that_claim_to_be_larger_than_the_memory(run):
     """Files that hold nothing, from some place on, and take no room on the disk."""
     for name in ("metrics.jsonl", "sessions.jsonl"):
         os.truncate(run / "seed_0" / name, 1 << 40)
-    assert len(metrics_log.read_metrics(run / "seed_0")) > 0
+    assert len(log.read_metrics(run / "seed_0")) > 0
     assert trained(run) == 0

@@ -6,13 +6,12 @@ import shlex
 import signal
 import time
 
-import jax
-import numpy as np
 import pytest
 
-from experiments import evaluate, metrics_log, run_folder, run_state
-from experiments.build import build
 from jmeta import checkpoints
+from jmeta.runs import folder as run_folder
+
+from .commands import content, wait_for_checkpoint_after
 
 OFTEN = shlex.split("--training.tasks-per-step 4 --training.num-valid-tasks 10 --training.seed 7")
 
@@ -20,40 +19,21 @@ OFTEN = shlex.split("--training.tasks-per-step 4 --training.num-valid-tasks 10 -
 OPTIONS = [
     "sinusoid_maml",
     *OFTEN,
-    *shlex.split("--data.num-shots 3 --model.hidden 8 8 --training.num-steps 1000 --training.steps-per-dispatch 20"),
+    *shlex.split("--train-shots 3 --hidden 8 8 --training.num-steps 1000 --training.steps-per-dispatch 20"),
     *shlex.split("--training.evaluate-every 60 --training.checkpoint-every 20"),
 ]
 THREE_SEEDS = [
     "blobs_protonet",
     *OFTEN,
-    *shlex.split("--model.hidden 8 8 --training.num-steps 600 --training.steps-per-dispatch 20 --training.patience 20"),
+    *shlex.split("--widths 8 8 --training.num-steps 600 --training.steps-per-dispatch 20 --training.patience 20"),
     *shlex.split("--training.evaluate-every 20 --seeds 3 --seeds-at-once 3"),
 ]
 CONVOLUTIONS_AND_BATCH_NORM = [
     "glyphs_maml",
     *OFTEN,
-    *shlex.split("--model.num-filters 4 --method.num-test-steps 1 --training.num-steps 60"),
+    *shlex.split("--num-filters 4 --num-test-steps 1 --training.num-steps 60"),
     *shlex.split("--training.steps-per-dispatch 4 --training.evaluate-every 12 --training.checkpoint-every 4"),
 ]
-
-
-def content(folder):
-    """The run's last state as bytes, its metrics without times, and the steps of its checkpoints."""
-    name, recipe, best = evaluate.load_run(folder)
-
-    step, state = checkpoints.restore(folder / "checkpoints", run_state.init_state(build(recipe), 7))
-    leaves = jax.tree.leaves(state._replace(key=jax.random.key_data(state.key)))
-    metrics = [{k: v for k, v in line.items() if k != "seconds"} for line in metrics_log.read_metrics(folder)]
-    bits = [np.asarray(leaf).tobytes() for leaf in [*leaves, *jax.tree.leaves(best)]]
-    return name, step, bits, metrics, checkpoints.steps(folder / "checkpoints")
-
-
-def wait_for_checkpoint_after(step, folder, process):
-    """Return when there is a checkpoint later than `step`, or the process has ended."""
-    until = time.monotonic() + 120
-    while process.poll() is None and not any(s > step for s in checkpoints.steps(folder / "checkpoints")):
-        assert time.monotonic() < until, "no checkpoint within two minutes"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +45,7 @@ def wait_for_checkpoint_after(step, folder, process):
     ],
 )
 def test_a_run_that_is_killed_ends_in_the_same_bits(tmp_path, start_process, options, seeds, num_kills):
-    whole = start_process("experiments.train", *options, "--run-dir", tmp_path / "whole")
+    whole = start_process("jmeta", "train", *options, "--run-dir", tmp_path / "whole")
     output, _ = whole.communicate(timeout=240)
     assert whole.returncode == 0, output
 
@@ -74,7 +54,7 @@ def test_a_run_that_is_killed_ends_in_the_same_bits(tmp_path, start_process, opt
     killed = 0
     for _ in range(num_kills):
         last = max(checkpoints.steps(folders[0] / "checkpoints"), default=0)
-        process = start_process("experiments.train", *options, "--run-dir", tmp_path / "killed")
+        process = start_process("jmeta", "train", *options, "--run-dir", tmp_path / "killed")
         wait_for_checkpoint_after(last, folders[0], process)
         time.sleep(moments.uniform(0, 0.4))
         process.send_signal(signal.SIGKILL)
@@ -82,7 +62,7 @@ def test_a_run_that_is_killed_ends_in_the_same_bits(tmp_path, start_process, opt
         killed += process.returncode == -signal.SIGKILL
     assert killed == num_kills  # none had ended by itself
 
-    resumed = start_process("experiments.train", *options, "--run-dir", tmp_path / "killed")
+    resumed = start_process("jmeta", "train", *options, "--run-dir", tmp_path / "killed")
     output, _ = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, output
     resumed_from = []
@@ -96,11 +76,11 @@ def test_a_run_that_is_killed_ends_in_the_same_bits(tmp_path, start_process, opt
 
 @pytest.mark.slow
 def test_two_runs_cannot_write_one_folder(tmp_path, start_process):
-    first = start_process("experiments.train", *OPTIONS, "--run-dir", tmp_path)
+    first = start_process("jmeta", "train", *OPTIONS, "--run-dir", tmp_path)
     wait_for_checkpoint_after(0, tmp_path / "seed_7", first)
     first.send_signal(signal.SIGSTOP)  # it would be at its end before the other has begun
     assert first.poll() is None
-    second = start_process("experiments.train", *OPTIONS, "--run-dir", tmp_path)
+    second = start_process("jmeta", "train", *OPTIONS, "--run-dir", tmp_path)
     output, _ = second.communicate(timeout=60)
     assert second.returncode == 1
     assert f"is being written by process {first.pid}" in output

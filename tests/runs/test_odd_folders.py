@@ -7,14 +7,14 @@ import shlex
 
 import pytest
 
-from experiments import console, evaluate, metrics_log, replay, train
 from jmeta import checkpoints
-from tests.experiments.conftest import ended
-from tests.experiments.test_resume import content, wait_for_checkpoint_after
+from jmeta.runs import console, log
+
+from .commands import content, ended, jmeta, wait_for_checkpoint_after
 
 TINY = [
     "blobs_protonet",
-    *shlex.split("--model.hidden 8 4 --data.num-features 4 --data.num-queries 2 --training.tasks-per-step 4"),
+    *shlex.split("--widths 8 4 --num-features 4 --num-queries 2 --training.tasks-per-step 4"),
     *shlex.split("--training.num-steps 40 --training.steps-per-dispatch 10 --training.evaluate-every 10"),
     *shlex.split("--training.num-valid-tasks 6 --testing.num-tasks 6 --testing.tasks-at-once 3"),
 ]
@@ -36,39 +36,38 @@ ODD = [
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty folder to work in, beside the compilation cache of the tests."""
+    """An empty folder to work in."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr("experiments.console.use_compilation_cache", lambda: None)
     return tmp_path / "here"
 
 
 @pytest.mark.parametrize("name", ODD, ids=ascii)
 def test_a_run_in_a_folder_of_any_name(here, capsys, name):
     """Trained to the end, started again, judged and looked at, by the words that are shown for that."""
-    options = [*TINY, f"--run-dir={name}"]
-    assert train.main(options) == 0, capsys.readouterr()
+    train = ["train", *TINY, f"--run-dir={name}"]
+    assert jmeta(*train) == 0, capsys.readouterr()
     (told,) = re.findall("(?s)next: (.*)", capsys.readouterr().out)
-    program, *words = shlex.split(told)[2:]
-    assert program == "experiments.evaluate"
+    program, command, *words = shlex.split(told)
+    assert (program, command) == ("jmeta", "evaluate")
     assert checkpoints.steps(here / name / "seed_0" / "checkpoints")[-1] == 40
-    assert train.main(options) == 0
+    assert jmeta(*train) == 0
     assert "resumed from step 40" in capsys.readouterr().out
-    assert evaluate.main(words) == 0, capsys.readouterr()
+    assert jmeta("evaluate", *words) == 0, capsys.readouterr()
     assert "meta_test" in capsys.readouterr().out
     run = here / name / "seed_0"
     assert json.loads((run / "evaluation.json").read_text())
-    assert len(metrics_log.read_metrics(run, "meta_valid")) == 4
+    assert len(log.read_metrics(run, "meta_valid")) == 4
     assert list((run / "tensorboard").glob("events.*"))
     assert (run / "learning_curve.png").is_file()
-    assert replay.main([f"{words[0]}/seed_0", "--step", "25"]) == 0
+    assert jmeta("replay", f"{words[0]}/seed_0", "--step", 25) == 0
     assert os.listdir(here) == [name.partition("/")[0]]
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_in_a_folder_with_brackets_goes_on(here, start_process):
     """To the same bits as in a plain folder."""
-    words = ["experiments.train", *KILLED, "--run-dir"]
+    words = ["jmeta", "train", *KILLED, "--run-dir"]
     plain, odd = here / "plain", here / "lr=[0.1]" / "**"
     status, output = ended(start_process(*words, plain))
     assert status == 0, output
@@ -92,12 +91,8 @@ def test_a_run_that_is_killed_in_a_folder_with_brackets_goes_on(here, start_proc
     ],
 )
 def test_a_folder_that_cannot_hold_a_run_is_one_line(here, capsys, name, message):
-    for main, words in (
-        (train.main, [*TINY, "--run-dir", name]),
-        (evaluate.main, [name]),
-        (replay.main, [name, "--step", "1"]),
-    ):
-        assert main(words) == 1
+    for words in (["train", *TINY, "--run-dir", name], ["evaluate", name], ["replay", name, "--step", 1]):
+        assert jmeta(*words) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")
         assert message in line
@@ -107,9 +102,9 @@ def test_a_folder_that_cannot_hold_a_run_is_one_line(here, capsys, name, message
 def test_a_tilde_that_the_shell_left_is_the_home_folder(here, monkeypatch):
     """`--run-dir=~/x` comes to us as it stands."""
     monkeypatch.setenv("HOME", str(here.parent / "home"))
-    assert train.main([*TINY, "--run-dir=~/x"]) == 0
+    assert jmeta("train", *TINY, "--run-dir=~/x") == 0
     assert checkpoints.steps(here.parent / "home" / "x" / "seed_0" / "checkpoints")[-1] == 40
-    assert evaluate.main(["~/x"]) == 0
+    assert jmeta("evaluate", "~/x") == 0
     assert os.listdir(here) == []
 
 

@@ -12,14 +12,15 @@ import sys
 
 import pytest
 
-from experiments import cluster, console, launch, train
 from jmeta.checkpoints.cluster import SilentProcessError
-from tests.experiments.conftest import ROOT
+from jmeta.runs import console, launch, processes, recipes, train
+
+from .commands import ROOT
 
 JOBS = ROOT / "experiments" / "jobs"
 SHELL_FILES = [JOBS / "slurm.sbatch", JOBS / "tpu_pod.sh"]
 MANIFEST = JOBS / "gke.yaml"
-VARIABLES = (cluster.ADDRESS, cluster.NUM_PROCESSES, cluster.PROCESS_ID)
+VARIABLES = (processes.ADDRESS, processes.NUM_PROCESSES, processes.PROCESS_ID)
 
 
 @pytest.fixture
@@ -35,8 +36,8 @@ def launched(monkeypatch):
 
 def test_a_script_that_runs_alone_joins_nobody(launched):
     launched(None, None, None)
-    cluster.join(detect=False)
-    assert cluster.is_main()
+    processes.join(detect=False)
+    assert processes.is_main()
 
 
 @pytest.mark.parametrize(
@@ -55,12 +56,12 @@ def test_a_script_that_runs_alone_joins_nobody(launched):
 def test_a_place_that_cannot_be_is_refused(launched, place, found):
     launched(*place)
     with pytest.raises(ValueError, match=f"{re.escape(found)}\\b.*; set all three for each process, or none"):
-        cluster.join(detect=True)
+        processes.join(detect=True)
 
 
 def test_where_there_is_no_cluster_it_is_said_which_there_might_be(start_process):
-    code = "from experiments import cluster\ntry: cluster.join(True)\nexcept Exception as e: print(repr(e))"
-    process = start_process("timeit", "-n1", "-r1", code)
+    code = "from jmeta.runs import processes\ntry: processes.join(True)\nexcept Exception as e: print(repr(e))"
+    process = start_process("-c", code)
     output, _ = process.communicate(timeout=60)
     assert "StoppedError" in output
     assert all(name in output for name in ("Slurm", "Cloud TPU", "Kubernetes", "Open MPI", *VARIABLES))
@@ -80,15 +81,15 @@ def test_processes_that_slurm_starts_find_each_other():
     job, pipes = job_with_a_free_port(), {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     told = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2"}
     told |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    command = [sys.executable, "-m", "tests.experiments.toy_process", "3"]
+    command = [sys.executable, "-m", "tests.runs.toy_process", "3"]
     with contextlib.ExitStack() as stack:
-        processes = []
+        started = []
         for rank in ("0", "1"):
             environment = {**os.environ, **told, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}
             process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
-            processes.append(stack.enter_context(process))
+            started.append(stack.enter_context(process))
             stack.callback(process.kill)
-        for process in processes:
+        for process in started:
             output, _ = process.communicate(timeout=100)
             assert process.returncode == 0, output
             assert "step 30 sum 10" in output  # 1 + 2 + 3 + 4, of two devices each
@@ -111,11 +112,11 @@ def raised_by_jax(text, cause):
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (ConnectionRefusedError("no connection"), cluster.LostProcessError),
-        (raised_by_jax("Kubernetes API Error: 503", AnswerError(503)), cluster.LostProcessError),
+        (ConnectionRefusedError("no connection"), processes.LostProcessError),
+        (raised_by_jax("Kubernetes API Error: 503", AnswerError(503)), processes.LostProcessError),
         (raised_by_jax("Kubernetes API Error: 403", AnswerError(403)), console.StoppedError),
-        (raised_by_jax("Retry failed with all attempts exhausted", ValueError()), cluster.LostProcessError),
-        (RuntimeError("Getting metadata['tpu-env'] failed for 6 tries"), cluster.LostProcessError),
+        (raised_by_jax("Retry failed with all attempts exhausted", ValueError()), processes.LostProcessError),
+        (RuntimeError("Getting metadata['tpu-env'] failed for 6 tries"), processes.LostProcessError),
         (FileNotFoundError("no service account"), console.StoppedError),
         (ValueError("coordinator_address should be defined"), console.StoppedError),
     ],
@@ -128,16 +129,16 @@ def test_a_cluster_that_does_not_answer_may_do_so_another_time(launched, monkeyp
     launched(None, None, None)
     monkeypatch.setattr("jax.distributed.initialize", initialize)
     with pytest.raises(console.StoppedError, match=re.escape(str(error))) as raised:
-        cluster.join(detect=True)
+        processes.join(detect=True)
     assert raised.type is expected
 
 
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (SilentProcessError("no word from another process"), cluster.LostProcessError),
+        (SilentProcessError("no word from another process"), processes.LostProcessError),
         (TimeoutError("a disk that does not answer"), TimeoutError),
-        (RuntimeError("Gloo all-reduce failed"), cluster.LostProcessError),
+        (RuntimeError("Gloo all-reduce failed"), processes.LostProcessError),
         (RuntimeError("something else"), RuntimeError),
         (ValueError("a mistake"), ValueError),
     ],
@@ -145,47 +146,47 @@ def test_a_cluster_that_does_not_answer_may_do_so_another_time(launched, monkeyp
 )
 def test_a_process_that_hears_nothing_of_another_has_lost_it(monkeypatch, error, expected):
     monkeypatch.setattr("jax.distributed.is_initialized", lambda: True)
-    with pytest.raises(expected) as raised, cluster.preemption():
+    with pytest.raises(expected) as raised, processes.preemption():
         raise error
     assert raised.type is expected
 
 
 def test_sigterm_lets_a_process_save_and_the_second_ends_it():
     before = signal.getsignal(signal.SIGTERM)
-    with cluster.preemption() as preempted:
+    with processes.preemption() as preempted:
         assert not preempted()
         assert signal.getsignal(signal.SIGTERM) != before
         os.kill(os.getpid(), signal.SIGTERM)
         assert preempted()
         assert preempted()
         assert signal.getsignal(signal.SIGTERM) == before
-    with cluster.preemption() as preempted:
+    with processes.preemption() as preempted:
         assert not preempted()
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_exit_statuses_ask_for_what_their_names_say():
-    assert cluster.PreemptedError.exit_status == launch.EXIT_PREEMPTED == os.EX_TEMPFAIL
-    assert cluster.LostProcessError.exit_status == launch.EXIT_LOST
-    assert cluster.run(lambda arguments: len(arguments), ["one"]) == 1
+    assert processes.PreemptedError.exit_status == launch.EXIT_PREEMPTED == os.EX_TEMPFAIL
+    assert processes.LostProcessError.exit_status == launch.EXIT_LOST
+    assert processes.run(lambda arguments: len(arguments), ["one"]) == 1
 
 
 def assignments_and_command(path):
     """Shell code that prints the words of a file's command for training, one a line."""
     text = path.read_text().replace("\\\n", " ")
     assigned = re.findall(r"^[A-Z_]+=.*$", text, re.MULTILINE)
-    command = next(line for line in [*assigned, *text.splitlines()] if "python -m experiments.train " in line)
+    command = next(line for line in [*assigned, *text.splitlines()] if "jmeta train " in line)
     name, _, value = command.partition("=") if command in assigned else ("", "", command)
-    words = f"${name}" if name else value[value.index("python -m") :]
+    words = f"${name}" if name else value[value.index("jmeta train") :]
     return "\n".join([*assigned, f"printf '%s\\n' {words}"])
 
 
 def assert_can_be_parsed(words):
-    assert words[:3] == ["python", "-m", "experiments.train"]
-    name, _, options = train.parse(words[3:])
-    assert name == "glyphs_maml"
-    assert options.distributed
-    assert options.mesh
+    assert words[:3] == ["jmeta", "train", "glyphs_maml"]
+    options, run = train.parse(recipes.load(words[2]), words[3:], program="jmeta train glyphs_maml")
+    assert run.distributed
+    assert options.training.mesh == run.mesh
+    assert run.mesh
 
 
 @pytest.mark.parametrize("path", SHELL_FILES, ids=lambda path: path.name)

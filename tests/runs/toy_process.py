@@ -1,6 +1,6 @@
 """A script for several processes with no more in it than what starts, steps, stops and fails.
 
-    python -m tests.experiments.toy_process NUM_DISPATCHES [RANK FAILURE]
+    python -m tests.runs.toy_process NUM_DISPATCHES [RANK FAILURE]
 
 The process of that rank, or all for -1, fails at step 30: by a `mistake` that it tells of, or by an `exception`.
 """
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from experiments import cluster, console
+from jmeta.runs import console, processes
 
 
 def sum_over_devices() -> float:
@@ -25,7 +25,7 @@ def sum_over_devices() -> float:
 
 
 def step_and_save(num_dispatches: int, failing_rank: int | None, failure: str) -> None:
-    with cluster.preemption() as preempted:
+    with processes.preemption() as preempted:
         for step in range(10, 10 * num_dispatches + 1, 10):
             if step == 30 and failing_rank in (-1, jax.process_index()):
                 raise console.StoppedError("no such data") if failure == "mistake" else KeyError(failure)
@@ -33,12 +33,12 @@ def step_and_save(num_dispatches: int, failing_rank: int | None, failure: str) -
             time.sleep(0.02)
             if preempted():
                 print(f"saved step {step}", flush=True)
-                raise cluster.PreemptedError("asked to leave")
+                raise processes.PreemptedError("asked to leave")
 
 
 def main(arguments: list[str]) -> int:
     try:
-        cluster.join(detect=True)
+        processes.join(detect=True)
         num_dispatches, rank, failure = [*arguments, "-2", ""][:3]
         step_and_save(int(num_dispatches), int(rank), failure)
     except console.StoppedError as error:
@@ -48,4 +48,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cluster.run(main, sys.argv[1:]))
+    sys.exit(processes.run(main, sys.argv[1:]))

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.parts import Conv4
-from experiments import dispatching, loop, metrics_log, over_seeds, run_folder, run_state, train
-from experiments.benchmarks import seeds as benchmark
-from experiments.build import build
 from jmeta import checkpoints
+from jmeta.runs import dispatch, log, loop, seeds, state, train
+from jmeta.runs import folder as run_folder
 from jmeta.training import step_keys
+
+from .commands import bits, jmeta
 
 SEEDS = (3, 4, 5)
 
@@ -27,27 +27,19 @@ def folders(parent):
     return found
 
 
-def run_seeds(parent, experiment, training):
-    return loop.run_seeds(experiment, training, folders(parent), tasks_at_once=5)
+def run_seeds(parent, experiment):
+    return loop.run_seeds(experiment, folders(parent))
 
 
-def arrays(state):
-    leaves = jax.tree.leaves(state._replace(key=jax.random.key_data(state.key)))
-    return [np.asarray(leaf) for leaf in leaves]
-
-
-def assert_close(state, other):
-    for one, of_other in zip(arrays(state), arrays(other), strict=True):
-        np.testing.assert_allclose(one, of_other, rtol=1e-3, atol=1e-5)
-
-
-def bits(states):
-    return {seed: [leaf.tobytes() for leaf in arrays(state)] for seed, state in states.items()}
+def assert_close(one, other):
+    arrays = (jax.tree.leaves(each._replace(key=jax.random.key_data(each.key))) for each in (one, other))
+    for a, b in zip(*arrays, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 def logged(parent):
     """By seed, the lines of its log without times."""
-    lines = {seed: metrics_log.read_metrics(folder) for seed, folder in folders(parent).items()}
+    lines = {seed: log.read_metrics(folder) for seed, folder in folders(parent).items()}
     return {seed: [{**line, "seconds": 0} for line in own] for seed, own in lines.items()}
 
 
@@ -57,11 +49,10 @@ def numbers(lines):
 
 @pytest.mark.parametrize("recipe_name", ["tiny_sinusoid", "tiny_blobs"])
 def test_seeds_together_are_trained_as_each_alone(tmp_path, request, recipe_name):
-    recipe = request.getfixturevalue(recipe_name)
-    experiment, training = build(recipe), recipe.training
-    together = run_seeds(tmp_path / "together", experiment, training)
+    tiny = request.getfixturevalue(recipe_name)
+    together = run_seeds(tmp_path / "together", tiny.experiment())
     for seed, folder in folders(tmp_path / "alone").items():
-        alone = loop.run(experiment, dataclasses.replace(training, seed=seed), folder, tasks_at_once=5)
+        alone = loop.run(tiny.trained(seed=seed).experiment(), folder)
         if recipe_name == "tiny_sinusoid":  # distances do not change with the last bias: it follows rounding alone
             assert_close(alone, together[seed])
     for seed, lines in logged(tmp_path / "alone").items():
@@ -76,34 +67,32 @@ def test_seeds_together_are_trained_as_each_alone(tmp_path, request, recipe_name
 
 def test_the_time_of_a_dispatch_is_shared_among_its_seeds(tmp_path, tiny_blobs, monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr("experiments.loop.time.perf_counter", lambda: 6.0 * next(clock))
-    monkeypatch.setattr("experiments.console.CompileClock.seconds", 0.0)
-    run_seeds(tmp_path, build(tiny_blobs), tiny_blobs.training)
-    lines = [metrics_log.read_metrics(folder, "meta_train") for folder in folders(tmp_path).values()]
+    monkeypatch.setattr("jmeta.runs.loop.time.perf_counter", lambda: 6.0 * next(clock))
+    monkeypatch.setattr("jmeta.runs.console.CompileClock.seconds", 0.0)
+    run_seeds(tmp_path, tiny_blobs.experiment())
+    lines = [log.read_metrics(folder, "meta_train") for folder in folders(tmp_path).values()]
     assert {line["seconds"] for own in lines for line in own} == {6.0 / len(SEEDS)}
 
 
 def test_a_seed_that_stops_early_leaves_the_others_as_they_are(tmp_path, tiny_blobs):
-    experiment = build(tiny_blobs)
-    to_the_end = dataclasses.replace(tiny_blobs.training, evaluate_every=10)
-    impatient = dataclasses.replace(to_the_end, patience=2)
-    run_seeds(tmp_path / "whole", experiment, to_the_end)
-    states = run_seeds(tmp_path / "stopped", experiment, impatient)
-    stopped_at = {seed: int(state.meta.step) for seed, state in states.items()}
+    impatient = tiny_blobs.trained(evaluate_every=10, patience=2).experiment()
+    run_seeds(tmp_path / "whole", tiny_blobs.trained(evaluate_every=10).experiment())
+    states = run_seeds(tmp_path / "stopped", impatient)
+    stopped_at = {seed: int(each.meta.step) for seed, each in states.items()}
     assert len(set(stopped_at.values())) > 1  # else nothing is shown
     whole = logged(tmp_path / "whole")
     for seed, lines in logged(tmp_path / "stopped").items():
         assert lines == [line for line in whole[seed] if line["step"] <= stopped_at[seed]]
         assert max(checkpoints.steps(tmp_path / "stopped" / f"seed_{seed}" / "checkpoints")) == stopped_at[seed]
-    assert bits(run_seeds(tmp_path / "stopped", experiment, impatient)) == bits(states)  # and stay so
+    assert bits(run_seeds(tmp_path / "stopped", impatient)) == bits(states)  # and stay so
 
 
 @pytest.mark.parametrize("num_saves", [1, 4, 5])
 def test_seeds_that_were_stopped_at_different_steps_go_on_in_the_same_bits(
     tmp_path, tiny_sinusoid, monkeypatch, num_saves
 ):
-    experiment, training = build(tiny_sinusoid), tiny_sinusoid.training
-    whole = run_seeds(tmp_path / "whole", experiment, training)
+    experiment = tiny_sinusoid.experiment()
+    whole = run_seeds(tmp_path / "whole", experiment)
     save, saved = checkpoints.AsyncSaver.save, []
 
     def save_some(*args, **kwargs):
@@ -113,33 +102,34 @@ def test_seeds_that_were_stopped_at_different_steps_go_on_in_the_same_bits(
 
     monkeypatch.setattr(checkpoints.AsyncSaver, "save", save_some)
     with pytest.raises(KeyboardInterrupt):
-        run_seeds(tmp_path / "stopped", experiment, training)
+        run_seeds(tmp_path / "stopped", experiment)
     monkeypatch.undo()
     latest = {
         max(checkpoints.steps(folder / "checkpoints"), default=0) for folder in folders(tmp_path / "stopped").values()
     }
     assert len(latest) == 2
-    assert bits(run_seeds(tmp_path / "stopped", experiment, training)) == bits(whole)
+    assert bits(run_seeds(tmp_path / "stopped", experiment)) == bits(whole)
     assert logged(tmp_path / "stopped") == logged(tmp_path / "whole")
 
 
 def test_a_seed_that_diverges_leaves_the_others_as_they_are(tmp_path, tiny_sinusoid):
-    experiment = build(tiny_sinusoid)
-    training = dataclasses.replace(tiny_sinusoid.training, max_skipped_in_a_row=5)
-    whole = run_seeds(tmp_path / "whole", experiment, training)
-    key = run_state.init_state(experiment, 4).key
+    experiment = tiny_sinusoid.trained(max_skipped_in_a_row=5).experiment()
+    whole = run_seeds(tmp_path / "whole", experiment)
+    key = state.init_state(experiment, 4).key
     steps = [step_keys(key, step)[0] for step in range(23, 60)]
-    keys = jnp.concatenate([jax.random.key_data(jax.random.split(each, training.tasks_per_step)) for each in steps])
-    sample = experiment.source.meta_train
+    keys = jnp.concatenate(
+        [jax.random.key_data(jax.random.split(each, experiment.training.tasks_per_step)) for each in steps]
+    )
 
     def poisoned(inner, keys, key):
         task = inner(key)
         is_bad = (jax.random.key_data(key)[None] == keys).all(-1).any()
         return task._replace(query=task.query._replace(y=jnp.where(is_bad, jnp.nan, task.query.y)))
 
-    source = experiment.source._replace(meta_train=jax.tree_util.Partial(poisoned, sample, keys))
+    sample = jax.tree_util.Partial(poisoned, experiment.meta_train, keys)
+    source = experiment.source._replace(meta_train=lambda: sample)
     with pytest.raises(loop.DivergedError, match=r"^seed 4: meta-steps 23 to 29 were skipped"):
-        run_seeds(tmp_path / "poisoned", experiment._replace(source=source), training)
+        run_seeds(tmp_path / "poisoned", dataclasses.replace(experiment, source=source))
     for seed in (3, 5):
         own = checkpoints.restore(tmp_path / "poisoned" / f"seed_{seed}" / "checkpoints", whole[seed])
         assert own[0] == 60
@@ -147,50 +137,45 @@ def test_a_seed_that_diverges_leaves_the_others_as_they_are(tmp_path, tiny_sinus
 
 
 def test_tasks_from_the_host_are_refused_together(tiny_folder):
-    experiment = build(tiny_folder)
-    states = [run_state.init_state(experiment, seed) for seed in SEEDS]
+    experiment = tiny_folder.experiment()
+    states = [state.init_state(experiment, seed) for seed in SEEDS]
     with pytest.raises(ValueError, match="3 seeds together on tasks from the host"):
-        dispatching.dispatcher(experiment, tiny_folder.training, states)
-
-
-def test_how_many_at_once(tiny_blobs, tiny_sinusoid, tiny_folder, monkeypatch):
-    def chosen(recipe, seeds, at_once="auto"):
-        return train.choose_seeds_at_once(recipe, train.Options(seeds=seeds, seeds_at_once=at_once))[0]
-
-    assert [chosen(tiny_blobs, seeds) for seeds in (1, 5, 12)] == [1, 5, 10]
-    assert [chosen(recipe, 5) for recipe in (tiny_sinusoid, tiny_folder)] == [1, 1]
-    assert chosen(dataclasses.replace(tiny_blobs, model=Conv4()), 5) == 1
-    assert [chosen(tiny_sinusoid, 5, at_once) for at_once in (2, 9)] == [2, 5]
-    assert chosen(tiny_folder, 5, 5) == 1
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert (chosen(tiny_blobs, 5), chosen(tiny_blobs, 5, 5)) == (1, 5)
+        dispatch.dispatcher(experiment, states)
 
 
 @pytest.mark.parametrize("option", ["--seeds", "--seeds-at-once"])
 def test_less_than_one_seed_is_refused(option, capsys):
-    assert train.main(["blobs_protonet", option, "0"]) == 1
+    assert jmeta("train", "blobs_protonet", option, "0") == 1
     assert f"error: {option} 0; expected at least 1" in capsys.readouterr().err
 
 
-def test_the_interval_over_seeds_is_kept(tmp_path, tiny_sinusoid, capsys):
-    options = train.Options(run_dir=tmp_path, seeds=3, seeds_at_once=2)
-    train.train("sinusoid_maml", tiny_sinusoid, options)
+def test_seeds_that_share_dispatches_share_no_devices(tmp_path, tiny_blobs):
+    run = train.Run(run_dir=tmp_path / "run", seeds=2, seeds_at_once=2)
+    with pytest.raises(ValueError, match="--seeds-at-once is for one device"):
+        train.train(tiny_blobs.recipe, tiny_blobs.trained(mesh="tasks=1").options, run)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_interval_over_seeds_is_kept(tmp_path, tiny_sinusoid, capsys, monkeypatch):
+    together = []
+    monkeypatch.setattr(
+        train, "train_together", lambda *args, keep=train.train_together: together.append([*args[2]]) or keep(*args)
+    )
+    train.train(*tiny_sinusoid, train.Run(run_dir=tmp_path, seeds=3, seeds_at_once=2))
+    assert together == [[0, 1], [2]]
     output = capsys.readouterr().out
-    assert "3 seeds, 2 at once: as asked for" in output
-    stored = next(iter(json.loads((tmp_path / over_seeds.FILE).read_text()).values()))["best loss"]
-    best = [min(x["loss"] for x in metrics_log.read_metrics(tmp_path / f"seed_{s}", "meta_valid")) for s in range(3)]
+    stored = next(iter(json.loads((tmp_path / seeds.FILE).read_text()).values()))["best loss"]
+    best = [min(x["loss"] for x in log.read_metrics(tmp_path / f"seed_{s}", "meta_valid")) for s in range(3)]
     assert list(stored["seeds"].values()) == pytest.approx(best)
     assert stored["mean"] == pytest.approx(np.mean(best))
     assert f"3 seeds: best loss on meta_valid {stored['mean']:.4f} ± {stored['half_width']:.4f}" in output
 
 
 def test_a_seed_without_a_finite_score_has_no_interval_over_seeds(tmp_path):
-    over = over_seeds.store(
-        tmp_path, "a", {"loss": {"seed_0": 1.0, "seed_1": math.inf}, "rate": {"seed_0": 1, "seed_1": 3}}
-    )
+    over = seeds.store(tmp_path, "a", {"loss": {"seed_0": 1.0, "seed_1": math.inf}, "rate": {"seed_0": 1, "seed_1": 3}})
     assert set(over) == {"rate"}
-    over_seeds.store(tmp_path, "b", {"loss": {"seed_0": 1.0, "seed_1": 2.0}})
-    assert set(json.loads((tmp_path / over_seeds.FILE).read_text())) == {"a", "b"}
+    seeds.store(tmp_path, "b", {"loss": {"seed_0": 1.0, "seed_1": 2.0}})
+    assert set(json.loads((tmp_path / seeds.FILE).read_text())) == {"a", "b"}
 
 
 def test_a_session_tells_what_has_changed_since_the_last(tmp_path, monkeypatch):
@@ -225,7 +210,7 @@ def test_what_bits_do_not_depend_on_is_no_change(tmp_path, monkeypatch):
 
 
 def test_a_resumed_run_says_in_a_line_what_has_changed(tmp_path, tiny_blobs, monkeypatch, capsys):
-    experiment, training = build(tiny_blobs), tiny_blobs.training
+    experiment = tiny_blobs.experiment()
     save = checkpoints.AsyncSaver.save
 
     def save_once(*args, **kwargs):
@@ -236,20 +221,10 @@ def test_a_resumed_run_says_in_a_line_what_has_changed(tmp_path, tiny_blobs, mon
         patched.setattr(jax, "__version__", "0.0.1")
         patched.setattr(checkpoints.AsyncSaver, "save", save_once)
         with pytest.raises(KeyboardInterrupt):
-            loop.run(experiment, training, tmp_path, tasks_at_once=5)
+            loop.run(experiment, tmp_path)
     capsys.readouterr()
-    loop.run(experiment, training, tmp_path, tasks_at_once=5)
+    loop.run(experiment, tmp_path)
     expected = f"run: warning: since the last session jax was 0.0.1, is {jax.__version__}; so the run may end in other"
     assert expected in capsys.readouterr().out
-    loop.run(experiment, training, tmp_path, tasks_at_once=5)  # at its end: nothing is computed
+    loop.run(experiment, tmp_path)  # at its end: nothing is computed
     assert "warning" not in capsys.readouterr().out
-
-
-def test_the_benchmark_prints_a_row(capsys, monkeypatch, tiny_blobs):
-    monkeypatch.setattr(benchmark.recipes, "load", lambda name: tiny_blobs)
-    monkeypatch.setattr(jax.config, "update", lambda *args: None)
-    assert benchmark.main(["--recipes", "blobs_protonet", "--seeds", "2", "--rounds", "1"]) == 0
-    output = capsys.readouterr().out
-    assert "blobs_protonet" in output
-    assert f"jax {jax.__version__}" in output
-    assert benchmark.main(["--seeds", "1"]) == 1

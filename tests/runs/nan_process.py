@@ -13,8 +13,8 @@ import numpy as np
 import optax
 
 import jmeta
-from experiments import cluster
 from jmeta import learners, losses, models, sharding, tasks, training
+from jmeta.runs import processes
 
 NUM_BLOCKS, NUM_TASKS, NUM_STEPS = 8, 8, 100
 
@@ -28,7 +28,7 @@ def faulty_sinusoid(key):
 
 def main(arguments: list[str]) -> int:
     del arguments
-    cluster.join(detect=False)
+    processes.join(detect=False)
     mesh = sharding.make_mesh({"tasks": jax.device_count()})
     learner = learners.maml(models.mlp([8, 8, 1]), losses.squared_error, optax.sgd(0.01), num_steps=1)
     grad_fn = jax.value_and_grad(jmeta.episode(learner, losses.squared_error), has_aux=True)
@@ -54,4 +54,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cluster.run(main, sys.argv[1:]))
+    sys.exit(processes.run(main, sys.argv[1:]))
