@@ -2,4 +2,6 @@
 
 from setuptools import find_packages, setup
 
-setup(packages=[*find_packages(include=["jmeta", "jmeta.*"]), "jmeta.recipes"], package_dir={"jmeta.recipes": "configs"})
+setup(
+    packages=[*find_packages(include=["jmeta", "jmeta.*"]), "jmeta.recipes"], package_dir={"jmeta.recipes": "configs"}
+)

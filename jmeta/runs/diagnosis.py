@@ -14,7 +14,7 @@ import optax
 from .. import tasks, training
 from ..episodes import count_tasks
 from ..tasks import HostTasks
-from ..types import Batch, PyTree, RandomKey, Task
+from ..types import PyTree, RandomKey
 from .devices import own_tasks
 from .experiment import Experiment
 
@@ -73,7 +73,7 @@ def examine_step(experiment: Experiment, meta_params: PyTree, key: RandomKey, st
     update_keys = jax.random.split(key_update, num_tasks)[own.start : own.stop]
 
     @jax.jit
-    def examine(task_and_key: tuple[Task | Batch, RandomKey]) -> tuple[jax.Array, ...]:
+    def examine(task_and_key: tuple[PyTree, RandomKey]) -> tuple[jax.Array, ...]:
         task, key = task_and_key
         (loss, _), grads = experiment.grad_fn(meta_params, task, key)
         return loss, optax.tree.norm(grads), training.all_finite((loss, grads)), training.all_finite(task)

@@ -21,8 +21,8 @@ class Source(NamedTuple):
     """Where tasks come from, split by split.
 
     Attributes:
-      meta_train: returns the sampler of training tasks, `key -> Task`, or `HostTasks`. It is called when training
-        begins, so that an evaluation needs no training tasks.
+      meta_train: returns the sampler of training tasks, `key -> Task`, or `HostTasks`. It is called when training tasks
+        are needed: what is tested in another way than it was trained need not be able to train in that way.
       meta_valid: sampler of the tasks that models are chosen by.
       meta_test: sampler of the tasks that models are tested on.
       name: short, for progress and titles, such as `"glyphs/glyphs 5-way 1-shot"`.

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from jmeta.domains.images import distort
 from jmeta.domains.images.augment import bilinear
-from jmeta.tasks import distort
 
 
 @pytest.fixture(scope="module")

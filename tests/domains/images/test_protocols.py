@@ -2,12 +2,13 @@
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
 
 from jmeta.domains.images import protocols
-from jmeta.domains.images.datasets import ImageClasses, ImageSplits
+from jmeta.domains.images.datasets import ImageClasses, ImageSplits, split_hash
 
 OF_OMNIGLOT = (protocols.vinyals, protocols.finn2017, protocols.reptile2018, protocols.lake)
 
@@ -110,6 +111,54 @@ def test_inner_steps_are_the_papers():
     assert [protocols.finn2017.num_inner_steps(num_ways=ways) for ways in (5, 20, 10)] == [3, 5, None]
     assert protocols.reptile2018.num_inner_steps(num_ways=5) == 50
     assert protocols.vinyals.num_inner_steps(num_ways=5) is None
+
+
+def test_a_source_draws_what_the_samplers_draw(splits, key):
+    protocol = dataclasses.replace(protocols.finn2017, split_hash=None, load=lambda _: splits)
+    numbers = {"num_ways": 5, "num_shots": 2, "train_ways": 4, "train_shots": 3, "train_queries": 1}
+    source, samplers = protocol.source(**numbers), protocol.samplers(splits, **numbers)
+    for split in ("meta_valid", "meta_test"):
+        chex.assert_trees_all_equal(getattr(source, split)(key), getattr(samplers, split)(key))
+    chex.assert_trees_all_equal(source.meta_train()(key), samplers.meta_train(key))
+
+
+def test_a_source_carries_the_words_and_the_classes(splits):
+    protocol = dataclasses.replace(protocols.finn2017, split_hash=None)
+    source = protocol.source(splits, num_ways=5, num_shots=2)
+    assert source.name == "finn2017/omniglot 5-way 2-shot"
+    assert source.describe(20) == protocol.describe(num_ways=5, num_shots=2, num_tasks=20)
+    assert source.num_test_tasks == protocol.num_test_tasks == 600
+    assert source.split_hash == split_hash(splits)
+    assert source.test_classes == {f"test{i}" for i in range(20)}
+    assert source.seen_classes == {f"{split}{i}" for split in ("train", "valid") for i in range(20)}
+
+
+def test_a_source_refuses_another_split_at_once_and_training_tasks_when_they_are_asked_for(splits):
+    with pytest.raises(ValueError, match="protocol 'glyphs' is defined on the split"):
+        protocols.glyphs.source(splits, num_ways=5, num_shots=1)
+    too_many = dataclasses.replace(protocols.finn2017, split_hash=None).source(
+        splits, num_ways=5, num_shots=1, train_ways=21
+    )
+    with pytest.raises(ValueError, match="num_ways=21, but there are only 20 classes"):
+        too_many.meta_train()
+
+
+@pytest.mark.parametrize(("rotations", "num_classes"), [("none", 20), ("per_class", 80), ("as_classes", 80)])
+def test_pretraining_counts_turned_images_as_classes_of_their_own(splits, rotations, num_classes, key):
+    protocol = dataclasses.replace(protocols.glyphs, split_hash=None, augment=None, train_rotations=rotations)
+    sample, counted = protocol.pretraining(splits, batch_size=300)
+    assert counted == num_classes
+    task = jax.jit(sample)(key)
+    assert task.support.x.shape == (300, 4, 4, 1)
+    chex.assert_trees_all_equal(task.support, task.query)
+    assert num_classes * 3 // 4 < int(task.query.y.max()) < num_classes
+
+
+def test_pretraining_distorts_as_tasks_are_distorted(splits, key):
+    plain = dataclasses.replace(protocols.glyphs, split_hash=None, augment=None)
+    halved = dataclasses.replace(plain, augment=lambda image, key: image / 2)
+    one, other = (protocol.pretraining(splits, batch_size=4)[0](key) for protocol in (plain, halved))
+    np.testing.assert_allclose(other.query.x, one.query.x / 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize("protocol", OF_OMNIGLOT, ids=lambda protocol: protocol.name)

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jmeta.domains.rl.rl.learners.varibad import task_inference, varibad, varibad_policy
 
 import jmeta
-from jmeta import Batch, Model, Task, models
-from jmeta.domains.rl import environments, policies, policy_gradients, rollouts
+from jmeta import Batch, Model, Task, models, tasks, training
+from jmeta.domains.rl import acting, environments, policies, policy_gradients, rollouts
 from jmeta.domains.rl.environments.bandits import BanditParams
+from jmeta.domains.rl.learners import task_inference, varibad, varibad_policy
 from jmeta.domains.rl.policies import Normal
 
 NUM_ARMS, NUM_STEPS, NUM_SUPPORT, NUM_LATENTS = 3, 7, 2, 2
@@ -267,6 +267,33 @@ def test_the_belief_alone_finds_out_which_of_two_tasks_it_is(key):
     predicted, first_pays = jax.vmap(reward_of_first_arm)(jax.random.split(jax.random.key(1), 200))
     assert np.abs(predicted[:, 0] - 0.5).max() < 0.15  # before any pull
     assert np.abs(predicted[:, 1:] - first_pays[:, None]).max() < 0.25
+
+
+@pytest.mark.slow
+@pytest.mark.optimized
+def test_it_learns_to_explore_a_bandit(key):
+    """From 5.6 to 6.1 over seeds; pulling at random gets 5, and the best there is 6.02. Standard error 0.05."""
+    bandit, sample_arms = environments.bernoulli_bandit(2)
+    inference = task_inference(models.gru(16), models.mlp([16, 1]), bandit, num_latents=4, kl_weight=0.1)
+    trunk, num_steps, num_epochs, num_minibatches = models.mlp([16]), 150, 4, 2
+    schedule = optax.linear_schedule(1e-2, 0.0, num_steps * num_epochs * num_minibatches)
+    method = acting.with_memory(
+        bandit,
+        varibad_policy(inference, trunk, bandit),
+        jmeta.episode(varibad(inference, trunk, bandit), policy_gradients.ppo_loss(entropy_weight=0.05)),
+        optax.adam(schedule),
+        num_steps=10,
+        discount=1.0,
+        gae_lambda=0.3,
+        num_epochs=num_epochs,
+        num_minibatches=num_minibatches,
+    )
+    trainer = method.trainer(None)
+    run = training.sampled_steps(trainer, num_steps=num_steps)
+    state, _ = run(trainer.init(method.init(key)), tasks.stacked(sample_arms, 256), key)
+    keys = jax.random.split(jax.random.key(1), 2000)
+    judged = jax.jit(jax.vmap(lambda key: method.judged(state.meta_params, sample_arms(key), key)[1]["return"]))
+    assert judged(keys).mean() > 5.2
 
 
 def test_mistakes_are_refused(key):
