@@ -16,11 +16,11 @@ import numpy as np
 import optax
 
 import jmeta
-from experiments import cluster
 from jmeta import estimators, evaluation, learners, losses, models, sharding, tasks, training
 from jmeta.domains import rl
 from jmeta.domains.rl import environments, policies, policy_gradients, rollouts
 from jmeta.domains.rl.on_policy import on_policy_trainer
+from jmeta.runs import processes
 from jmeta.sharding import placing
 
 NUM_TASKS, NUM_STEPS = 16, 50
@@ -113,7 +113,7 @@ def run(method, mesh, num_blocks, num_steps=NUM_STEPS, num_tasks=NUM_TASKS):
 
 def main(arguments):
     num_blocks, *methods = arguments
-    cluster.join(detect=False)
+    processes.join(detect=False)
     num_model = 2 if "--divided" in methods else 1
     placing.LEAST_TO_DIVIDE = 32 if num_model > 1 else placing.LEAST_TO_DIVIDE
     axes = {"tasks": jax.device_count() // num_model, "model": num_model}
@@ -136,10 +136,10 @@ def main(arguments):
             "start": np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(start)]).astype(float).tolist(),
             "parameters": np.concatenate([leaf.reshape(-1) for leaf in numbers]).astype(float).tolist(),
         }
-    if cluster.is_main():
+    if processes.is_main():
         print(json.dumps(results))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(cluster.run(main, sys.argv[1:]))
+    sys.exit(processes.run(main, sys.argv[1:]))
