@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from .adaptation import without_padding
-from .leaks import leaks
+from .leaks import compared, three_ways
 from .losses import checked_loss
-from .measuring import draw_stacked, measured
+from .measuring import draw_stacked, keys_of_dispatches, measured
 from .sharding import here
 from .tasks.few_shot import as_partial
 from .types import Aux, Batch, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
@@ -104,14 +104,38 @@ def evaluate(
     """
     if num_tasks < 2:
         raise ValueError(f"num_tasks={num_tasks}; an interval needs at least 2")
-    key_task, key_adapt = jax.random.split(jax.random.split(key, num_tasks)[0])
-    task = jax.tree.map(lambda leaf: leaf[0], draw_stacked(here(as_partial(sample)), key_task[None]))
-    has_others = jax.tree.leaves(task.query.x)[0].shape[0] > 1  # a single query has none to depend on
-    is_transductive = has_others and leaks(learner, here(meta_params), task, key_adapt).is_leaking
+    is_transductive = _is_transductive(learner, meta_params, sample, key, num_tasks, tasks_at_once)
     measure = per_task_metrics(learner, loss_fn, also_alone=is_transductive, mesh=mesh)
     values = measure(meta_params, sample, key, num_tasks=num_tasks, tasks_at_once=tasks_at_once)
     together, alone = ({name: estimate(array) for name, array in metrics.items()} for metrics in values)
     return Evaluation(protocol, num_tasks, *((alone, together) if is_transductive else (together, None)))
+
+
+def _is_transductive(
+    learner: Learner,
+    meta_params: PyTree,
+    sample: Callable[[RandomKey], Task],
+    key: RandomKey,
+    num_tasks: int,
+    tasks_at_once: int,
+) -> bool:
+    """Whether predictions for the first task's queries depend on each other.
+
+    The task is the first of the first dispatch, so that on one device no sampler is compiled for it alone.
+    """
+    if tasks_at_once < 1:
+        raise ValueError(f"tasks_at_once={tasks_at_once}; expected at least 1")
+    keys = keys_of_dispatches(key, num_tasks, tasks_at_once, 1)[0]
+    tasks = draw_stacked(here(as_partial(sample)), keys)
+    if jax.tree.leaves(tasks.query.x)[0].shape[2] < 2:  # a single query has none to depend on
+        return False
+    run = three_ways(learner)
+
+    @jax.jit
+    def of_first(meta_params: PyTree, tasks: Task, keys: Array) -> tuple[PyTree, PyTree, PyTree]:
+        return run(meta_params, jax.tree.map(lambda leaf: leaf[0, 0], tasks), keys[0, 0, 1])
+
+    return compared(of_first, here(meta_params), tasks, keys).is_leaking
 
 
 def per_task_metrics(

@@ -15,7 +15,6 @@ from jmeta import runs, tasks, training
 from jmeta.runs import evaluate
 
 pytestmark = pytest.mark.optimized
-LONG = pytest.mark.slow  # half a minute each; `make test` sees one of them learn, and RL² in docs/acting.md
 BANDIT = {
     "num_arms": 2,
     "discount": 1.0,
@@ -64,7 +63,8 @@ def test_a_bandit_is_explored_and_exploited(name):
     assert judged.inductive["return"].mean > 5.2
 
 
-@pytest.mark.parametrize("name", [name if name == "e-maml" else pytest.param(name, marks=LONG) for name in DESCENDING])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DESCENDING)
 def test_a_gradient_step_is_worth_more_from_a_learned_start(name):
     """About −9.1 after a step from a start not learned, and −3.9 to −3.2 from one that is."""
     sizes = {"training": outer_loop(60, 20), "testing": runs.Testing(50, tasks_at_once=50)}

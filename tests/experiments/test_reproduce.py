@@ -155,6 +155,7 @@ def test_a_baseline_becomes_a_row_without_weights(tmp_path, monkeypatch, capsys)
     assert "| none | none |" in table.render()
 
 
+@pytest.mark.slow
 def test_robots_are_judged_and_drawn_from_the_kept_rows(tmp_path, monkeypatch):
     def few(name):
         row = kept(name)

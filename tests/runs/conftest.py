@@ -11,6 +11,7 @@ import pytest
 from jmeta.runs import Experiment, recipes
 from jmeta.runs.recipes import Recipe
 
+from .. import workers
 from .commands import MY_IMAGES, ROOT, write_images
 from .jobs import OPTIONS
 
@@ -75,7 +76,7 @@ def start_process():
     `-c` and code may take the place of the module.
     """
     started = []
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, **workers.quick_environment(), "JAX_PLATFORMS": "cpu"}
 
     def start(module, *arguments):
         command = [sys.executable, *(["-m"] if module != "-c" else []), module, *map(str, arguments)]
