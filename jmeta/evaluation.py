@@ -123,8 +123,6 @@ def _is_transductive(
 
     The task is the first of the first dispatch, so that on one device no sampler is compiled for it alone.
     """
-    if tasks_at_once < 1:
-        raise ValueError(f"tasks_at_once={tasks_at_once}; expected at least 1")
     keys = keys_of_dispatches(key, num_tasks, tasks_at_once, 1)[0]
     tasks = draw_stacked(here(as_partial(sample)), keys)
     if jax.tree.leaves(tasks.query.x)[0].shape[2] < 2:  # a single query has none to depend on

@@ -35,8 +35,6 @@ def measured(
         num_tasks: int,
         tasks_at_once: int = 1,
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        if num_tasks < 1 or tasks_at_once < 1:
-            raise ValueError(f"num_tasks={num_tasks} and tasks_at_once={tasks_at_once}; expected at least 1")
         sample = as_partial(sample)
         dispatches = keys_of_dispatches(key, num_tasks, tasks_at_once, num_devices)
         results = [on_chunks(meta_params, sample, keys) for keys in dispatches]
@@ -56,7 +54,12 @@ def keys_of_dispatches(
     """For each dispatch the keys of its tasks, to draw them and to adapt to them.
 
     Every dispatch has one shape, so that one program serves: the last is filled up, and the filling dropped.
+
+    Raises:
+      ValueError: if a number is not positive.
     """
+    if num_tasks < 1 or tasks_at_once < 1:
+        raise ValueError(f"num_tasks={num_tasks} and tasks_at_once={tasks_at_once}; expected at least 1")
     keys = jax.vmap(jax.random.split)(jax.random.split(key, num_tasks))
     each = min(_CHUNKS_PER_DISPATCH, -(-num_tasks // (tasks_at_once * num_devices)))
     shape = (each * num_devices, tasks_at_once)
