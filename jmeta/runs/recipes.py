@@ -75,7 +75,7 @@ def load(name: str) -> Recipe:
 
     Example:
       >>> load("blobs_protonet").summary
-      'Prototypical networks on Gaussian blobs.'
+      'Prototypical networks on Gaussian blobs, a run of seconds without any data.'
     """
     return in_file(name) if name.endswith(".py") else ours(name)
 

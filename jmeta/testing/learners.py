@@ -111,7 +111,9 @@ def _check_transformations(
         episode_fn(meta_params, tasks[0], key), losses[0], rtol, "the episode gives another result under jax.jit"
     )
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
-    together = jax.vmap(episode_fn, in_axes=(None, 0, None))(meta_params, stacked, key)
+    together = jax.jit(jax.vmap(episode_fn, in_axes=(None, 0, None)))(
+        meta_params, stacked, key
+    )  # one program, not many
     in_a_loop = jax.tree.map(lambda *leaves: jnp.stack(leaves), *losses)
     assert_close(together, in_a_loop, rtol, "jax.vmap over tasks differs from a loop over tasks")
     return run

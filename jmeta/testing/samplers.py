@@ -37,7 +37,7 @@ def check_sampler(sample: Sampler, key: RandomKey, *, num_ways: int | None = Non
     claim(not all_equal(tasks[0], tasks[1]), "two keys give the same task")
     assert_close(jax.jit(sample)(keys[0]), tasks[0], 1e-5, "jax.jit gives another task", atol=1e-5)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
-    assert_close(jax.vmap(sample)(keys), stacked, 1e-5, "jax.vmap over keys differs from a loop", atol=1e-5)
+    assert_close(jax.jit(jax.vmap(sample))(keys), stacked, 1e-5, "jax.vmap over keys differs from a loop", atol=1e-5)
     check_finite(stacked, "the task")
     if num_ways is not None:
         for name, labels in (("support", stacked.support.y), ("query", stacked.query.y)):

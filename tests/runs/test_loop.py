@@ -185,7 +185,7 @@ def test_too_many_skipped_steps_stop_the_run_and_can_be_replayed(tmp_path, tiny_
     assert f"In step 29 1 of its 4 tasks are at fault: task 1 (key data {poison[29 - 23].tolist()}" in message
     assert f"jmeta replay {folder} --step 29" in message
 
-    monkeypatch.setattr(recipes, "load", lambda name: tiny.recipe._replace(build=lambda options: experiment))
+    monkeypatch.setattr(recipes, "ours", lambda name: tiny.recipe._replace(build=lambda options: experiment))
     reports = replay.replay(folder, 29)
     assert [report.is_finite for report in reports] == [True, False, True, True]
     assert reports[1].key_data == tuple(poison[29 - 23].tolist())
@@ -223,8 +223,7 @@ def test_a_session_is_recorded(tmp_path, tiny_blobs):
     [
         (
             [True, True],
-            "no task by itself is at fault, so the step itself may be too large (lower the learning rate of the "
-            "meta-optimizer). Look",
+            "no task by itself is at fault, so the step itself may be too large (lower the meta-optimizer's rate). Look",
         ),
         ([False, True], "1 of its 2 tasks are at fault: task 0 "),
         ([False, False], "all 2 tasks are at fault, so perhaps the parameters or the inner loop: task 0 "),

@@ -31,7 +31,9 @@ def test_an_unknown_command_is_refused_with_a_suggestion(capsys, word, hint):
     assert capsys.readouterr().err.startswith(f"error: there is no command '{word}'; {hint}")
 
 
-def test_recipes_are_listed_with_a_line_each(capsys):
+def test_recipes_are_listed_with_a_line_each(capsys, monkeypatch):
+    for name in ("robot_unadapted", "glyphs_boil"):
+        monkeypatch.delitem(sys.modules, f"jmeta_recipe_{name}", raising=False)  # of another test
     assert jmeta("recipes") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == recipes.names()
