@@ -1,5 +1,6 @@
 """Commands in this process and in others, and what a run folder holds when they have ended."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -13,6 +14,8 @@ from jmeta import checkpoints
 from jmeta.runs import evaluate, log, state
 from jmeta.runs.main import run
 
+from .. import workers
+
 ROOT = pathlib.Path(__file__).parents[2]
 MINE = pathlib.Path(__file__).parent / "mine.py"
 """A recipe file such as a user has."""
@@ -25,12 +28,16 @@ def jmeta(*words):
     return run([str(word) for word in words])
 
 
+def environment(**variables):
+    """Variables of the processes that tests start: all compile quickly and alike, else their bits would differ."""
+    return {**os.environ, **workers.quick_environment(), "JAX_PLATFORMS": "cpu", **variables}
+
+
 def ran(words, timeout=240, **options):
     """`(exit status, output)` of another process."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    done = subprocess.run(
-        [str(word) for word in words], timeout=timeout, check=False, **{"cwd": ROOT, **pipes, **options}
-    )
+    options = {"cwd": ROOT, "env": environment(), **pipes, **options}
+    done = subprocess.run([str(word) for word in words], timeout=timeout, check=False, **options)
     return done.returncode, done.stdout
 
 

@@ -1,7 +1,6 @@
 """Tiny recipes, and processes to run and kill."""
 
 import dataclasses
-import os
 import subprocess
 import sys
 from typing import Any, NamedTuple
@@ -11,8 +10,7 @@ import pytest
 from jmeta.runs import Experiment, recipes
 from jmeta.runs.recipes import Recipe
 
-from .. import workers
-from .commands import MY_IMAGES, ROOT, write_images
+from .commands import MY_IMAGES, ROOT, environment, write_images
 from .jobs import OPTIONS
 
 
@@ -76,12 +74,11 @@ def start_process():
     `-c` and code may take the place of the module.
     """
     started = []
-    environment = {**os.environ, **workers.quick_environment(), "JAX_PLATFORMS": "cpu"}
 
     def start(module, *arguments):
         command = [sys.executable, *(["-m"] if module != "-c" else []), module, *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        started.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipes))
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment(), **pipes))
         return started[-1]
 
     yield start

@@ -17,7 +17,17 @@ import pytest
 
 from jmeta.runs.launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED
 
-from .commands import ROOT, children, content, ended, ran, the_error, wait_for_checkpoint_after, wait_for_end
+from .commands import (
+    ROOT,
+    children,
+    content,
+    ended,
+    environment,
+    ran,
+    the_error,
+    wait_for_checkpoint_after,
+    wait_for_end,
+)
 from .jobs import OPTIONS, command, damage, flipped, saved, truncated
 
 pytestmark = pytest.mark.usefixtures("eight_threads")
@@ -46,7 +56,9 @@ def asked_to_leave(whole, tmp_path_factory):
     folder = tmp_path_factory.mktemp("left")
     words = [*shlex.split("jmeta launch --processes 2 --devices 1 train"), *OPTIONS]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen([sys.executable, "-m", *words, "--run-dir", str(folder)], cwd=ROOT, **pipes) as launcher:
+    with subprocess.Popen(
+        [sys.executable, "-m", *words, "--run-dir", str(folder)], cwd=ROOT, env=environment(), **pipes
+    ) as launcher:
         wait_for_checkpoint_after(200, folder / "seed_0", launcher)
         launcher.terminate()
         status, output = ended(launcher)
@@ -142,7 +154,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(halfway, whole,
     before = saved(halfway)
     mounted = f'mount -t tmpfs -o size=2m none "{small}" && exec "$@"'
     words = [sys.executable, "-c", TWICE_ON_A_SMALL_DISK, halfway, small, *command(small / "run")]
-    status, output = ran([*MOUNT, mounted, "sh", *words], env={**os.environ, "ROOM": str(DISK_BYTES)})
+    status, output = ran([*MOUNT, mounted, "sh", *words], env=environment(ROOM=str(DISK_BYTES)))
     assert status == 0, output
     assert "No space left on device" in the_error(output, is_quiet=False)
     assert f"status {EXIT_MISTAKE} {[f'step_{step:08d}' for step in before]}\n" in output
