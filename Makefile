@@ -11,7 +11,9 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := $(if $(filter file default,$(origin PYTHON)),.venv,.venv-$(VERSION))
 BIN := $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist worksteal
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# editable_mode=compat puts this folder on the path: else a script beside a clone named jmeta would import the clone's folder
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+  --config-settings editable_mode=compat
 
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
@@ -32,7 +34,7 @@ test-all: $(VENV)/.installed-dev,peers
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright
 
 $(BIN)/python:
@@ -42,7 +44,7 @@ $(BIN)/python:
 
 $(VENV)/.installed-run: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing jmeta into $(VENV) (about a minute the first time)"
-	$(INSTALL) --editable '.[experiments]'
+	$(INSTALL) --editable '.[runs]'
 	@touch $@
 
 $(VENV)/.installed-%: $(BIN)/python pyproject.toml constraints.txt

@@ -1,5 +1,5 @@
-"""Recipes: one module each, with a frozen dataclass `RECIPE` whose docstring gives paper, command, time and score.
+"""Recipes: a file each, with a dataclass `Options` and a function `build(options) -> jmeta.runs.Experiment`.
 
-`parts` has the pieces that recipes are composed of. Only `experiments` imports this package; the library never sees a
-configuration.
+The docstring of `Options` gives paper, command, time and score. Each is run by `jmeta train NAME`, and read from top to
+bottom: it imports the library and no other recipe. In the installed package they are `jmeta.recipes`.
 """

@@ -2,33 +2,101 @@
 
 from dataclasses import dataclass
 
-from .parts import Bandit, Rl2, Testing, Training, Transformer
+import optax
+
+import jmeta
+from jmeta import models, runs
+from jmeta.domains import rl
+from jmeta.domains.rl import environments, policies, policy_gradients
 
 
 @dataclass(frozen=True)
-class BanditRl2Transformer:
+class Options:
     """RL² on five-armed Bernoulli bandits with 10 pulls, remembering by attention to all earlier pulls.
 
     Paper:    Duan et al., "RL²", 2016, arXiv:1611.02779, table 1, where the network is a GRU.
-    Command:  python -m experiments.train bandit_rl2_transformer
+    Command:  jmeta train bandit_rl2_transformer
     Time:     about 4 minutes on one CPU core.
     Expected: a total reward of 6.64; the Bayes-optimal policy gets 6.66.
     """
 
-    data: Bandit = Bandit(num_arms=5, num_pulls=10)
-    model: Transformer = Transformer(width=32, num_layers=2, num_heads=4)
-    method: Rl2 = Rl2(entropy_weight=0.03, entropy_schedule="linear")
-    training: Training = Training(
+    num_arms: int = 5
+    num_pulls: int = 10
+    width: int = 32
+    num_layers: int = 2
+    num_heads: int = 4
+    discount: float = 0.99
+    gae_lambda: float = 0.3
+    """Of the advantages: 1 trusts rewards alone, 0 the critic."""
+    reward_scale: float = 1.0
+    """Factor of the rewards for the critic, so that its guesses are not far from 1."""
+    entropy_weight: float = 0.03
+    """Goes linearly to zero."""
+    num_epochs: int = 2
+    """Passes over the collected episodes in a meta-step."""
+    num_minibatches: int = 2
+    """Updates in a pass, each on an equal share of the episodes."""
+    is_greedy: bool = True
+    """Take the most probable action when the policy is tested."""
+    meta_lr: float = 2e-3
+    """Goes linearly to zero."""
+    clip_norm: float = 1.0
+    training: runs.Training = runs.Training(
         num_steps=3000,
         tasks_per_step=512,
         steps_per_dispatch=100,
         evaluate_every=500,
         num_valid_tasks=20_000,
-        lr=2e-3,
-        schedule="linear",
-        clip_norm=1.0,
     )
-    testing: Testing = Testing(num_tasks=100_000, tasks_at_once=500)
+    testing: runs.Testing = runs.Testing(num_tasks=100_000, tasks_at_once=500)
 
 
-RECIPE = BanditRl2Transformer()
+def build(options: Options) -> runs.Experiment:
+    """The experiment with these options."""
+    runs.check_positive(meta_lr=options.meta_lr, clip_norm=options.clip_norm)
+    bandit, sample = environments.bernoulli_bandit(options.num_arms)
+    memory = models.causal_transformer(
+        width=options.width,
+        num_layers=options.num_layers,
+        num_heads=options.num_heads,
+        max_steps=options.num_pulls,
+    )
+    policy = policies.actor_critic(memory, bandit)
+    learner = rl.learners.rl2(policy)
+    loss_fn = policy_gradients.ppo_loss()
+    episode_fn = policy_gradients.with_fading_entropy(jmeta.episode(learner, loss_fn), options.entropy_weight)
+
+    num_updates = options.training.num_steps * options.num_epochs * options.num_minibatches
+    meta_lr = optax.linear_schedule(options.meta_lr, 0.0, num_updates)
+    acting = rl.acting.with_memory(
+        bandit,
+        policy,
+        episode_fn,
+        optax.chain(optax.clip_by_global_norm(options.clip_norm), optax.adam(meta_lr)),
+        num_steps=options.num_pulls,
+        discount=options.discount,
+        gae_lambda=options.gae_lambda,
+        reward_scale=options.reward_scale,
+        num_epochs=options.num_epochs,
+        num_minibatches=options.num_minibatches,
+        num_total_steps=options.training.num_steps,
+        batching=options.training.batching,
+        is_greedy=options.is_greedy,
+    )
+    return runs.Experiment(
+        learner=learner,
+        loss_fn=loss_fn,
+        source=environments.source(sample, f"bernoulli bandit, {options.num_arms} arms, {options.num_pulls} pulls"),
+        metric="return",
+        init=acting.init,
+        episode_fn=acting.episode_fn,
+        make_trainer=acting.trainer,
+        evaluated=acting.judged,
+        training_names={"loss": "objective"},
+        training=options.training,
+        testing=options.testing,
+    )
+
+
+if __name__ == "__main__":
+    runs.main(build, Options)

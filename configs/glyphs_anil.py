@@ -2,35 +2,72 @@
 
 from dataclasses import dataclass
 
-from .parts import Anil, Conv4, Images, Testing, Training
+import optax
+
+from jmeta import Learner, adjoints, learners, losses, models, runs
+from jmeta.domains import images
 
 
 @dataclass(frozen=True)
-class GlyphsAnil:
+class Options:
     """ANIL on glyphs, tested on a script never seen in training.
 
     Paper:    Raghu, Raghu, Bengio, Vinyals, "Rapid Learning or Feature Reuse?", 2020, arXiv:1909.09157.
-    Command:  python -m experiments.train glyphs_anil
+    Command:  jmeta train glyphs_anil
     Time:     1.4 minutes of meta-steps, measured on 2 CPU cores that were busy with other work too.
     Expected: 83.0 % inductive and 84.9 % transductive (5-way 1-shot, 1000 test tasks), where the nearest
               mean of pixels has 43 %.
     """
 
-    data: Images = Images("glyphs")
-    model: Conv4 = Conv4(num_filters=32, pooling="strided", norm="batch")
-    method: Anil = Anil(num_steps=5, inner_lr=0.1)
-    training: Training = Training(
+    num_ways: int = 5
+    num_shots: int = 1
+    num_filters: int = 32
+    num_steps: int = 5
+    """Inner steps in training, of the head alone."""
+    num_test_steps: int | None = None
+    """As many as in training if not given."""
+    inner_lr: float = 0.1
+    first_order: bool = False
+    """Ignore second derivatives."""
+    meta_lr: float = 2e-3
+    """Goes linearly to zero."""
+    clip_norm: float = 10.0
+    training: runs.Training = runs.Training(
         num_steps=1000,
         tasks_per_step=8,
         steps_per_dispatch=50,
         evaluate_every=250,
         num_valid_tasks=320,
-        lr=2e-3,
-        schedule="linear",
-        clip_norm=10.0,
         batching="scan",
     )
-    testing: Testing = Testing(num_ways=5, num_shots=1)
+    testing: runs.Testing = runs.Testing()
 
 
-RECIPE = GlyphsAnil()
+def build(options: Options) -> runs.Experiment:
+    """The experiment with these options."""
+    runs.check_positive(inner_lr=options.inner_lr, meta_lr=options.meta_lr, clip_norm=options.clip_norm)
+    body = models.conv4(None, num_filters=options.num_filters, pooling="strided", norm="batch")
+    head = models.mlp([options.num_ways])
+    classifier = models.conv4(options.num_ways, num_filters=options.num_filters, pooling="strided", norm="batch")
+    adjoint = adjoints.first_order() if options.first_order else adjoints.unrolled()
+
+    def anil(num_steps: int) -> Learner:
+        inner = optax.sgd(options.inner_lr)
+        return learners.anil(body, head, losses.cross_entropy, inner, num_steps=num_steps, adjoint=adjoint)
+
+    meta_lr = optax.linear_schedule(options.meta_lr, 0.0, options.training.num_steps)
+    return runs.Experiment(
+        learner=anil(options.num_steps),
+        loss_fn=losses.cross_entropy,
+        source=images.protocols.glyphs.source(num_ways=options.num_ways, num_shots=options.num_shots),
+        optimizer=optax.chain(optax.clip_by_global_norm(options.clip_norm), optax.adam(meta_lr)),
+        with_num_steps=anil,
+        num_test_steps=options.num_steps if options.num_test_steps is None else options.num_test_steps,
+        baselines=images.baselines(classifier, num_ways=options.num_ways),
+        training=options.training,
+        testing=options.testing,
+    )
+
+
+if __name__ == "__main__":
+    runs.main(build, Options)

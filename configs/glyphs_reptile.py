@@ -2,15 +2,18 @@
 
 from dataclasses import dataclass
 
-from .parts import Conv4, Images, Reptile, Testing, Training
+import optax
+
+from jmeta import Learner, learners, losses, models, runs
+from jmeta.domains import images
 
 
 @dataclass(frozen=True)
-class GlyphsReptile:
+class Options:
     """Reptile on glyphs, tested on a script never seen in training.
 
     Paper:    Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, arXiv:1803.02999.
-    Command:  python -m experiments.train glyphs_reptile
+    Command:  jmeta train glyphs_reptile
     Time:     0.9 minutes of meta-steps, measured on 2 CPU cores that were busy with other work too.
     Expected: 61.0 % inductive and 64.3 % transductive (5-way 1-shot, 1000 test tasks), where the nearest
               mean of pixels has 43 %.
@@ -19,21 +22,71 @@ class GlyphsReptile:
     inner optimizer that starts afresh for every task it reached 46.9 % and 48.4 %.
     """
 
-    data: Images = Images("glyphs", train_shots=5, train_queries=1)
-    model: Conv4 = Conv4(num_filters=32, pooling="strided", norm="batch")
-    method: Reptile = Reptile(num_steps=5, batch_size=10, inner_lr=3e-3, num_test_steps=50, test_batch_size=5)
-    training: Training = Training(
+    num_ways: int = 5
+    num_shots: int = 1
+    train_shots: int = 5
+    """Support examples of each class in training."""
+    num_filters: int = 32
+    num_steps: int = 5
+    """Inner steps in training."""
+    batch_size: int = 10
+    """Examples of an inner step in training."""
+    num_test_steps: int = 50
+    test_batch_size: int = 5
+    inner_lr: float = 3e-3
+    learns_optimizer_state: bool = True
+    """Whether the running mean of squared gradients goes on from task to task, as in the paper's code."""
+    meta_lr: float = 1.0
+    """Rate of the plain SGD that a meta-step is, at most 1 with a learned state; goes linearly to zero."""
+    training: runs.Training = runs.Training(
         num_steps=1000,
         tasks_per_step=5,
         steps_per_dispatch=50,
         evaluate_every=250,
         num_valid_tasks=320,
-        optimizer="sgd",
-        lr=1.0,
-        schedule="linear",
         batching="scan",
     )
-    testing: Testing = Testing(num_ways=5, num_shots=1)
+    testing: runs.Testing = runs.Testing()
 
 
-RECIPE = GlyphsReptile()
+def build(options: Options) -> runs.Experiment:
+    """The experiment with these options."""
+    runs.check_positive(inner_lr=options.inner_lr, meta_lr=options.meta_lr)
+    if options.learns_optimizer_state and options.meta_lr > 1:
+        raise ValueError(
+            f"meta_lr={options.meta_lr:g}; expected at most 1: a larger step may take the learned running mean of "
+            "squared gradients below zero; lower it, or pass --no-learns-optimizer-state"
+        )
+    network = models.conv4(options.num_ways, num_filters=options.num_filters, pooling="strided", norm="batch")
+    inner = optax.adam(options.inner_lr, b1=0.0)
+    if options.learns_optimizer_state:  # the same, without the count of steps that corrects a new task's mean
+        inner = optax.rmsprop(options.inner_lr, decay=0.999, initial_scale=1e-4, eps_in_sqrt=False)
+
+    def reptile(num_steps: int, batch_size: int = options.test_batch_size) -> Learner:
+        return learners.reptile(
+            network,
+            losses.cross_entropy,
+            inner,
+            num_steps=num_steps,
+            batch_size=batch_size,
+            learns_optimizer_state=options.learns_optimizer_state,
+        )
+
+    return runs.Experiment(
+        learner=reptile(options.num_steps, options.batch_size),
+        loss_fn=losses.cross_entropy,
+        source=images.protocols.glyphs.source(
+            num_ways=options.num_ways, num_shots=options.num_shots, train_shots=options.train_shots, train_queries=1
+        ),
+        optimizer=optax.sgd(optax.linear_schedule(options.meta_lr, 0.0, options.training.num_steps)),
+        with_num_steps=reptile,
+        num_test_steps=options.num_test_steps,
+        training_names={"loss": "objective"},  # half the squared distance to where a task's training arrives
+        baselines=images.baselines(network, num_ways=options.num_ways),
+        training=options.training,
+        testing=options.testing,
+    )
+
+
+if __name__ == "__main__":
+    runs.main(build, Options)

@@ -1,16 +1,21 @@
 """MAML for reinforcement learning on point navigation, the paper's first such experiment."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from .parts import MamlRl, Mlp, Navigation, Testing, Training
+import optax
+
+from jmeta import models, runs
+from jmeta.domains import rl
+from jmeta.domains.rl import environments, policies, policy_gradients
 
 
 @dataclass(frozen=True)
-class NavigationMaml:
+class Options:
     """MAML with policy gradients on dense point navigation.
 
     Paper:    Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning", 2017, arXiv:1703.03400, section 5.3.
-    Command:  python -m experiments.train navigation_maml
+    Command:  jmeta train navigation_maml
     Time:     about 10 minutes on 2 CPU cores.
     Expected: mean return of -39.0 and -12.7 after 0 and 1 gradient steps (the paper: -40.4 and -11.7). At the second
               step a few tasks run away and rule the mean (the paper: -3.3); half of the tasks are above -6.8.
@@ -19,17 +24,102 @@ class NavigationMaml:
     a gradient, 20 tasks. Models are chosen by their return after one step, as they are trained.
     """
 
-    data: Navigation = Navigation("dense", num_rollouts=1)
-    model: Mlp = Mlp(hidden=(100, 100))
-    method: MamlRl = MamlRl(num_steps=1, inner_lr=0.1, later_inner_lr=0.05)
-    training: Training = Training(
-        num_steps=500,
-        tasks_per_step=20,
-        steps_per_dispatch=10,
-        evaluate_every=50,
-        num_valid_tasks=100,
+    horizon: int = 100
+    """Steps of a rollout, at most."""
+    num_rollouts: int = 20
+    """Rollouts of each inner step, and of the adapted policy."""
+    hidden: tuple[int, ...] = (100, 100)
+    num_steps: int = 1
+    """Inner steps in training."""
+    num_test_steps: int | None = None
+    """Inner steps at test; as many as in training if not given."""
+    inner_lr: float = 0.1
+    later_inner_lr: float | None = 0.05
+    """Of all inner steps after the first; the same if not given."""
+    surrogate: Literal["reinforce", "likelihood_ratio", "dice"] = "reinforce"
+    """What an inner step descends."""
+    discount: float = 0.99
+    gae_lambda: float = 1.0
+    """Of the advantages: 1 trusts rewards alone, 0 the baseline."""
+    initial_log_std: float = 0.0
+    """Logarithm of the standard deviation of a new policy's actions."""
+    outer: Literal["trpo", "ppo"] = "trpo"
+    """How the start is improved."""
+    max_divergence: float = 0.01
+    """Of TRPO: bound on the mean KL divergence of a meta-step."""
+    clip: float = 0.3
+    """Of PPO."""
+    num_epochs: int = 5
+    """Of PPO: updates on the same rollouts."""
+    meta_lr: float = 1e-3
+    """Of PPO."""
+    kl_weight: float = 0.0
+    """Of ProMP's penalty on changes of the policies that rolled out."""
+    exploration_weight: float = 0.0
+    """Of E-MAML's term; 1 makes the meta-gradient that of the expected return."""
+    training: runs.Training = runs.Training(
+        num_steps=500, tasks_per_step=20, steps_per_dispatch=10, evaluate_every=50, num_valid_tasks=100
     )
-    testing: Testing = Testing(num_tasks=1000, tasks_at_once=20)
+    testing: runs.Testing = runs.Testing(num_tasks=1000, tasks_at_once=20)
 
 
-RECIPE = NavigationMaml()
+def build(options: Options) -> runs.Experiment:
+    """The experiment with these options."""
+    runs.check_positive(inner_lr=options.inner_lr, later_inner_lr=options.later_inner_lr, meta_lr=options.meta_lr)
+    navigation, sample = environments.point_navigation(num_steps=options.horizon)
+    navigation = environments.scaled_actions(navigation)
+    (num_actions,) = navigation.action_space(navigation.default_params).shape
+    policy = policies.memoryless(
+        models.mlp((*options.hidden, num_actions)), navigation, initial_log_std=options.initial_log_std
+    )
+    surrogate = {
+        "reinforce": policy_gradients.reinforce,
+        "likelihood_ratio": policy_gradients.likelihood_ratio,
+        "dice": policy_gradients.dice(num_steps=options.horizon),
+    }[options.surrogate]
+    inner_lr = options.inner_lr
+    if options.later_inner_lr is not None:
+        inner_lr = optax.piecewise_constant_schedule(inner_lr, {1: options.later_inner_lr / inner_lr})
+    descent = optax.sgd(inner_lr)
+    inner = rl.acting.adapting(
+        navigation,
+        policy,
+        surrogate,
+        descent,
+        num_rollouts=options.num_rollouts,
+        horizon=options.horizon,
+        discount=options.discount,
+        gae_lambda=options.gae_lambda,
+    )
+
+    shared = {
+        "num_steps": options.num_steps,
+        "kl_weight": options.kl_weight,
+        "exploration_weight": options.exploration_weight,
+        "batching": options.training.batching,
+    }
+    if options.outer == "trpo":
+        acting = rl.acting.maml_with_trpo(inner, max_divergence=options.max_divergence, **shared)
+    else:
+        meta_optimizer = optax.adam(options.meta_lr)
+        acting = rl.acting.maml_with_ppo(
+            inner, meta_optimizer, clip=options.clip, num_epochs=options.num_epochs, **shared
+        )
+    return runs.Experiment(
+        learner=rl.learners.maml_rl(policy, surrogate, descent, num_steps=options.num_steps, roll_out=inner.roll_out),
+        loss_fn=policy_gradients.likelihood_ratio,
+        source=environments.source(sample, f"dense point navigation, 1 rollouts of {options.horizon} steps"),
+        metric="return",
+        init=acting.init,
+        episode_fn=acting.episode_fn,
+        make_trainer=acting.trainer,
+        with_num_steps=lambda num_steps: rl.acting.returns_after(inner, num_steps),
+        num_test_steps=options.num_steps if options.num_test_steps is None else options.num_test_steps,
+        training_names={"loss": "objective"},
+        training=options.training,
+        testing=options.testing,
+    )
+
+
+if __name__ == "__main__":
+    runs.main(build, Options)

@@ -1,41 +1,135 @@
 """VariBAD on point navigation, three rollouts an episode."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from .parts import Navigation, Recurrent, Rl2, Testing, Training, Varibad
+import optax
+
+import jmeta
+from jmeta import models, runs
+from jmeta.domains import rl
+from jmeta.domains.rl import environments, policy_gradients
+from jmeta.domains.rl.learners import task_inference, varibad, varibad_policy
 
 
 @dataclass(frozen=True)
-class NavigationVaribad:
+class Options:
     """VariBAD on dense point navigation; `navigation_rl2` is the same with RL² in its place.
 
     Paper:    Zintgraf et al., "VariBAD", 2020, arXiv:1910.08348, figures 3 and 4 are of a like problem on a grid.
-    Command:  python -m experiments.train navigation_varibad
+    Command:  jmeta train navigation_varibad
     Time:     about a minute on one CPU core.
     Expected: returns of -2.6, -1.0 and -1.0 in the three rollouts: above RL²'s in the first and below them afterwards,
               over the whole episode the same. It is as quick on its way, but in 3 % of tasks it rests more than 0.1
               from the goal, and in the others 0.020 from it, where RL² does in none, and rests at 0.013.
     """
 
-    data: Navigation = Navigation("dense", num_rollouts=3, horizon=20, ends_at_goal=False)
-    model: Recurrent = Recurrent("gru", width=64, max_span=30)
-    method: Varibad = Varibad(
-        acting=Rl2(discount=0.97, gae_lambda=0.9, entropy_weight=0.0, num_epochs=4, reward_scale=0.1),
-        num_latents=5,
-        kl_weight=0.1,
-        num_elbo_terms=15,
-    )
-    training: Training = Training(
+    reward: Literal["dense", "sparse"] = "dense"
+    """Minus the distance to a goal in a square, or a reward only near a goal on a half circle."""
+    num_rollouts: int = 3
+    """Rollouts of an episode."""
+    horizon: int = 20
+    """Steps of a rollout."""
+    ends_at_goal: bool = False
+    """Whether a rollout with dense rewards ends at the goal. In an episode of several, that pays who stops short."""
+    width: int = 64
+    max_span: int | None = 30
+    """Steps that the longest-lived part of a new memory lasts; a few if not given."""
+    num_latents: int = 5
+    """Numbers of the task's embedding."""
+    kl_weight: float = 0.1
+    num_elbo_terms: int | None = 15
+    """Steps of an episode whose beliefs are decoded in an update, drawn at random; all if not given."""
+    decoder: tuple[int, ...] = (64, 32)
+    """Hidden widths of the network that predicts rewards from the embedding."""
+    trunk: tuple[int, ...] = (64, 64)
+    """Widths of the policy's network."""
+    discount: float = 0.97
+    gae_lambda: float = 0.9
+    """Of the advantages: 1 trusts rewards alone, 0 the critic."""
+    reward_scale: float = 0.1
+    """Factor of the rewards for the critic, so that its guesses are not far from 1."""
+    entropy_weight: float = 0.0
+    num_epochs: int = 4
+    """Passes over the collected episodes in a meta-step."""
+    num_minibatches: int = 2
+    """Updates in a pass, each on an equal share of the episodes."""
+    initial_log_std: float = 0.0
+    """Logarithm of the standard deviation of a new policy's actions."""
+    is_greedy: bool = True
+    """Take the most probable action when the policy is tested."""
+    meta_lr: float = 3e-3
+    """Goes linearly to zero."""
+    clip_norm: float = 1.0
+    training: runs.Training = runs.Training(
         num_steps=800,
         tasks_per_step=64,
         steps_per_dispatch=10,
         evaluate_every=100,
         num_valid_tasks=500,
-        lr=3e-3,
-        schedule="linear",
-        clip_norm=1.0,
     )
-    testing: Testing = Testing(num_tasks=10_000, tasks_at_once=100)
+    testing: runs.Testing = runs.Testing(num_tasks=10_000, tasks_at_once=100)
 
 
-RECIPE = NavigationVaribad()
+def build(options: Options) -> runs.Experiment:
+    """The experiment with these options."""
+    runs.check_positive(meta_lr=options.meta_lr, clip_norm=options.clip_norm)
+    if options.reward == "dense":
+        goal_radius = 0.01 if options.ends_at_goal else 0.0
+        navigation, sample = environments.point_navigation(num_steps=options.horizon, goal_radius=goal_radius)
+    else:
+        navigation, sample = environments.sparse_point_navigation(num_steps=options.horizon)
+    navigation = environments.scaled_actions(navigation)
+
+    inference = task_inference(
+        models.gru(options.width, max_span=options.max_span),
+        models.mlp((*options.decoder, 1)),
+        navigation,
+        num_latents=options.num_latents,
+        kl_weight=options.kl_weight,
+        num_elbo_terms=options.num_elbo_terms,
+    )
+    trunk = models.mlp(options.trunk)
+    policy = varibad_policy(inference, trunk, navigation, initial_log_std=options.initial_log_std)
+    learner = varibad(inference, trunk, navigation, initial_log_std=options.initial_log_std)
+    loss_fn = policy_gradients.ppo_loss(entropy_weight=options.entropy_weight)
+    episode_fn = jmeta.episode(learner, loss_fn)
+
+    num_updates = options.training.num_steps * options.num_epochs * options.num_minibatches
+    meta_lr = optax.linear_schedule(options.meta_lr, 0.0, num_updates)
+    acting = rl.acting.with_memory(
+        navigation,
+        policy,
+        episode_fn,
+        optax.chain(optax.clip_by_global_norm(options.clip_norm), optax.adam(meta_lr)),
+        num_steps=options.num_rollouts * options.horizon,
+        discount=options.discount,
+        gae_lambda=options.gae_lambda,
+        reward_scale=options.reward_scale,
+        num_epochs=options.num_epochs,
+        num_minibatches=options.num_minibatches,
+        num_total_steps=options.training.num_steps,
+        batching=options.training.batching,
+        num_rollouts=options.num_rollouts,
+        is_greedy=options.is_greedy,
+    )
+    return runs.Experiment(
+        learner=learner,
+        loss_fn=loss_fn,
+        source=environments.source(
+            sample,
+            f"{options.reward} point navigation, {options.num_rollouts} rollouts of {options.horizon} steps",
+        ),
+        metric="return",
+        init=acting.init,
+        episode_fn=acting.episode_fn,
+        make_trainer=acting.trainer,
+        evaluated=acting.judged,
+        training_names={"loss": "objective"},
+        training=options.training,
+        testing=options.testing,
+    )
+
+
+if __name__ == "__main__":
+    runs.main(build, Options)

@@ -2,38 +2,91 @@
 
 from dataclasses import dataclass
 
-from .parts import Conv4, Images, Reptile, Testing, Training
+import optax
+
+from jmeta import Learner, learners, losses, models, runs
+from jmeta.domains import images
 
 
 @dataclass(frozen=True)
-class OmniglotReptile2018:
+class Options:
     """Reptile on Omniglot, protocol `reptile2018`.
 
     Paper:    Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, arXiv:1803.02999, section 6.1.
-    Command:  python -m experiments.train omniglot_reptile2018
-              for 20 ways add --testing.num-ways 20 --method.batch-size 20 --method.num-steps 10
-              --method.test-batch-size 10 --training.num-steps 200000
+    Command:  jmeta train omniglot_reptile2018
+              for 20 ways add --num-ways 20 --batch-size 20 --num-steps 10 --test-batch-size 10
+              --training.num-steps 200000
     Time:     0.05 s a meta-step on one CPU core: 1 h 25 min.
     Expected: 95.11 ± 0.19 % inductive and 97.37 ± 0.15 % transductive after 40,000 meta-steps, 5-way 1-shot;
               the paper has 95.39 ± 0.09 % inductive and 97.68 ± 0.04 % transductive (5-way 1-shot); 88.14 ± 0.15 % and
               89.43 ± 0.14 % (20-way 1-shot).
     """
 
-    data: Images = Images("reptile2018")
-    model: Conv4 = Conv4(num_filters=64, pooling="strided", norm="batch")
-    method: Reptile = Reptile(num_steps=5, batch_size=10, inner_lr=1e-3, test_batch_size=5)
-    training: Training = Training(
+    num_ways: int = 5
+    num_shots: int = 1
+    train_shots: int = 10
+    """Support examples of each class in training."""
+    num_filters: int = 64
+    num_steps: int = 5
+    """Inner steps in training."""
+    batch_size: int = 10
+    """Examples of an inner step in training."""
+    num_test_steps: int = 50
+    test_batch_size: int = 5
+    inner_lr: float = 1e-3
+    learns_optimizer_state: bool = True
+    """Whether the running mean of squared gradients goes on from task to task, as in the paper's code."""
+    meta_lr: float = 1.0
+    """Rate of the plain SGD that a meta-step is, at most 1 with a learned state; goes linearly to zero."""
+    training: runs.Training = runs.Training(
         num_steps=100_000,
         tasks_per_step=5,
         steps_per_dispatch=100,
         evaluate_every=5000,
         num_valid_tasks=200,
-        optimizer="sgd",
-        lr=1.0,
         batching="scan",
-        schedule="linear",
     )
-    testing: Testing = Testing(num_ways=5, num_shots=1)
+    testing: runs.Testing = runs.Testing()
 
 
-RECIPE = OmniglotReptile2018()
+def build(options: Options) -> runs.Experiment:
+    """The experiment with these options."""
+    runs.check_positive(inner_lr=options.inner_lr, meta_lr=options.meta_lr)
+    if options.learns_optimizer_state and options.meta_lr > 1:
+        raise ValueError(
+            f"meta_lr={options.meta_lr:g}; expected at most 1: a larger step may take the learned running mean of "
+            "squared gradients below zero; lower it, or pass --no-learns-optimizer-state"
+        )
+    network = models.conv4(options.num_ways, num_filters=options.num_filters, pooling="strided", norm="batch")
+    inner = optax.adam(options.inner_lr, b1=0.0)
+    if options.learns_optimizer_state:  # the same, without the count of steps that corrects a new task's mean
+        inner = optax.rmsprop(options.inner_lr, decay=0.999, initial_scale=1e-4, eps_in_sqrt=False)
+
+    def reptile(num_steps: int, batch_size: int = options.test_batch_size) -> Learner:
+        return learners.reptile(
+            network,
+            losses.cross_entropy,
+            inner,
+            num_steps=num_steps,
+            batch_size=batch_size,
+            learns_optimizer_state=options.learns_optimizer_state,
+        )
+
+    return runs.Experiment(
+        learner=reptile(options.num_steps, options.batch_size),
+        loss_fn=losses.cross_entropy,
+        source=images.protocols.reptile2018.source(
+            num_ways=options.num_ways, num_shots=options.num_shots, train_shots=options.train_shots
+        ),
+        optimizer=optax.sgd(optax.linear_schedule(options.meta_lr, 0.0, options.training.num_steps)),
+        with_num_steps=reptile,
+        num_test_steps=options.num_test_steps,
+        training_names={"loss": "objective"},  # half the squared distance to where a task's training arrives
+        baselines=images.baselines(network, num_ways=options.num_ways),
+        training=options.training,
+        testing=options.testing,
+    )
+
+
+if __name__ == "__main__":
+    runs.main(build, Options)

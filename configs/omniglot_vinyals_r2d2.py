@@ -2,38 +2,72 @@
 
 from dataclasses import dataclass
 
-from .parts import Conv4, Images, Ridge, Testing, Training
+import optax
+
+from jmeta import learners, losses, models, runs
+from jmeta.domains import images
 
 
 @dataclass(frozen=True)
-class OmniglotVinyalsR2d2:
+class Options:
     """R2D2, ridge regression on learned features, on Omniglot, protocol `vinyals`.
 
     Paper:    Bertinetto, Henriques, Torr, Vedaldi, "Meta-learning with differentiable closed-form solvers", 2019,
               arXiv:1805.08136.
-    Command:  python -m experiments.train omniglot_vinyals_r2d2
+    Command:  jmeta train omniglot_vinyals_r2d2
     Time:     0.29 s a meta-step on one CPU core, so 20,000 take 1.6 hours.
-    Expected: 97.7 % (5-way 1-shot, 1000 test tasks) after 4,000 meta-steps with --training.halve-lr-every 1000.
+    Expected: 97.7 % (5-way 1-shot, 1000 test tasks) after 4,000 meta-steps with --halve-lr-every 1000.
 
     Differs from the paper: four blocks of 64 filters, group normalisation.
     """
 
-    data: Images = Images("vinyals", train_ways=20, train_shots=1, train_queries=5)
-    model: Conv4 = Conv4(num_filters=64, pooling="max", norm="group")
-    method: Ridge = Ridge()
-    training: Training = Training(
+    num_ways: int = 5
+    num_shots: int = 1
+    train_ways: int = 20
+    """Classes of a training task."""
+    train_shots: int = 1
+    """Support examples of each class in training."""
+    train_queries: int = 5
+    """Queries of each class in training."""
+    num_filters: int = 64
+    meta_lr: float = 1e-3
+    """Halved every `halve_lr_every` meta-steps."""
+    halve_lr_every: int = 5000
+    training: runs.Training = runs.Training(
         num_steps=20_000,
         tasks_per_step=2,
         steps_per_dispatch=50,
         evaluate_every=500,
         num_valid_tasks=200,
-        lr=1e-3,
         batching="scan",
-        schedule="halved",
-        halve_lr_every=5000,
         patience=10,
     )
-    testing: Testing = Testing(num_ways=5, num_shots=1)
+    testing: runs.Testing = runs.Testing()
 
 
-RECIPE = OmniglotVinyalsR2d2()
+def build(options: Options) -> runs.Experiment:
+    """The experiment with these options."""
+    runs.check_positive(meta_lr=options.meta_lr, halve_lr_every=options.halve_lr_every)
+    embedding = models.conv4(None, num_filters=options.num_filters, pooling="max", norm="group")
+    classifier = models.conv4(options.num_ways, num_filters=options.num_filters, pooling="max", norm="group")
+    meta_lr = optax.exponential_decay(options.meta_lr, options.halve_lr_every, 0.5, staircase=True)
+    return runs.Experiment(
+        learner=learners.ridge(embedding, num_ways=options.train_ways),
+        evaluated=learners.ridge(embedding, num_ways=options.num_ways),
+        loss_fn=losses.cross_entropy,
+        source=images.protocols.vinyals.source(
+            num_ways=options.num_ways,
+            num_shots=options.num_shots,
+            train_ways=options.train_ways,
+            train_shots=options.train_shots,
+            train_queries=options.train_queries,
+        ),
+        optimizer=optax.adam(meta_lr),
+        baselines=images.baselines(classifier, num_ways=options.num_ways),
+        training=options.training,
+        testing=options.testing,
+    )
+
+
+if __name__ == "__main__":
+    runs.main(build, Options)

@@ -1,43 +1,124 @@
 """MAML for reinforcement learning on a robot."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from .parts import MamlRl, Mlp, Robot, Testing, Training
+import optax
+
+from jmeta import models, runs
+from jmeta.domains import rl
+from jmeta.domains.rl import policies, policy_gradients
+from jmeta.domains.rl.environments.robots.splits import NUM_STEPS, RobotName, TestedOn, environment_and_source
 
 
 @dataclass(frozen=True)
-class RobotMaml:
+class Options:
     """MAML with policy gradients on the crawler: 20 rollouts a gradient step.
 
     Paper:    Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning", 2017, arXiv:1703.03400, section 5.3; the robot is
               this project's own.
-    Command:  python -m experiments.train robot_maml
+    Command:  jmeta train robot_maml
     Time:     about 15 minutes on one CPU core.
     Expected: returns of -4, 23, 29 and 32 after 0 to 3 gradient steps with bodies unlike those of training, and 77
-              after one with bodies from the ranges of training (`--tested-on trained` of `experiments.evaluate`).
+              after one with bodies from the ranges of training (`--tested-on trained` of `jmeta evaluate`).
     """
 
-    data: Robot = Robot("crawler", num_rollouts=1)
-    model: Mlp = Mlp(hidden=(64, 64))
-    method: MamlRl = MamlRl(
-        num_steps=1,
-        inner_lr=0.1,
-        later_inner_lr=0.05,
-        surrogate="likelihood_ratio",
-        num_rollouts=20,
-        horizon=50,
-        discount=0.98,
-        gae_lambda=0.97,
-        initial_log_std=-0.5,
+    robot: RobotName = "crawler"
+    tested_on: TestedOn = "held_out"
+    """Ranges that the bodies of meta_test are drawn from: outside of those of training, or the same."""
+    num_rollouts: int = 20
+    """Rollouts of each inner step, and of the adapted policy."""
+    hidden: tuple[int, ...] = (64, 64)
+    num_steps: int = 1
+    """Inner steps in training."""
+    num_test_steps: int | None = None
+    """Inner steps at test; as many as in training if not given."""
+    inner_lr: float = 0.1
+    later_inner_lr: float | None = 0.05
+    """Of all inner steps after the first; the same if not given."""
+    surrogate: Literal["reinforce", "likelihood_ratio", "dice"] = "likelihood_ratio"
+    """What an inner step descends."""
+    discount: float = 0.98
+    gae_lambda: float = 0.97
+    """Of the advantages: 1 trusts rewards alone, 0 the baseline."""
+    initial_log_std: float = -0.5
+    """Logarithm of the standard deviation of a new policy's actions."""
+    outer: Literal["trpo", "ppo"] = "trpo"
+    """How the start is improved."""
+    max_divergence: float = 0.01
+    """Of TRPO: bound on the mean KL divergence of a meta-step."""
+    clip: float = 0.3
+    """Of PPO."""
+    num_epochs: int = 5
+    """Of PPO: updates on the same rollouts."""
+    meta_lr: float = 1e-3
+    """Of PPO."""
+    kl_weight: float = 0.0
+    """Of ProMP's penalty on changes of the policies that rolled out."""
+    exploration_weight: float = 0.0
+    """Of E-MAML's term; 1 makes the meta-gradient that of the expected return."""
+    training: runs.Training = runs.Training(
+        num_steps=400, tasks_per_step=20, steps_per_dispatch=5, evaluate_every=50, num_valid_tasks=100
     )
-    training: Training = Training(
-        num_steps=400,
-        tasks_per_step=20,
-        steps_per_dispatch=5,
-        evaluate_every=50,
-        num_valid_tasks=100,
-    )
-    testing: Testing = Testing(num_tasks=1000, tasks_at_once=20)
+    testing: runs.Testing = runs.Testing(num_tasks=1000, tasks_at_once=20)
 
 
-RECIPE = RobotMaml()
+def build(options: Options) -> runs.Experiment:
+    """The experiment with these options."""
+    runs.check_positive(inner_lr=options.inner_lr, later_inner_lr=options.later_inner_lr, meta_lr=options.meta_lr)
+    robot, source = environment_and_source(options.robot, num_rollouts=1, tested_on=options.tested_on)
+    (num_actions,) = robot.action_space(robot.default_params).shape
+    policy = policies.memoryless(
+        models.mlp((*options.hidden, num_actions)), robot, initial_log_std=options.initial_log_std
+    )
+    surrogate = {
+        "reinforce": policy_gradients.reinforce,
+        "likelihood_ratio": policy_gradients.likelihood_ratio,
+        "dice": policy_gradients.dice(num_steps=NUM_STEPS),
+    }[options.surrogate]
+    inner_lr = options.inner_lr
+    if options.later_inner_lr is not None:
+        inner_lr = optax.piecewise_constant_schedule(inner_lr, {1: options.later_inner_lr / inner_lr})
+    descent = optax.sgd(inner_lr)
+    inner = rl.acting.adapting(
+        robot,
+        policy,
+        surrogate,
+        descent,
+        num_rollouts=options.num_rollouts,
+        horizon=NUM_STEPS,
+        discount=options.discount,
+        gae_lambda=options.gae_lambda,
+    )
+
+    shared = {
+        "num_steps": options.num_steps,
+        "kl_weight": options.kl_weight,
+        "exploration_weight": options.exploration_weight,
+        "batching": options.training.batching,
+    }
+    if options.outer == "trpo":
+        acting = rl.acting.maml_with_trpo(inner, max_divergence=options.max_divergence, **shared)
+    else:
+        meta_optimizer = optax.adam(options.meta_lr)
+        acting = rl.acting.maml_with_ppo(
+            inner, meta_optimizer, clip=options.clip, num_epochs=options.num_epochs, **shared
+        )
+    return runs.Experiment(
+        learner=rl.learners.maml_rl(policy, surrogate, descent, num_steps=options.num_steps, roll_out=inner.roll_out),
+        loss_fn=policy_gradients.likelihood_ratio,
+        source=source,
+        metric="return",
+        init=acting.init,
+        episode_fn=acting.episode_fn,
+        make_trainer=acting.trainer,
+        with_num_steps=lambda num_steps: rl.acting.returns_after(inner, num_steps),
+        num_test_steps=options.num_steps if options.num_test_steps is None else options.num_test_steps,
+        training_names={"loss": "objective"},
+        training=options.training,
+        testing=options.testing,
+    )
+
+
+if __name__ == "__main__":
+    runs.main(build, Options)

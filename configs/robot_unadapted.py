@@ -2,35 +2,103 @@
 
 from dataclasses import dataclass
 
-from .parts import Forgetful, Rl2, Robot, Testing, Training
+import optax
+
+import jmeta
+from jmeta import models, runs
+from jmeta.domains import rl
+from jmeta.domains.rl import environments, policies, policy_gradients
+from jmeta.domains.rl.environments.robots.splits import NUM_STEPS, RobotName, TestedOn, environment_and_source
 
 
 @dataclass(frozen=True)
-class RobotUnadapted:
+class Options:
     """PPO on the crawler's tasks with a policy of the present observation alone.
 
     Paper:    Schulman et al., "Proximal Policy Optimization Algorithms", 2017, arXiv:1707.06347.
-    Command:  python -m experiments.train robot_unadapted
+    Command:  jmeta train robot_unadapted
     Time:     about 4 minutes on one CPU core.
     Expected: a return of 0, since it cannot know which way to go.
     """
 
-    data: Robot = Robot("crawler", num_rollouts=3)
-    model: Forgetful = Forgetful(hidden=(64, 64))
-    method: Rl2 = Rl2(
-        discount=0.98, gae_lambda=0.95, reward_scale=0.2, entropy_weight=0.0, num_epochs=4, initial_log_std=-0.5
-    )
-    training: Training = Training(
+    robot: RobotName = "crawler"
+    num_rollouts: int = 3
+    """Rollouts of an episode."""
+    tested_on: TestedOn = "held_out"
+    """Ranges that the bodies of meta_test are drawn from: outside of those of training, or the same."""
+    hidden: tuple[int, ...] = (64, 64)
+    discount: float = 0.98
+    gae_lambda: float = 0.95
+    """Of the advantages: 1 trusts rewards alone, 0 the critic."""
+    reward_scale: float = 0.2
+    """Factor of the rewards for the critic, so that its guesses are not far from 1."""
+    entropy_weight: float = 0.0
+    num_epochs: int = 4
+    """Passes over the collected episodes in a meta-step."""
+    num_minibatches: int = 2
+    """Updates in a pass, each on an equal share of the episodes."""
+    initial_log_std: float = -0.5
+    """Logarithm of the standard deviation of a new policy's actions."""
+    is_greedy: bool = True
+    """Take the most probable action when the policy is tested."""
+    meta_lr: float = 1e-3
+    """Goes linearly to zero."""
+    clip_norm: float = 0.5
+    training: runs.Training = runs.Training(
         num_steps=1000,
         tasks_per_step=100,
         steps_per_dispatch=10,
         evaluate_every=100,
         num_valid_tasks=400,
-        lr=1e-3,
-        schedule="linear",
-        clip_norm=0.5,
     )
-    testing: Testing = Testing(num_tasks=1000, tasks_at_once=100)
+    testing: runs.Testing = runs.Testing(num_tasks=1000, tasks_at_once=100)
 
 
-RECIPE = RobotUnadapted()
+def build(options: Options) -> runs.Experiment:
+    """The experiment with these options."""
+    runs.check_positive(meta_lr=options.meta_lr, clip_norm=options.clip_norm)
+    robot, source = environment_and_source(
+        options.robot, num_rollouts=options.num_rollouts, tested_on=options.tested_on
+    )
+    num_features = environments.num_features(robot.observation_space(robot.default_params))
+    forgetful = models.forgetful(models.mlp(options.hidden), num_features=num_features)
+    policy = policies.actor_critic(forgetful, robot, initial_log_std=options.initial_log_std)
+    learner = rl.learners.rl2(policy)
+    loss_fn = policy_gradients.ppo_loss(entropy_weight=options.entropy_weight)
+    episode_fn = jmeta.episode(learner, loss_fn)
+
+    num_updates = options.training.num_steps * options.num_epochs * options.num_minibatches
+    meta_lr = optax.linear_schedule(options.meta_lr, 0.0, num_updates)
+    acting = rl.acting.with_memory(
+        robot,
+        policy,
+        episode_fn,
+        optax.chain(optax.clip_by_global_norm(options.clip_norm), optax.adam(meta_lr)),
+        num_steps=options.num_rollouts * NUM_STEPS,
+        discount=options.discount,
+        gae_lambda=options.gae_lambda,
+        reward_scale=options.reward_scale,
+        num_epochs=options.num_epochs,
+        num_minibatches=options.num_minibatches,
+        num_total_steps=options.training.num_steps,
+        batching=options.training.batching,
+        num_rollouts=options.num_rollouts,
+        is_greedy=options.is_greedy,
+    )
+    return runs.Experiment(
+        learner=learner,
+        loss_fn=loss_fn,
+        source=source,
+        metric="return",
+        init=acting.init,
+        episode_fn=acting.episode_fn,
+        make_trainer=acting.trainer,
+        evaluated=acting.judged,
+        training_names={"loss": "objective"},
+        training=options.training,
+        testing=options.testing,
+    )
+
+
+if __name__ == "__main__":
+    runs.main(build, Options)

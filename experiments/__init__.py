@@ -1,6 +1,5 @@
-"""Scripts over the library: training, evaluation, pictures. The only place that imports `configs`.
+"""Scripts of this repository over `jmeta.runs`: a quick start, the rows of RESULTS.md, benchmarks, and a long soak.
 
-    recipe ──► build ──► loop (run_folder, progress) ──► evaluate ──► pictures
-
-Run them as modules: `python -m experiments.train RECIPE`, `python -m experiments.evaluate RUN`.
+Run them from the repository's root as modules, such as `python -m experiments.benchmarks.report`. They are not
+installed: whoever trains and evaluates uses the command `jmeta`.
 """

@@ -11,8 +11,9 @@ import time
 
 import tyro
 
-from . import baselines, console, evaluate, files, recipes, train
-from .build import build
+from jmeta.domains.images.baselines import NEAREST_MEAN
+from jmeta.runs import console, evaluate, files, recipes, train
+from jmeta.runs.options import replaced
 
 BASELINE = "nearest mean of pixels"
 RECIPES = ("glyphs_protonet", "glyphs_maml")
@@ -43,22 +44,21 @@ def run(options: Options) -> tuple[dict[str, evaluate.Timed], list[pathlib.Path]
     folders, parent = {}, files.named_by_user(options.run_dir)
     for name in RECIPES:
         recipe = recipes.load(name)
+        chosen = recipe.options()
         if options.num_steps is not None:
-            unit = recipe.training.steps_per_dispatch
-            shorter = dataclasses.replace(recipe.training, num_steps=-(-options.num_steps // unit) * unit)
-            recipe = dataclasses.replace(recipe, training=shorter)  # pyright: ignore[reportArgumentType]
+            unit = chosen.training.steps_per_dispatch
+            chosen = replaced(chosen, {"training.num_steps": -(-options.num_steps // unit) * unit})
         # named by the options too: a recipe that has changed starts anew, and a quick look is in nobody's way
-        folders[name] = train.folder_of(name, recipe, parent)
-        train.train_one(name, recipe, folders[name])
+        folders[name] = train.folder_of(recipe, chosen, parent)
+        train.train_one(recipe, chosen, folders[name])
     results: dict[str, evaluate.Timed] = {}
     for name, folder in folders.items():
-        _, recipe, meta_params = evaluate.load_run(folder)
-        experiment = build(evaluate.tested_otherwise(recipe, evaluate.Options(folder, num_tasks=options.num_tasks)))
-        tasks_at_once = recipe.testing.tasks_at_once
+        recipe, trained, meta_params = evaluate.load_run(folder)
+        fewer = {} if options.num_tasks is None else {"testing.num_tasks": options.num_tasks}
+        experiment = evaluate.tested_otherwise(recipe, trained, replaced(trained, fewer))
         if not results:
-            baseline = baselines.nearest_mean(experiment)
-            results[BASELINE] = evaluate.timed_evaluation(experiment, baseline, {}, tasks_at_once=tasks_at_once)
-        results[name] = evaluate.evaluated(experiment, meta_params, tasks_at_once)
+            results[BASELINE] = evaluate.timed_evaluation(experiment, experiment.baselines[NEAREST_MEAN], {})
+        results[name] = evaluate.evaluated(experiment, meta_params)
         evaluate.store(folder, experiment.source.split_hash, {key: results[key] for key in (BASELINE, name)})
         evaluate.draw_episode(folder, name, experiment, meta_params)
     return results, list(folders.values())

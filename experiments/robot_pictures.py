@@ -14,17 +14,16 @@ import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 
-from jmeta import policies
-from jmeta.environments import Environment
-from jmeta.environments.robots import RobotParams
-from jmeta.environments.robots.arm import GOAL_DISTANCE
-from jmeta.environments.robots.physics import Motion, body, lever, places
-from jmeta.environments.robots.robot import Design
-from jmeta.policies import Policy
+from jmeta.domains.rl import policies
+from jmeta.domains.rl.environments import Environment
+from jmeta.domains.rl.environments.robots import RobotParams
+from jmeta.domains.rl.environments.robots.arm import GOAL_DISTANCE
+from jmeta.domains.rl.environments.robots.physics import Motion, body, lever, places
+from jmeta.domains.rl.environments.robots.robot import Design
+from jmeta.domains.rl.environments.robots.splits import NUM_STEPS
+from jmeta.domains.rl.policies import Policy
+from jmeta.runs.pictures import STYLE
 from jmeta.types import PyTree, RandomKey
-
-from .pictures import STYLE
-from .robots import NUM_STEPS
 
 COLORS = ("#1f5fa8", "#2a8f4f", "#c8382e", "#8fa3b8", "#c8a13a")
 

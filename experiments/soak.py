@@ -29,17 +29,19 @@ import numpy as np
 import tyro
 
 from jmeta import checkpoints
+from jmeta.runs import console, evaluate, files
+from jmeta.runs.folder import num_cpus
+from jmeta.runs.launch import EXIT_LOST, EXIT_PREEMPTED
+from jmeta.runs.log import read_metrics
+from jmeta.runs.state import init_state
 
-from . import console, evaluate, files, metrics_log, run_folder, run_state
-from .build import build
-from .launch import EXIT_LOST, EXIT_PREEMPTED
 from .watching import Level, Sample, children_of, look_at, seconds_of, wait_until_gone
 
 NUM_BLOCKS = 8
 """Of tasks, so that one process and several get the same bits (see `jmeta.sharding`)."""
 RECIPE = [
     "sinusoid_maml",
-    *["--data.num-shots", "3", "--model.hidden", "8", "8", "--training.tasks-per-step", "8"],
+    *["--train-shots", "3", "--hidden", "8", "8", "--training.tasks-per-step", "8"],
     *["--training.num-blocks", str(NUM_BLOCKS), "--training.num-valid-tasks", "10", "--training.steps-per-dispatch"],
     *["20", "--training.evaluate-every", "1000", "--training.checkpoint-every", "500"],
 ]
@@ -145,9 +147,9 @@ class Soak:
         """Start the command of a run once, and wait for its end, which it may be brought to."""
         options = self.options
         arguments = [*RECIPE, "--training.num-steps", str(options.steps), "--training.seed", str(seed)]
-        train = ["experiments.train", *arguments, "--run-dir", str(folder)]
+        train = ["train", *arguments, "--run-dir", str(folder)]
         if is_disturbed:
-            launch = ["experiments.launch", "--processes", str(options.processes), "--devices", str(options.devices)]
+            launch = ["launch", "--processes", str(options.processes), "--devices", str(options.devices)]
             command, delay = [*launch, *train], self._moments.uniform(*options.seconds_between)
         else:
             command, delay = [*train, "--mesh", "tasks=1"], None
@@ -229,7 +231,7 @@ class Soak:
         content = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "jax": jax.__version__,
-            "cpus": run_folder.num_cpus(),
+            "cpus": num_cpus(),
             "options": options,
             "recipe": RECIPE,
             "minutes": self.seconds / 60,
@@ -244,11 +246,12 @@ class Soak:
 
 def outcome(folder: pathlib.Path) -> dict[str, Any]:
     """What a run has come to, but for times: digests of all bits of its state and of its best parameters, and more."""
-    _, recipe, best = evaluate.load_run(folder)
-    restored = checkpoints.restore(folder / "checkpoints", run_state.init_state(build(recipe), recipe.training.seed))
+    recipe, options, best = evaluate.load_run(folder)
+    like = init_state(recipe.build(options), options.training.seed)
+    restored = checkpoints.restore(folder / "checkpoints", like)
     assert restored is not None
     step, state = restored
-    metrics = [{k: v for k, v in line.items() if k != "seconds"} for line in metrics_log.read_metrics(folder)]
+    metrics = [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(folder)]
     return {
         "step": step,
         "state": _digest(state._replace(key=jax.random.key_data(state.key))),
@@ -265,10 +268,10 @@ def _digest(tree: Any) -> str:
 
 @contextlib.contextmanager
 def _started(command: list[str], log: IO[str]) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that does not outlive the block."""
+    """A process of the command `jmeta` that does not outlive the block."""
     # the size of XLA's pool of threads, on which bits depend, is the same for all numbers of processes
     environment = {"NPROC": str(NUM_BLOCKS), **os.environ, "JAX_PLATFORMS": "cpu"}
-    program = [sys.executable, "-m", *command]
+    program = [sys.executable, "-m", "jmeta", *command]
     process = subprocess.Popen(program, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         yield process

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import console
+from jmeta.runs import console
 
 SECONDS_TO_VANISH = 30.0
 """After a launcher has ended, however it did, until none of its processes may be there any more."""

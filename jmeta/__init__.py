@@ -10,22 +10,19 @@ averages either over a batch of tasks; `jmeta.meta_trainer` makes meta-steps of 
 with an interval. Inner loops are `jmeta.adaptation.descend`, and how they are differentiated is an `adjoint`. Samplers
 are in `jmeta.tasks`, networks in `jmeta.models`.
 
-`jmeta.checkpoints` and `jmeta.testing` are imported by name, since they bring Orbax and chex with them.
+What one field needs is a domain, imported by name: `from jmeta.domains import images, rl`. `jmeta.checkpoints` and
+`jmeta.testing` are imported by name, too, since they bring Orbax and chex with them.
 """
 
 from . import (
     adaptation,
     adjoints,
-    baselines,
-    environments,
     estimators,
     evaluation,
     learners,
     losses,
     models,
     planning,
-    policies,
-    rollouts,
     sharding,
     tasks,
     training,
@@ -54,10 +51,6 @@ __all__ = [
     "losses",
     "models",
     "tasks",
-    "environments",
-    "policies",
-    "rollouts",
-    "baselines",
     "training",
     "evaluation",
     "planning",

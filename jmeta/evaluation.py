@@ -11,14 +11,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from .adaptation import without_padding
-from .leaks import leaks
+from .leaks import compared, three_ways
 from .losses import checked_loss
-from .measuring import draw_stacked, measured
+from .measuring import draw_stacked, keys_of_dispatches, measured
 from .sharding import here
 from .tasks.few_shot import as_partial
 from .types import Aux, Batch, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
@@ -105,14 +104,36 @@ def evaluate(
     """
     if num_tasks < 2:
         raise ValueError(f"num_tasks={num_tasks}; an interval needs at least 2")
-    key_task, key_adapt = jax.random.split(jax.random.split(key, num_tasks)[0])
-    task = jax.tree.map(lambda leaf: leaf[0], draw_stacked(here(as_partial(sample)), key_task[None]))
-    has_others = jax.tree.leaves(task.query.x)[0].shape[0] > 1  # a single query has none to depend on
-    is_transductive = has_others and leaks(learner, here(meta_params), task, key_adapt).is_leaking
+    is_transductive = _is_transductive(learner, meta_params, sample, key, num_tasks, tasks_at_once)
     measure = per_task_metrics(learner, loss_fn, also_alone=is_transductive, mesh=mesh)
     values = measure(meta_params, sample, key, num_tasks=num_tasks, tasks_at_once=tasks_at_once)
     together, alone = ({name: estimate(array) for name, array in metrics.items()} for metrics in values)
     return Evaluation(protocol, num_tasks, *((alone, together) if is_transductive else (together, None)))
+
+
+def _is_transductive(
+    learner: Learner,
+    meta_params: PyTree,
+    sample: Callable[[RandomKey], Task],
+    key: RandomKey,
+    num_tasks: int,
+    tasks_at_once: int,
+) -> bool:
+    """Whether predictions for the first task's queries depend on each other.
+
+    The task is the first of the first dispatch, so that on one device no sampler is compiled for it alone.
+    """
+    keys = keys_of_dispatches(key, num_tasks, tasks_at_once, 1)[0]
+    tasks = draw_stacked(here(as_partial(sample)), keys)
+    if jax.tree.leaves(tasks.query.x)[0].shape[2] < 2:  # a single query has none to depend on
+        return False
+    run = three_ways(learner)
+
+    @jax.jit
+    def of_first(meta_params: PyTree, tasks: Task, keys: Array) -> tuple[PyTree, PyTree, PyTree]:
+        return run(meta_params, jax.tree.map(lambda leaf: leaf[0, 0], tasks), keys[0, 0, 1])
+
+    return compared(of_first, here(meta_params), tasks, keys).is_leaking
 
 
 def per_task_metrics(
@@ -181,7 +202,8 @@ def evaluate_episodes(
 
     Example:
       >>> import jax
-      >>> from jmeta import environments, models, policies, rollouts
+      >>> from jmeta import models
+      >>> from jmeta.domains.rl import environments, policies, rollouts
       >>> bandit, sample = environments.bernoulli_bandit(5)
       >>> policy = policies.actor_critic(models.gru(8), bandit)
       >>> params = rollouts.init_policy(bandit, policy)(jax.random.key(0))
@@ -277,7 +299,9 @@ def estimate(values: Float[np.ndarray, " count"] | Float[Array, " count"]) -> Es
     values = np.asarray(values, np.float64)
     if values.size < 2:
         raise ValueError(f"an interval needs at least two values, but there is {values.size}")
-    half_width = scipy.stats.t.ppf(0.975, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size)
+    from scipy.special import stdtrit  # when used, since SciPy costs a script a tenth of its start
+
+    half_width = stdtrit(values.size - 1, 0.975) * values.std(ddof=1) / np.sqrt(values.size)
     return Estimate(float(values.mean()), float(half_width), values)
 
 

@@ -5,6 +5,7 @@ queries of a task at once, which is worth points of accuracy. `jmeta.evaluate` a
 number, and `jmeta.testing` offers it for tests.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -52,7 +53,12 @@ def leaks(learner: Learner, meta_params: PyTree, task: Task, key: RandomKey) -> 
     if num_queries < 2:
         raise ValueError(f"the task has {num_queries} query; a leak between queries shows only with at least two")
 
-    @jax.jit
+    return compared(jax.jit(three_ways(learner)), meta_params, task, key)
+
+
+def three_ways(learner: Learner) -> Callable[[PyTree, Task, RandomKey], tuple[PyTree, PyTree, PyTree]]:
+    """`(meta_params, task, key) -> outputs` of a task's queries together, one by one, and in another order."""
+
     def outputs_three_ways(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[PyTree, PyTree, PyTree]:
         adapted = learner.adapt(meta_params, task.support, key)
         predict = lambda x: learner.predict(meta_params, adapted, x, None)  # noqa: E731
@@ -64,22 +70,29 @@ def leaks(learner: Learner, meta_params: PyTree, task: Task, key: RandomKey) -> 
             jax.tree.map(lambda leaf: leaf[::-1], predict(backwards)),
         )
 
+    return outputs_three_ways
+
+
+def compared(run: Callable[..., tuple[PyTree, PyTree, PyTree]], *arguments: PyTree) -> LeakReport:
+    """The report on outputs of `three_ways`, compiled."""
     with jax.default_matmul_precision("highest"):  # lower ones round otherwise for another number of queries
-        together, alone, permuted = outputs_three_ways(meta_params, task, key)
+        together, alone, permuted = jax.device_get(run(*arguments))
     dropped, moved = _largest_change(together, alone), _largest_change(together, permuted)
     tolerance = max(_rounding(leaf) for leaf in jax.tree.leaves(together))
     return LeakReport(max(dropped, moved) > tolerance, dropped, moved, tolerance)
 
 
 def _largest_change(outputs: PyTree, others: PyTree) -> float:
-    def change(a: jax.Array, b: jax.Array) -> float:
-        same = (a == b) | (jnp.isnan(a) & jnp.isnan(b))  # -inf, the logit of an absent class, equals itself
-        difference = jnp.where(same, 0.0, jnp.abs(a - b))
-        return float(jnp.max(jnp.where(jnp.isnan(difference), jnp.inf, difference)))  # finite here, NaN there: a change
+    def change(a: np.ndarray, b: np.ndarray) -> float:
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        same = (a == b) | (np.isnan(a) & np.isnan(b))  # -inf, the logit of an absent class, equals itself
+        with np.errstate(invalid="ignore"):
+            difference = np.where(same, 0.0, np.abs(a - b))
+        return float(np.max(np.where(np.isnan(difference), np.inf, difference)))  # finite here, NaN there: a change
 
     return max(change(a, b) for a, b in zip(jax.tree.leaves(outputs), jax.tree.leaves(others), strict=True))
 
 
-def _rounding(outputs: jax.Array) -> float:
-    finite = np.abs(np.asarray(outputs, np.float64))[np.isfinite(outputs)]
-    return float(jnp.finfo(outputs.dtype).eps * 1e3 * max(1.0, finite.max(initial=0.0)))
+def _rounding(outputs: np.ndarray) -> float:
+    values = np.abs(outputs.astype(np.float64))
+    return float(jnp.finfo(outputs.dtype).eps * 1e3 * max(1.0, values[np.isfinite(values)].max(initial=0.0)))

@@ -25,6 +25,7 @@ def measured(
     """`measure`, as `evaluation.per_task_metrics` returns, of a function of one task that gives two sets of scalars."""
     at_once = jax.vmap(one_task, in_axes=(None, 0, 0))
     on_chunks = _on_one_device(at_once) if mesh is None else _on_devices(at_once, mesh)
+    num_devices = 1 if mesh is None else mesh.size
 
     def measure(
         meta_params: PyTree,
@@ -34,16 +35,9 @@ def measured(
         num_tasks: int,
         tasks_at_once: int = 1,
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        if num_tasks < 1 or tasks_at_once < 1:
-            raise ValueError(f"num_tasks={num_tasks} and tasks_at_once={tasks_at_once}; expected at least 1")
-        keys = jax.vmap(jax.random.split)(jax.random.split(key, num_tasks))
-        # every dispatch has one shape, so that one program serves: the last is filled up, and the filling dropped
-        num_devices = 1 if mesh is None else mesh.size
-        each = min(_CHUNKS_PER_DISPATCH, -(-num_tasks // (tasks_at_once * num_devices)))
-        shape = (each * num_devices, tasks_at_once)
-        at = np.arange(-(-num_tasks // math.prod(shape)) * math.prod(shape)).reshape(-1, *shape) % num_tasks
         sample = as_partial(sample)
-        results = [on_chunks(meta_params, sample, keys[rows]) for rows in at]
+        dispatches = keys_of_dispatches(key, num_tasks, tasks_at_once, num_devices)
+        results = [on_chunks(meta_params, sample, keys) for keys in dispatches]
         return jax.tree.map(lambda *parts: np.concatenate(parts).reshape(-1)[:num_tasks].astype(np.float64), *results)
 
     return measure
@@ -52,16 +46,37 @@ def measured(
 # One dispatch reuses its memory from chunk to chunk. Fresh pages for every chunk cost a CPU more than the arithmetic.
 _CHUNKS_PER_DISPATCH = 16
 
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def keys_of_dispatches(
+    key: RandomKey, num_tasks: int, tasks_at_once: int, num_devices: int
+) -> tuple[Key[Array, "chunks at_once two"], ...]:
+    """For each dispatch the keys of its tasks, to draw them and to adapt to them.
+
+    Every dispatch has one shape, so that one program serves: the last is filled up, and the filling dropped.
+
+    Raises:
+      ValueError: if a number is not positive.
+    """
+    if num_tasks < 1 or tasks_at_once < 1:
+        raise ValueError(f"num_tasks={num_tasks} and tasks_at_once={tasks_at_once}; expected at least 1")
+    keys = jax.vmap(jax.random.split)(jax.random.split(key, num_tasks))
+    each = min(_CHUNKS_PER_DISPATCH, -(-num_tasks // (tasks_at_once * num_devices)))
+    shape = (each * num_devices, tasks_at_once)
+    at = np.arange(-(-num_tasks // math.prod(shape)) * math.prod(shape)).reshape(-1, *shape) % num_tasks
+    return tuple(keys[rows] for rows in at)
+
+
 OnChunks = Callable[[PyTree, jax.tree_util.Partial, Key[Array, "chunks at_once two"]], tuple[Aux, Aux]]
 """`(meta_params, sample, keys of drawing and of adapting) -> scalars of each task`."""
 
 
 def _on_one_device(at_once: MeanFn) -> OnChunks:
     @jax.jit
-    def on_drawn(meta_params: PyTree, tasks: PyTree, keys: Key[Array, "chunks at_once"]) -> tuple[Aux, Aux]:
-        return jax.lax.map(lambda chunk: at_once(meta_params, *chunk), (tasks, keys))
+    def on_drawn(meta_params: PyTree, tasks: PyTree, keys: Key[Array, "chunks at_once two"]) -> tuple[Aux, Aux]:
+        return jax.lax.map(lambda chunk: at_once(meta_params, *chunk), (tasks, keys[..., 1]))
 
-    return lambda meta_params, sample, keys: on_drawn(meta_params, draw_stacked(sample, keys[..., 0]), keys[..., 1])
+    return lambda meta_params, sample, keys: on_drawn(meta_params, draw_stacked(sample, keys), keys)
 
 
 def _on_devices(at_once: MeanFn, mesh: Mesh) -> OnChunks:
@@ -84,12 +99,12 @@ def _put_once(tree: PyTree, everywhere: NamedSharding) -> PyTree:
 
 
 @jax.jit
-def draw_stacked(sample: jax.tree_util.Partial, keys: Key[Array, "..."]) -> PyTree:
-    """Stacked tasks, on as many axes as the keys have.
+def draw_stacked(sample: jax.tree_util.Partial, keys: Key[Array, "... two"]) -> PyTree:
+    """Stacked tasks, on as many axes as there are before the last one, by the first key of each pair.
 
     A program of its own, so that all learners share it: samplers can be slow to compile.
     """
     draw = sample
-    for _ in keys.shape:
+    for _ in keys.shape[:-1]:
         draw = jax.vmap(draw)
-    return draw(keys)
+    return draw(keys[..., 0])

@@ -62,7 +62,7 @@ def plan(
     Args:
       candidates: name -> a function that `jax.jit` can compile; all of the same arguments and results. Nothing compares
         those, so let them be ones that may stand for each other: adjoints and batchings, which give the same up to
-        rounding, or estimators of one gradient. `experiments.train --memory-gb` plans among exact ways only.
+        rounding, or estimators of one gradient.
       arguments: what they are called with, at the real size. They are copied where they are donated.
       memory_bytes: the peak that is allowed, on one device; positive.
       donate_argnums: as of `jax.jit`: the arguments that a run will give away, such as its state.

@@ -1,6 +1,6 @@
-"""Every learner and every sampler, once: what the contract tests and the golden losses run over.
+"""Every learner, sampler, adjoint and network with memory, once: what the contract tests run over.
 
-A new method is one line here.
+A new one is one line here; environments and policies are in `tests/domains/rl/registry.py`.
 """
 
 from collections.abc import Callable
@@ -10,20 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jmeta import (
-    Batch,
-    Learner,
-    Task,
-    adjoints,
-    environments,
-    learners,
-    losses,
-    models,
-    policies,
-    policy_gradients,
-    rollouts,
-    tasks,
-)
+from jmeta import Batch, Learner, Task, adjoints, learners, losses, models, tasks
+from jmeta.domains import rl
+from jmeta.domains.rl import environments, policies, policy_gradients, rollouts
 from jmeta.types import LossFn, RandomKey
 
 WAYS, FEATURES = 3, 4
@@ -61,7 +50,7 @@ class Entry(NamedTuple):
 
 
 bandit, _sample_bandit = environments.bernoulli_bandit(3)
-inference = learners.task_inference(
+inference = rl.learners.task_inference(
     models.gru(6), models.mlp([5, 1], activation=jnp.tanh), bandit, num_latents=2, kl_weight=0.3
 )
 trunk = models.mlp([5, 4], activation=jnp.tanh)
@@ -70,7 +59,7 @@ trunk = models.mlp([5, 4], activation=jnp.tanh)
 def _pulls(key: RandomKey) -> Task:
     """Seven pulls of a new policy, the first two as support."""
     key_init, key_task, key_collect = jax.random.split(key, 3)
-    policy = learners.varibad_policy(inference, trunk, bandit)
+    policy = rl.learners.varibad_policy(inference, trunk, bandit)
     run = rollouts.run_episode(bandit, policy, num_steps=7)
     collect = policy_gradients.collect_episode(run, discount=0.9, gae_lambda=0.5)
     query = collect(rollouts.init_policy(bandit, policy)(key_init), _sample_bandit(key_task), key_collect).query
@@ -87,7 +76,7 @@ def _walks(key: RandomKey) -> Task:
     """Rollouts of a new policy, of its two inner steps, and of what they make of it."""
     key_init, key_task, key_collect = jax.random.split(key, 3)
     roll_out = policy_gradients.roll_out(navigation, policy, num_rollouts=2, num_steps=4)
-    collect = learners.collect_adaptation(*by_policy_gradients, roll_out, num_steps=2)
+    collect = rl.learners.collect_adaptation(*by_policy_gradients, roll_out, num_steps=2)
     return collect(rollouts.init_policy(navigation, policy)(key_init), _sample_goal(key_task), key_collect)
 
 
@@ -127,14 +116,14 @@ LEARNERS: dict[str, Entry] = {
     "fine_tune": Entry(learners.fine_tune(embedding, INNER, num_classes=20, num_ways=WAYS, num_steps=3)),
     "from_scratch": Entry(learners.from_scratch(network, CLASSIFY, INNER, num_steps=3), has_meta_params=False),
     "varibad": Entry(
-        learners.varibad(inference, trunk, bandit, elbo_weight=0.5),
+        rl.learners.varibad(inference, trunk, bandit, elbo_weight=0.5),
         policy_gradients.ppo_loss(entropy_weight=0.1),
         jax.jit(_pulls),
         depends_on_order=True,
         is_stream=True,
     ),
     "maml_rl": Entry(
-        learners.maml_rl(*by_policy_gradients, num_steps=2, kl_weight=0.7, exploration_weight=0.4),
+        rl.learners.maml_rl(*by_policy_gradients, num_steps=2, kl_weight=0.7, exploration_weight=0.4),
         policy_gradients.likelihood_ratio,
         jax.jit(_walks),
         depends_on_order=True,
@@ -163,4 +152,12 @@ ADJOINTS = {
     "rematerialized": adjoints.rematerialized(block_size=2),
     "mixed_mode": adjoints.mixed_mode(),
     "implicit": adjoints.implicit(),
+}
+
+SEQUENCE_MODELS = {
+    "gru": models.gru(5),
+    "lstm": models.lstm(5),
+    "causal_transformer": models.causal_transformer(width=8, num_layers=2, num_heads=2, max_steps=6),
+    "snail": models.snail(width=6, num_blocks=2, num_filters=3, key_width=4, value_width=4, max_steps=6),
+    "forgetful": models.forgetful(models.mlp([4]), num_features=2),
 }

@@ -16,22 +16,11 @@ import numpy as np
 import optax
 
 import jmeta
-from experiments import cluster
-from jmeta import (
-    environments,
-    estimators,
-    evaluation,
-    learners,
-    losses,
-    models,
-    policies,
-    policy_gradients,
-    rollouts,
-    sharding,
-    tasks,
-    training,
-)
-from jmeta.collecting import collecting_trainer
+from jmeta import estimators, evaluation, learners, losses, models, sharding, tasks, training
+from jmeta.domains import rl
+from jmeta.domains.rl import environments, policies, policy_gradients, rollouts
+from jmeta.domains.rl.on_policy import on_policy_trainer
+from jmeta.runs import processes
 from jmeta.sharding import placing
 
 NUM_TASKS, NUM_STEPS = 16, 50
@@ -68,10 +57,10 @@ def rl2(mesh, num_blocks):
     policy = policies.actor_critic(models.gru(16), bandit)
     run = rollouts.run_episode(bandit, policy, num_steps=6)
     collect = policy_gradients.collect_episode(run, discount=0.99, gae_lambda=0.3)
-    episode_fn = jmeta.episode(learners.rl2(policy), policy_gradients.ppo_loss(entropy_weight=0.01))
+    episode_fn = jmeta.episode(rl.learners.rl2(policy), policy_gradients.ppo_loss(entropy_weight=0.01))
     mean_grad = jax.value_and_grad(jmeta.over_tasks(episode_fn, "vmap"), has_aux=True)
     shared = sharding.over_devices(mean_grad, mesh, num_blocks=num_blocks)
-    trainer = collecting_trainer(
+    trainer = on_policy_trainer(
         jmeta.meta_trainer(shared, optax.adam(1e-2)),
         collect,
         num_epochs=2,
@@ -124,7 +113,7 @@ def run(method, mesh, num_blocks, num_steps=NUM_STEPS, num_tasks=NUM_TASKS):
 
 def main(arguments):
     num_blocks, *methods = arguments
-    cluster.join(detect=False)
+    processes.join(detect=False)
     num_model = 2 if "--divided" in methods else 1
     placing.LEAST_TO_DIVIDE = 32 if num_model > 1 else placing.LEAST_TO_DIVIDE
     axes = {"tasks": jax.device_count() // num_model, "model": num_model}
@@ -147,10 +136,10 @@ def main(arguments):
             "start": np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(start)]).astype(float).tolist(),
             "parameters": np.concatenate([leaf.reshape(-1) for leaf in numbers]).astype(float).tolist(),
         }
-    if cluster.is_main():
+    if processes.is_main():
         print(json.dumps(results))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(cluster.run(main, sys.argv[1:]))
+    sys.exit(processes.run(main, sys.argv[1:]))

@@ -10,7 +10,7 @@ import jmeta
 from jmeta import learners, losses, models, tasks, testing
 
 from .networks import regression_task
-from .registry import ADJOINTS, LEARNERS, SAMPLERS, WAYS
+from .registry import ADJOINTS, LEARNERS, SAMPLERS, SEQUENCE_MODELS, WAYS
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -30,6 +30,21 @@ def test_a_learner_obeys_the_contract(name, key):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_obeys_the_contract(name, key):
     testing.check_sampler(SAMPLERS[name], key, num_ways=None if name == "sinusoid" else WAYS)
+
+
+@pytest.mark.parametrize("name", SEQUENCE_MODELS)
+def test_a_network_with_memory_obeys_the_contract(name, key):
+    testing.check_sequence_model(SEQUENCE_MODELS[name], key)
+
+
+def test_a_network_that_looks_ahead_is_caught(key):
+    gru = models.gru(4)
+
+    def unroll(params, memory, x):
+        return gru.unroll(params, memory, x + jnp.roll(x, -1, 0))
+
+    with pytest.raises(AssertionError, match="steps in turn differ from `unroll`"):
+        testing.check_sequence_model(gru._replace(unroll=unroll), key)
 
 
 def trace_strictly(fn, *arguments):

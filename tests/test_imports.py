@@ -18,3 +18,12 @@ def test_the_core_needs_no_extra():
     )
     result = subprocess.run([sys.executable, "-c", flax_loads], capture_output=True, text=True, check=True)
     assert loaded <= set(ast.literal_eval(result.stdout))
+
+
+def test_the_core_brings_nothing_that_one_function_alone_needs():
+    """SciPy's statistics took a second of every start and NNX a sixth of one."""
+    late = ["scipy.stats", "flax.nnx", "orbax", "chex", "jmeta.domains", "jmeta.runs", "jmeta.checkpoints"]
+    code = "import sys, jax, flax.linen, optax; before = set(sys.modules); import jmeta; "
+    code += f"print([name for name in {late} if name in set(sys.modules) - before])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ast.literal_eval(result.stdout) == []

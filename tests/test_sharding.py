@@ -32,7 +32,7 @@ def results_of(arguments, num_devices, num_processes=1, is_optimized=True):
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices // num_processes}",
     }
     command = [sys.executable, "-m"]
-    command += ["experiments.launch", "--processes", str(num_processes)] if num_processes > 1 else []
+    command += ["jmeta", "launch", "--processes", str(num_processes), "-m"] if num_processes > 1 else []
     command += ["tests.sharded_runs", *arguments]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=550)
     assert result.returncode == 0, result.stdout + result.stderr

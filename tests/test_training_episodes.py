@@ -9,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import jmeta
-from jmeta import policies
+from jmeta.domains.rl import policies
 
 from .registry import LEARNERS, bandit, embedding, inference, network, policy
 

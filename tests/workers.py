@@ -99,6 +99,12 @@ def _is_option(name: str, value: Any) -> bool:
     return True
 
 
+def quick_environment() -> dict[str, str]:
+    """Variables with which a process that a test starts compiles quickly, too."""
+    flags = " ".join(f"--{name}={str(value).lower()}" for name, value in quick_options().items())
+    return {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
+
+
 @contextlib.contextmanager
 def quick_compilation() -> Iterator[None]:
     """Compile with few optimizations: a test's program runs once, and compiling takes most of the suite's time."""

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import optax
 
 import jmeta
-from jmeta import environments, learners, models, policies, policy_gradients, rollouts
-from jmeta.collecting import collecting_trainer
-from jmeta.policies import StepInput
-from jmeta.rollouts import Experience
+from jmeta import models
+from jmeta.domains import rl
+from jmeta.domains.rl import environments, policies, policy_gradients, rollouts
+from jmeta.domains.rl.on_policy import on_policy_trainer
+from jmeta.domains.rl.policies import StepInput
+from jmeta.domains.rl.rollouts import Experience
 from jmeta.training import MetaState
 from jmeta.types import Aux, PyTree, RandomKey, Task
 
@@ -51,12 +53,12 @@ def jmeta_way(way: str, workload: Workload, recorded: Pulls) -> Contender:
     run = rollouts.run_episode(_BANDIT, _POLICY, num_steps=workload.steps)
     loss_fn = policy_gradients.ppo_loss(clip=CLIP, **_WEIGHTS) if is_ppo else policy_gradients.a2c_loss(**_WEIGHTS)
     optimizer = optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.adam(ACTING_LR))
-    on_collected = jmeta.episode(learners.rl2(_POLICY), loss_fn)
+    on_collected = jmeta.episode(rl.learners.rl2(_POLICY), loss_fn)
     episode_fn = policy_gradients.acting_episode(run, loss_fn, **_JUDGED) if at_once else on_collected
     mean_grad = jax.value_and_grad(jmeta.over_tasks(episode_fn, "vmap"), has_aux=True)
     trainer = jmeta.meta_trainer(mean_grad, optimizer)
     if not at_once:
-        trainer = collecting_trainer(
+        trainer = on_policy_trainer(
             trainer,
             policy_gradients.collect_episode(run, **_JUDGED),
             num_epochs=NUM_EPOCHS if is_ppo else 1,

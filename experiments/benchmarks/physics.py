@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import tyro
 
-from experiments import console, files
-from jmeta.environments.environment import Environment
-from jmeta.environments.from_brax import BACKENDS, from_brax
-from jmeta.environments.robots import arm, crawler, eel
+from jmeta.domains.rl.environments.environment import Environment
+from jmeta.domains.rl.environments.from_brax import BACKENDS, from_brax
+from jmeta.domains.rl.environments.robots import arm, crawler, eel
+from jmeta.runs import console, files
 
 from .speed import ROWS, machine, versions
 

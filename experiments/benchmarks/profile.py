@@ -15,7 +15,8 @@ from typing import Any
 
 import jax
 
-from experiments import console, files, run_folder
+from jmeta.runs import console, files
+from jmeta.runs.folder import num_cpus
 
 from .speed import ROWS, machine, versions
 from .with_jax import Way, lowered
@@ -52,7 +53,7 @@ def profile(workload: Workload, way: Way) -> dict[str, Any]:
         "versions": versions(),
         "wall_milliseconds": wall * 1e3,
         "num_operations": round(num_operations / NUM_CALLS),
-        "busy_share": used / (wall * (run_folder.num_cpus() or 1)),
+        "busy_share": used / (wall * (num_cpus() or 1)),
         "milliseconds": dict(milliseconds),
     }
 

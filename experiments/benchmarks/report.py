@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments import files
+from jmeta.runs import files
 
 from .accelerator.period import Row
 from .physics import FILE as PHYSICS

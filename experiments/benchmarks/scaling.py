@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import tyro
 
-from experiments import console, files
+from jmeta.runs import console, files
 
 from .collectives import Collective, total_sent
 from .scaling_worker import PLAIN, SUMS, TIMED
@@ -61,7 +61,7 @@ class _Job:
         self.kind, self.number, self._folder = kind, number, folder
         folder.mkdir()
         worker = ["experiments.benchmarks.scaling_worker", "time", str(folder), *map(str, plain_totals)]
-        launcher = ["experiments.launch", "--processes", str(number), "--devices", "1", "--grace-seconds", "1"]
+        launcher = ["jmeta", "launch", "--processes", str(number), "--devices", "1", "--grace-seconds", "1", "-m"]
         command = worker if kind == "devices" else [*launcher, *worker]
         with (folder / "output").open("w") as output:
             self._process = subprocess.Popen(

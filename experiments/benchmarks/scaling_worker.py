@@ -5,7 +5,7 @@
 
 To be timed, it compiles all that it is to do, puts `ready.json` into the folder, and then waits for files `turn_0`,
 `turn_1`, ... by which it is told to do all of it once; the seconds go into `done_0.json`, ... and `turn_end` ends it.
-Files, because processes that were started by `experiments.launch` have no input.
+Files, because processes that were started by `jmeta launch` have no input.
 """
 
 import functools
@@ -22,21 +22,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jmeta
-from experiments import cluster, console, files
-from jmeta import (
-    environments,
-    estimators,
-    learners,
-    losses,
-    models,
-    policies,
-    policy_gradients,
-    rollouts,
-    sharding,
-    tasks,
-    training,
-)
-from jmeta.collecting import collecting_trainer
+from jmeta import estimators, learners, losses, models, sharding, tasks, training
+from jmeta.domains import rl
+from jmeta.domains.rl import environments, policies, policy_gradients, rollouts
+from jmeta.domains.rl.on_policy import on_policy_trainer
+from jmeta.runs import console, files, processes
 from jmeta.types import MetaTrainer, PyTree
 
 from .collectives import collectives
@@ -103,11 +93,11 @@ def rl2(mesh: Mesh | None, num_blocks: int | None) -> Trained:
     bandit, sample = environments.bernoulli_bandit(5)
     policy = policies.actor_critic(models.gru(64), bandit)
     run = rollouts.run_episode(bandit, policy, num_steps=20)
-    episode_fn = jmeta.episode(learners.rl2(policy), policy_gradients.ppo_loss(entropy_weight=0.01))
+    episode_fn = jmeta.episode(rl.learners.rl2(policy), policy_gradients.ppo_loss(entropy_weight=0.01))
     mean_grad: Any = jax.value_and_grad(jmeta.over_tasks(episode_fn, "vmap"), has_aux=True)
     if mesh is not None:
         mean_grad = sharding.over_devices(mean_grad, mesh, num_blocks=num_blocks)
-    trainer = collecting_trainer(
+    trainer = on_policy_trainer(
         jmeta.meta_trainer(mean_grad, optax.adam(1e-3)),
         policy_gradients.collect_episode(run, discount=0.99, gae_lambda=0.3),
         num_epochs=2,
@@ -262,14 +252,14 @@ def timed(folder: pathlib.Path, plain_totals: list[int]) -> None:
 
 
 def _put(path: pathlib.Path, value: Any) -> None:
-    if cluster.is_main():
+    if processes.is_main():
         files.replace_text(path, json.dumps(value))
 
 
 def main(arguments: list[str]) -> int:
     """`count`, or `time FOLDER [NUMBER...]`."""
     console.use_compilation_cache()  # many programs, of which compiling is not measured
-    cluster.join(detect=False)
+    processes.join(detect=False)
     what, *rest = arguments
     if what == "count":
         print(json.dumps(counted()))
@@ -279,4 +269,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cluster.run(main, sys.argv[1:]))
+    sys.exit(processes.run(main, sys.argv[1:]))

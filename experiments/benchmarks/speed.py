@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from experiments import console, files, run_folder
+from jmeta.runs import console, files
+from jmeta.runs.folder import num_cpus
 
 from .interleaved import Measured, measure
 from .workloads import Workload
@@ -166,7 +167,7 @@ def machine() -> str:
         ),
         "CPU",
     )
-    return device.device_kind if device.platform != "cpu" else f"{run_folder.num_cpus()} cores of {model}"
+    return device.device_kind if device.platform != "cpu" else f"{num_cpus()} cores of {model}"
 
 
 def versions() -> dict[str, str]:

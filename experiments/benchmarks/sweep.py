@@ -13,7 +13,7 @@ from typing import Any
 
 import tyro
 
-from experiments import console, files
+from jmeta.runs import console, files
 
 from .speed import ROWS, machine, versions
 from .with_jax import Way, lowered

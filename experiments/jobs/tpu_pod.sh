@@ -4,8 +4,8 @@
 #   TPU=my-tpu ZONE=us-central2-b DEVICES=16 bash experiments/jobs/tpu_pod.sh --training.tasks-per-step 16
 #
 # Before that, on all hosts (--worker=all): clone this repository into ~/jmeta, make .venv in it with
-# `pip install '.[experiments]' 'jax[tpu]'`, and mount one folder for runs (such as Filestore) at the same place.
-# The arguments are further options of experiments.train. After a preemption, or when a host was lost, start it again.
+# `pip install '.[runs]' 'jax[tpu]'`, and mount one folder for runs (such as Filestore) at the same place.
+# The arguments are further options of `jmeta train`. After a preemption, or when a host was lost, start it again.
 
 set -eu
 TPU=${TPU:-my-tpu}
@@ -14,7 +14,7 @@ RECIPE=${RECIPE:-glyphs_maml}
 DEVICES=${DEVICES:-8}
 RUN_DIR=${RUN_DIR:-/mnt/runs/$RECIPE}
 
-TRAIN="python -m experiments.train $RECIPE --distributed --mesh tasks=$DEVICES --run-dir $RUN_DIR $*"
+TRAIN="jmeta train $RECIPE --distributed --mesh tasks=$DEVICES --run-dir $RUN_DIR $*"
 
 gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all \
   --command="cd jmeta && source .venv/bin/activate && exec $TRAIN"

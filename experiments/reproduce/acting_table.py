@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from jmeta.evaluation import estimate
+from jmeta.runs.evaluate import shown
 
-from ..evaluate import shown
 from . import rl_baselines, rows
 
 ROBOTS = rows.FOLDER.parent / "robots.json"
@@ -118,19 +118,19 @@ def section(recorded: list[rows.Row]) -> list[str]:
         parts += _bandits(pulls, arms, acting, baselines)
     for count in sorted({row["num_rollouts"] for row in baselines if row["problem"] == "tabular_mdp"}):
         parts += _mdps(count, acting, baselines)
-    parts += _by_inner_steps(_of("Navigation", acting))
-    parts += _by_rollout(_of("Navigation", acting))
-    parts += _robots() + _familiar_robots(_of("Robot", acting, tested_on="trained"))
+    parts += _by_inner_steps(_of("point navigation", acting))
+    parts += _by_rollout(_of("point navigation", acting))
+    parts += _robots() + _familiar_robots(_of("", acting, tested_on="trained"))
     return ["## Acting in environments\n", INTRODUCTION, *parts] if parts else []
 
 
-def _of(data: str, acting: list[rows.Row], **options: int | str) -> list[rows.Row]:
-    """Trained rows that were judged on these environments."""
+def _of(words: str, acting: list[rows.Row], **options: int | str) -> list[rows.Row]:
+    """Trained rows that have these words in their protocol, and were judged with these options."""
     found = []
     for row in acting:
-        asked = {name: value for name, value in row.facts["test"].items() if value is not None}
-        judged_on = row.facts["options"]["data"] | asked
-        if rows.recipe_data_name(row.facts) == data and all(judged_on[name] == n for name, n in options.items()):
+        judged_with = row.facts["options"] | row.facts["test"]["options"]
+        is_judged_so = all(judged_with.get(name) == value for name, value in options.items())
+        if words in row.facts["evaluations"][0]["protocol"] and is_judged_so:
             found.append(row)
     return found
 
@@ -142,8 +142,8 @@ def _bandits(pulls: int, arms: int, acting: list[rows.Row], baselines: list[dict
         "| method | total reward | tasks | published |",
         "|---|---|---|---|",
     ]
-    for row in _of("Bandit", acting, num_pulls=pulls, num_arms=arms):
-        is_recurrent = "cell" in row.facts["options"]["model"]  # as the network of the published figure was
+    for row in _of("bandit", acting, num_pulls=pulls, num_arms=arms):
+        is_recurrent = "max_span" in row.facts["options"]  # as the network of the published figure was
         lines.append(_line(row, str(published.get("rl2", "")) if is_recurrent else ""))
     for row in _sorted(baselines):
         if (row.get("num_pulls"), row.get("num_arms")) == (pulls, arms):
@@ -161,7 +161,7 @@ def _mdps(count: int, acting: list[rows.Row], baselines: list[dict[str, Any]]) -
         "| method | total reward | share of the optimum | tasks | published share |",
         "|---|---|---|---|---|",
     ]
-    for row in _of("TabularMdp", acting, num_rollouts=count):
+    for row in _of("tabular MDP", acting, num_rollouts=count):
         values = row.per_task["0 inductive"]
         cells = [
             row.facts["title"],
@@ -265,9 +265,7 @@ def _familiar_robots(acting: list[rows.Row]) -> list[str]:
         if "by_rollout" in first:
             curve = dict(enumerate(first["by_rollout"]))
         else:
-            steps = [
-                number * row.facts["options"]["method"]["num_rollouts"] for number in row.facts["test"]["inner_steps"]
-            ]
+            steps = [number * row.facts["options"]["num_rollouts"] for number in row.facts["test"]["inner_steps"]]
             curve = dict(zip(steps, (each["inductive"] for each in (first, *others)), strict=True))
         about = f"{first['num_tasks']:,} | {first['protocol'].split(',')[0]}"
         lines += [f"| {row.facts['title']} | {seen} | {_interval(value)} | {about} |" for seen, value in curve.items()]

@@ -21,13 +21,12 @@ import numpy as np
 import tyro
 from jaxtyping import Array
 
-from jmeta import baselines, environments, rollouts
-from jmeta.environments.tabular_mdp import tabular_mdp
+from jmeta.domains.rl import baselines, environments, rollouts
+from jmeta.domains.rl.environments.tabular_mdp import tabular_mdp
+from jmeta.domains.rl.policies import Policy
 from jmeta.evaluation import estimate
-from jmeta.policies import Policy
+from jmeta.runs import console, files
 from jmeta.types import PyTree, RandomKey
-
-from .. import console, files
 
 RESULTS = pathlib.Path(__file__).with_suffix(".json")
 HORIZON = 10

@@ -16,14 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from configs import parts
+from jmeta import models
+from jmeta.domains.rl import policies
+from jmeta.domains.rl.environments.robots.splits import NUM_STEPS, ROBOTS, environment_and_source
 from jmeta.evaluation import Estimate, estimate, paired_difference
+from jmeta.runs import console, evaluate, files, loop
 from jmeta.types import PyTree, RandomKey
 
-from .. import acting_by_memory, console, evaluate, files, loop, recipes, robot_pictures, worlds
-from ..build import build
+from .. import robot_pictures
 from ..robot_pictures import Curve
-from ..robots import ROBOTS
 from . import acting_table, rows
 
 RESULTS = acting_table.ROBOTS
@@ -43,16 +44,13 @@ class Options:
 
 def returns_of(row: rows.Row) -> tuple[list[int], list[Estimate]]:
     """`(rollouts seen before, returns of a rollout after these)` of a kept policy, on the tasks of its row."""
-    recipe, experiment = rows.experiment_of(row.facts)
-    if isinstance(recipe.method, parts.MamlRl):
-        steps = row.facts["test"]["inner_steps"]
+    num_rollouts = row.facts["options"]["num_rollouts"]
+    if steps := row.facts["test"]["inner_steps"]:
         returns = [estimate(row.per_task[f"{i} inductive"]) for i in range(len(steps))]
-        return [num * recipe.method.num_rollouts for num in steps], returns
-    assert experiment.judge is not None
-    assert isinstance(recipe.data, parts.Robot)
-    params, at_once = rows.restored(experiment, row.meta_params), recipe.testing.tasks_at_once
-    evaluated = evaluate.evaluated(experiment, params, at_once).evaluation.inductive
-    seen = range(recipe.data.num_rollouts)
+        return [num * num_rollouts for num in steps], returns
+    experiment = rows.experiment_of(row.facts)
+    evaluated = evaluate.evaluated(experiment, rows.restored(experiment, row.meta_params)).evaluation.inductive
+    seen = range(num_rollouts)
     return list(seen), [evaluated[f"return_of_rollout_{number + 1}"] for number in seen]
 
 
@@ -63,15 +61,10 @@ def from_scratch(row: rows.Row, options: Options) -> tuple[list[int], list[Estim
     if num_steps < num_points or rest or num_steps % num_points:
         multiple = rollouts_per_step * num_points
         raise ValueError(f"--num-scratch-rollouts {options.num_scratch_rollouts}: pass a multiple of {multiple}")
-    recipe: Any = recipes.with_options(recipes.load(row.facts["recipe"]), row.facts["options"])
-    recipe = dataclasses.replace(
-        recipe,
-        data=dataclasses.replace(recipe.data, num_rollouts=1),
-        training=dataclasses.replace(recipe.training, tasks_per_step=rollouts_per_step, num_steps=num_steps),
-    )
-    experiment = build(recipe)
-    judge = experiment.judge
-    assert judge is not None
+    recipe, trained = rows.recipe_of(row.facts)
+    training = dataclasses.replace(trained.training, tasks_per_step=rollouts_per_step, num_steps=num_steps)
+    experiment = recipe.build(dataclasses.replace(trained, num_rollouts=1, training=training))
+    judge: Any = experiment.judged  # an episode function, as of every recipe that acts
     steps_per_point = num_steps // num_points
 
     def one_body(key: RandomKey) -> jax.Array:
@@ -91,7 +84,7 @@ def from_scratch(row: rows.Row, options: Options) -> tuple[list[int], list[Estim
             state, _ = jax.lax.scan(one_step, state, jax.random.split(key, steps_per_point))
             return state, judged(state)
 
-        state = experiment.trainer.init(experiment.init(key_init))
+        state = experiment.trainer.init(experiment.init_fn(key_init))
         _, returns = jax.lax.scan(to_next_point, state, jax.random.split(key_train, num_points))
         return jnp.concatenate([judged(state)[None], returns])
 
@@ -103,16 +96,15 @@ def from_scratch(row: rows.Row, options: Options) -> tuple[list[int], list[Estim
 
 def film(row: rows.Row, path: pathlib.Path) -> None:
     """The first and the last rollout of one episode of RL², in a body that is not of training."""
-    recipe, experiment = rows.experiment_of(row.facts, num_tasks=1)
-    data, method = recipe.data, recipe.method
-    assert isinstance(data, parts.Robot)
-    assert isinstance(method, parts.Rl2)
-    there, design = worlds.world(data), ROBOTS[data.name].design
-    policy = acting_by_memory.policy_of(recipe.model, method, there)
-    params = rows.restored(experiment, row.meta_params)
-    env_params = robot_pictures.interesting(design, there.sample_test, jax.random.key(0))
-    seen = robot_pictures.filmed(there.environment, design, policy, params, env_params, there.num_steps)
-    robot_pictures.animate(path, seen, design, env_params, num_rollouts=data.num_rollouts)
+    _, options = rows.recipe_of(row.facts)
+    params = rows.restored(rows.experiment_of(row.facts), row.meta_params)
+    count, design = options.num_rollouts, ROBOTS[options.robot].design
+    robot, source = environment_and_source(options.robot, num_rollouts=count, tested_on=options.tested_on)
+    memory = models.gru(options.width, max_span=options.max_span)
+    policy = policies.actor_critic(memory, robot, initial_log_std=options.initial_log_std)
+    env_params = robot_pictures.interesting(design, source.meta_test, jax.random.key(0))
+    seen = robot_pictures.filmed(robot, design, policy, params, env_params, count * NUM_STEPS)
+    robot_pictures.animate(path, seen, design, env_params, num_rollouts=count)
 
 
 def as_curve(seen: list[int], returns: list[Estimate]) -> Curve:
@@ -133,18 +125,17 @@ def judge_and_draw(options: Options) -> None:
         seen, returns = judged[name]
         differences = [paired_difference(each, base) for each in returns]
         gains[name] = as_curve(seen, differences)._asdict()
-    recipe, experiment = rows.experiment_of(kept[REMEMBERS].facts)
-    assert isinstance(recipe.data, parts.Robot)
+    robot, experiment = kept[REMEMBERS].facts["options"]["robot"], rows.experiment_of(kept[REMEMBERS].facts)
     facts = {
-        "robot": recipe.data.name,
-        "protocol": experiment.source.protocol,
-        "num_tasks": experiment.source.num_test_tasks,
+        "robot": robot,
+        "protocol": experiment.test_protocol,
+        "num_tasks": experiment.num_test_tasks,
         "num_scratch_tasks": options.num_scratch_tasks,
         "curves": {name: curve._asdict() for name, curve in curves.items()},
         "minus_no_adaptation": gains,
     }
     files.replace_text(RESULTS, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    title = f"{recipe.data.name}: bodies outside of training's ranges ({ROBOTS[recipe.data.name].outside})"
+    title = f"{robot}: bodies outside of training's ranges ({ROBOTS[robot].outside})"
     robot_pictures.adaptation_curves(DOCS / "robots.png", curves, title=title)
     film(kept[REMEMBERS], DOCS / "robots.gif")
     for name, curve in curves.items():

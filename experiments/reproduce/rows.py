@@ -4,7 +4,6 @@ A row NAME is two files in `experiments/reproduce/rows`: NAME.json, and NAME.npz
 the metric of every test task, from which differences between rows are computed task by task.
 """
 
-import dataclasses
 import json
 import pathlib
 import shlex
@@ -14,16 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import parts
 from jmeta import Learner
 from jmeta.adaptation import path_name
+from jmeta.runs import Experiment, evaluate, files, options, recipes
+from jmeta.runs.recipes import Recipe
 from jmeta.types import EpisodeFn, PyTree
-
-from .. import baselines, evaluate, files, recipes
-from ..build import Experiment, build
 
 FOLDER = pathlib.Path(__file__).parent / "rows"
 MAX_BYTES = 1_000_000
+
+_OLDER_NAMES = {"nearest mean": "nearest mean of the inputs", "from scratch": "from scratch, 100 steps"}
 
 
 class Row(NamedTuple):
@@ -84,14 +83,14 @@ def flattened(meta_params: PyTree) -> dict[str, np.ndarray]:
 
 
 def restored(experiment: Experiment, leaves: dict[str, np.ndarray]) -> PyTree:
-    """The inverse of `flattened`, in the structure that the experiment's `init` gives; `{}` of a baseline's no leaves.
+    """The inverse of `flattened`, in the structure that `experiment.init_fn` gives; `{}` for a baseline.
 
     Raises:
       ValueError: if paths or shapes differ from the experiment's.
     """
     if not leaves:
         return {}
-    like = jax.eval_shape(experiment.init, jax.random.key(0))
+    like = jax.eval_shape(experiment.init_fn, jax.random.key(0))
     expected = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
     got = {path: leaf.shape for path, leaf in leaves.items()}
     if expected != got:
@@ -100,60 +99,56 @@ def restored(experiment: Experiment, leaves: dict[str, np.ndarray]) -> PyTree:
     return jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(leaves[path_name(path)]), like)
 
 
-def experiment_of(facts: dict[str, Any], *, num_tasks: int | None = None) -> tuple[parts.Recipe, Experiment]:
-    """The recipe of a row and the experiment that tests it, on `num_tasks` tasks if given.
+def recipe_of(facts: dict[str, Any]) -> tuple[Recipe, Any]:
+    """The recipe of a row, and the options that it was trained with."""
+    recipe = recipes.load(facts["recipe"])
+    return recipe, options.restored(recipe.options(), facts["options"])
+
+
+def experiment_of(facts: dict[str, Any], *, num_tasks: int | None = None) -> Experiment:
+    """The experiment that tests a row, on `num_tasks` tasks if given.
 
     Raises:
       FileNotFoundError: if its data are not there.
     """
-    recipe = recipes.with_options(recipes.load(facts["recipe"]), facts["options"])
-    test = facts["test"]
-    options = evaluate.Options(
-        run=pathlib.Path(),
-        protocol=test["protocol"],
-        num_ways=test["num_ways"],
-        num_shots=test["num_shots"],
-        num_tasks=test["num_tasks"] if num_tasks is None else num_tasks,
-        tested_on=test.get("tested_on"),  # older rows have none
-    )
-    return recipe, build(evaluate.tested_otherwise(recipe, options))
+    recipe, trained = recipe_of(facts)
+    changes = facts["test"]["options"] | ({} if num_tasks is None else {"testing.num_tasks": num_tasks})
+    return evaluate.tested_otherwise(recipe, trained, options.replaced(trained, changes))
 
 
-def learners_of(
-    facts: dict[str, Any], recipe: parts.Recipe, experiment: Experiment
-) -> list[tuple[Learner | EpisodeFn, int | None]]:
-    """What a row judges, with its inner steps: one for each number of them, or the recipe's own."""
-    match facts["test"].get("baseline"):
-        case "nearest mean":
-            return [(baselines.nearest_mean(experiment), None)]
-        case "from scratch":
-            return [(baselines.from_scratch(recipe, experiment), baselines.NUM_SCRATCH_STEPS)]
+def learners_of(facts: dict[str, Any], experiment: Experiment) -> list[tuple[Learner | EpisodeFn, int | None]]:
+    """What a row judges, with its inner steps: one for each number of them, or the recipe's own.
+
+    Raises:
+      ValueError: if the recipe has no such baseline, or no inner steps.
+    """
+    if "baseline" in facts["test"]:
+        baseline: str = facts["test"]["baseline"]
+        name = _OLDER_NAMES.get(baseline, baseline)
+        if name not in experiment.baselines:
+            there_are = ", ".join(experiment.baselines) or "none"
+            raise ValueError(f"{facts['recipe']} has no baseline {name!r}; there are {there_are}")
+        return [(experiment.baselines[name], None)]
     if not facts["test"]["inner_steps"]:
-        return [(experiment.judge or experiment.learner, experiment.num_test_steps)]
-    make = experiment.make_judge or experiment.make_learner
-    assert make is not None, "only a method with inner steps has a list of them"
+        return [(experiment.judged, experiment.num_test_steps)]
+    if (make := experiment.with_num_steps) is None:
+        raise ValueError(f"{facts['recipe']} adapts without gradient steps; leave the numbers of inner steps out")
     return [(make(steps), steps) for steps in facts["test"]["inner_steps"]]
 
 
-def recipe_data_name(facts: dict[str, Any]) -> str:
-    """The class of a row's data, such as `"Bandit"`."""
-    return type(recipes.load(facts["recipe"]).data).__name__
+def command_of(recipe: Recipe, trained: Any) -> str:
+    """The command that trains a recipe with these options: what differs from the defaults is spelt out.
 
-
-def command_of(name: str, recipe: parts.Recipe) -> str:
-    """The command that trains a recipe with these options: what differs from the defaults is spelt out."""
-
-    def overrides(value: Any, default: Any, prefix: str) -> list[str]:
-        words = []
-        for field in dataclasses.fields(value):
-            new, old = getattr(value, field.name), getattr(default, field.name)
-            path = f"{prefix}{field.name.replace('_', '-')}"
-            if dataclasses.is_dataclass(new) and type(new) is type(old):
-                words += overrides(new, old, f"{path}.")
-            elif new != old and isinstance(new, bool):
-                words.append(f"--{path}" if new else f"--{prefix}no-{path.removeprefix(prefix)}")
-            elif new != old:
-                words += [f"--{path}", *(str(word) for word in (new if isinstance(new, tuple) else (new,)))]
-        return words
-
-    return shlex.join(["python", "-m", "experiments.train", name, *overrides(recipe, recipes.load(name), "")])
+    Example:
+      >>> recipe = recipes.load("glyphs_maml")
+      >>> command_of(recipe, options.replaced(recipe.options(), {"first_order": True, "training.num_steps": 500}))
+      'jmeta train glyphs_maml --first-order --training.num-steps 500'
+    """
+    words = ["jmeta", "train", recipe.name]
+    for path, value in options.differences(trained, recipe.options()).items():
+        groups, dot, name = path.replace("_", "-").rpartition(".")
+        if isinstance(value, bool):
+            words.append(f"--{groups}{dot}{name}" if value else f"--{groups}{dot}no-{name}")
+        else:
+            words += [f"--{groups}{dot}{name}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words)

@@ -4,15 +4,15 @@ Nothing in that file is typed by hand but what papers report, which stands here,
 """
 
 import pathlib
+import re
 import sys
 from typing import Any
 
-from configs.parts import Training
 from jmeta.evaluation import Estimate, estimate, paired_difference
+from jmeta.runs import files, recipes
+from jmeta.runs.evaluate import shown
 
-from .. import files, recipes
 from ..benchmarks import report_accelerators
-from ..evaluate import shown
 from . import acting_table, rows
 
 RESULTS = pathlib.Path(__file__).parents[2] / "RESULTS.md"
@@ -64,9 +64,8 @@ def render() -> str:
 
 
 def _data(row: rows.Row) -> str:
-    """What a row's tasks are drawn from, the heading that it stands under: the protocol's name, or the recipe's."""
-    named = row.facts["test"]["protocol"] or row.facts["options"]["data"].get("protocol")
-    return named or rows.recipe_data_name(row.facts).lower()
+    """What a row's tasks are drawn from, the heading that it stands under: the first word of its protocol."""
+    return re.split("[/ ]", row.facts["evaluations"][0]["protocol"])[0]
 
 
 def _table(recorded: list[rows.Row]) -> str:
@@ -76,16 +75,16 @@ def _table(recorded: list[rows.Row]) -> str:
         for i, evaluation in enumerate(facts["evaluations"]):
             values = {kind: row.per_task.get(f"{i} {kind}") for kind in ("inductive", "transductive")}
             cells = ["same" if value is None else shown(facts["metric"], estimate(value)) for value in values.values()]
-            trained = ["none", "none"] if train is None else _training(train, recipes.load(facts["recipe"]).training)
+            trained = ["none", "none"] if train is None else _training(facts["recipe"], train)
             lines.append(f"| {' | '.join([facts['title'], evaluation['protocol'], *cells, *trained])} |")
     return "\n".join(lines) + "\n"
 
 
-def _training(train: dict[str, Any], whole: Training) -> list[str]:
+def _training(recipe: str, train: dict[str, Any]) -> list[str]:
     """How many meta-steps, of how many if the recipe has another number or stopped early; and what they took."""
-    steps = f"{train['num_steps']:,}"
-    if train["num_steps"] < whole.num_steps:
-        steps += f" of the recipe's {whole.num_steps:,}"
+    steps, whole = f"{train['num_steps']:,}", recipes.load(recipe).options().training.num_steps
+    if train["num_steps"] < whole:
+        steps += f" of the recipe's {whole:,}"
     if train["num_steps"] < train["of_num_steps"]:
         steps += " (stopped early)"
     cores = "1 core" if train["cpus"] == 1 else f"{train['cpus']} cores"
@@ -109,7 +108,7 @@ def _details(row: rows.Row) -> str:
     facts = row.facts
     split = f", split {facts['split_hash'][:12]}" if facts["split_hash"] else ""
     if (baseline := facts["test"].get("baseline")) is not None:
-        data_and_network = f"on the tasks{', with the network' if baseline == 'from scratch' else ''} of"
+        data_and_network = f"on the tasks{', with the network' if baseline.startswith('from scratch') else ''} of"
         return f"* **{facts['title']}**. `{row.name}`: {data_and_network} `{facts['recipe']}`{split}; not trained.\n"
     default = f"`{row.name}`: configuration {facts['hash']}{split}, seed {facts['seed']}, jax {facts['train']['jax']}"
     return f"* **{facts['title']}**. {default}.\n\n  ```\n  {facts['command']}\n  ```\n"

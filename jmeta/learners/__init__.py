@@ -1,8 +1,8 @@
 """Learners: one method a file, each a factory that returns a `jmeta.Learner`.
 
-Some methods train on more than a loss of query predictions: MAML++, iMAML, Reptile, Baseline++, VariBAD, and MAML for
-reinforcement learning with the terms of ProMP or E-MAML. The learner's fourth function, `episode`, says how, and
-`jmeta.episode` uses it.
+Some methods train on more than a loss of query predictions: MAML++, iMAML, Reptile and Baseline++. The learner's fourth
+function, `episode`, says how, and `jmeta.episode` uses it. Learners that act in environments are in
+`jmeta.domains.rl.learners`.
 """
 
 from .anil import anil
@@ -14,7 +14,6 @@ from .from_scratch import from_scratch
 from .imaml import imaml
 from .maml import maml
 from .maml_plus_plus import maml_plus_plus
-from .maml_rl import collect_adaptation, maml_rl
 from .matching import matching
 from .meta_sgd import meta_sgd
 from .nearest_mean import nearest_mean
@@ -23,8 +22,6 @@ from .protonet import protonet
 from .relation import relation, relation_loss
 from .reptile import reptile
 from .ridge import ridge
-from .rl2 import rl2
-from .varibad import task_inference, varibad, varibad_policy
 
 __all__ = [
     "anil",
@@ -36,8 +33,6 @@ __all__ = [
     "imaml",
     "maml",
     "maml_plus_plus",
-    "maml_rl",
-    "collect_adaptation",
     "matching",
     "meta_sgd",
     "nearest_mean",
@@ -47,8 +42,4 @@ __all__ = [
     "relation_loss",
     "reptile",
     "ridge",
-    "rl2",
-    "task_inference",
-    "varibad",
-    "varibad_policy",
 ]

@@ -2,20 +2,20 @@
 
 A module is split once, when the bridge is built; each call merges a fresh one, with its state rebuilt from the
 parameters that were passed and its random streams from the key. So there are no objects to share or to leak tracers
-into, NNX's own transforms are not needed, and `jax.grad`, `vmap` and `scan` work as on any pure function.
+into, NNX's own transforms are not needed, and `jax.grad`, `vmap` and `scan` work as on any pure function. NNX is
+imported when the bridge is used.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
-from flax import nnx
 
 from ..types import Model, PyTree, RandomKey
 from .states import as_leaves, from_leaves
 
 
-def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], *, transductive: bool = False) -> Model:
+def from_nnx(make: Callable[[Any], Any], *, transductive: bool = False) -> Model:
     """Use an NNX module as a model.
 
     With a key, the module is in training mode: dropout on, batch norm by statistics of the call. Without one it is in
@@ -42,6 +42,8 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], *, transductive: bool = Fal
       >>> model.apply(params, jnp.ones((4, 3)), None).shape
       (4, 2)
     """
+    from flax import nnx
+
     graph, *templates = _split(make(nnx.Rngs(0)))
     like = _pure(templates[2:])
 
@@ -75,18 +77,24 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module], *, transductive: bool = Fal
     return Model(init, apply, calibrate if "batch_stats" in like else None)
 
 
-def _split(module: nnx.Module) -> tuple[Any, ...]:
+def _split(module: Any) -> tuple[Any, ...]:
     """`(graph, parameters, random streams, norm statistics, other variables)`."""
+    from flax import nnx
+
     return nnx.split(module, nnx.Param, nnx.RngState, nnx.BatchStat, ...)
 
 
 def _pure(states: Any) -> dict[str, Any]:
     """The statistics and other variables as dictionaries, those that are not empty."""
+    from flax import nnx
+
     named = {name: nnx.to_pure_dict(state) for name, state in zip(("batch_stats", "others"), states, strict=True)}
     return {name: leaves for name, leaves in named.items() if leaves}
 
 
 def _filled(template: Any, leaves: PyTree) -> Any:
+    from flax import nnx
+
     state = jax.tree.map(lambda leaf: leaf, template)  # new variables, so that the template stays as it is
     nnx.replace_by_pure_dict(state, leaves)
     return state

@@ -18,12 +18,14 @@ together and the sum is JAX's all-reduce: the same up to rounding.
 from .devices import MeanFn, map_over_devices, over_devices
 from .gathered import on_gathered, take_in_blocks
 from .placing import LEAST_TO_DIVIDE, MODEL, TASKS, here, keep_placed, make_mesh, put, shardings_of
+from .sharing import Sharing
 
 __all__ = [
     "TASKS",
     "MODEL",
     "LEAST_TO_DIVIDE",
     "MeanFn",
+    "Sharing",
     "make_mesh",
     "over_devices",
     "map_over_devices",

@@ -1,13 +1,9 @@
 """Where tasks come from: pure samplers `sample(key) -> Task` over arrays that live on the device.
 
-A data set (`jmeta.tasks.datasets`) gives images by class, split into meta_train, meta_valid and meta_test; a *protocol*
-(`jmeta.tasks.protocols`) says how tasks are drawn from them, under a name that every reported number carries. Data that
-do not fit on the device come through `host_fed`.
+Images by class, and the protocols that say how tasks are drawn from them, are in `jmeta.domains.images`. Data that do
+not fit on the device come through `host_fed`.
 """
 
-from . import datasets as datasets
-from . import protocols as protocols
-from .augment import distort as distort
 from .class_arrays import group_by_class as group_by_class
 from .drawn import drawn as drawn
 from .few_shot import few_shot as few_shot
@@ -17,4 +13,6 @@ from .host_fed import host_fed as host_fed
 from .ragged import pad_task as pad_task
 from .ragged import ragged as ragged
 from .sinusoid import sinusoid as sinusoid
+from .source import HostTasks as HostTasks
+from .source import Source as Source
 from .supervised import supervised as supervised

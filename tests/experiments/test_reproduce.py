@@ -3,17 +3,22 @@
 import json
 import pathlib
 import re
+import shlex
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import acting_by_memory, evaluate, worlds
 from experiments.reproduce import record, robots, rows, table
-from experiments.robots import NUM_STEPS
+from jmeta import models
+from jmeta.domains.rl import environments, learners, policies
+from jmeta.domains.rl.environments.robots.splits import NUM_STEPS
+from jmeta.domains.rl.rollouts import run_episode
 from jmeta.evaluation import estimate
-from jmeta.rollouts import run_episode
+from jmeta.runs import evaluate, options, recipes, train
+from jmeta.runs.main import run as jmeta_command
+from jmeta.runs.options import replaced
 
 NUM_TASKS = 100
 
@@ -23,7 +28,7 @@ def judged_rows():
     for name in rows.names():
         facts = rows.read(name).facts
         if facts["test"].get("baseline") != "from scratch":
-            has_files = facts["split_hash"] and facts["options"]["data"]["protocol"] != "glyphs"
+            has_files = facts["split_hash"] and not facts["evaluations"][0]["protocol"].startswith("glyphs/")
             yield pytest.param(name, marks=pytest.mark.data if has_files else ())
 
 
@@ -34,23 +39,16 @@ def test_the_kept_weights_still_score_what_the_row_says(name):
     row = rows.read(name)
     # twenty rollouts of a robot for each inner step make a task a hundred times as long
     num_tasks = 30 if name.startswith("robot_maml") else NUM_TASKS
-    recipe, experiment = rows.experiment_of(row.facts, num_tasks=num_tasks)
+    experiment = rows.experiment_of(row.facts, num_tasks=num_tasks)
     assert experiment.source.split_hash == row.facts["split_hash"]
-    named = {experiment.source.protocol.split(f", {num_tasks} tasks")[0]}
+    named = {experiment.test_protocol.split(f", {num_tasks} tasks")[0]}
     assert {
         evaluation["protocol"].split(f", {evaluation['num_tasks']} tasks")[0] for evaluation in row.facts["evaluations"]
     } == named
     meta_params = rows.restored(experiment, row.meta_params)
-    judged = list(enumerate(rows.learners_of(row.facts, recipe, experiment)))
+    judged = list(enumerate(rows.learners_of(row.facts, experiment)))
     i, (learner, _) = next((each for each in judged if each[1][1] == experiment.num_test_steps), judged[-1])
-    result = evaluate.evaluation_of(
-        experiment,
-        learner,
-        meta_params,
-        jax.random.key(2026),
-        steps="",
-        tasks_at_once=min(recipe.testing.tasks_at_once, num_tasks),
-    )
+    result = evaluate.evaluation_of(experiment, learner, meta_params, jax.random.key(2026), steps="")
     for kind in ("inductive", "transductive"):
         estimates = getattr(result, kind)
         assert (estimates is None) == (f"{i} {kind}" not in row.per_task)
@@ -107,52 +105,63 @@ def test_the_table_of_the_readme_is_that_of_the_rows(line, row):
     assert re.split(r"\s{2,}", printed) == [*expected, "1000"]
 
 
-def test_a_trained_run_becomes_a_row(tmp_path, monkeypatch, capsys):
-    from experiments import train
-
+def test_a_trained_run_becomes_a_row(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rows, "FOLDER", tmp_path / "rows")
-    command = ["sinusoid_maml", "--run-dir", "run", "--training.num-steps", "20", "--training.steps-per-dispatch", "10"]
-    command += ["--training.evaluate-every", "20", "--training.num-valid-tasks", "8", "--testing.num-tasks", "16"]
-    assert train.main(command) == 0
-    arguments = ["run/seed_0", "tiny", "--title", "Tiny", "--inner-steps", "0", "2"]
+    train_tiny("sinusoid_maml")
+    arguments = ["run/seed_0", "tiny", "--title", "Tiny", "--inner-steps", "0", "2", "--num-queries", "50"]
     assert record.main(arguments) == 0
     row = rows.read("tiny")
-    assert len(row.facts["evaluations"]) == 2
+    assert [each["protocol"] for each in row.facts["evaluations"]] == [
+        f"sinusoid 5-shot, 50 queries, 16 tasks, {steps} inner steps" for steps in (0, 2)
+    ]
+    assert row.facts["test"] == {"options": {"num_queries": 50}, "inner_steps": [0, 2]}
+    recorded = json.loads(pathlib.Path("run/seed_0/config.json").read_text())
+    assert {name: row.facts[name] for name in ("recipe", "hash", "options")} == {
+        name: recorded[name] for name in ("recipe", "hash", "options")
+    }
+    assert row.facts["command"].startswith("jmeta train sinusoid_maml ")
     assert "--training.num-steps 20" in row.facts["command"]
-    recipe, experiment = rows.experiment_of(row.facts)
+    experiment = rows.experiment_of(row.facts)
     meta_params = rows.restored(experiment, row.meta_params)
-    _, _, trained = evaluate.load_run(pathlib.Path("run/seed_0"))
+    trained = evaluate.load_run(pathlib.Path("run/seed_0")).meta_params
     jax.tree.map(np.testing.assert_array_equal, meta_params, trained)
-    learner, _ = rows.learners_of(row.facts, recipe, experiment)[1]
-    again = evaluate.timed_evaluation(experiment, learner, meta_params, tasks_at_once=recipe.testing.tasks_at_once)
+    learner, _ = rows.learners_of(row.facts, experiment)[1]
+    again = evaluate.timed_evaluation(experiment, learner, meta_params)
     np.testing.assert_allclose(again.evaluation.inductive["loss"].values, row.per_task["1 inductive"], rtol=1e-5)
     assert "Tiny" in table.render()
 
 
-def test_a_baseline_becomes_a_row_without_weights(tmp_path, monkeypatch):
-    from experiments import train
+def train_tiny(recipe):
+    words = "--run-dir run --training.num-steps 20 --training.steps-per-dispatch 10 --training.evaluate-every 20"
+    command = ["train", recipe, *words.split(), "--training.num-valid-tasks", "8", "--testing.num-tasks", "16"]
+    assert jmeta_command(command) == 0
 
+
+def test_a_baseline_becomes_a_row_without_weights(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rows, "FOLDER", tmp_path / "rows")
-    words = "--run-dir run --training.num-steps 20 --training.steps-per-dispatch 10 --training.evaluate-every 20"
-    command = ["blobs_protonet", *words.split(), "--training.num-valid-tasks", "8", "--testing.num-tasks", "16"]
-    assert train.main(command) == 0
-    assert record.main(["run/seed_0", "tiny", "--title", "Tiny", "--baseline", "nearest mean"]) == 0
+    train_tiny("blobs_protonet")
+    assert record.main(["run/seed_0", "tiny", "--title", "Tiny", "--baseline", "nearest neighbour"]) == 1
+    assert "there are nearest mean of the inputs" in capsys.readouterr().err
+    assert record.main(["run/seed_0", "tiny", "--title", "Tiny", "--baseline", "nearest mean of the inputs"]) == 0
     row = rows.read("tiny")
     assert not row.meta_params
     assert row.facts["train"] is None
-    recipe, experiment = rows.experiment_of(row.facts)
-    ((learner, _),) = rows.learners_of(row.facts, recipe, experiment)
-    again = evaluate.timed_evaluation(experiment, learner, rows.restored(experiment, {}), tasks_at_once=2)
+    experiment = rows.experiment_of(row.facts)
+    ((learner, _),) = rows.learners_of(row.facts, experiment)
+    again = evaluate.timed_evaluation(experiment, learner, rows.restored(experiment, {}))
     np.testing.assert_allclose(again.evaluation.inductive["accuracy"].values, row.per_task["0 inductive"], rtol=1e-5)
     assert "| none | none |" in table.render()
 
 
+@pytest.mark.slow
 def test_robots_are_judged_and_drawn_from_the_kept_rows(tmp_path, monkeypatch):
     def few(name):
         row = kept(name)
-        facts = {**row.facts, "test": {**row.facts["test"], "num_tasks": 12}}
+        test = row.facts["test"]
+        fewer = {**test["options"], "testing.num_tasks": 12}
+        facts = {**row.facts, "test": {**test, "options": fewer}}
         return row._replace(facts=facts, per_task={key: values[:12] for key, values in row.per_task.items()})
 
     kept = rows.read
@@ -173,49 +182,60 @@ def test_robots_are_judged_and_drawn_from_the_kept_rows(tmp_path, monkeypatch):
         assert picture.width > 800
 
 
-def test_weights_of_another_network_are_refused(tmp_path):
-    from experiments import recipes
-    from experiments.build import build
-
-    experiment = build(recipes.load("sinusoid_maml"))
+def test_weights_of_another_network_are_refused():
+    recipe = recipes.load("sinusoid_maml")
+    experiment = recipe.build(recipe.options())
     with pytest.raises(ValueError, match="not those of its recipe"):
         rows.restored(experiment, {"params/head/kernel": np.zeros((2, 2))})
 
 
-def test_a_rows_command_is_one_that_the_program_takes():
-    import dataclasses
-    import shlex
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("glyphs_maml", {"first_order": True, "inner_lr": 1e-5, "training.num_steps": 1000, "training.patience": 3}),
+        ("sinusoid_maml", {"hidden": [8, 8, 8], "testing.num_tasks": None}),
+        ("bandit_rl2", {"is_greedy": False, "cell": "lstm", "max_span": 30}),
+    ],
+)
+def test_a_rows_command_is_one_that_the_program_takes(name, changes):
+    recipe = recipes.load(name)
+    changed = replaced(recipe.options(), changes)
+    words = shlex.split(rows.command_of(recipe, changed))
+    assert words[:3] == ["jmeta", "train", name]
+    assert train.parse(recipe, words[3:], program="jmeta")[0] == changed
 
-    from experiments import recipes, train
 
-    recipe = recipes.load("omniglot_vinyals_matching")
-    method = dataclasses.replace(recipe.method, full_context=False)
-    training = dataclasses.replace(recipe.training, num_steps=1000, patience=3)
-    changed = dataclasses.replace(recipe, method=method, training=training)
-    words = shlex.split(rows.command_of("omniglot_vinyals_matching", changed))
-    assert words[:3] == ["python", "-m", "experiments.train"]
-    assert train.parse(words[3:])[1] == changed
-    sinusoid = dataclasses.replace(recipes.load("sinusoid_maml"), model=recipes.load("sinusoid_maml").model)
-    wider = dataclasses.replace(sinusoid, model=dataclasses.replace(sinusoid.model, hidden=(8, 8, 8)))
-    assert train.parse(shlex.split(rows.command_of("sinusoid_maml", wider))[3:])[1] == wider
+@pytest.mark.parametrize("name", rows.names())
+def test_a_rows_options_are_those_of_its_recipe(name):
+    facts = rows.read(name).facts
+    recipe, trained = rows.recipe_of(facts)
+    assert facts["options"] == options.recorded(trained)
+    assert facts["hash"] == options.hash_of(facts["options"])
+    assert facts["command"] == rows.command_of(recipe, trained)
+    assert facts["seed"] == trained.training.seed
+    replaced(trained, facts["test"]["options"])
 
 
 def rewards_of(name):
     """`[tasks, rollouts, steps]`, of the most probable actions."""
     num_tasks, row = 2000, rows.read(name)
-    recipe, experiment = rows.experiment_of(row.facts)
-    there = worlds.world(recipe.data)
+    _, chosen = rows.recipe_of(row.facts)
+    experiment = rows.experiment_of(row.facts)
+    navigation, _ = environments.point_navigation(num_steps=chosen.horizon, goal_radius=0.0)
+    navigation = environments.scaled_actions(navigation)
+    memory = models.gru(chosen.width, max_span=chosen.max_span)
     if name == "navigation_rl2":
-        policy = acting_by_memory.policy_of(recipe.model, recipe.method, there)
+        policy = policies.actor_critic(memory, navigation)
     else:
-        _, policy = acting_by_memory.believing_policy_of(recipe.model, recipe.method, there)
-    run = jax.jit(
-        jax.vmap(run_episode(there.environment, policy, num_steps=there.num_steps, is_greedy=True), (None, 0, 0))
-    )
+        decoder = models.mlp((*chosen.decoder, 1))
+        inference = learners.task_inference(memory, decoder, navigation, num_latents=chosen.num_latents)
+        policy = learners.varibad_policy(inference, models.mlp(chosen.trunk), navigation)
+    episode = run_episode(navigation, policy, num_steps=chosen.num_rollouts * chosen.horizon, is_greedy=True)
     key_params, key_run = jax.random.split(jax.random.key(3))
-    params = jax.vmap(there.sample_test)(jax.random.split(key_params, num_tasks))
+    params = jax.vmap(experiment.source.meta_test)(jax.random.split(key_params, num_tasks))
+    run = jax.jit(jax.vmap(episode, (None, 0, 0)))
     experience = run(rows.restored(experiment, row.meta_params), params, jax.random.split(key_run, num_tasks))
-    return np.asarray(experience.reward).reshape(num_tasks, there.num_rollouts, -1)
+    return np.asarray(experience.reward).reshape(num_tasks, chosen.num_rollouts, -1)
 
 
 def test_varibad_finds_goals_sooner_and_rests_farther_from_them_than_rl2():

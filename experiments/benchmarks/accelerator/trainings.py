@@ -14,11 +14,13 @@ import numpy as np
 import optax
 
 import jmeta
-from jmeta import environments, evaluation, learners, losses, models, policies, policy_gradients, rollouts, tasks
-from jmeta.collecting import collecting_trainer
+from jmeta import evaluation, learners, losses, models, tasks
+from jmeta.domains import rl
+from jmeta.domains.images.datasets import ImageClasses, ImageSplits
+from jmeta.domains.images.protocols import Protocol, finn2017, vinyals
+from jmeta.domains.rl import environments, policies, policy_gradients, rollouts
+from jmeta.domains.rl.on_policy import on_policy_trainer
 from jmeta.evaluation import Evaluation
-from jmeta.tasks.datasets import ImageClasses, ImageSplits
-from jmeta.tasks.protocols import Protocol, finn2017, vinyals
 from jmeta.training import MetaState
 from jmeta.types import MetaTrainer, PyTree, RandomKey
 
@@ -106,12 +108,12 @@ def _bandits(name: str, *, num_pulls: int, num_arms: int, is_tiny: bool) -> Trai
     policy = policies.actor_critic(models.gru(8 if is_tiny else 256, max_span=num_pulls // 2), bandit)
     run = rollouts.run_episode(bandit, policy, num_steps=num_pulls)
     episode_fn = policy_gradients.with_fading_entropy(
-        jmeta.episode(learners.rl2(policy), policy_gradients.ppo_loss()), 0.05
+        jmeta.episode(rl.learners.rl2(policy), policy_gradients.ppo_loss()), 0.05
     )
     mean_grad = jax.value_and_grad(jmeta.over_tasks(episode_fn, "vmap"), has_aux=True)
     num_epochs, num_minibatches = 2, 4
     rate = optax.linear_schedule(1e-3, 0.0, total * num_epochs * num_minibatches)
-    trainer = collecting_trainer(
+    trainer = on_policy_trainer(
         jmeta.meta_trainer(mean_grad, optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))),
         policy_gradients.collect_episode(run, discount=0.99, gae_lambda=0.7, reward_scale=0.1),
         num_epochs=num_epochs,

@@ -1,0 +1,12 @@
+"""Few-shot images: data sets by class, how images are distorted, and the protocols that say how tasks are drawn.
+
+A data set (`datasets`) gives images by class, split into meta_train, meta_valid and meta_test; a *protocol*
+(`protocols`) says how tasks are drawn from them, under a name that every reported number carries.
+"""
+
+from . import datasets, protocols
+from .augment import distort
+from .baselines import baselines
+from .own_images import own_images
+
+__all__ = ["datasets", "protocols", "distort", "own_images", "baselines"]

@@ -1,0 +1,132 @@
+"""Losses of a policy on what was done: actor-critic and PPO, as `(decisions, batch) -> (loss, aux)`."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jmeta.losses import masked_mean
+from jmeta.types import Aux, Batch, EpisodeFn, LossFn, PyTree, RandomKey, Task
+
+from ..policies import Decision
+from .collecting import Acted
+
+
+def a2c_loss(*, value_weight: float = 0.5, entropy_weight: float = 0.0) -> LossFn:
+    """−Â log π(a) + w_v ½(V − target)² − w_e H(π), averaged over steps; an advantage actor-critic.
+
+    Args:
+      value_weight: w_v.
+      entropy_weight: w_e.
+
+    Returns:
+      `(decisions, batch) -> (loss, aux)` for batches whose `y` is an `Acted`; `aux` has the mean `reward` of a step,
+      the `value_loss` and the `entropy`.
+
+    Example:
+      >>> import jax.numpy as jnp, jmeta
+      >>> from jmeta.domains.rl.policies import Categorical, Decision
+      >>> from jmeta.domains.rl.policy_gradients import Acted
+      >>> zero, one = jnp.zeros(2), jnp.ones(2)
+      >>> acted = Acted(jnp.array([0, 1]), zero, one, zero, one)
+      >>> decisions = Decision(Categorical(jnp.zeros((2, 2))), zero)
+      >>> loss, aux = a2c_loss()(decisions, jmeta.Batch(zero, acted))
+      >>> round(float(loss), 4)
+      0.6931
+
+    Reference:
+      Mnih et al., "Asynchronous Methods for Deep Reinforcement Learning", 2016, arXiv:1602.01783, section 4.
+    """
+
+    def loss_fn(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
+        acted: Acted = batch.y
+        actor = -decisions.distribution.log_prob(acted.action) * acted.advantage
+        return _with_value_and_entropy(actor, decisions, batch, value_weight, entropy_weight)
+
+    return loss_fn
+
+
+def ppo_loss(*, clip: float = 0.2, value_weight: float = 0.5, entropy_weight: float = 0.0) -> LossFn:
+    """PPO's clipped surrogate −min(ρ Â, clip(ρ, 1−ε, 1+ε) Â), with ρ = π(a) / π_old(a); value and entropy as for A2C.
+
+    Args:
+      clip: ε, positive.
+      value_weight, entropy_weight: as for `a2c_loss`.
+
+    Returns:
+      `(decisions, batch) -> (loss, aux)` for batches whose `y` is an `Acted`.
+
+    Raises:
+      ValueError: if `clip` is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp, jmeta
+      >>> from jmeta.domains.rl.policies import Categorical, Decision
+      >>> from jmeta.domains.rl.policy_gradients import Acted
+      >>> zero, one = jnp.zeros(2), jnp.ones(2)
+      >>> acted = Acted(jnp.array([0, 1]), jnp.full(2, -10.0), one, zero, one)  # far likelier now than then
+      >>> decisions = Decision(Categorical(jnp.zeros((2, 2))), zero)
+      >>> loss, aux = ppo_loss(clip=0.2)(decisions, jmeta.Batch(zero, acted))
+      >>> round(float(loss), 4)
+      -1.2
+
+    Reference:
+      Schulman, Wolski, Dhariwal, Radford, Klimov, "Proximal Policy Optimization Algorithms", 2017, arXiv:1707.06347,
+      eq. 7 and 9.
+    """
+    if not clip > 0:
+        raise ValueError(f"clip={clip}; expected a positive number")
+
+    def loss_fn(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
+        acted: Acted = batch.y
+        ratio = jnp.exp(decisions.distribution.log_prob(acted.action) - acted.log_prob)
+        advantage = jax.lax.stop_gradient(acted.advantage)
+        # of equal ones the second, so that the gradient at a ratio of 1 is whole
+        actor = -jnp.fmin(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+        return _with_value_and_entropy(actor, decisions, batch, value_weight, entropy_weight)
+
+    return loss_fn
+
+
+def with_fading_entropy(episode_fn: EpisodeFn, weight: float) -> EpisodeFn:
+    """An episode whose loss rewards entropy less and less: w (1 − progress) in the place of a constant weight.
+
+    Actions that are drawn at random teach a policy with memory about actions that it would not take. What it learns at
+    the end of training, when it hardly explores beyond what pays in the episode itself, is how to act greedily.
+
+    Args:
+      episode_fn: `(meta_params, task, key) -> (loss, aux)`, with the `entropy` in `aux`, such as an episode with
+        `ppo_loss()`; its tasks have a `progress`, which `on_policy_trainer(num_total_steps=...)` gives them.
+      weight: w, at the start.
+
+    Raises:
+      ValueError: at trace time, if the tasks have no `progress`, or `aux` has no `entropy`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jmeta
+      >>> episode_fn = lambda params, task, key: (jnp.array(0.0), {"entropy": jnp.array(2.0)})
+      >>> task = jmeta.Task(None, None, progress=jnp.array(0.75))
+      >>> loss, _ = with_fading_entropy(episode_fn, 0.1)(None, task, jax.random.key(0))
+      >>> round(float(loss), 4)
+      -0.05
+    """
+
+    def fading(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Array, Aux]:
+        if task.progress is None:
+            raise ValueError("a fading entropy needs task.progress; pass num_total_steps to on_policy_trainer")
+        loss, aux = episode_fn(meta_params, task, key)
+        if "entropy" not in aux:
+            raise ValueError(f"a fading entropy needs aux['entropy'], as of ppo_loss(), but aux has {sorted(aux)}")
+        return loss - weight * (1 - task.progress) * aux["entropy"], aux
+
+    return fading
+
+
+def _with_value_and_entropy(
+    actor: Float[Array, " steps"], decisions: Decision, batch: Batch, value_weight: float, entropy_weight: float
+) -> tuple[Array, Aux]:
+    acted: Acted = batch.y
+    actor_loss = masked_mean(actor, batch)
+    value_loss = masked_mean(0.5 * (decisions.value - acted.target) ** 2, batch)
+    entropy = masked_mean(decisions.distribution.entropy(), batch)
+    loss = actor_loss + value_weight * value_loss - entropy_weight * entropy
+    return loss, {"reward": masked_mean(acted.reward, batch), "value_loss": value_loss, "entropy": entropy}

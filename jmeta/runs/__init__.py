@@ -1,0 +1,14 @@
+"""Runs: meta-training as a user starts it, with logs, checkpoints, early stop, resume and evaluation in a run folder.
+
+    recipe ──► Experiment ──► loop: dispatch, log, evaluate, keep the best, save ──► run folder ──► evaluate, replay
+
+A *recipe* is a Python file with a frozen dataclass `Options` and a function `build(options) -> Experiment`. The command
+`jmeta train RECIPE` trains one, ours by name or a user's by path; `main(build, Options)` makes a file run by itself.
+
+What the command line, the progress and the pictures need is installed with `pip install "jmeta[runs]"`.
+"""
+
+from .experiment import Experiment, Metric, Testing, Training, check_positive
+from .main import main
+
+__all__ = ["Experiment", "Training", "Testing", "Metric", "check_positive", "main"]

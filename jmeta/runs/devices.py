@@ -1,0 +1,66 @@
+"""Which devices share the tasks of a meta-step, and which tasks this process has to bring.
+
+A recipe, or `--mesh`, names the axes of a mesh in one word, such as `tasks=8` or `tasks=4,model=2`.
+"""
+
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from .. import sharding
+from ..sharding import Sharing
+
+
+def parse_axes(text: str) -> dict[str, int]:
+    """The axes of a mesh.
+
+    Raises:
+      ValueError: if they are not written as `tasks=4,model=2`, or an axis is named twice.
+
+    Example:
+      >>> parse_axes("tasks=4,model=2")
+      {'tasks': 4, 'model': 2}
+    """
+    pairs = [part.partition("=") for part in text.split(",")]
+    names = {name.strip() for name, _, _ in pairs}
+    if len(names) < len(pairs) or not all(name.strip() and size.strip().isdecimal() for name, _, size in pairs):
+        raise ValueError(f"--mesh {text}; expected axes and their numbers of devices, as in tasks=8 or tasks=4,model=2")
+    return {name.strip(): int(size) for name, _, size in pairs}
+
+
+def sharing_of(axes: str | None, num_blocks: int | None, tasks_per_step: int) -> Sharing | None:
+    """The devices that share tasks; `None` for one device that nobody asked to share.
+
+    A job of several processes shares tasks among all its devices, if nothing else is said.
+
+    Args:
+      axes: of the mesh, such as `"tasks=8"`.
+      num_blocks: see `jmeta.sharding`.
+      tasks_per_step: tasks of a meta-step.
+
+    Raises:
+      ValueError: if there are no such devices, or they do not divide the blocks or the tasks.
+    """
+    if axes is None and num_blocks is None and jax.process_count() == 1:
+        return None
+    sizes = {"tasks": jax.device_count() if jax.process_count() > 1 else 1} if axes is None else parse_axes(axes)
+    mesh = sharding.make_mesh(sizes)
+    sharing = Sharing(mesh, num_blocks)
+    sharing.over(lambda *_: None)  # refuses blocks that do not fit
+    blocks = num_blocks or mesh.size
+    if tasks_per_step % blocks:
+        raise ValueError(
+            f"training.tasks_per_step={tasks_per_step} on {blocks} {'blocks' if num_blocks else 'devices'}; "
+            f"expected a multiple of {blocks}"
+        )
+    return sharing
+
+
+def own_tasks(sharing: Sharing | None, num_tasks: int) -> range:
+    """Of the tasks of a meta-step, those that this process's devices compute with."""
+    if sharing is None:
+        return range(num_tasks)
+    by_task = NamedSharding(sharing.mesh, P(sharing.mesh.axis_names))
+    parts = [index[0] for index in by_task.addressable_devices_indices_map((num_tasks,)).values() if index]
+    ends = [part.indices(num_tasks) for part in parts]
+    return range(min(start for start, _, _ in ends), max(stop for _, stop, _ in ends))

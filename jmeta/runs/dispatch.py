@@ -1,0 +1,92 @@
+"""Many meta-steps in one call: of one seed or several, on tasks that are drawn on the devices or come from the host."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import sharding, tasks, training
+from ..sharding import Sharing
+from ..tasks import HostTasks
+from ..training import MetaState
+from ..types import Aux, PyTree, RandomKey
+from .devices import own_tasks
+from .experiment import Experiment
+from .state import RunState
+
+Dispatch = Callable[[Sequence[RunState]], list[tuple[RunState, Aux]]]
+"""`states -> [(state, aux), ...]`: one dispatch of `steps_per_dispatch` meta-steps of each seed."""
+
+
+def dispatcher(experiment: Experiment, starts: Sequence[RunState]) -> Dispatch:
+    """Dispatches of one seed, which use the state given up; or of several seeds in one `vmap`, which do not.
+
+    What becomes of a seed depends on how many seeds there are and on its place among them, up to rounding, but not on
+    the states of the others: they may be at other steps, and one that is finished may be dispatched and not looked at.
+
+    Raises:
+      ValueError: for several seeds on tasks that come from the host: every seed has its own stream of them.
+    """
+    part, stream, num_total_steps = experiment.training, experiment.meta_train, experiment.num_total_steps
+    if isinstance(stream, HostTasks):
+        if len(starts) > 1:
+            raise ValueError(f"{len(starts)} seeds together on tasks from the host; train them one after another")
+        return _fed_dispatcher(experiment, stream, starts[0])
+    if experiment.sharing is None:
+        sample = tasks.stacked(stream, part.tasks_per_step)
+    else:
+        sample = sharding.put(tasks.drawn(stream, part.tasks_per_step), experiment.sharing.replicated())
+    run = training.sampled_steps(experiment.trainer, num_steps=part.steps_per_dispatch, num_total_steps=num_total_steps)
+
+    def one(states: Sequence[RunState]) -> list[tuple[RunState, Aux]]:
+        (state,) = states
+        meta, aux = run(state.meta, sample, state.key)
+        return [(state._replace(meta=meta), aux)]
+
+    @jax.jit  # stacked and taken apart inside, where it costs nothing to speak of
+    def run_together(metas: list[MetaState], sample: training.SampleTasks, keys: list[RandomKey]) -> list[Any]:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *metas)
+        results = jax.vmap(run, in_axes=(0, None, 0))(stacked, sample, jnp.stack(keys))
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], results) for i in range(len(keys))]
+
+    def several(states: Sequence[RunState]) -> list[tuple[RunState, Aux]]:
+        results = run_together([state.meta for state in states], sample, [state.key for state in states])
+        return [(state._replace(meta=meta), aux) for state, (meta, aux) in zip(states, results, strict=True)]
+
+    return one if len(starts) == 1 else several
+
+
+def _fed_dispatcher(experiment: Experiment, stream: HostTasks, start: RunState) -> Dispatch:
+    part = experiment.training
+    run_fed = training.fed_steps(experiment.trainer, num_total_steps=experiment.num_total_steps)
+    batches = iter(stream.open(own_tasks(experiment.sharing, part.tasks_per_step)))
+    batches.set_state(start.sampler)
+
+    def from_host(states: Sequence[RunState]) -> list[tuple[RunState, Aux]]:
+        (state,) = states
+        steps = [next(batches) for _ in range(part.steps_per_dispatch)]
+        fed = jax.tree.map(lambda *leaves: np.stack(leaves), *steps)
+        if experiment.sharing is not None:
+            fed = _of_all_processes(fed, experiment.sharing, part.tasks_per_step)
+        meta, aux = run_fed(state.meta, fed, state.key)
+        return [(state._replace(meta=meta, sampler=batches.get_state()), aux)]
+
+    return from_host
+
+
+def _of_all_processes(fed: PyTree, sharing: Sharing, num_tasks: int) -> PyTree:
+    """What the processes have drawn, each its own tasks, as arrays of the job: nothing is sent."""
+    first = own_tasks(sharing, num_tasks).start
+
+    def of_leaf(own: np.ndarray) -> jax.Array:
+        shape = (own.shape[0], num_tasks, *own.shape[2:])
+
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[1].indices(num_tasks)
+            return own[:, start - first : stop - first]
+
+        return jax.make_array_from_callback(shape, sharing.of_steps(), part)
+
+    return jax.tree.map(of_leaf, fed)

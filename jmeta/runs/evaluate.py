@@ -1,0 +1,387 @@
+"""Judge a trained run on meta_test: `jmeta evaluate RUN [--baselines] [--inner-steps 0 1 5 10] [--overrides]`.
+
+RUN is the folder of one seed or that of all seeds of a recipe. The parameters are those chosen on meta_valid. Any
+option of the recipe can be given another value, such as `--num-ways 20`, if the parameters keep their shapes. Results
+are printed, with the name of their protocol, and kept in the run folder as `evaluation.json`, one entry a protocol; the
+interval over several seeds in `over_seeds.json` of their common folder.
+"""
+
+import dataclasses
+import pathlib
+import time
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+from .. import checkpoints
+from ..evaluation import Estimate, Evaluation, evaluate_episodes, paired_difference
+from ..evaluation import evaluate as evaluate_learner
+from ..types import EpisodeFn, Learner, PyTree, RandomKey
+from . import console, files, loop, options, pictures, recipes, seeds, state
+from . import folder as run_folder
+from .experiment import Experiment
+from .recipes import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Judge a trained run on meta_test."""
+
+    run: tyro.conf.Positional[pathlib.Path]
+    """Folder of one seed's run, or the one that has the folders of all seeds."""
+    recipe: str | None = None
+    """The recipe file of a run that is not one of ours; nothing that a run folder names is executed by itself."""
+    inner_steps: tuple[int, ...] = ()
+    """Numbers of inner steps to draw the adaptation curve for, such as 0 1 5 10."""
+    baselines: bool = False
+    """Judge the recipe's baselines on the same tasks, which learn nothing from other tasks. It may take a while."""
+
+
+class Timed(NamedTuple):
+    """An evaluation and what it took.
+
+    Attributes:
+      evaluation: the estimates.
+      seconds: without compilation.
+      compile_seconds: tracing and compiling.
+    """
+
+    evaluation: Evaluation
+    seconds: float
+    compile_seconds: float
+
+
+def seed_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The folders of the seeds' runs in a folder, which may be such a one itself.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if (folder / "config.json").is_file():
+        return [folder]
+    found = sorted(path.parent for path in folder.glob("seed_*/config.json"))
+    if not found:
+        runs = sorted(str(path.parent) for path in folder.glob("*/config.json"))
+        inside = f", but {', '.join(runs)} {'are' if len(runs) > 1 else 'is'}" if runs else " and has none in it"
+        raise ValueError(f"{folder} is not a run folder{inside}; pass what --run-dir was, or runs/NAME")
+    return found
+
+
+class Loaded(NamedTuple):
+    """A trained run.
+
+    Attributes:
+      recipe: that it was trained with.
+      options: its options.
+      meta_params: those with the best score on meta_valid.
+    """
+
+    recipe: Recipe
+    options: Any
+    meta_params: PyTree
+
+
+def recipe_of(folder: pathlib.Path, named: str | None) -> tuple[Recipe, Any]:
+    """The recipe of a run and its recorded options.
+
+    Args:
+      folder: of one seed's run.
+      named: the user's recipe file, if it is one.
+
+    Raises:
+      ValueError: if the folder holds no run, or one of a recipe file that is not named, or has another name.
+    """
+    config = run_folder.read_config(folder)
+    if named is None and not config.is_ours:
+        raise ValueError(
+            f"{folder} is a run of the recipe file {files.short(config.recipe)}.py, which is not executed unless you "
+            f"say so: add --recipe PATH/{files.short(config.recipe)}.py"
+        )
+    if named is not None and (config.is_ours or pathlib.Path(named).stem != config.recipe):
+        ours = "one of ours" if config.is_ours else "a file"
+        raise ValueError(
+            f"--recipe {named}, but {folder} is a run of {files.short(config.recipe)}, {ours}; leave it out, or name "
+            "that one"
+        )
+    recipe = recipes.ours(config.recipe) if named is None else recipes.in_file(named)
+    return recipe, options.restored(recipe.options(), config.values)
+
+
+def load_run(folder: pathlib.Path, named: str | None = None) -> Loaded:
+    """A trained run, with its best parameters.
+
+    Args:
+      folder: of one seed's run.
+      named: the user's recipe file, if the run is not of one of ours.
+
+    Raises:
+      ValueError: if the folder holds no run, one without a checkpoint yet, one that never had a finite score, or one of
+        other classes than the data now have.
+    """
+    recipe, chosen = recipe_of(folder, named)
+    experiment = recipe.build(chosen)
+    run_folder.check_split(folder, experiment.source.split_hash)
+    like = state.init_state(experiment, chosen.training.seed)
+    restored = checkpoints.restore(folder / "checkpoints", like, best=True)
+    if restored is None:
+        raise ValueError(f"{folder} has no checkpoint yet; train it first")
+    if not np.isfinite(restored[1].best_score):
+        raise ValueError(f"{folder} never had a finite score on meta_valid, so there is no model to judge")
+    step, latest = checkpoints.restore(folder / "checkpoints", like) or restored
+    if not state.is_finished(latest, chosen.training):
+        print(f"note: {folder} is at step {step} of {chosen.training.num_steps}; judged is the best model until then")
+    return Loaded(recipe, chosen, restored[1].best_meta_params)
+
+
+def tested_otherwise(recipe: Recipe, trained: Any, tested: Any) -> Experiment:
+    """The experiment of a trained run with other options, for testing.
+
+    Args:
+      recipe: of the run.
+      trained: the options it was trained with.
+      tested: those it is tested with.
+
+    Raises:
+      ValueError: if the other options change the parameters' shapes, or test on classes that were trained on.
+    """
+    changed = recipe.build(tested)
+    if options.recorded(trained) == options.recorded(tested):
+        return changed
+    original = recipe.build(trained)
+    shapes = [
+        jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), jax.eval_shape(each.init_fn, jax.random.key(0)))
+        for each in (original, changed)
+    ]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "with these options the parameters have other shapes than those that were trained, as of a method with an "
+            "output for each way; train a run with them"
+        )
+    if changed.source.split_hash != original.source.split_hash:
+        overlap = original.source.seen_classes & changed.source.test_classes
+        if overlap:
+            raise ValueError(
+                f"{len(overlap)} of the {len(changed.source.test_classes)} test classes of {changed.source.name} are "
+                f"among those that the run trained on or chose models by; train a run with these options"
+            )
+    return changed
+
+
+def timed_evaluation(
+    experiment: Experiment, judged: Learner | EpisodeFn, meta_params: PyTree, *, num_steps: int | None = None
+) -> Timed:
+    """Judge on the fixed tasks of meta_test, the same for all; `num_steps` goes with the protocol.
+
+    A learner is judged by its predictions, an episode function by what it reports.
+    """
+    start = time.perf_counter()
+    steps = "" if num_steps is None else f", {loop.inner_steps(num_steps)}"
+    with console.compile_clock() as compiling:
+        evaluation = evaluation_of(experiment, judged, meta_params, loop.split_key("meta_test"), steps=steps)
+    return Timed(evaluation, time.perf_counter() - start - compiling.seconds, compiling.seconds)
+
+
+def evaluation_of(
+    experiment: Experiment, judged: Learner | EpisodeFn, meta_params: PyTree, key: RandomKey, *, steps: str
+) -> Evaluation:
+    """A learner judged by its predictions, or an episode function by what it reports, on the tasks of a key."""
+    arguments = (meta_params, experiment.source.meta_test, key)
+    numbers: Any = {
+        "protocol": experiment.test_protocol + steps,
+        "num_tasks": experiment.num_test_tasks,
+        "tasks_at_once": experiment.testing.tasks_at_once,
+    }
+    if isinstance(judged, Learner):
+        return evaluate_learner(judged, experiment.loss_fn, *arguments, **numbers)
+    return evaluate_episodes(judged, *arguments, **numbers)
+
+
+def evaluated(experiment: Experiment, meta_params: PyTree) -> Timed:
+    """The experiment's own learner on meta_test."""
+    return timed_evaluation(experiment, experiment.judged, meta_params, num_steps=experiment.num_test_steps)
+
+
+def table_row(name: str, timed: Timed) -> dict[str, str]:
+    """One line of the table of results."""
+    evaluation = timed.evaluation
+    metric = main_metric(evaluation)
+    both = evaluation.transductive
+    return {
+        "": name,
+        f"{metric}, inductive": shown(metric, evaluation.inductive[metric]),
+        "transductive": shown(metric, both[metric]) if both else "same",
+        "tasks": str(evaluation.num_tasks),
+        "tasks/s": f"{evaluation.num_tasks / max(timed.seconds, 1e-9):.0f}",
+        "compile": f"{timed.compile_seconds:.1f} s",
+        "protocol": evaluation.protocol,
+    }
+
+
+def main_metric(evaluation: Evaluation) -> str:
+    """Accuracy or return where there is one, else loss."""
+    return next(name for name in ("accuracy", "return", "loss") if name in evaluation.inductive)
+
+
+def shown(metric: str, value: Estimate) -> str:
+    """An estimate as text; accuracy in per cent."""
+    if metric != "accuracy":
+        return f"{value.mean:.3f} ± {value.half_width:.3f}"
+    return f"{100 * value.mean:.2f} ± {100 * value.half_width:.2f} %"
+
+
+def gains(results: dict[str, Timed], over: str) -> dict[str, str]:
+    """How far each result is from that of one name on the same tasks, inductive, as text; accuracy in points."""
+    metric = main_metric(results[over].evaluation)
+    others = {name: timed.evaluation.inductive[metric] for name, timed in results.items() if name != over}
+    differences = {
+        name: paired_difference(value, results[over].evaluation.inductive[metric]) for name, value in others.items()
+    }
+    if metric != "accuracy":
+        return {name: f"{value.mean:+.3f} ± {value.half_width:.3f} in {metric}" for name, value in differences.items()}
+    return {
+        name: f"{100 * value.mean:+.1f} ± {100 * value.half_width:.1f} points" for name, value in differences.items()
+    }
+
+
+def curve(experiment: Experiment, meta_params: PyTree, nums_steps: tuple[int, ...]) -> dict[int, Timed]:
+    """The same test tasks after different numbers of inner steps.
+
+    Raises:
+      ValueError: if the learner has no inner steps.
+    """
+    make = experiment.with_num_steps
+    if make is None:
+        raise ValueError("--inner-steps was given, but this method adapts without gradient steps; leave it out")
+    return {
+        steps: timed_evaluation(experiment, make(steps), meta_params, num_steps=steps)
+        for steps in sorted(set(nums_steps))
+    }
+
+
+def store(folder: pathlib.Path, split_hash: str | None, results: dict[str, Timed]) -> None:
+    """Add results, by name, to the folder's `evaluation.json`, one process after the other."""
+    entries = {}
+    for name, timed in results.items():
+        seconds = {"seconds": timed.seconds, "compile_seconds": timed.compile_seconds}
+        entry = {**as_json(timed.evaluation), **seconds, "split_hash": split_hash}
+        entries[f"{name} | {timed.evaluation.protocol}"] = entry
+    files.add_to_json(folder / "evaluation.json", entries)
+
+
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """What is written of an evaluation: means and half-widths, without the values of single tasks."""
+
+    def plain(estimates: dict[str, Estimate] | None) -> dict[str, Any] | None:
+        if estimates is None:
+            return None
+        return {name: {"mean": value.mean, "half_width": value.half_width} for name, value in estimates.items()}
+
+    return {
+        "protocol": evaluation.protocol,
+        "num_tasks": evaluation.num_tasks,
+        "inductive": plain(evaluation.inductive),
+        "transductive": plain(evaluation.transductive),
+    }
+
+
+def evaluate_seed(folder: pathlib.Path, command: Command, overrides: list[str]) -> Timed:
+    """Evaluate one seed's run, print and store the result, and draw its pictures."""
+    recipe, trained, meta_params = load_run(folder, command.recipe)
+    experiment = tested_otherwise(recipe, trained, overridden(recipe, trained, overrides))
+    name, timed = recipe.name, evaluated(experiment, meta_params)
+    results = {name: timed}
+    beside = experiment.baselines if command.baselines else {}
+    for baseline, learner in beside.items():
+        results[baseline] = timed_evaluation(experiment, learner, {})
+    if command.inner_steps:
+        by_steps = curve(experiment, meta_params, command.inner_steps)
+        results |= {f"{name}, {steps} inner steps": result for steps, result in by_steps.items()}
+        draw_curve(folder, name, experiment.test_protocol, by_steps)
+    if is_image_task(experiment):
+        draw_episode(folder, name, experiment, meta_params)
+    store(folder, experiment.source.split_hash, results)
+    console.print_table(f"{folder}: meta_test", [table_row(key, result) for key, result in results.items()])
+    for baseline in beside:
+        gain = gains({name: timed, baseline: results[baseline]}, over=baseline)[name]
+        print(f"{name}: {gain} over {baseline}, task by task, on {experiment.source.name}")
+    return timed
+
+
+def overridden(recipe: Recipe, trained: Any, words: list[str], *, program: str = "jmeta evaluate RUN") -> Any:
+    """The options of a run with other values, as a command line gives them.
+
+    Args:
+      recipe: of the run.
+      trained: its options.
+      words: of the command line, such as `["--num-ways", "20"]`; any option of the recipe.
+      program: what help and errors call the command.
+
+    Raises:
+      SystemExit: after printing help, or what is wrong with an option.
+    """
+    if not words:
+        return trained
+    unprefixed = Annotated[recipe.options, tyro.conf.arg(name="")]
+    fields: Any = [("options", unprefixed, trained)]
+    parsed = dataclasses.make_dataclass("Overrides", fields, frozen=True)
+    return tyro.cli(parsed, args=words, prog=program).options
+
+
+def is_image_task(experiment: Experiment) -> bool:
+    """Whether inputs are `[height, width, channels]`."""
+    if not isinstance(experiment.judged, Learner):
+        return False
+    task = jax.eval_shape(experiment.source.meta_test, jax.random.key(0))
+    return hasattr(task.query.x, "shape") and len(task.query.x.shape) == 4
+
+
+def draw_episode(folder: pathlib.Path, name: str, experiment: Experiment, meta_params: PyTree) -> pathlib.Path:
+    """The first test task with the learner's predictions, as `test_episode.png`."""
+    key_task, key_adapt = jax.random.split(jax.random.split(loop.split_key("meta_test"), 2)[0])
+    learner = experiment.judged
+    assert isinstance(learner, Learner)
+
+    @jax.jit
+    def predictions(meta_params: PyTree) -> tuple[Any, Any]:
+        task = experiment.source.meta_test(key_task)
+        adapted = learner.adapt(meta_params, task.support, key_adapt)
+        return task, learner.predict(meta_params, adapted, task.query.x, None)
+
+    task, logits = jax.device_get(predictions(meta_params))
+    title = f"{name}, a test task of {experiment.source.name}"
+    return pictures.episode(folder / "test_episode.png", task, logits, title=title)
+
+
+def draw_curve(folder: pathlib.Path, name: str, protocol: str, by_steps: dict[int, Timed]) -> pathlib.Path:
+    """The adaptation curve as `adaptation_curve.png`, inductive and, where it differs, transductive."""
+    first = next(iter(by_steps.values())).evaluation
+    metric = main_metric(first)
+    curves = {"inductive": {steps: timed.evaluation.inductive[metric] for steps, timed in by_steps.items()}}
+    transductive = {s: t.evaluation.transductive[metric] for s, t in by_steps.items() if t.evaluation.transductive}
+    curves |= {"transductive": transductive} if transductive else {}
+    title = f"{name}\n{protocol}"
+    return pictures.adaptation_curve(folder / "adaptation_curve.png", curves, metric=metric, title=title)
+
+
+def evaluate_all(command: Command, overrides: list[str]) -> None:
+    """Evaluate every seed's run, and print and store the interval over several."""
+    run = files.named_by_user(command.run)
+    results = {folder.name: evaluate_seed(folder, command, overrides).evaluation for folder in seed_folders(run)}
+    if len(results) == 1:
+        return
+    first = next(iter(results.values()))
+    metric = main_metric(first)
+    by_seed = {f"{metric}, inductive": {seed: one.inductive[metric].mean for seed, one in results.items()}}
+    both = {seed: one.transductive[metric].mean for seed, one in results.items() if one.transductive}
+    by_seed |= {f"{metric}, transductive": both} if both else {}
+    for words, over in seeds.store(run, f"meta_test | {first.protocol}", by_seed).items():
+        print(f"{len(results)} seeds: {words}, {shown(metric, over)} (95 % interval over seeds), {first.protocol}")
+
+
+def command(arguments: list[str]) -> int:
+    """Run `jmeta evaluate`; returns the exit status."""
+    parsed, overrides = tyro.cli(Command, args=arguments, prog="jmeta evaluate", return_unknown_args=True)
+    console.use_compilation_cache()
+    return console.run_command(lambda: evaluate_all(parsed, overrides), if_interrupted="what was printed is stored")

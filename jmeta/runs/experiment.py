@@ -1,0 +1,238 @@
+"""An experiment: everything that a run computes with, in one value that a recipe's `build` returns."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .. import training as training_
+from ..episodes import episode, over_tasks
+from ..sharding import Sharing, keep_placed
+from ..tasks import HostTasks, Source
+from ..types import EpisodeFn, GradFn, Learner, LossFn, MetaTrainer, PyTree, RandomKey, Task
+from . import devices
+
+Metric = Literal["accuracy", "loss", "return"]
+"""What models are chosen by, and rows of results show."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The outer loop. All numbers of steps are multiples of `steps_per_dispatch`."""
+
+    num_steps: int
+    """Meta-steps."""
+    tasks_per_step: int
+    steps_per_dispatch: int
+    """Meta-steps that run in one compiled call, between two lines of the log."""
+    evaluate_every: int
+    """Meta-steps between two evaluations on meta_valid, which choose the model (by all queries together, for a learner
+    to which that makes a difference); also the longest way between two checkpoints."""
+    checkpoint_every: int | None = None
+    """Meta-steps between checkpoints; at every evaluation if not given."""
+    batching: Literal["auto", "vmap", "scan"] | int = "auto"
+    """Tasks of a meta-step at once: all (`vmap`), one (`scan`), this many, or (`auto`) all on accelerators and on a CPU
+    as many as its caches hold."""
+    mesh: str | None = None
+    """Devices that share the tasks of a meta-step, such as `tasks=8`; with `tasks=4,model=2` large parameters are
+    divided between two. All of a job of several processes, and else one, if not given. Says where and not what: a run
+    may go on with another."""
+    num_blocks: int | None = None
+    """Blocks that tasks are divided into, a power of two, for the same bits on any number of devices that divides it;
+    one for each device, and sums in the order that is fastest, if not given."""
+    num_valid_tasks: int = 200
+    """Tasks of meta_valid."""
+    patience: int | None = None
+    """Evaluations without a better score on meta_valid after which training stops; never if not given."""
+    max_skipped_in_a_row: int = 20
+    """Meta-steps in a row with a loss, gradient or result that is not finite, after which the run is given up; looked
+    at after every dispatch."""
+    keep_last: int = 3
+    """Checkpoints kept beside the best."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Testing:
+    """How much a model is tested on."""
+
+    num_tasks: int | None = None
+    """Tasks of meta_test; the protocol's number if not given."""
+    tasks_at_once: int = 4
+    """Tasks computed together; it changes speed and memory, not results."""
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """Everything that a run computes with.
+
+    Attributes:
+      learner: as it is meta-trained.
+      loss_fn: what predictions are judged by.
+      source: where tasks come from.
+      optimizer: the meta-optimizer; `None` if `make_trainer` is given.
+      training: how long, how often, what to watch.
+      testing: how much to test on.
+      metric: what models are chosen by.
+      evaluated: what meta_valid and meta_test judge: a learner by its predictions, or an episode function by what it
+        reports. `learner` if not given.
+      with_num_steps: the same with another number of inner steps; `None` if it has none. With `num_test_steps` it takes
+        the place of `evaluated`.
+      num_test_steps: inner steps at test.
+      episode_fn: what a meta-step descends; `jmeta.episode(learner, loss_fn)` if not given.
+      init: `key -> meta_params`; the learner's own on a task of the source's shapes, if not given.
+      make_trainer: `sharing -> MetaTrainer`, for meta-steps that are not the plain ones: the optimizer's on the mean
+        gradient over tasks.
+      has_progress: whether tasks carry the share of training that is done, as their `progress`.
+      training_names: renames metrics of training that are not what testing measures, such as a loss that is an
+        objective of its own.
+      baselines: learners without meta-parameters by name, to be judged on the same tasks.
+
+    Raises:
+      ValueError: unless exactly one of `optimizer` and `make_trainer` is given.
+
+    Example:
+      >>> import optax
+      >>> from jmeta import learners, losses, models, runs, tasks
+      >>> sample = tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)
+      >>> experiment = Experiment(
+      ...     learner=learners.protonet(models.mlp([16, 8]), num_ways=5),
+      ...     loss_fn=losses.cross_entropy,
+      ...     source=tasks.Source(lambda: sample, sample, sample, "blobs", lambda count: f"blobs, {count} tasks"),
+      ...     optimizer=optax.adam(1e-3),
+      ...     training=Training(num_steps=100, tasks_per_step=4, steps_per_dispatch=10, evaluate_every=50),
+      ... )
+      >>> experiment.num_test_tasks, experiment.test_protocol
+      (1000, 'blobs, 1000 tasks')
+    """
+
+    learner: Learner
+    loss_fn: LossFn
+    source: Source
+    optimizer: optax.GradientTransformation | None = None
+    training: Training = field(kw_only=True)
+    testing: Testing = Testing()
+    metric: Metric = "accuracy"
+    evaluated: Learner | EpisodeFn | None = None
+    with_num_steps: Callable[[int], Learner | EpisodeFn] | None = None
+    num_test_steps: int | None = None
+    episode_fn: EpisodeFn | None = None
+    init: Callable[[RandomKey], PyTree] | None = None
+    make_trainer: Callable[[Sharing | None], MetaTrainer] | None = None
+    has_progress: bool = False
+    training_names: Mapping[str, str] = field(default_factory=dict)
+    baselines: Mapping[str, Learner] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.optimizer is None) == (self.make_trainer is None):
+            given = "neither" if self.optimizer is None else "both"
+            raise ValueError(f"expected an optimizer or make_trainer, got {given}; pass one of them")
+
+    @functools.cached_property
+    def judged(self) -> Learner | EpisodeFn:
+        """What meta_valid and meta_test judge."""
+        if self.with_num_steps is not None and self.num_test_steps is not None:
+            return self.with_num_steps(self.num_test_steps)
+        return self.learner if self.evaluated is None else self.evaluated
+
+    @property
+    def num_test_tasks(self) -> int:
+        """Tasks of meta_test that a number is the mean over."""
+        return self.source.num_test_tasks if self.testing.num_tasks is None else self.testing.num_tasks
+
+    @property
+    def test_protocol(self) -> str:
+        """The words beside numbers of meta_test, without the number of inner steps."""
+        return self.source.describe(self.num_test_tasks)
+
+    @property
+    def num_total_steps(self) -> int | None:
+        """Meta-steps of the whole run where tasks carry their progress, else `None`."""
+        return self.training.num_steps if self.has_progress else None
+
+    @functools.cached_property
+    def init_fn(self) -> Callable[[RandomKey], PyTree]:
+        """`key -> meta_params`, compiled."""
+        if self.init is not None:
+            return jax.jit(self.init)
+        return jax.jit(lambda key: self.learner.init(key, _zeros_like_one(self.source)))
+
+    @functools.cached_property
+    def grad_fn(self) -> GradFn:
+        """The meta-gradient of one task."""
+        trained = episode(self.learner, self.loss_fn) if self.episode_fn is None else self.episode_fn
+        return jax.value_and_grad(trained, has_aux=True)
+
+    @functools.cached_property
+    def meta_train(self) -> jax.tree_util.Partial | HostTasks:
+        """The sampler of training tasks, made at first use."""
+        return self.source.meta_train()
+
+    @functools.cached_property
+    def sharing(self) -> Sharing | None:
+        """Devices that share the tasks of a meta-step; `None` if one computes all of them."""
+        return devices.sharing_of(self.training.mesh, self.training.num_blocks, self.training.tasks_per_step)
+
+    @functools.cached_property
+    def trainer(self) -> MetaTrainer:
+        """Meta-steps on `training.tasks_per_step` stacked tasks."""
+        sharing = self.sharing
+        if self.make_trainer is not None:
+            trainer = self.make_trainer(sharing)
+        else:
+            assert self.optimizer is not None
+            mean_grad = over_tasks(self.grad_fn, batching=self.training.batching)
+            mean_grad = mean_grad if sharing is None else sharing.over(mean_grad)
+            trainer = training_.meta_trainer(mean_grad, self.optimizer)
+        return trainer if sharing is None else keep_placed(trainer, sharing.mesh)
+
+
+def _zeros_like_one(source: Source) -> Task:
+    """A task of zeros: a learner's `init` looks at shapes alone."""
+    shapes = jax.eval_shape(source.meta_test, jax.random.key(0))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def check(training: Training, testing: Testing) -> None:
+    """Raise `ValueError` at the first number that is out of its range, with the option's name.
+
+    For runs that are trained: what is only judged may have been trained by other rules.
+    """
+    check_steps(training)
+    least = {
+        "training.tasks_per_step": (1, training.tasks_per_step),
+        "training.num_valid_tasks": (2, training.num_valid_tasks),
+        "training.patience": (1, training.patience),
+        "training.max_skipped_in_a_row": (1, training.max_skipped_in_a_row),
+        "training.keep_last": (1, training.keep_last),
+        "testing.num_tasks": (2, testing.num_tasks),
+        "testing.tasks_at_once": (1, testing.tasks_at_once),
+    }
+    for name, (smallest, number) in least.items():
+        if number is not None and number < smallest:
+            raise ValueError(f"{name}={number}; expected at least {smallest}")
+
+
+def check_steps(training: Training) -> None:
+    """Raise `ValueError` unless numbers of steps are multiples of `steps_per_dispatch`."""
+    unit = training.steps_per_dispatch
+    numbers = {"num_steps": training.num_steps, "evaluate_every": training.evaluate_every}
+    numbers |= {"checkpoint_every": training.checkpoint_every} if training.checkpoint_every is not None else {}
+    for name, number in {"steps_per_dispatch": unit, **numbers}.items():
+        if number < 1 or number % unit:
+            raise ValueError(
+                f"training.{name}={number}; expected a positive multiple of training.steps_per_dispatch={unit}, so "
+                "that a resumed run dispatches the same steps together"
+            )
+
+
+def check_positive(**numbers: int | float | None) -> None:
+    """Raise `ValueError` at the first number that is given and not positive and finite; for a recipe's own options."""
+    for name, number in numbers.items():
+        if number is not None and not 0 < number < math.inf:
+            raise ValueError(f"{name}={number}; expected a positive number")

@@ -1,0 +1,250 @@
+"""A run's folder: what was asked for, what happened, and who is writing.
+
+    config.json        the recipe's name, whether it is ours, every option, and their hash
+    sessions.jsonl     one line for each time the run was started: versions, device, git commit, step resumed from, and
+                       the seeds that it shared its dispatches with
+    metrics.jsonl      one line for each log interval and each evaluation; also as TensorBoard files in tensorboard/
+    checkpoints/       see `jmeta.checkpoints`
+    lock               held by the process that writes; the system releases it, however that process ends
+
+A folder may come from someone else. So what is read is checked, and a link in it, which may lead anywhere, is refused
+before anything is written; `jmeta.checkpoints` does the same for what is its own.
+"""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+import jmeta
+
+from . import options as options_
+from .console import StoppedError
+from .files import open_here, read_json, replace_text, short, whole_lines
+
+FORMAT = 2
+"""Of `config.json`; 1 was that of recipes composed of parts."""
+
+_MAX_DEPTH = 8  # of options in options
+
+
+class FolderInUseError(StoppedError):
+    """Another process writes to the run folder."""
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Hold a run folder, making it if need be; no other process can, until this block or this process ends.
+
+    Raises:
+      FolderInUseError: if a process holds it; its id is in the message.
+      ValueError: if there is a link in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    check_files(folder)
+    with open_here(folder / "lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = short(file.read(80)) or "unknown"
+            raise FolderInUseError(
+                f"{folder} is being written by process {holder}; wait for it, stop it, or choose another --run-dir"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def check_files(folder: pathlib.Path) -> None:
+    """Raise `ValueError` if there is something else than files and folders in a run folder."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
+                raise ValueError(
+                    f"{folder} holds {short(entry.name)}, a link or a special file, which no run makes; put a file or "
+                    "a folder there, or take it away"
+                )
+
+
+class Config(NamedTuple):
+    """What a run folder says about its run.
+
+    Attributes:
+      recipe: its name.
+      is_ours: whether the recipe is one of ours; else it is a user's file, which nobody runs who is not asked to.
+      values: its options, as recorded.
+    """
+
+    recipe: str
+    is_ours: bool
+    values: dict[str, Any]
+
+
+def write_config(
+    folder: pathlib.Path, recipe_name: str, options: Any, split_hash: str | None, *, is_ours: bool
+) -> None:
+    """Record a recipe and how its classes are split in a run folder; what is recorded already must be the same.
+
+    Raises:
+      ValueError: if the folder belongs to other options, the first ones that differ are named; or to another split.
+    """
+    values = options_.recorded(options)
+    config = {
+        "format": FORMAT,
+        "recipe": recipe_name,
+        "is_ours": is_ours,
+        "hash": options_.hash_of(values),
+        "split_hash": split_hash,
+        "options": values,
+    }
+    path = folder / "config.json"
+    if not path.exists():
+        replace_text(path, json.dumps(config, indent=2) + "\n")
+        return
+    recorded = _read_config(path)
+    if all(recorded[name] == config[name] for name in ("recipe", "is_ours", "hash")):
+        check_split(folder, split_hash)
+        return
+    old, new = (
+        {"recipe": c["recipe"], "is_ours": c["is_ours"], **options_.flat(c["options"])} for c in (recorded, config)
+    )
+    differing = [
+        f"{short(name)} was {short(old.get(name))}, is {new.get(name)}"
+        for name in {**new, **old}
+        if old.get(name) != new.get(name)
+    ]
+    raise ValueError(
+        f"{folder} holds a run with other options ({'; '.join(differing[:4])}); choose another --run-dir, or repeat "
+        "its options to resume"
+    )
+
+
+def check_split(folder: pathlib.Path, split_hash: str | None) -> None:
+    """Raise `ValueError` unless the classes are split as when the run began: else it would be judged on its own."""
+    recorded = _read_config(folder / "config.json")["split_hash"]
+    if recorded != split_hash:
+        raise ValueError(
+            f"{folder} was begun with other classes in meta_train, meta_valid and meta_test (split "
+            f"{short(recorded)}, now {split_hash}): were classes added to the data, or taken away? Restore them, or "
+            "begin another run"
+        )
+
+
+def read_config(folder: pathlib.Path) -> Config:
+    """The recipe and options of a run.
+
+    Raises:
+      ValueError: if the folder holds no run, or its configuration is damaged or of another version.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a run folder: there is no {path.name} in it; pass what --run-dir was")
+    check_files(folder)
+    config = _read_config(path)
+    return Config(config["recipe"], config["is_ours"], config["options"])
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+    config = read_json(path)
+    if "recipe" in config and config.get("format", 1) != FORMAT:
+        raise ValueError(
+            f"{path} has format {short(config.get('format', 1))}, and this version of jmeta reads {FORMAT}; use the "
+            "version that made the run, or train it again"
+        )
+    if missing := {"format", "recipe", "is_ours", "hash", "split_hash", "options"} - set(config):
+        raise ValueError(f"{path} is damaged ({', '.join(sorted(missing))} missing); restore it, or move it away")
+    are_texts = all(isinstance(config[name], str) and len(config[name]) < 200 for name in ("recipe", "hash"))
+    is_flag = isinstance(config["is_ours"], bool)
+    if not (
+        are_texts and is_flag and isinstance(config["options"], dict) and _is_shallow(config["options"], _MAX_DEPTH)
+    ):
+        raise ValueError(f"{path} is damaged (it has entries that no run writes); restore it, or move it away")
+    if config["hash"] != options_.hash_of(config["options"]):
+        raise ValueError(f"{path} is damaged (its hash is not that of its options); restore it, or move it away")
+    return config
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth > 0 and all(_is_shallow(each, depth - 1) for each in inner)
+
+
+def num_cpus() -> int | None:
+    """CPU cores that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def record_session(
+    folder: pathlib.Path, *, seed: int, resumed_from: int, trained_together: list[int], has_blocks: bool = False
+) -> str:
+    """Append what this start of the run runs on.
+
+    Args:
+      folder: of the run.
+      seed: of the run.
+      resumed_from: step; 0 for the beginning.
+      trained_together: seeds that share dispatches.
+      has_blocks: whether sums are in one order, whatever the number of devices.
+
+    Returns:
+      In words, what the bits of the run's numbers depend on that is not as in the session before; empty if nothing, or
+      if nothing of that session is used.
+    """
+    device = jax.devices()[0]
+    session = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "resumed_from": resumed_from,
+        "seed": seed,
+        "trained_together": trained_together,
+        "command": sys.orig_argv[1:],
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
+        "jmeta": jmeta.__version__,
+        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "device_kind": device.device_kind,
+        "processes": jax.process_count(),
+        "cpus": num_cpus(),
+        "threads": _num_threads(device.platform),
+        "git_commit": _git_commit(),
+    }
+    path = folder / "sessions.jsonl"
+    before = whole_lines(path)[-1:] if resumed_from else []
+    with open_here(path, "a") as file:
+        file.write(json.dumps(session) + "\n")
+    decisive = ["jax", "jaxlib", "device_kind", "threads", "trained_together"]
+    decisive += [] if has_blocks else ["device", "processes"]
+    return "; ".join(
+        f"{name} was {short(last[name])}, is {session[name]}"
+        for last in before
+        for name in decisive
+        if name in last and last[name] != session[name]
+    )
+
+
+def _num_threads(platform: str) -> int | None:
+    """The size of XLA's pool on CPUs, by which it divides products of matrices."""
+    if platform != "cpu":
+        return None
+    said = os.environ.get("NPROC", "")
+    return int(said) if said.isdecimal() else max(num_cpus() or 1, jax.local_device_count())
+
+
+def _git_commit() -> str | None:
+    command = ["git", "rev-parse", "HEAD"]
+    with contextlib.suppress(OSError):
+        result = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parent, check=False)
+        return result.stdout.strip() or None if result.returncode == 0 else None
+    return None

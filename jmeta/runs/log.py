@@ -1,0 +1,115 @@
+"""The log of a run's metrics: `metrics.jsonl`, and TensorBoard's files beside it.
+
+Metrics are written before the checkpoint of their step. So after a kill, whatever the restored step did not see is the
+tail of the log, and is cut.
+"""
+
+import itertools
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from .files import Line, open_here, replace_text, whole_lines
+
+
+class MetricsLog:
+    """Appends lines of metrics to `metrics.jsonl` and TensorBoard, first cutting those after the step resumed from."""
+
+    def __init__(self, folder: pathlib.Path, *, last_step: int) -> None:
+        from tensorboardX import SummaryWriter  # when used, as it brings PyTorch with it where that is installed
+
+        self.path = folder / "metrics.jsonl"
+        cut_metrics(self.path, last_step)
+        self._file = open_here(self.path, "a")
+        self._failed: OSError | None = None
+        # from the root, as what it finds before a colon at the beginning it takes for a kind of storage
+        self._board = SummaryWriter(str((folder / "tensorboard").absolute()), purge_step=last_step + 1, flush_secs=3600)
+
+    def append(self, step: int, split: str, metrics: Mapping[str, float], *, protocol: str | None = None) -> None:
+        """Log the metrics of one step, by a protocol; a number that is not finite is written as `null`.
+
+        If that cannot be written, `to_disk` says so: of several processes, all are there to hear of it.
+        """
+        if self._failed is not None:
+            return
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        named = {} if protocol is None else {"protocol": protocol}
+        try:
+            self._file.write(json.dumps({"step": step, "split": split, **named, **finite}) + "\n")
+        except OSError as error:
+            self._failed = error
+            return
+        if protocol is not None:
+            self._board.add_text(f"{split}/protocol", protocol, step)
+        for name, value in finite.items():
+            if value is not None:
+                self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def to_disk(self) -> None:
+        """Return when everything appended is on disk.
+
+        Raises:
+          OSError: if it cannot be written.
+        """
+        if self._failed is not None:
+            raise self._failed
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._board.flush()
+
+    def close(self) -> None:
+        try:
+            self.to_disk()
+        finally:
+            try:
+                self._board.close()
+            finally:
+                self._file.close()
+
+
+class NoLog:
+    """A log of nothing, for processes beside the one that writes."""
+
+    def append(self, step: int, split: str, metrics: Mapping[str, float], *, protocol: str | None = None) -> None:
+        """Nothing."""
+
+    def to_disk(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def read_metrics(folder: pathlib.Path, split: str | None = None) -> list[Line]:
+    """The logged lines of a run, of one split or of all; a torn last line is left out."""
+    lines = _whole_metrics(folder / "metrics.jsonl")
+    return [line for line in lines if split in (None, line["split"])]
+
+
+def cut_metrics(path: pathlib.Path, last_step: int) -> None:
+    """Remove, atomically, the lines after `last_step` and a line that was being written when its process died."""
+    if path.exists():
+        kept = [json.dumps(line) + "\n" for line in _whole_metrics(path) if line["step"] <= last_step]
+        replace_text(path, "".join(kept))
+
+
+def _whole_metrics(path: pathlib.Path) -> list[Line]:
+    """Lines up to the first that is not of metrics."""
+
+    def is_number(value: Any) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+    def is_metrics(line: Line) -> bool:
+        texts = {"split": "", **line}
+        numbers = {name: texts.pop(name) for name in line if name not in ("split", "protocol")}
+        return (
+            isinstance(numbers.get("step"), int)
+            and all(value is None or is_number(value) for value in numbers.values())
+            and bool(texts["split"])
+            and all(isinstance(text, str) for text in texts.values())
+        )
+
+    return list(itertools.takewhile(is_metrics, whole_lines(path)))

@@ -1,0 +1,178 @@
+"""Pictures of a run, as PNG files: its learning curve, one test episode, accuracy against inner steps."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..evaluation import Estimate
+from ..types import Task
+from . import files, folder, log
+
+TRAIN, VALID, RIGHT, WRONG = "#8fa3b8", "#1f5fa8", "#2a8f4f", "#c8382e"
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e8e8e8",
+    "axes.titleweight": "bold",
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+}
+
+
+def learning_curve(run: pathlib.Path) -> pathlib.Path:
+    """What was descended, loss and accuracy, on meta_train and meta_valid; the best step is marked.
+
+    A panel has one quantity; its tasks, their ways and the inner steps may be others on meta_train than on meta_valid.
+    """
+    train, valid = (log.read_metrics(run, split) for split in ("meta_train", "meta_valid"))
+    ordered = ("objective", "loss", "accuracy", "reward", "return")
+    names = [name for name in ordered if any(name in line for line in (*train, *valid))]
+    if "return" in names:
+        names = [name for name in names if name != "loss"]  # which is minus the return
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.2), squeeze=False, layout="constrained")
+        for axis, name in zip(axes[0], names, strict=True):
+            _curve(axis, name, train, valid)
+        _mark_best(axes[0], names, valid)
+        axes[0, -1].legend(loc="best")
+        recipe = folder.read_config(run).recipe
+        name = recipe if run.name.startswith(recipe) else f"{recipe}, {run.name}"
+        protocol = valid[-1].get("protocol") if valid else None
+        title = f"{name}\nmeta_valid: {protocol}" if protocol else name
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9)
+        return _saved(figure, run / "learning_curve.png")
+
+
+def _curve(axis: Axes, name: str, train: list[files.Line], valid: list[files.Line]) -> None:
+    steps, values = _series(train, name)
+    if name in (train or [{}])[-1]:
+        axis.plot(steps, values, color=TRAIN, linewidth=0.8, alpha=0.6)
+        axis.plot(steps, _smoothed(values), color=TRAIN, linewidth=1.6, label="meta_train")
+    steps, values = _series(valid, name)
+    _, half_widths = _series(valid, f"{name}_half_width")
+    if steps.size:
+        axis.fill_between(steps, values - half_widths, values + half_widths, color=VALID, alpha=0.2, linewidth=0)
+        label = "meta_valid (95 % interval)"
+        axis.plot(steps, values, color=VALID, marker="o", markersize=2.5, linewidth=1.4, label=label)
+    shown = np.concatenate([_series(train, name)[1], values])
+    if (
+        name in ("objective", "loss")
+        and np.isfinite(shown).any()
+        and np.nanmin(shown) > 0
+        and np.nanmax(shown) > 20 * np.nanmin(shown)
+    ):
+        axis.set_yscale("log")
+    axis.set(xlabel="meta-step", title=name if steps.size else f"{name}, of meta_train", xlim=(0, None))
+
+
+def _mark_best(axes: np.ndarray, names: list[str], valid: list[files.Line]) -> None:
+    """A vertical line at the step that was chosen, its value in the legend."""
+    name = names[-1]
+    steps, values = _series(valid, name)
+    if not np.isfinite(values).any():
+        return
+    best = int(np.nanargmax(values) if name in ("accuracy", "return") else np.nanargmin(values))
+    label = f"best on meta_valid: {values[best]:.3f}, step {steps[best]}"
+    for axis in axes:
+        axis.axvline(steps[best], color="black", linewidth=0.8, linestyle=":", label=label)
+
+
+def _series(lines: list[files.Line], name: str) -> tuple[np.ndarray, np.ndarray]:
+    kept = [(line["step"], line[name]) for line in lines if name in line]
+    steps, values = zip(*kept, strict=True) if kept else ((), ())
+    return np.array(steps), np.array([np.nan if value is None else value for value in values], float)
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Mean over a window of a twentieth of the run, gaps left out."""
+    width = max(1, len(values) // 20)
+    known = np.isfinite(values)
+    sums, counts = (np.convolve(v, np.ones(width), "same") for v in (np.where(known, values, 0.0), known.astype(float)))
+    return sums / np.where(counts > 0.5, counts, np.nan)
+
+
+def episode(path: pathlib.Path, task: Task, logits: np.ndarray, *, title: str, max_queries: int = 6) -> pathlib.Path:
+    """One episode of images: a row for each class with its support and its queries, framed by right and wrong.
+
+    Args:
+      path: the PNG to write.
+      task: with images `[height, width, channels]`.
+      logits: `[queries, ways]`, the predictions.
+      title: of the picture.
+      max_queries: shown of each class.
+    """
+    support, query = task.support, task.query
+    num_ways = int(np.max(support.y)) + 1
+    predicted, labels = np.argmax(logits, -1), np.asarray(query.y)
+    shots = [np.flatnonzero(np.asarray(support.y) == way)[:5] for way in range(num_ways)]
+    queries = [np.flatnonzero(labels == way)[:max_queries] for way in range(num_ways)]
+    num_support, num_query = max(map(len, shots)), max(map(len, queries))
+    widths = [1] * num_support + [0.35] + [1] * num_query
+    style: Any = {**STYLE, "axes.grid": False}
+    with plt.rc_context(style):
+        size = (0.82 * sum(widths) + 0.6, 0.92 * num_ways + 0.7)
+        figure, axes = plt.subplots(num_ways, len(widths), figsize=size, width_ratios=widths, squeeze=False)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for way in range(num_ways):
+            axes[way, 0].text(-0.25, 0.5, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[way % 26], transform=axes[way, 0].transAxes,
+                              ha="center", va="center", fontweight="bold")  # fmt: skip
+            for column, i in enumerate(shots[way]):
+                _image(axes[way, column], support.x[i], "#9a9a9a")
+            for column, i in enumerate(queries[way]):
+                is_right = predicted[i] == way
+                axis = axes[way, num_support + 1 + column]
+                _image(axis, query.x[i], RIGHT if is_right else WRONG)
+                if not is_right:
+                    axis.text(0.98, 0.02, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[predicted[i] % 26], transform=axis.transAxes,
+                              color="white", backgroundcolor=WRONG, fontsize=7, ha="right", va="bottom")  # fmt: skip
+        axes[0, 0].set_title("support", loc="left", fontsize=9)
+        axes[0, num_support + 1].set_title("queries: green right, red wrong (as which class)", loc="left", fontsize=9)
+        accuracy = (predicted == labels).mean()
+        heading = f"{title}: {accuracy:.0%} of {len(labels)} right, predicted together"
+        figure.suptitle(heading, x=0.02, ha="left", fontsize=10)
+        return _saved(figure, path)
+
+
+def _image(axis: Axes, image: np.ndarray, frame: str) -> None:
+    image = np.asarray(image, float)
+    axis.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray_r", vmin=0, vmax=1)
+    axis.set_axis_on()
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set(visible=True, color=frame, linewidth=2)
+
+
+def adaptation_curve(
+    path: pathlib.Path, curves: Mapping[str, Mapping[int, Estimate]], *, metric: str, title: str
+) -> pathlib.Path:
+    """A metric against the number of inner steps, with 95 % intervals; one line for each named curve."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(4.6, 3.2), layout="constrained")
+        for (name, curve), color in zip(curves.items(), (VALID, RIGHT, WRONG, TRAIN), strict=False):
+            steps = sorted(curve)
+            means, half_widths = (np.array([getattr(curve[s], f) for s in steps]) for f in ("mean", "half_width"))
+            axis.fill_between(steps, means - half_widths, means + half_widths, color=color, alpha=0.2, linewidth=0)
+            axis.plot(steps, means, color=color, marker="o", markersize=4, linewidth=1.4, label=name)
+        axis.set(xlabel="inner steps", ylabel=metric, xticks=sorted(next(iter(curves.values()))))
+        axis.set_title(title, loc="left")
+        axis.legend(title="95 % intervals over tasks", title_fontsize=8)
+        return _saved(figure, path)
+
+
+def _saved(figure: Figure, path: pathlib.Path) -> pathlib.Path:
+    unfinished = path.with_name(f".{path.name}.tmp")
+    figure.savefig(unfinished, format="png", dpi=150, bbox_inches="tight", facecolor="white")
+    plt.close(figure)
+    unfinished.replace(path)
+    return path

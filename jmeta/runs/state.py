@@ -1,0 +1,99 @@
+"""All that a run depends on, as one pytree: what a checkpoint holds, and what a run that was stopped goes on from."""
+
+import math
+import os
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import sharding
+from ..tasks import HostTasks
+from ..training import MetaState
+from ..types import PyTree, RandomKey
+from .devices import own_tasks
+from .experiment import Experiment, Training
+
+
+class RunState(NamedTuple):
+    """What a run needs to go on: a pytree, and the content of its checkpoints.
+
+    Attributes:
+      meta: parameters, optimizer, step, counts of skipped steps.
+      key: the run's; the keys of every step follow from it.
+      sampler: of tasks that come from the host, where to go on; nothing where they are drawn on the device.
+      best_meta_params: those with the best score on meta_valid so far.
+      best_score: their score, higher is better; -inf before the first evaluation.
+      best_step: their step.
+      num_stale: evaluations since then.
+    """
+
+    meta: MetaState
+    key: RandomKey
+    sampler: dict[str, Any]
+    best_meta_params: PyTree
+    best_score: np.ndarray
+    best_step: np.ndarray
+    num_stale: np.ndarray
+
+
+def init_state(experiment: Experiment, seed: int) -> RunState:
+    """The state of a run at step 0, on the devices that share its tasks.
+
+    Raises:
+      ValueError: if the parameters alone are larger than the machine's memory, which a recorded network may be.
+    """
+    key_init, key_run = jax.random.split(jax.random.key(seed))
+    _check_size(jax.eval_shape(experiment.init_fn, key_init))
+    # through the host: a restored state has no weak types either, and both must meet the same compiled program
+    meta_params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), experiment.init_fn(key_init))
+    init, key = experiment.trainer.init, key_run
+    if experiment.sharing is not None:
+        mesh = experiment.sharing.mesh
+        meta_params = sharding.put(meta_params, sharding.shardings_of(meta_params, mesh))
+        # what is divided is larger than the parameters, and made in parts
+        init = jax.jit(init, out_shardings=sharding.shardings_of(jax.eval_shape(init, meta_params), mesh))
+        key = sharding.put(key, experiment.sharing.replicated())
+    return RunState(
+        meta=init(meta_params),
+        key=key,
+        sampler=host_stream_state(experiment),
+        best_meta_params=meta_params,
+        best_score=np.array(-np.inf),
+        best_step=np.array(0),
+        num_stale=np.array(0),
+    )
+
+
+def host_stream_state(experiment: Experiment) -> dict[str, Any]:
+    """Where a stream of tasks from the host begins; nothing where tasks are drawn on the device."""
+    if not isinstance(experiment.meta_train, HostTasks):
+        return {}
+    own = own_tasks(experiment.sharing, experiment.training.tasks_per_step)
+    return iter(experiment.meta_train.open(own)).get_state()
+
+
+def _check_size(shapes: PyTree) -> None:
+    num_bytes = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if num_bytes > there:
+        raise ValueError(
+            f"the parameters would take {num_bytes / 1e9:.0f} GB, more than this machine's memory of "
+            f"{there / 1e9:.0f} GB; choose a smaller network"
+        )
+
+
+def with_score(state: RunState, score: float) -> RunState:
+    """The state after an evaluation on meta_valid: a new best, or one more without."""
+    if not score > float(state.best_score):
+        return state._replace(num_stale=state.num_stale + 1)
+    copied = jax.tree.map(jnp.copy, state.meta.meta_params)  # the others are donated to the next dispatch
+    step = np.array(int(state.meta.step))
+    return state._replace(best_meta_params=copied, best_score=np.array(score), best_step=step, num_stale=np.array(0))
+
+
+def is_finished(state: RunState, training: Training) -> bool:
+    """Whether all steps are done, or meta_valid has seen no progress for too long."""
+    is_stale = training.patience is not None and int(state.num_stale) >= training.patience
+    return is_stale or int(state.meta.step) >= training.num_steps

@@ -1,0 +1,197 @@
+"""Meta-train a recipe: `jmeta train RECIPE [--overrides]`. The same command again resumes.
+
+Every seed has its own folder with its own early stop and best checkpoint: `runs/RECIPE-HASH/seed_0`, ...
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import tyro
+
+from . import console, devices, files, log, loop, options, pictures, processes, seeds
+from . import folder as run_folder
+from .experiment import check
+from .recipes import Recipe
+from .state import RunState, host_stream_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Where to write, and how often to repeat."""
+
+    run_dir: pathlib.Path | None = None
+    """Folder of the run, of any name, with `~` for the home folder; no address such as `gs://bucket`. If not given,
+    `runs/RECIPE-HASH`, so that the same options find the same run."""
+    seeds: int = 1
+    """Seeds to train, from `training.seed` on, each with its own early stop and best checkpoint."""
+    seeds_at_once: int = 1
+    """Seeds whose meta-steps share a dispatch, which pays for small networks on large devices. Seeds trained together
+    end as those trained alone up to rounding; to the bit only if resumed with the same `seeds` and `seeds-at-once`."""
+    mesh: str | None = None
+    """Devices that share the tasks of a meta-step, as `training.mesh`: `tasks=8`, or `tasks=4,model=2`."""
+    distributed: bool = False
+    """Join the other processes of a job, which JAX finds by itself on Slurm, Kubernetes, Cloud TPU and Open MPI."""
+
+
+def parse(recipe: Recipe, arguments: list[str], *, program: str) -> tuple[Any, Run]:
+    """`(options, run)`: a recipe's options with their overrides, and where and how often to run it.
+
+    Raises:
+      ValueError: if an option is out of its range.
+      SystemExit: after printing help, or what is wrong with an option.
+    """
+    fields: Any = [  # the recipe's options and ours side by side, without a prefix
+        ("options", Annotated[recipe.options, tyro.conf.arg(name="")], recipe.options()),
+        ("run", Annotated[Run, tyro.conf.arg(name="")], Run()),
+    ]
+    command_line = dataclasses.make_dataclass("CommandLine", fields, frozen=True)
+    parsed = tyro.cli(command_line, args=arguments, prog=program, description=recipe.options.__doc__)
+    for option, number in {"--seeds": parsed.run.seeds, "--seeds-at-once": parsed.run.seeds_at_once}.items():
+        if number < 1:
+            raise ValueError(f"{option} {number}; expected at least 1")
+    chosen = parsed.options if parsed.run.mesh is None else _with(parsed.options, mesh=parsed.run.mesh)
+    if chosen.training.mesh is not None:
+        devices.parse_axes(chosen.training.mesh)
+    return chosen, parsed.run
+
+
+class Trained(NamedTuple):
+    """Seeds that were trained together.
+
+    Attributes:
+      states: by seed.
+      metric: what models were chosen by.
+      protocol: of meta_valid.
+    """
+
+    states: dict[int, RunState]
+    metric: str
+    protocol: str
+
+
+def train_one(recipe: Recipe, chosen: Any, folder: pathlib.Path) -> RunState:
+    """Train or go on training one seed in its folder, and draw its learning curve."""
+    return train_together(recipe, chosen, {chosen.training.seed: folder}).states[chosen.training.seed]
+
+
+def train_together(
+    recipe: Recipe,
+    chosen: Any,
+    folders: Mapping[int, pathlib.Path],
+    is_preempted: Callable[[], bool] = loop.never,
+) -> Trained:
+    """Train or go on training seeds that share their dispatches, each in its folder."""
+    check(chosen.training, chosen.testing)
+    with contextlib.ExitStack() as locks:
+        with processes.agreed("lock the run folders"):
+            for folder in folders.values() if processes.is_main() else ():
+                locks.enter_context(run_folder.locked(folder))
+        with processes.agreed("build the experiment"):  # of data that one machine may lack
+            experiment = recipe.build(with_seed(chosen, min(folders)))
+            host_stream_state(experiment)  # asks for training tasks: refused, if they are, before anything is written
+        with processes.agreed("write the configurations"):
+            for seed, folder in folders.items() if processes.is_main() else ():
+                run_folder.write_config(
+                    folder,
+                    recipe.name,
+                    with_seed(chosen, seed),
+                    experiment.source.split_hash,
+                    is_ours=recipe.path is None,
+                )
+        try:
+            states = loop.run_seeds(experiment, folders, name=recipe.name, is_preempted=is_preempted)
+        except loop.DivergedError:  # of one; the others are at their end
+            _draw_learning_curves(folders)
+            raise
+        _draw_learning_curves(folders)
+    return Trained(states, experiment.metric, loop.valid_protocol(experiment))
+
+
+def _draw_learning_curves(folders: Mapping[int, pathlib.Path]) -> None:
+    with processes.agreed("draw learning curves"):
+        for folder in folders.values() if processes.is_main() else ():
+            if log.read_metrics(folder):  # else somebody took the log of a finished run away
+                pictures.learning_curve(folder)
+
+
+def with_seed(chosen: Any, seed: int) -> Any:
+    """A recipe's options with another seed."""
+    return _with(chosen, seed=seed)
+
+
+def _with(chosen: Any, **changes: Any) -> Any:
+    return dataclasses.replace(chosen, training=dataclasses.replace(chosen.training, **changes))
+
+
+def folder_of(recipe: Recipe, chosen: Any, parent: pathlib.Path) -> pathlib.Path:
+    """Where a recipe with these options is run by default: the same options find the same run."""
+    return parent / f"{recipe.name}-{options.hash_of(options.recorded(chosen))}"
+
+
+def train(recipe: Recipe, chosen: Any, run: Run, is_preempted: Callable[[], bool] = loop.never) -> pathlib.Path:
+    """Train all seeds; returns the folder that has their folders.
+
+    Args:
+      recipe: what to train.
+      chosen: its options, with overrides.
+      run: where and how often.
+      is_preempted: asked after every dispatch; True when the run is to save and leave.
+
+    Raises:
+      loop.DivergedError: if any seed diverged, when all others are trained.
+      processes.PreemptedError: when it has saved, since it is to leave.
+      ValueError: if the options do not go together, or the folder cannot hold a run.
+    """
+    folder = files.named_by_user(run.run_dir or folder_of(recipe, chosen, pathlib.Path("runs")))
+    check(chosen.training, chosen.testing)
+    training = chosen.training
+    sharing = devices.sharing_of(
+        training.mesh, training.num_blocks, training.tasks_per_step
+    )  # before there is a folder
+    if run.seeds_at_once > 1 and sharing is not None:
+        raise ValueError("--seeds-at-once is for one device, and here devices share the tasks; leave one of them out")
+    all_seeds = range(training.seed, training.seed + run.seeds)
+    scores, diverged, protocol, metric = {}, [], "", "score"
+    for i in range(0, len(all_seeds), run.seeds_at_once):
+        folders = {seed: folder / f"seed_{seed}" for seed in all_seeds[i : i + run.seeds_at_once]}
+        try:
+            states, metric, protocol = train_together(recipe, chosen, folders, is_preempted)
+        except loop.DivergedError as error:
+            diverged.append(str(error))
+            continue
+        with processes.agreed("tell the best scores"):
+            for seed, state in states.items() if processes.is_main() else ():
+                sign = -1 if metric == "loss" else 1  # a loss is kept with a minus
+                best = scores[f"seed_{seed}"] = sign * float(state.best_score)
+                say(f"seed {seed}: best on meta_valid {best:.4f}, at step {state.best_step} ({protocol})")
+    if diverged:
+        raise loop.DivergedError("\n".join(diverged))
+    with processes.agreed("store the mean over seeds"):
+        stored = (folder, f"meta_valid | {protocol}", {f"best {metric}": scores})
+        for words, over in seeds.store(*stored).items() if len(scores) > 1 and processes.is_main() else ():
+            print(f"{len(scores)} seeds: {words} on meta_valid {over} (95 % interval over seeds), {protocol}")
+    return folder
+
+
+def say(text: str) -> None:
+    """Print a line, once for all processes of a job."""
+    if processes.is_main():
+        print(text, flush=True)
+
+
+def command(recipe: Recipe, arguments: list[str], *, program: str) -> int:
+    """Run `jmeta train` on a recipe; returns the exit status."""
+    console.use_compilation_cache()
+
+    def train_all() -> None:
+        chosen, run = parse(recipe, arguments, program=program)
+        processes.join(detect=run.distributed)
+        with processes.preemption() as is_preempted:
+            folder = train(recipe, chosen, run, is_preempted)
+        own = "" if recipe.path is None else f" --recipe {files.as_argument(recipe.path)}"
+        say(f"next: jmeta evaluate {files.as_argument(folder)}{own}")
+
+    return console.run_command(train_all, if_interrupted="the same command goes on from the last checkpoint")

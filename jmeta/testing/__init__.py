@@ -1,0 +1,22 @@
+"""What every learner, sampler, estimator and network with memory has to obey, as checks for anyone's methods.
+
+A method written outside jmeta goes through `check_learner` in its own tests exactly as ours do. Each check raises
+`AssertionError` with what was violated. `leaks` tells transductive from inductive and raises nothing. Checks of
+environments and policies are in `jmeta.domains.rl.testing`.
+"""
+
+from ..leaks import LeakReport, leaks
+from .gradients import check_estimator, check_meta_gradient
+from .learners import check_learner
+from .samplers import check_sampler
+from .sequence_models import check_sequence_model
+
+__all__ = [
+    "check_learner",
+    "check_sampler",
+    "check_estimator",
+    "check_meta_gradient",
+    "check_sequence_model",
+    "leaks",
+    "LeakReport",
+]

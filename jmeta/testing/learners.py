@@ -1,0 +1,168 @@
+"""The contract of a learner.
+
+One clause of it needs no check: `adapt` cannot see the query, since only the support is passed to it.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ..episodes import episode, plain_episode
+from ..types import Batch, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
+from .claims import assert_close, assert_same_avals, claim
+from .gradients import check_gradients
+from .samplers import Sampler
+
+
+def check_learner(
+    learner: Learner,
+    loss_fn: LossFn,
+    sample: Sampler,
+    key: RandomKey,
+    *,
+    has_meta_params: bool = True,
+    depends_on_order: bool = False,
+    ignores_padding: bool = True,
+    is_constant: Callable[[str], bool] = lambda _: False,
+    rtol: float = 1e-4,
+) -> None:
+    """Run a learner through the contract.
+
+    Shapes are what they should be; meta-parameters depend on no value of the task that initialises them. In the plain
+    episode, and in the learner's own one if it has one, `jit` changes nothing and `vmap` over tasks is a Python loop.
+    In the episode that trains it, `jmeta.episode(learner, loss_fn)`, a second call, after a meta-step, compiles
+    nothing; the meta-gradient is finite and no leaf of it silently zero. In the plain episode the order of the support
+    and padding under a mask change nothing.
+
+    Args:
+      learner: what is checked.
+      loss_fn: judges its predictions.
+      sample: `key -> Task`, tasks without masks that the learner can learn, and be trained on; their `progress` is set.
+      key: different keys try different tasks.
+      has_meta_params: whether anything is meta-learned; where not, gradients are not looked at.
+      depends_on_order: declares that the order of the support's examples matters.
+      ignores_padding: whether padding must change nothing; False for models with batch statistics, which count it in,
+        and for learners that draw random numbers of the support's shape.
+      is_constant: says of a meta-parameter's path whether its gradient may be zero; statistics always may.
+      rtol: relative tolerance of all comparisons.
+
+    Raises:
+      AssertionError: at the first clause that is violated, naming it.
+
+    Example:
+      >>> import jax, jmeta
+      >>> sample = jmeta.tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=2)
+      >>> learner = jmeta.learners.nearest_mean(num_ways=3)
+      >>> check_learner(learner, jmeta.losses.cross_entropy, sample, jax.random.key(0), has_meta_params=False)
+    """
+    key_init, key_task, key_episode = jax.random.split(key, 3)
+    tasks = [sample(key) for key in jax.random.split(key_task, 3)]
+    tasks = [
+        task._replace(progress=jnp.float32(i / 2)) for i, task in enumerate(tasks)
+    ]  # start, middle and end of training
+    meta_params = learner.init(key_init, tasks[0])
+    _check_shapes(learner, loss_fn, meta_params, tasks[0], key_episode)
+    _check_init_sees_shapes_only(learner, meta_params, tasks[0], key_init)
+    plain, training = plain_episode(learner, loss_fn), episode(learner, loss_fn)
+    run = _check_transformations(plain, meta_params, tasks, key_episode, rtol)
+    if learner.episode is not None:
+        _check_transformations(training, meta_params, tasks, key_episode, rtol)
+    if has_meta_params:
+        _check_meta_gradient(training, meta_params, tasks, key_episode, is_constant)
+    if not depends_on_order:
+        _check_order(run, meta_params, tasks[0], key_episode, rtol)
+    if ignores_padding:
+        _check_padding(run, meta_params, tasks[0], key_episode, rtol)
+
+
+def _check_shapes(learner: Learner, loss_fn: LossFn, meta_params: PyTree, task: Task, key: RandomKey) -> None:
+    assert_same_avals(jax.eval_shape(learner.init, key, task), meta_params, "`init` changes under jax.eval_shape")
+    adapted = jax.eval_shape(learner.adapt, meta_params, task.support, key)
+    outputs = jax.eval_shape(learner.predict, meta_params, adapted, task.query.x, key)
+    num_queries = jax.tree.leaves(task.query.x)[0].shape[0]
+    for leaf in jax.tree.leaves(outputs):
+        rows = leaf.shape[0] if leaf.shape else None
+        claim(rows == num_queries, f"`predict` returns {rows} outputs for {num_queries} queries")
+    assert_same_avals(
+        jax.eval_shape(learner.predict, meta_params, adapted, task.query.x, None),
+        outputs,
+        "`predict` returns other shapes or dtypes without a key than with one",
+    )
+    loss, _ = jax.eval_shape(loss_fn, outputs, task.query)
+    claim(loss.shape == (), f"the loss has shape {loss.shape}, it must be a scalar")
+
+
+def _check_init_sees_shapes_only(learner: Learner, meta_params: PyTree, task: Task, key: RandomKey) -> None:
+    blank = jax.tree.map(jnp.zeros_like, task)
+    assert_close(
+        learner.init(key, blank), meta_params, 1e-6, "`init` depends on values of the task, not on its shapes alone"
+    )
+
+
+def _check_transformations(
+    episode_fn: EpisodeFn, meta_params: PyTree, tasks: list[Task], key: RandomKey, rtol: float
+) -> EpisodeFn:
+    """Compare `jit` and `vmap` with plain calls; return the compiled episode."""
+    run = jax.jit(lambda meta_params, task, key: episode_fn(meta_params, task, key))
+    losses = [run(meta_params, task, key) for task in tasks]
+    assert_close(
+        episode_fn(meta_params, tasks[0], key), losses[0], rtol, "the episode gives another result under jax.jit"
+    )
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
+    together = jax.jit(jax.vmap(episode_fn, in_axes=(None, 0, None)))(
+        meta_params, stacked, key
+    )  # one program, not many
+    in_a_loop = jax.tree.map(lambda *leaves: jnp.stack(leaves), *losses)
+    assert_close(together, in_a_loop, rtol, "jax.vmap over tasks differs from a loop over tasks")
+    return run
+
+
+def _check_meta_gradient(
+    episode_fn: EpisodeFn, meta_params: PyTree, tasks: list[Task], key: RandomKey, is_constant: Callable[[str], bool]
+) -> None:
+    num_traces = 0
+
+    @jax.jit
+    def meta_gradient(meta_params: PyTree, task: Task, key: RandomKey) -> PyTree:
+        nonlocal num_traces
+        num_traces += 1
+        return jax.grad(episode_fn, has_aux=True)(meta_params, task, key)[0]
+
+    grads = [meta_gradient(meta_params, task, key) for task in tasks]
+    meta_gradient(optax.apply_updates(meta_params, jax.tree.map(lambda leaf: -1e-3 * leaf, grads[0])), tasks[0], key)
+    claim(
+        num_traces == 1,
+        f"four calls compiled {num_traces} times: a meta-step changes the dtype or weak type of some meta-parameter; "
+        "make every leaf an array with an explicit dtype in `init`",
+    )
+    assert_same_avals(grads[0], meta_params, "the meta-gradient has another structure than the meta-parameters")
+    check_gradients(jax.tree.map(lambda *leaves: sum(jnp.abs(leaf).sum() for leaf in leaves), *grads), is_constant)
+
+
+def _check_order(run: EpisodeFn, meta_params: PyTree, task: Task, key: RandomKey, rtol: float) -> None:
+    backwards = task._replace(support=jax.tree.map(lambda leaf: leaf[::-1], task.support))
+    assert_close(
+        run(meta_params, backwards, key),
+        run(meta_params, task, key),
+        rtol,
+        "the order of the support changes the result; if that is meant, declare `depends_on_order=True`",
+    )
+
+
+def _check_padding(run: EpisodeFn, meta_params: PyTree, task: Task, key: RandomKey, rtol: float) -> None:
+    padded = task._replace(support=_padded(task.support, 3), query=_padded(task.query, 2))
+    assert_close(
+        run(meta_params, padded, key),
+        run(meta_params, task, key),
+        rtol,
+        "padding under the mask changes the result; if that cannot be helped, declare `ignores_padding=False`",
+    )
+
+
+def _padded(batch: Batch, count: int) -> Batch:
+    """The batch with masked examples after it that look real, unlike any zeros."""
+    pad = lambda leaf: jnp.concatenate([leaf, jnp.ones_like(leaf[:1]).repeat(count, 0)])  # noqa: E731
+    real = jax.tree.leaves(batch.x)[0].shape[0]
+    return Batch(*jax.tree.map(pad, (batch.x, batch.y)), mask=jnp.arange(real + count) < real)

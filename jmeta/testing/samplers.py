@@ -1,0 +1,45 @@
+"""The contract of a sampler of tasks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..types import RandomKey
+from .claims import all_equal, assert_close, assert_same_avals, check_finite, claim
+
+Sampler = Callable[[RandomKey], Any]
+
+
+def check_sampler(sample: Sampler, key: RandomKey, *, num_ways: int | None = None) -> None:
+    """Run a sampler of tasks through its contract.
+
+    A key determines the task, another key gives another task of the same shapes and dtypes, `jit` and `vmap` change
+    nothing, and everything is finite.
+
+    Args:
+      sample: `key -> Task`.
+      key: where the checked tasks come from.
+      num_ways: for classification: `y` must be integers in `0..num_ways-1`.
+
+    Raises:
+      AssertionError: at the first clause that is violated, naming it.
+
+    Example:
+      >>> import jax, jmeta
+      >>> check_sampler(jmeta.tasks.sinusoid(num_shots=5, num_queries=5), jax.random.key(0))
+    """
+    keys = jax.random.split(key, 3)
+    tasks = [sample(key) for key in keys]
+    assert_same_avals(tasks[0], tasks[1], "two keys give tasks of different shapes or dtypes")
+    assert_close(sample(keys[0]), tasks[0], 0.0, "the same key gives another task")
+    claim(not all_equal(tasks[0], tasks[1]), "two keys give the same task")
+    assert_close(jax.jit(sample)(keys[0]), tasks[0], 1e-5, "jax.jit gives another task", atol=1e-5)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
+    assert_close(jax.jit(jax.vmap(sample))(keys), stacked, 1e-5, "jax.vmap over keys differs from a loop", atol=1e-5)
+    check_finite(stacked, "the task")
+    if num_ways is not None:
+        for name, labels in (("support", stacked.support.y), ("query", stacked.query.y)):
+            is_label = jnp.issubdtype(labels.dtype, jnp.integer) and (labels >= 0).all() and (labels < num_ways).all()
+            claim(bool(is_label), f"the {name}'s labels are not integers in 0..{num_ways - 1}")
