@@ -33,7 +33,7 @@ def environment(**variables):
     return {**os.environ, **workers.quick_environment(), "JAX_PLATFORMS": "cpu", **variables}
 
 
-def ran(words, timeout=240, **options):
+def ran(words, timeout=300, **options):
     """`(exit status, output)` of another process."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     options = {"cwd": ROOT, "env": environment(), **pipes, **options}
@@ -42,8 +42,8 @@ def ran(words, timeout=240, **options):
 
 
 def ended(process):
-    """`(exit status, output)`, after a minute or two at most."""
-    output, _ = process.communicate(timeout=150)
+    """`(exit status, output)`, after five minutes at most."""
+    output, _ = process.communicate(timeout=300)
     return process.returncode, output
 
 
@@ -81,9 +81,9 @@ def bits(tree):
 
 def wait_for_checkpoint_after(step, folder, process):
     """Return when there is a checkpoint later than `step`, or the process has ended."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while process.poll() is None and not any(s > step for s in checkpoints.steps(folder / "checkpoints")):
-        assert time.monotonic() < until, "no checkpoint within two minutes"
+        assert time.monotonic() < until, "no checkpoint within five minutes"
         time.sleep(0.01)
 
 

@@ -46,7 +46,7 @@ CONVOLUTIONS_AND_BATCH_NORM = [
 )
 def test_a_run_that_is_killed_ends_in_the_same_bits(tmp_path, start_process, options, seeds, num_kills):
     whole = start_process("jmeta", "train", *options, "--run-dir", tmp_path / "whole")
-    output, _ = whole.communicate(timeout=240)
+    output, _ = whole.communicate(timeout=400)
     assert whole.returncode == 0, output
 
     moments = random.Random(0)
@@ -63,7 +63,7 @@ def test_a_run_that_is_killed_ends_in_the_same_bits(tmp_path, start_process, opt
     assert killed == num_kills  # none had ended by itself
 
     resumed = start_process("jmeta", "train", *options, "--run-dir", tmp_path / "killed")
-    output, _ = resumed.communicate(timeout=240)
+    output, _ = resumed.communicate(timeout=400)
     assert resumed.returncode == 0, output
     resumed_from = []
     for folder in folders:
