@@ -34,11 +34,11 @@ class Options:
     loss: Literal["ppo", "a2c"] = "ppo"
     discount: float = 0.99
     gae_lambda: float = 0.3
-    """Of the advantages: 1 trusts rewards alone, 0 the critic."""
+    """Weight in generalised advantages: 1 trusts rewards alone, 0 the critic."""
     reward_scale: float = 1.0
     """Factor of the rewards for the critic, so that its guesses are not far from 1."""
     clip: float = 0.2
-    """Of PPO."""
+    """Clipping range of the probability ratio, for PPO."""
     value_weight: float = 0.5
     entropy_weight: float = 0.03
     entropy_schedule: Literal["constant", "linear"] = "constant"

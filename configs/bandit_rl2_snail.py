@@ -30,7 +30,7 @@ class Options:
     value_width: int = 16
     discount: float = 0.99
     gae_lambda: float = 0.3
-    """Of the advantages: 1 trusts rewards alone, 0 the critic."""
+    """Weight in generalised advantages: 1 trusts rewards alone, 0 the critic."""
     reward_scale: float = 1.0
     """Factor of the rewards for the critic, so that its guesses are not far from 1."""
     entropy_weight: float = 0.03

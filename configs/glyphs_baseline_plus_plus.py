@@ -27,15 +27,15 @@ class Options:
     num_shots: int = 1
     num_filters: int = 32
     head: Literal["cosine", "linear"] = "cosine"
-    """Of Baseline++, or of Baseline."""
+    """`cosine` is Baseline++, `linear` is Baseline."""
     scale: float = 10.0
-    """What a cosine is multiplied by."""
+    """Factor of the cosine, which makes it a logit."""
     batch_size: int = 64
     """Examples in a batch; a meta-step sees `training.tasks_per_step` batches."""
     num_steps: int = 100
     """Steps of a task's head."""
     inner_lr: float = 0.01
-    """Of the Adam that takes them."""
+    """Learning rate of the Adam that fits a task's head."""
     meta_lr: float = 2e-3
     """Halved every `halve_lr_every` meta-steps."""
     halve_lr_every: int = 300

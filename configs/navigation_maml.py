@@ -35,28 +35,28 @@ class Options:
     """Inner steps at test; as many as in training if not given."""
     inner_lr: float = 0.1
     later_inner_lr: float | None = 0.05
-    """Of all inner steps after the first; the same if not given."""
+    """Learning rate of the inner steps after the first; `inner_lr` if not given."""
     surrogate: Literal["reinforce", "likelihood_ratio", "dice"] = "reinforce"
-    """What an inner step descends."""
+    """The loss that an inner step descends."""
     discount: float = 0.99
     gae_lambda: float = 1.0
-    """Of the advantages: 1 trusts rewards alone, 0 the baseline."""
+    """Weight in generalised advantages: 1 trusts rewards alone, 0 the baseline."""
     initial_log_std: float = 0.0
     """Logarithm of the standard deviation of a new policy's actions."""
     outer: Literal["trpo", "ppo"] = "trpo"
     """How the start is improved."""
     max_divergence: float = 0.01
-    """Of TRPO: bound on the mean KL divergence of a meta-step."""
+    """Bound on the mean KL divergence of a meta-step, for TRPO."""
     clip: float = 0.3
-    """Of PPO."""
+    """Clipping range of the probability ratio, for PPO."""
     num_epochs: int = 5
-    """Of PPO: updates on the same rollouts."""
+    """Updates on the same rollouts, for PPO."""
     meta_lr: float = 1e-3
-    """Of PPO."""
+    """Clipping range of the probability ratio, for PPO."""
     kl_weight: float = 0.0
-    """Of ProMP's penalty on changes of the policies that rolled out."""
+    """Weight of ProMP's penalty on changes of the policies that rolled out."""
     exploration_weight: float = 0.0
-    """Of E-MAML's term; 1 makes the meta-gradient that of the expected return."""
+    """Weight of E-MAML's term; with 1 the meta-gradient is that of the expected return."""
     training: runs.Training = runs.Training(
         num_steps=500, tasks_per_step=20, steps_per_dispatch=10, evaluate_every=50, num_valid_tasks=100
     )

@@ -32,23 +32,23 @@ class Options:
     """Inner steps at test; as many as in training if not given."""
     inner_lr: float = 0.1
     later_inner_lr: float | None = 0.02
-    """Of all inner steps after the first; the same if not given."""
+    """Learning rate of the inner steps after the first; `inner_lr` if not given."""
     surrogate: Literal["reinforce", "likelihood_ratio", "dice"] = "likelihood_ratio"
-    """What an inner step descends."""
+    """The loss that an inner step descends."""
     discount: float = 0.99
     gae_lambda: float = 1.0
-    """Of the advantages: 1 trusts rewards alone, 0 the baseline."""
+    """Weight in generalised advantages: 1 trusts rewards alone, 0 the baseline."""
     initial_log_std: float = 0.0
     """Logarithm of the standard deviation of a new policy's actions."""
     clip: float = 0.3
-    """Of PPO."""
+    """Clipping range of the probability ratio, for PPO."""
     num_epochs: int = 5
     """Updates on the same rollouts."""
     meta_lr: float = 1e-3
     """Halved every `halve_lr_every` meta-steps, if that is given."""
     halve_lr_every: int | None = None
     kl_weight: float = 5e-4
-    """Of the penalty on changes of the policies that rolled out."""
+    """Weight of the penalty on changes of the policies that rolled out."""
     training: runs.Training = runs.Training(
         num_steps=500, tasks_per_step=20, steps_per_dispatch=10, evaluate_every=50, num_valid_tasks=100
     )

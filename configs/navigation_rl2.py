@@ -36,7 +36,7 @@ class Options:
     """Steps that the longest-lived part of a new memory lasts; a few if not given."""
     discount: float = 0.97
     gae_lambda: float = 0.9
-    """Of the advantages: 1 trusts rewards alone, 0 the critic."""
+    """Weight in generalised advantages: 1 trusts rewards alone, 0 the critic."""
     reward_scale: float = 0.1
     """Factor of the rewards for the critic, so that its guesses are not far from 1."""
     entropy_weight: float = 0.0

@@ -38,7 +38,7 @@ class Options:
     num_heads: int = 2
     discount: float = 0.99
     gae_lambda: float = 0.5
-    """Of the advantages: 1 trusts rewards alone, 0 the critic."""
+    """Weight in generalised advantages: 1 trusts rewards alone, 0 the critic."""
     reward_scale: float = 0.05
     """Factor of the rewards for the critic, so that its guesses are not far from 1."""
     entropy_weight: float = 0.02

@@ -123,15 +123,15 @@ def _is_transductive(
 
     The task is the first of the first dispatch, so that on one device no sampler is compiled for it alone.
     """
-    keys = keys_of_dispatches(key, num_tasks, tasks_at_once, 1)[0]
-    tasks = draw_stacked(here(as_partial(sample)), keys)
+    keys, first = keys_of_dispatches(key, num_tasks, tasks_at_once, 1), np.int32(0)
+    tasks = draw_stacked(here(as_partial(sample)), keys, first)
     if jax.tree.leaves(tasks.query.x)[0].shape[2] < 2:  # a single query has none to depend on
         return False
     run = three_ways(learner)
 
     @jax.jit
     def of_first(meta_params: PyTree, tasks: Task, keys: Array) -> tuple[PyTree, PyTree, PyTree]:
-        return run(meta_params, jax.tree.map(lambda leaf: leaf[0, 0], tasks), keys[0, 0, 1])
+        return run(meta_params, jax.tree.map(lambda leaf: leaf[0, 0], tasks), keys[0, 0, 0, 1])
 
     return compared(of_first, here(meta_params), tasks, keys).is_leaking
 
@@ -299,7 +299,7 @@ def estimate(values: Float[np.ndarray, " count"] | Float[Array, " count"]) -> Es
     values = np.asarray(values, np.float64)
     if values.size < 2:
         raise ValueError(f"an interval needs at least two values, but there is {values.size}")
-    from scipy.special import stdtrit  # when used, since SciPy costs a script a tenth of its start
+    from scipy.special import stdtrit  # imported when used, so that `import jmeta` does not bring SciPy
 
     half_width = stdtrit(values.size - 1, 0.975) * values.std(ddof=1) / np.sqrt(values.size)
     return Estimate(float(values.mean()), float(half_width), values)

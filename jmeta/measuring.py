@@ -36,8 +36,8 @@ def measured(
         tasks_at_once: int = 1,
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         sample = as_partial(sample)
-        dispatches = keys_of_dispatches(key, num_tasks, tasks_at_once, num_devices)
-        results = [on_chunks(meta_params, sample, keys) for keys in dispatches]
+        keys = keys_of_dispatches(key, num_tasks, tasks_at_once, num_devices)
+        results = [on_chunks(meta_params, sample, keys, np.int32(i)) for i in range(len(keys))]
         return jax.tree.map(lambda *parts: np.concatenate(parts).reshape(-1)[:num_tasks].astype(np.float64), *results)
 
     return measure
@@ -50,7 +50,7 @@ _CHUNKS_PER_DISPATCH = 16
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def keys_of_dispatches(
     key: RandomKey, num_tasks: int, tasks_at_once: int, num_devices: int
-) -> tuple[Key[Array, "chunks at_once two"], ...]:
+) -> Key[Array, "dispatches chunks at_once two"]:
     """For each dispatch the keys of its tasks, to draw them and to adapt to them.
 
     Every dispatch has one shape, so that one program serves: the last is filled up, and the filling dropped.
@@ -64,19 +64,19 @@ def keys_of_dispatches(
     each = min(_CHUNKS_PER_DISPATCH, -(-num_tasks // (tasks_at_once * num_devices)))
     shape = (each * num_devices, tasks_at_once)
     at = np.arange(-(-num_tasks // math.prod(shape)) * math.prod(shape)).reshape(-1, *shape) % num_tasks
-    return tuple(keys[rows] for rows in at)
+    return keys[at]
 
 
-OnChunks = Callable[[PyTree, jax.tree_util.Partial, Key[Array, "chunks at_once two"]], tuple[Aux, Aux]]
-"""`(meta_params, sample, keys of drawing and of adapting) -> scalars of each task`."""
+OnChunks = Callable[[PyTree, jax.tree_util.Partial, Array, np.int32], tuple[Aux, Aux]]
+"""`(meta_params, sample, keys of all dispatches, which dispatch) -> scalars of each of its tasks`."""
 
 
 def _on_one_device(at_once: MeanFn) -> OnChunks:
     @jax.jit
-    def on_drawn(meta_params: PyTree, tasks: PyTree, keys: Key[Array, "chunks at_once two"]) -> tuple[Aux, Aux]:
-        return jax.lax.map(lambda chunk: at_once(meta_params, *chunk), (tasks, keys[..., 1]))
+    def on_drawn(meta_params: PyTree, tasks: PyTree, keys: Array, dispatch: Array) -> tuple[Aux, Aux]:
+        return jax.lax.map(lambda chunk: at_once(meta_params, *chunk), (tasks, keys[dispatch, ..., 1]))
 
-    return lambda meta_params, sample, keys: on_drawn(meta_params, draw_stacked(sample, keys), keys)
+    return lambda params, sample, keys, i: on_drawn(params, draw_stacked(sample, keys, i), keys, i)
 
 
 def _on_devices(at_once: MeanFn, mesh: Mesh) -> OnChunks:
@@ -84,9 +84,9 @@ def _on_devices(at_once: MeanFn, mesh: Mesh) -> OnChunks:
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     @functools.partial(jax.jit, out_shardings=everywhere)
-    def on_drawn(meta_params: PyTree, sample: jax.tree_util.Partial, keys: Key[Array, "chunks at_once two"]) -> Any:
-        own = map_over_devices(at_once, mesh, num_blocks=len(keys))
-        keys = keys.reshape(-1, 2)
+    def on_drawn(meta_params: PyTree, sample: jax.tree_util.Partial, keys: Array, dispatch: Array) -> Any:
+        own = map_over_devices(at_once, mesh, num_blocks=keys.shape[1])
+        keys = keys[dispatch].reshape(-1, 2)
         return own(meta_params, Drawn(sample, keys[:, 0]), keys[:, 1])
 
     return lambda *arguments: on_drawn(*(_put_once(argument, everywhere) for argument in arguments))
@@ -99,12 +99,11 @@ def _put_once(tree: PyTree, everywhere: NamedSharding) -> PyTree:
 
 
 @jax.jit
-def draw_stacked(sample: jax.tree_util.Partial, keys: Key[Array, "... two"]) -> PyTree:
-    """Stacked tasks, on as many axes as there are before the last one, by the first key of each pair.
+def draw_stacked(
+    sample: jax.tree_util.Partial, keys: Key[Array, "dispatches chunks at_once two"], dispatch: Any
+) -> PyTree:
+    """The tasks of one dispatch, stacked as `[chunks, at_once]`, drawn by the first key of each pair.
 
     A program of its own, so that all learners share it: samplers can be slow to compile.
     """
-    draw = sample
-    for _ in keys.shape[:-1]:
-        draw = jax.vmap(draw)
-    return draw(keys[..., 0])
+    return jax.vmap(jax.vmap(sample))(keys[dispatch, ..., 0])

@@ -18,3 +18,9 @@ def assert_gradient_is_central_difference(fn, params, *, relative=1e-6, step=1e-
         derivative = gradient @ direction
         scale = max(float(jnp.linalg.norm(gradient)), 1e-3)
         assert abs(float(derivative - difference)) <= relative * scale, (float(derivative), float(difference))
+
+
+def trace_strictly(fn, *arguments):
+    """Trace `fn` where a dtype that is promoted without being asked, or a key that is used twice, is an error."""
+    with jax.numpy_dtype_promotion("strict"), jax.debug_key_reuse(True):
+        jax.jit(lambda *arguments: fn(*arguments)).trace(*arguments)

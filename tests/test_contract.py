@@ -9,6 +9,7 @@ import pytest
 import jmeta
 from jmeta import learners, losses, models, tasks, testing
 
+from .differences import trace_strictly
 from .networks import regression_task
 from .registry import ADJOINTS, LEARNERS, SAMPLERS, SEQUENCE_MODELS, WAYS
 
@@ -45,12 +46,6 @@ def test_a_network_that_looks_ahead_is_caught(key):
 
     with pytest.raises(AssertionError, match="steps in turn differ from `unroll`"):
         testing.check_sequence_model(gru._replace(unroll=unroll), key)
-
-
-def trace_strictly(fn, *arguments):
-    """Trace `fn` where a dtype that is promoted without being asked, or a key that is used twice, is an error."""
-    with jax.numpy_dtype_promotion("strict"), jax.debug_key_reuse(True):
-        jax.jit(lambda *arguments: fn(*arguments)).trace(*arguments)
 
 
 @pytest.mark.parametrize("name", LEARNERS)

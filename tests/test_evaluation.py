@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jmeta
-from jmeta import Learner, evaluation, learners, losses, tasks
+from jmeta import Learner, evaluation, learners, losses, models, tasks
 from jmeta.leaks import leaks
 from jmeta.models import conv4, frozen
 
@@ -221,3 +221,25 @@ def test_padding_of_the_support_is_blank_beside_one_query(key):
     inductive = evaluation.support_and_one_query(centred)
     outputs = inductive.predict({}, inductive.adapt({}, support, key), task.query.x, None)
     assert np.isfinite(outputs).all()
+
+
+@pytest.mark.parametrize("num_tasks", [20, 100])
+def test_an_evaluation_compiles_four_programs_however_many_its_dispatches(key, num_tasks):
+    """The keys, the drawing of tasks, the test for leaks, and the learner."""
+    learner = learners.protonet(models.mlp([4]), num_ways=3)
+    sample = tasks.gaussian_blobs(
+        num_ways=3, num_shots=1, num_queries=2, num_features=num_tasks // 5
+    )  # drawn nowhere else
+    params = learner.init(key, sample(key))
+    compiled = []
+
+    def record(event, duration_secs, **kwargs):
+        del duration_secs, kwargs
+        compiled.extend([event] * event.endswith("backend_compile_duration"))
+
+    jax.monitoring.register_event_duration_secs_listener(record)
+    try:
+        jmeta.evaluate(learner, losses.cross_entropy, params, sample, key, protocol="blobs", num_tasks=num_tasks)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(record)
+    assert len(compiled) <= 4

@@ -57,7 +57,7 @@ def sharing_of(axes: str | None, num_blocks: int | None, tasks_per_step: int) ->
 
 
 def own_tasks(sharing: Sharing | None, num_tasks: int) -> range:
-    """Of the tasks of a meta-step, those that this process's devices compute with."""
+    """The tasks of a meta-step that this process's devices compute with."""
     if sharing is None:
         return range(num_tasks)
     by_task = NamedSharding(sharing.mesh, P(sharing.mesh.axis_names))

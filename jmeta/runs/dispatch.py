@@ -77,7 +77,7 @@ def _fed_dispatcher(experiment: Experiment, stream: HostTasks, start: RunState) 
 
 
 def _of_all_processes(fed: PyTree, sharing: Sharing, num_tasks: int) -> PyTree:
-    """What the processes have drawn, each its own tasks, as arrays of the job: nothing is sent."""
+    """Tasks that each process drew for itself, as arrays of the whole job; nothing is sent."""
     first = own_tasks(sharing, num_tasks).start
 
     def of_leaf(own: np.ndarray) -> jax.Array:

@@ -18,7 +18,7 @@ from ..types import EpisodeFn, GradFn, Learner, LossFn, MetaTrainer, PyTree, Ran
 from . import devices
 
 Metric = Literal["accuracy", "loss", "return"]
-"""What models are chosen by, and rows of results show."""
+"""The metric that models are chosen by and that results show."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Experiment:
 
     @functools.cached_property
     def judged(self) -> Learner | EpisodeFn:
-        """What meta_valid and meta_test judge."""
+        """The learner or episode function that meta_valid and meta_test judge."""
         if self.with_num_steps is not None and self.num_test_steps is not None:
             return self.with_num_steps(self.num_test_steps)
         return self.learner if self.evaluated is None else self.evaluated

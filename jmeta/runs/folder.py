@@ -33,7 +33,7 @@ from .console import StoppedError
 from .files import open_here, read_json, replace_text, short, whole_lines
 
 FORMAT = 2
-"""Of `config.json`; 1 was that of recipes composed of parts."""
+"""Version of `config.json`; version 1 recorded recipes that were composed of parts."""
 
 _MAX_DEPTH = 8  # of options in options
 

@@ -37,15 +37,10 @@ def main(build: Callable[[Any], Experiment], options: Any) -> None:
       options: its dataclass.
     """
     path = pathlib.Path(inspect.getfile(build))
-    command, *rest = (
-        sys.argv[1:]
-        if sys.argv[1:2] and sys.argv[1] in ("train", "evaluate", "replay")
-        else (
-            "train",
-            *sys.argv[1:],
-        )
-    )
-    sys.exit(_exited([command, *rest], (build, options, path)))
+    words = sys.argv[1:]
+    if words[:1] not in (["train"], ["evaluate"], ["replay"]):
+        words = ["train", *words]
+    sys.exit(_exited(words, (build, options, path)))
 
 
 def run(arguments: list[str], own: tuple[Callable[[Any], Experiment], Any, pathlib.Path] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What every learner, sampler, estimator and network with memory has to obey, as checks for anyone's methods.
+"""Checks of the contract that every learner, sampler, estimator and network with memory obeys.
 
 A method written outside jmeta goes through `check_learner` in its own tests exactly as ours do. Each check raises
 `AssertionError` with what was violated. `leaks` tells transductive from inductive and raises nothing. Checks of

@@ -1,4 +1,4 @@
-"""What a learner of images is measured against: methods that learn nothing from other tasks, on the same tasks."""
+"""Baselines for learners of images: methods that learn nothing from other tasks, judged on the same tasks."""
 
 import optax
 

@@ -1,4 +1,4 @@
-"""What every environment and every policy has to obey, as checks for anyone's own; see also `jmeta.testing`."""
+"""Checks of the contract that every environment and every policy obeys; see also `jmeta.testing`."""
 
 from typing import Any
 

@@ -8,6 +8,7 @@ from jmeta import models
 from jmeta.domains.rl import environments, policies
 from jmeta.domains.rl.testing import check_environment, check_policy
 
+from ...differences import trace_strictly
 from .registry import ENVIRONMENTS, POLICIES, USE_KEYS
 
 
@@ -32,8 +33,7 @@ def test_an_environment_promotes_no_dtype_and_uses_no_key_twice(name, key):
         action = jnp.zeros(environment.action_space(params).shape, environment.action_space(params).dtype)
         return observation, environment.step(key_step, state, action, params)
 
-    with jax.numpy_dtype_promotion("strict"), jax.debug_key_reuse(True):
-        jax.jit(two_steps).trace(*jax.random.split(key, 3))
+    trace_strictly(two_steps, *jax.random.split(key, 3))
 
 
 def broken(**changes):
