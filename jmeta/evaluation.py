@@ -14,11 +14,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from .adaptation import without_padding
 from .leaks import compared, three_ways
 from .losses import checked_loss
 from .measuring import draw_stacked, keys_of_dispatches, measured
 from .sharding import here
+from .support import without_padding
 from .tasks.few_shot import as_partial
 from .types import Aux, Batch, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
 

@@ -14,7 +14,7 @@ import optax
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
-from .episodes import count_tasks
+from .batching import count_tasks
 from .losses import checked_loss
 from .tasks.drawn import Drawn
 from .tasks.few_shot import as_partial
