@@ -12,12 +12,12 @@ from .accelerator.period import Row
 from .physics import FILE as PHYSICS
 from .profile import FILE as PROFILE
 from .report_accelerators import benchmarks_section, recorded
+from .report_cpus import aims_section, workload_sections
 from .report_scaling import scaling_section
 from .scaling import FILE as SCALING
-from .speed import CONTENDERS, ROWS
+from .speed import ROWS
 from .sweep import FILE as SWEEP
 from .tables import median_of, ratio_of, table_of, where_measured
-from .workloads import Workload
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGE = ROOT / "BENCHMARKS.md"
@@ -38,7 +38,9 @@ Made by `python -m experiments.benchmarks.report` from what `experiments.benchma
 Every contender runs in a process of its own, from the same parameters on the same tasks; losses and gradient norms are
 compared before anything is timed. In W4 contenders draw bandits and actions by themselves, and what is compared is of
 recorded pulls. Contenders take turns, one running at a time, and a ratio is the median of the ratios
-of rounds: times of different tables cannot be compared, for machines drift.
+of rounds: times of different tables cannot be compared, for machines drift. Ratios
+belong to machines, too: the same code is measured on several, an aim is judged on the worst of them, and each
+machine's row says how fast its large products and its copies are.
 
 * *ms*: a meta-step, that is a meta-gradient and a step of Adam (of W4-PPO: acting, and then eight of them); the median
   over rounds, without compilation.
@@ -51,37 +53,6 @@ of rounds: times of different tables cannot be compared, for machines drift.
 * *memory in huge pages and kept*: an environment (`speed.TUNED`) in which no contender waits for fresh pages.
 """
 
-PYTORCH = (
-    "learn2learn",
-    "higher",
-    "TorchOpt",
-    "torch.func: loop",
-    "torch.func: vmap",
-    "torch.func: loop, compiled",
-    "PyTorch",
-)
-AIMS: tuple[tuple[Workload, bool, tuple[str, ...], float], ...] = (
-    (Workload("W1", 32, 5), False, ("learn2learn",), 1.8),
-    (Workload("W1", 4, 5), False, ("learn2learn",), 1.4),
-    (Workload("W1", 4, 5), False, ("jax-meta",), 15.0),
-    (Workload("W1", 4, 1), False, PYTORCH, 1.1),
-    (Workload("W1", 1, 100), False, ("learn2learn",), 2.5),
-    (Workload("W2", 25, 1), False, ("learn2learn",), 50.0),
-    (Workload("W2", 25, 1), False, ("torch.func: vmap",), 6.0),
-    (Workload("W2", 25, 1), False, ("jax-meta",), 1.3),
-    (Workload("W2", 25, 5), False, ("learn2learn",), 50.0),
-    (Workload("W2", 25, 5), False, ("torch.func: vmap",), 6.0),
-    (Workload("W2", 25, 5), False, ("jax-meta",), 1.3),
-    (Workload("W2", 1000, 5), False, ("torch.func: vmap",), 1.5),
-    (Workload("W3"), False, PYTORCH, 1.4),
-    (Workload("W3"), True, PYTORCH, 1.0),
-    (Workload("W4-A2C", 512, 100), False, PYTORCH, 1.4),
-    (Workload("W4-PPO", 512, 100), False, PYTORCH, 1.6),
-)
-"""`(workload, whether tuned, contenders, least ratio)`: how many times as long the fastest of them shall take."""
-MEMORY_AIMS = ((Workload("W1", 32, 5), 170.0), (Workload("W1", 1, 100), 150.0))
-"""`(workload, most MB)`: temporary memory of the thriftiest exact way of jmeta."""
-
 
 def render(
     rows: list[dict[str, Any]],
@@ -92,11 +63,7 @@ def render(
     accelerators: Sequence[Row] = (),
 ) -> str:
     """The page."""
-    by_name = {workload.name: workload for workload in CONTENDERS}
-    order = list(by_name)
-    parts = [INTRODUCTION, _aims(rows)]
-    for row in sorted(rows, key=lambda row: (order.index(row["workload"]), row["is_tuned"])):
-        parts.append(_section(row, by_name[row["workload"]]))
+    parts = [INTRODUCTION, aims_section(rows), *workload_sections(rows)]
     if profile:
         parts.append(_profile(profile))
     if sweep:
@@ -107,75 +74,6 @@ def render(
         parts.append(scaling_section(scaling))
     parts.append(benchmarks_section(accelerators))
     return "\n".join(parts)
-
-
-def _aims(rows: list[dict[str, Any]]) -> str:
-    """What was aimed at, and what was measured."""
-    by_name = {(row["workload"], row["is_tuned"]): row["measured"] for row in rows}
-    lines = []
-    for workload, is_tuned, contenders, least in AIMS:
-        measured = by_name.get((workload.name, is_tuned), {})
-        beside = [name for name in contenders if name in measured]
-        if beside:
-            name = min(beside, key=lambda name: median_of(measured[name]))
-            ratio = ratio_of(measured[name], measured[_ours(measured)])
-            title = f"{workload.name}{', huge pages' if is_tuned else ''}: {name}"
-            lines.append([title, f"at least {least:g}", f"{ratio:.2f}", "met" if ratio >= least else "missed"])
-    for workload, most in MEMORY_AIMS:
-        measured = by_name.get((workload.name, False), {})
-        used = [each["temporary_bytes"] / 1e6 for name, each in measured.items() if name.startswith("jmeta")]
-        if used:
-            verdict = "met" if min(used) <= most else "missed"
-            lines.append([f"{workload.name}: temporary MB", f"at most {most:g}", f"{min(used):.0f}", verdict])
-    for (name, is_tuned), measured in by_name.items():
-        hand = [each for contender, each in measured.items() if contender.startswith("by hand")]
-        if hand and not is_tuned:
-            ratio = 1 / ratio_of(hand[0], measured[_ours(measured)])
-            verdict = "met" if ratio <= 1.05 else "missed"
-            lines.append([f"{name}: jmeta's time over that by hand", "at most 1.05", f"{ratio:.2f}", verdict])
-    table = table_of(["", "aim", "measured", ""], lines)
-    return f"""## Aims
-
-Ratios of time to the fastest way of jmeta, of 2 CPU cores; the tables below have the whole.
-
-{table}
-"""
-
-
-def _ours(measured: dict[str, Any]) -> str:
-    """The fastest way of jmeta that it offers."""
-    offered = [name for name in measured if name.startswith("jmeta") and "first step apart" not in name]
-    return min(offered, key=lambda name: median_of(measured[name]))
-
-
-def _section(row: dict[str, Any], workload: Workload) -> str:
-    title = f"## {workload.name}{', memory in huge pages and kept' if row['is_tuned'] else ''}"
-    measured = row["measured"]
-    ours = _ours(measured)
-    lines = []
-    for name, each in sorted(measured.items(), key=lambda item: median_of(item[1])):
-        share = ""
-        if workload.kind in ("W1", "W3"):
-            share = f"{workload.useful_flops / median_of(each) / row['matmul_peak']:.0%}"
-        lines.append(
-            [
-                f"**{name}**" if name == ours else name,
-                f"{median_of(each) * 1e3:.2f}",
-                f"{ratio_of(each, measured[ours]):.2f}",
-                "" if each["temporary_bytes"] is None else f"{each['temporary_bytes'] / 1e6:.1f}",
-                f"{each['peak_bytes'] / 1e6:.0f}",
-                f"{each['compile_seconds']:.1f}",
-                share,
-            ]
-        )
-    table = table_of(["", "ms", "ratio", "temporary MB", "peak MB", "compile s", "of peak"], lines)
-    failed = [f"\nNot measured: {name}: {reason}." for name, reason in row["failed"].items()]
-    speed = []
-    if workload.acts:
-        rates = {name: workload.tasks * workload.steps / median_of(each) for name, each in measured.items()}
-        shown = "; ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
-        speed = [f"\nSteps of environments a second, acting and learning: {shown}."]
-    return "\n".join([title, "", where_measured(row), "", table, *speed, *failed, ""])
 
 
 def _profile(profile: dict[str, Any]) -> str:
@@ -276,7 +174,7 @@ def _lines(
 
 def measured() -> tuple[list[dict[str, Any]], *tuple[Any, ...]]:
     """All rows, the sweep, the profile, the physics, the scaling and the accelerators, as far as they are there."""
-    rows = [json.loads(path.read_text()) for path in sorted(ROWS.glob("W*.json"))]
+    rows = [json.loads(path.read_text()) for path in sorted(ROWS.glob("*/W*.json"))]
     others = [json.loads(path.read_text()) if path.exists() else None for path in (SWEEP, PROFILE, PHYSICS, SCALING)]
     return rows, *others, recorded()
 

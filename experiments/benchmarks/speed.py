@@ -1,20 +1,23 @@
 """Speed and memory beside other libraries: `python -m experiments.benchmarks.speed [--only "W1 T=4 S=5"] [--tuned]`.
 
-Every workload is timed in one interleaved run of all contenders and kept in `rows/`; `report` makes `BENCHMARKS.md` of
-what is kept. The other libraries: `pip install "jmeta[peers]"`, `pip install --no-deps higher torchopt jax-meta`, and
-learn2learn's source distribution, unpacked, its folder in `LEARN2LEARN`; those that are missing are reported as such.
+Each workload is timed in one interleaved run of all contenders and kept in `rows/MACHINE/`; `report` makes
+`BENCHMARKS.md` of what is kept. The other libraries: `pip install "jmeta[peers]"`,
+`pip install --no-deps higher torchopt jax-meta`, and learn2learn's source distribution, unpacked, its folder in
+`LEARN2LEARN`; those that are missing are reported as such.
 """
 
 import dataclasses
 import json
 import os
 import pathlib
+import re
 import sys
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 
 from jmeta.runs import console, files
@@ -120,7 +123,7 @@ class Options:
 
 def record(workload: Workload, options: Options) -> dict[str, Any]:
     """Measure a workload and keep the row."""
-    peak = matmul_peak()
+    peak, copied = matmul_peak(), copied_bytes_per_second()
     measured, failed = measure(
         workload,
         CONTENDERS[workload],
@@ -134,11 +137,13 @@ def record(workload: Workload, options: Options) -> dict[str, Any]:
         "machine": machine(),
         "versions": versions(),
         "matmul_peak": peak,
+        "copied_bytes_per_second": copied,
         "measured": {name: each._asdict() for name, each in measured.items()},
         "failed": failed,
     }
-    ROWS.mkdir(exist_ok=True)
-    file = ROWS / f"{workload.name.replace(' ', '_').replace('=', '')}{'_tuned' if options.tuned else ''}.json"
+    folder = ROWS / re.sub(r"\W+", "_", row["machine"].lower()).strip("_")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{workload.name.replace(' ', '_').replace('=', '')}{'_tuned' if options.tuned else ''}.json"
     files.replace_text(file, json.dumps(row, indent=1) + "\n")
     _show(workload.name, measured, failed)
     return row
@@ -154,6 +159,18 @@ def matmul_peak(size: int = 3072) -> float:
         jax.block_until_ready(product(a, a))
         seconds.append(time.perf_counter() - start)
     return 2 * size**3 / min(seconds[1:])
+
+
+def copied_bytes_per_second(size: int = 2**28) -> float:
+    """Bytes a second that NumPy copies from one large array to another, on one core."""
+    source = np.ones(size, np.uint8)
+    target = np.empty_like(source)
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        np.copyto(target, source)
+        seconds.append(time.perf_counter() - start)
+    return size / min(seconds[1:])
 
 
 def machine() -> str:
