@@ -228,8 +228,8 @@ def test_bytes_are_read_from_the_text_of_a_program():
     ("before", "after", "message"),
     [
         ("KNOWN", "backend_config={}", "in a loop of unknown length"),
-        (" all-gather(", " all-gather-start(", "started and finished apart"),
-        ("replica_groups=[4,2]<=[8]", "replica_groups=others", "between nobody knows whom"),
+        (" all-gather(", " all-gather-start(", "started and finished separately"),
+        ("replica_groups=[4,2]<=[8]", "replica_groups=others", "cannot read which devices exchange"),
         ("ENTRY", "", "it has no ENTRY"),
     ],
 )
