@@ -169,7 +169,7 @@ def chosen(log_probs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
 def a2c_loss(
     log_probs: torch.Tensor, values: torch.Tensor, action: torch.Tensor, advantage: torch.Tensor, target: torch.Tensor
 ) -> torch.Tensor:
-    """Of all steps."""
+    """Return A2C's loss, averaged over all steps."""
     return -(chosen(log_probs, action) * advantage).mean() + _value_and_entropy(log_probs, values, target)
 
 
@@ -181,7 +181,7 @@ def ppo_loss(
     target: torch.Tensor,
     old: torch.Tensor,
 ) -> torch.Tensor:
-    """Of all steps."""
+    """Return PPO's loss, averaged over all steps."""
     ratio = (chosen(log_probs, action) - old).exp()
     surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage)
     return -surrogate.mean() + _value_and_entropy(log_probs, values, target)

@@ -53,7 +53,7 @@ class Sizes(NamedTuple):
     steps: int
 
     def totals(self, *numbers: int) -> list[int]:
-        """Numbers of tasks that so many devices are timed at."""
+        """Return the numbers of tasks to time on these numbers of devices."""
         return list(dict.fromkeys([self.num_tasks, *(self.num_tasks_each * number for number in numbers)]))
 
 
@@ -89,7 +89,7 @@ def evolution(mesh: Mesh | None, num_blocks: int | None) -> Trained:
 
 
 def rl2(mesh: Mesh | None, num_blocks: int | None) -> Trained:
-    """By PPO, two epochs of two minibatches."""
+    """Build RL² by PPO, with two epochs of two minibatches."""
     bandit, sample = environments.bernoulli_bandit(5)
     policy = policies.actor_critic(models.gru(64), bandit)
     run = rollouts.run_episode(bandit, policy, num_steps=20)
@@ -231,7 +231,7 @@ class _Runner:
         self()  # compiles
 
     def __call__(self) -> float:
-        """Seconds of a meta-step."""
+        """Run one dispatch and return the seconds of a meta-step."""
         start = time.perf_counter()
         self._state, _ = jax.block_until_ready(self._run(self._state, self._sample, self._key))
         return (time.perf_counter() - start) / self._steps

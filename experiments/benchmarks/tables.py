@@ -22,5 +22,5 @@ def where_measured(row: dict[str, Any]) -> str:
 
 
 def median_of(measured: dict[str, Any]) -> float:
-    """Seconds."""
+    """Return the median of the rounds' seconds."""
     return statistics.median(measured["seconds"])

@@ -116,7 +116,7 @@ VALUE_WEIGHT, ENTROPY_WEIGHT, CLIP_NORM, ACTING_LR = 0.5, 0.05, 1.0, 1e-3
 
 
 def pulls(workload: Workload) -> Pulls:
-    """The same for every contender that acts."""
+    """Draw the parameters and recorded pulls, which are the same for every contender that acts."""
     rng = np.random.default_rng(0)
     params = {
         "memory/input_kernel": _glorot(rng, FEATURES, 3 * WIDTH),
@@ -133,7 +133,7 @@ def pulls(workload: Workload) -> Pulls:
 
 
 def arrays(workload: Workload) -> Arrays:
-    """The same for every contender."""
+    """Draw the parameters and tasks, which are the same for every contender."""
     rng = np.random.default_rng(0)
     params = _mlp(rng) if workload.kind == "W2" else _conv4(rng, workload.ways if workload.kind == "W1" else None)
     batches = [_batch(workload, rng, count) for count in workload.num_examples]

@@ -82,5 +82,5 @@ def products(size: int) -> dict[str, Callable[[int], None]]:
 
 
 def ratio(seconds: list[float], others: list[float]) -> float:
-    """The median of the ratios of rounds."""
+    """Return the median of the rounds' ratios."""
     return statistics.median(a / b for a, b in zip(seconds, others, strict=True))
