@@ -154,7 +154,7 @@ def tasks_at_once(fn: Callable[..., Any], stacked: tuple[Any, ...], num_tasks: i
     Example:
       >>> import jax.numpy as jnp
       >>> rows = jax.ShapeDtypeStruct((9, 2**21), jnp.float32)  # 8 MB of sines each
-      >>> tasks_at_once(lambda row: jnp.sin(row).sum(), (rows,), 9) in (3, 9)  # on a CPU four, which do not divide nine
+      >>> tasks_at_once(lambda row: jnp.sin(row).sum(), (rows,), 9) in (3, 9)  # a CPU fits 4, which do not divide 9
       True
     """
     if jax.default_backend() != "cpu":

@@ -25,7 +25,7 @@ def benchmarks_section(rows: Sequence[Row]) -> str:
     timed = [row for row in rows if row["section"] != TRAININGS]
     page = "[docs/accelerators.md](docs/accelerators.md)"
     if not timed:
-        return f"## Accelerators\n\nNo accelerator has been measured yet; {page} has the command that does it.\n"
+        return f"## Accelerators\n\nNo accelerator has been measured yet; {page} has the command that measures one.\n"
     return f"## Accelerators\n\n{page} describes the measurements.\n\n{_by_card(timed)}"
 
 

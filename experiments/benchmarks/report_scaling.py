@@ -28,7 +28,7 @@ same bits on 1, 2, 4 and 8 devices. {where_measured(found)}"""
 
 
 def _costs_of_sharing(found: dict[str, Any]) -> str:
-    text = f"""### What sharing costs on one machine
+    text = f"""### Cost of sharing on one machine
 
 **This is overhead, not speed-up**: all devices, which XLA makes of one CPU, and all processes of one device each share
 the same few cores, of a machine whose speed drifts, as the spread shows. A ratio of 1 means that sharing costs nothing;

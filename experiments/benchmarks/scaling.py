@@ -90,7 +90,7 @@ class _Job:
 
     def stop(self) -> None:
         if self._process.poll() is None:
-            self._process.terminate()  # the launcher stops its own
+            self._process.terminate()  # the launcher stops its processes
             try:
                 self._process.wait(30)
             except subprocess.TimeoutExpired:

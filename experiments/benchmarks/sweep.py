@@ -64,7 +64,7 @@ def points() -> list[tuple[Workload, Way]]:
 def measure(workload: Workload, way: Way, options: Options) -> dict[str, Any]:
     """Measure one point: the compiler's memory analysis, and the time if it is run."""
     began = time.perf_counter()
-    num_steps = workload.steps_per_dispatch if way.estimator == "reverse" else 10  # others evaluate many times over
+    num_steps = workload.steps_per_dispatch if way.estimator == "reverse" else 10  # other estimators take longer
     compiled, repeat = lowered(workload, arrays(workload), way, num_steps)
     compile_seconds = time.perf_counter() - began
     temporary = compiled.memory_analysis().temp_size_in_bytes

@@ -91,7 +91,7 @@ def lineax_solver(solver: Any) -> Solver:
       ModuleNotFoundError: if Lineax is not installed.
     """
     try:
-        import lineax  # an extra: imported where it is asked for
+        import lineax  # optional dependency
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('lineax_solver needs Lineax: pip install "jmeta[solvers]"') from error
 

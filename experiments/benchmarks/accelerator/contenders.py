@@ -38,7 +38,7 @@ def compare(
       together: whether contenders get ready, and compile, at the same time.
     """
     environment = {
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # contenders hold the card together
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # contenders share the card
         "JAX_DEFAULT_MATMUL_PRECISION": PRECISIONS[precision],
     }
     about = {"workload": workload.name, "precision": precision}

@@ -14,7 +14,7 @@ def main(arguments: list[str]) -> int:
     """Run a section: the module of that name."""
     name, size, out, ends_at = arguments
     threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
-    # frameworks share the card: JAX takes memory as it needs it, here and in the processes of contenders
+    # frameworks share the card: here and in contenders' processes, JAX takes only the memory that it needs
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     module = importlib.import_module(f".{name}", __package__)
     module.run(Period(name, pathlib.Path(out), float(ends_at), is_tiny=size == "tiny"))
