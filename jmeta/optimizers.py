@@ -1,4 +1,4 @@
-"""Inner optimizers that optax does not have: safe at zero gradients, and with learned rates."""
+"""Inner optimizers that optax lacks: ones that are safe at zero gradients, and ones with learned rates."""
 
 from typing import Any
 
@@ -12,17 +12,18 @@ from .types import PyTree
 def safe_at_zero(
     optimizer: optax.GradientTransformation, *, smallest: float = 1e-15
 ) -> optax.GradientTransformationExtraArgs:
-    """The same optimizer, with a finite derivative where a gradient is exactly zero.
+    """Wrap an optimizer so that its derivative is finite where a gradient is exactly zero.
 
     Optimizers that divide by a root or a norm (Adam, RMSProp, LAMB, clipping by the global norm) have an infinite
-    derivative inside at zero, and 0 · ∞ makes the whole meta-gradient NaN: one black pixel is enough. Here steps and
-    state are the optimizer's own, to the bit, and their derivative is that at a gradient whose numbers below `smallest`
-    are put at `smallest`: for Adam, the limit at zero. LAMB and LARS scale a leaf's step to the norm of its parameters,
-    and have no limit where the whole gradient of a leaf is zero: the derivative there is finite, and very large.
+    inner derivative at zero, and 0 · ∞ makes the whole meta-gradient NaN: one black pixel is enough. The wrapped
+    optimizer takes bitwise the same steps and has the same state. They are differentiated at a gradient whose entries
+    smaller than `smallest` are replaced by `smallest`: for Adam, the limit at zero. LAMB and LARS scale a leaf's step
+    to the norm of its parameters and have no limit where the whole gradient of a leaf is zero: the derivative there is
+    finite, and very large.
 
     Args:
       optimizer: any optax transformation of gradients.
-      smallest: positive; its square, times one minus Adam's `b2`, must not underflow: not for float16.
+      smallest: positive; its square times (1 − Adam's `b2`) must not underflow, so float16 is not supported.
 
     Raises:
       ValueError: if `smallest` is not positive.
@@ -54,19 +55,19 @@ def safe_at_zero(
 
 
 def _with_derivative_of(value: Any, other: Any) -> Any:
-    """`value`, differentiated as `other`; counters have no derivative."""
+    """Return `value` with the derivative of `other`; counters have no derivative."""
     if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
         return value
     return value + (other - jax.lax.stop_gradient(other))
 
 
 def learned_rates(rates: PyTree) -> optax.GradientTransformation:
-    """Gradient descent with a learning rate for each leaf, or each number, of the parameters: ∆ = −rate ⊙ gradient.
+    """Build gradient descent with a learning rate for each leaf, or entry, of the parameters: ∆ = −rate ⊙ gradient.
 
-    `adaptation.descend` takes it as `lambda context: learned_rates(context.rates)`; the rates get a meta-gradient.
+    Pass `lambda context: learned_rates(context.rates)` to `adaptation.descend`; the rates then get a meta-gradient.
 
     Args:
-      rates: a tree like the parameters; each leaf a scalar or an array of the parameter's shape.
+      rates: a tree like the parameters; each leaf is a scalar or an array of the parameter's shape.
 
     Example:
       >>> optimizer = learned_rates({"w": 0.1})
