@@ -40,7 +40,7 @@ class Options:
 
 
 def contenders(has_brax: bool) -> dict[str, tuple[Environment, Any]]:
-    """Return `(environment, sample)` by name; body parameters that a Brax backend ignores keep their defaults."""
+    """Return `(environment, sample)` by name; body parameters that some Brax backends ignore keep their defaults."""
     found = {f"jmeta: {name}": make() for name, make in OURS.items()}
     if has_brax:
         for name in THEIRS:

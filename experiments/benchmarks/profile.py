@@ -59,7 +59,7 @@ def profile(workload: Workload, way: Way) -> dict[str, Any]:
 
 
 def _events(data: Any) -> list[tuple[str, float]]:
-    """Yield the name and duration of everything that the worker threads ran."""
+    """Return the name and duration of everything that the worker threads ran."""
     lines = [line for plane in data.planes for line in plane.lines if line.name.startswith("tf_XLAEigen")]
     return [(event.name, event.duration_ns) for line in lines for event in line.events]
 

@@ -34,9 +34,9 @@ AIMS: tuple[tuple[Workload, bool, tuple[str, ...], float], ...] = (
     (Workload("W4-A2C", 512, 100), False, PYTORCH, 1.4),
     (Workload("W4-PPO", 512, 100), False, PYTORCH, 1.6),
 )
-"""`(workload, whether tuned, contenders, ratio)`: the aimed ratio of the fastest contender's time to jmeta's."""
+"""`(workload, whether tuned, contenders, ratio)`: at least this ratio of the fastest contender's time to jmeta's."""
 MEMORY_AIMS = ((Workload("W1", 32, 5), 170.0), (Workload("W1", 1, 100), 150.0))
-"""`(workload, MB)`: the aimed temporary memory of the exact way of jmeta that takes least."""
+"""`(workload, MB)`: at most this temporary memory of the exact way of jmeta that takes least."""
 
 PEAK_AIMS = ((Workload("W1", 4, 5), 0.55),)
 """`(workload, least share of the speed of a large product of matrices)`, of the fastest way of jmeta."""

@@ -348,7 +348,7 @@ def _measured(part: str, rounds: int) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     options = tyro.cli(Options, args=arguments, prog="python -m experiments.benchmarks.scaling")
 
     def command() -> None:

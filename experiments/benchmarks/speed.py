@@ -188,7 +188,7 @@ def machine() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Print a table of the measurements."""
+    """Return the versions of the installed libraries, by name."""
     import importlib.metadata
 
     found = {}
@@ -221,7 +221,7 @@ def _show(title: str, measured: dict[str, Measured], failed: dict[str, str]) -> 
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     options = tyro.cli(Options, args=arguments, prog="python -m experiments.benchmarks.speed")
     known = {workload.name: workload for workload in CONTENDERS}
 

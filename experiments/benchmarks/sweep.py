@@ -99,7 +99,7 @@ def run(options: Options) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     options = tyro.cli(Options, args=arguments, prog="python -m experiments.benchmarks.sweep")
     return console.run_command(lambda: run(options), if_interrupted="nothing was kept")
 

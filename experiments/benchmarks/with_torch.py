@@ -28,7 +28,7 @@ def set_precision() -> None:
 
 
 class Network(torch.nn.Module):
-    """Build the workload's network with the same initial parameters."""
+    """The workload's network, with the same initial parameters."""
 
     def __init__(self, workload: Workload, arrays: Arrays) -> None:
         super().__init__()

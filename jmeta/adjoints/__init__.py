@@ -1,7 +1,7 @@
 """How an inner loop is differentiated: the `adjoint` argument of `jmeta.adaptation.descend`.
 
-An inner loop is T steps of an optimizer on an objective, which fix what it computes. *How a meta-gradient flows back
-through it* is a separate choice, an adjoint. All adjoints give the same adapted parameters.
+An inner loop is T steps of an optimizer on an objective. *How a meta-gradient flows back through it* is a separate
+choice, an adjoint. All adjoints give the same adapted parameters.
 
 | adjoint | meta-gradient | stored for each step of the loop |
 |---|---|---|
