@@ -1,18 +1,15 @@
-"""Learners: one method a file, each a factory that returns a `jmeta.Learner`.
+"""Learners: one method a file, with its other names beside it, each a factory that returns a `jmeta.Learner`.
 
 Some methods train on more than a loss of query predictions: MAML++, iMAML, Reptile and Baseline++. The learner's fourth
 function, `episode`, says how, and `jmeta.episode` uses it. Learners that act in environments are in
 `jmeta.domains.rl.learners`.
 """
 
-from .anil import anil
-from .boil import boil
 from .cavia import cavia
 from .fine_tune import fine_tune
-from .first_order_maml import first_order_maml
 from .from_scratch import from_scratch
 from .imaml import imaml
-from .maml import maml
+from .maml import anil, boil, first_order_maml, maml
 from .maml_plus_plus import maml_plus_plus
 from .matching import matching
 from .meta_sgd import meta_sgd

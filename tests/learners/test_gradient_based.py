@@ -91,6 +91,15 @@ def test_anil_of_an_empty_body_is_maml(float64, key):
     assert_trees_close(got, meta_gradient(maml, params, task, key))
 
 
+def test_anil_is_maml_that_adapts_the_head_of_a_chain(float64, key):
+    body, head, task = smooth_mlp(4), in_default_precision(models.mlp([1])), regression_task(key)
+    anil = learners.anil(body, head, LOSS, INNER, num_steps=STEPS)
+    is_of_head = lambda path: path.startswith("head/")
+    whole = learners.maml(models.chain(body, head), LOSS, INNER, num_steps=STEPS, is_adapted=is_of_head)
+    meta_params = anil.init(jax.random.key(1), task)
+    assert_trees_close(meta_gradient(anil, meta_params, task, key), meta_gradient(whole, meta_params, task, key))
+
+
 def test_boil_with_an_empty_head_is_maml(float64, key):
     model, task = smooth_mlp(), regression_task(key)
     boil = learners.boil(model, identity(), LOSS, INNER, num_steps=STEPS)
