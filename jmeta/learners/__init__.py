@@ -10,7 +10,15 @@ from .fine_tune import fine_tune
 from .from_scratch import from_scratch
 from .imaml import imaml
 from .maml import anil, boil, first_order_maml, maml
-from .maml_plus_plus import maml_plus_plus
+from .maml_plus_plus import (
+    InnerSteps,
+    at_step,
+    maml_plus_plus,
+    multi_step_loss,
+    multi_step_weights,
+    per_step_norms,
+    per_step_rates,
+)
 from .matching import matching
 from .meta_sgd import meta_sgd
 from .nearest_mean import nearest_mean
@@ -21,7 +29,9 @@ from .reptile import reptile
 from .ridge import ridge
 
 __all__ = [
+    "InnerSteps",
     "anil",
+    "at_step",
     "boil",
     "cavia",
     "fine_tune",
@@ -32,7 +42,11 @@ __all__ = [
     "maml_plus_plus",
     "matching",
     "meta_sgd",
+    "multi_step_loss",
+    "multi_step_weights",
     "nearest_mean",
+    "per_step_norms",
+    "per_step_rates",
     "proto_maml",
     "protonet",
     "relation",

@@ -8,7 +8,6 @@ import pytest
 
 import jmeta
 from jmeta import Batch, Model, Task, adjoints, learners, losses, models
-from jmeta.learners.maml_plus_plus import _step_weights
 
 from ..differences import assert_gradient_is_central_difference
 from ..networks import identity, in_default_precision, regression_task, smooth_mlp
@@ -200,6 +199,41 @@ def test_maml_plus_plus_repeats_its_last_step_when_tested_with_more(float64, key
     )
 
 
+def test_the_parts_of_maml_plus_plus_make_another_learner(float64, key):
+    """Per-step rates in the loop of MAML: with constant rates and with a schedule it is MAML with that optimizer."""
+    model, task = smooth_mlp(), regression_task(key)
+    params = model.init(jax.random.key(1), task.support.x)
+    for rates in (jnp.full(STEPS, LR), jnp.array([0.1, 0.05, 0.2])):
+        inner = learners.per_step_rates(jax.tree.map(lambda _, rates=rates: rates, params))
+        schedule = optax.sgd(lambda count, rates=rates: rates[count])
+        adapted = [
+            learners.maml(model, LOSS, optimizer, num_steps=STEPS).adapt(params, task.support, key)
+            for optimizer in (inner, schedule)
+        ]
+        assert_trees_close(*adapted)
+    plus = learners.maml_plus_plus(model, LOSS, num_steps=STEPS, initial_lr=LR)
+    start = plus.init(jax.random.key(1), task)
+    start["lr"] = jax.tree.map(lambda _: rates, params)
+    assert_trees_close(plus.adapt(start, task.support, key), adapted[0])
+
+
+def test_the_multi_step_loss_of_plain_steps_is_the_mean_of_the_losses_after_each(float64, key):
+    model, task = smooth_mlp(), regression_task(key)._replace(progress=jnp.zeros(()))
+    one = learners.maml(model, LOSS, INNER, num_steps=1)
+    steps = learners.InnerSteps(
+        lambda meta_params: meta_params,
+        lambda meta_params, params, support, index, key: one.adapt(params, support, key),
+        lambda meta_params, params, support, index, key: params,
+    )
+    episode_fn = learners.multi_step_loss(steps, one.predict, num_steps=STEPS)(LOSS)
+    params = model.init(jax.random.key(1), task.support.x)
+    after = [
+        jmeta.plain_episode(learners.maml(model, LOSS, INNER, num_steps=count), LOSS)(params, task, key)[0]
+        for count in range(1, STEPS + 1)
+    ]
+    np.testing.assert_allclose(episode_fn(params, task, key)[0], sum(after) / STEPS, rtol=1e-12)
+
+
 def test_the_multi_step_loss_ends_as_the_plain_episode(float64, key):
     model, task = normalised_model(), regression_task(key)
     learner = learners.maml_plus_plus(model, LOSS, num_steps=STEPS, initial_lr=LR, annealed_until=0.5)
@@ -218,9 +252,24 @@ def test_the_multi_step_loss_ends_as_the_plain_episode(float64, key):
     np.testing.assert_allclose(early, sum(each) / STEPS, rtol=1e-12)
 
 
-@pytest.mark.parametrize(("progress", "expected"), [(0.0, [0.5, 0.5]), (0.05, [0.25, 0.75]), (0.9, [0.0, 1.0])])
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [(0.0, [0.5, 0.5]), (0.05, [0.25, 0.75]), (0.099, [0.015, 0.985]), (0.1, [0.0, 1.0]), (0.9, [0.0, 1.0])],
+)
 def test_the_weights_of_the_multi_step_loss_move_to_the_last_step(progress, expected):
-    np.testing.assert_allclose(_step_weights(jnp.asarray(progress), 2, 0.1), expected, atol=1e-7)
+    weights = learners.multi_step_weights(jnp.asarray(progress), num_steps=2, annealed_until=0.1)
+    np.testing.assert_allclose(weights, expected, atol=1e-7)
+
+
+def test_the_weights_of_the_multi_step_loss_are_those_of_the_authors_code():
+    """Its rule, epoch by epoch: every weight but the last falls by 1 / (N E) an epoch, to 0.03 / N, while epoch < E."""
+    num_steps, num_epochs = 5, 50
+    for epoch in range(num_epochs):
+        other = max(1 / num_steps - epoch / (num_steps * num_epochs), 0.03 / num_steps)
+        last = min((1 + epoch * (num_steps - 1) / num_epochs) / num_steps, 1 - (num_steps - 1) * 0.03 / num_steps)
+        progress = jnp.asarray(0.1 * epoch / num_epochs)
+        weights = learners.multi_step_weights(progress, num_steps=num_steps, annealed_until=0.1)
+        np.testing.assert_allclose(weights, [other] * (num_steps - 1) + [last], rtol=1e-5)
 
 
 def test_maml_plus_plus_is_trained_with_progress_and_evaluated_without(key):
