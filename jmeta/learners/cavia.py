@@ -46,7 +46,8 @@ def cavia(
       num_context: length of the context vector, at least 1.
 
     Returns:
-      A learner whose meta-parameters are parameters of `model`, and whose adapted state holds the context vector.
+      A learner whose meta-parameters are parameters of `model`, and whose adapted state holds the context vector. There
+      is no `is_adapted`, as in `maml`: inner steps change the context alone, and no parameter of the network.
 
     Raises:
       ValueError: if `num_steps` is negative or `num_context` is not positive.

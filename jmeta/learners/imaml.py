@@ -19,7 +19,7 @@ from .. import adjoints
 from ..adaptation import descend, merge_params, split_params, support_loss, with_support_statistics
 from ..adjoints import Adjoint
 from ..losses import checked_loss
-from ..models import is_statistic
+from ..models import but_statistics
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
 
 
@@ -31,6 +31,7 @@ def imaml(
     num_steps: int,
     regularization: float = 1.0,
     adjoint: Adjoint = adjoints.implicit(),
+    is_adapted: Callable[[str], bool] = lambda _: True,
 ) -> Learner:
     """Learn an initialisation; adapt by minimising the support loss tied to it.
 
@@ -41,6 +42,7 @@ def imaml(
         implicit adjoint; to test with fewer, build the learner with `adjoints.unrolled()`.
       regularization: λ, positive; the larger, the faster steps converge and the less a task can move.
       adjoint: how the inner loop is differentiated.
+      is_adapted: as in `maml`; only what is adapted is tied to its start.
 
     Returns:
       A learner whose meta-parameters and whose adapted state are both parameters of `model`. Its training episode is
@@ -48,7 +50,8 @@ def imaml(
       tasks, it is the share whose meta-gradient can be trusted.
 
     Raises:
-      ValueError: if `regularization` is not positive, or `num_steps` is negative or too small for the adjoint.
+      ValueError: if `regularization` is not positive, or `num_steps` is negative or too small for the adjoint;
+        at trace time if no parameter is adapted.
 
     Example:
       >>> import jax, jmeta, optax
@@ -64,7 +67,7 @@ def imaml(
     Reference:
       Rajeswaran et al., 2019, arXiv:1909.04630, algorithm 1-2.
     """
-    adapt_with_aux = _adaptation(model, loss_fn, inner_optimizer, num_steps, regularization, adjoint)
+    adapt_with_aux = _adaptation(model, loss_fn, inner_optimizer, num_steps, regularization, adjoint, is_adapted)
 
     def init(key: RandomKey, task: Task) -> PyTree:
         return model.init(key, task.support.x)
@@ -97,6 +100,7 @@ def _adaptation(
     num_steps: int,
     regularization: float,
     adjoint: Adjoint,
+    is_adapted: Callable[[str], bool],
 ) -> Callable[[PyTree, Batch, RandomKey], tuple[PyTree, Aux]]:
     if not regularization > 0:
         raise ValueError(f"regularization={regularization}; expected a positive weight of the tie to the start")
@@ -113,7 +117,7 @@ def _adaptation(
 
     def adapt_with_aux(meta_params: PyTree, support: Batch, key: RandomKey) -> tuple[PyTree, Aux]:
         key_descend, key_statistics = jax.random.split(key)
-        start, rest = split_params(meta_params, lambda path: not is_statistic(path))
+        start, rest = split_params(meta_params, but_statistics(is_adapted))
         params, aux = inner_loop(start, (start, rest, support), key_descend)
         return with_support_statistics(model, merge_params(params, rest), support, key_statistics), aux
 

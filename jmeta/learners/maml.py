@@ -25,7 +25,7 @@ from ..adaptation import (
     with_support_statistics,
 )
 from ..adjoints import Adjoint
-from ..models import chain, is_statistic
+from ..models import but_statistics, chain
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
 
 
@@ -77,7 +77,7 @@ def maml(
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> PyTree:
         key_descend, key_statistics = jax.random.split(key)
-        start, rest = split_params(meta_params, lambda path: is_adapted(path) and not is_statistic(path))
+        start, rest = split_params(meta_params, but_statistics(is_adapted))
         adapted, _ = inner_loop(start, (rest, support), key_descend)
         return with_support_statistics(model, merge_params(adapted, rest), support, key_statistics)
 
