@@ -14,6 +14,7 @@ import optax
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
+from .adjoints import checked_optimizer
 from .episodes import count_tasks
 from .losses import checked_loss
 from .tasks.drawn import Drawn
@@ -53,7 +54,8 @@ def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) 
     Args:
       grad_fn: `(meta_params, tasks, key) -> ((loss, aux), grads)` on stacked tasks, such as
         `over_tasks(jax.value_and_grad(episode_fn, has_aux=True))`.
-      meta_optimizer: any optax transformation.
+      meta_optimizer: any optax transformation; it may ask for the loss (`value`, as `optax.contrib.reduce_on_plateau`
+        does), and not for a function to evaluate it anew.
 
     Returns:
       `init(meta_params) -> MetaState`, which copies the parameters so that the state may be donated, and
@@ -61,7 +63,8 @@ def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) 
 
     Raises:
       ValueError: at trace time, if `grad_fn` returns anything else, or a gradient whose tree is not that of the
-        meta-parameters.
+        meta-parameters; at once, if `meta_optimizer` is no optax transformation; from `init`, if a meta-parameter is
+        not floating point.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -72,12 +75,14 @@ def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) 
       (1.0, 1)
     """
 
+    meta_optimizer = checked_optimizer(meta_optimizer, "meta_optimizer")
+
     def init(meta_params: PyTree) -> MetaState:
         return start_counting(meta_params, meta_optimizer.init(meta_params))
 
     def update(state: MetaState, tasks: PyTree, key: RandomKey) -> tuple[MetaState, Aux]:
         (loss, aux), grads = _checked(grad_fn(state.meta_params, tasks, key), state.meta_params)
-        updates, optimizer_state = meta_optimizer.update(grads, state.optimizer_state, state.meta_params)
+        updates, optimizer_state = meta_optimizer.update(grads, state.optimizer_state, state.meta_params, value=loss)
         stepped = (optax.apply_updates(state.meta_params, updates), optimizer_state)
         kept = (state.meta_params, state.optimizer_state)
         is_finite = all_finite((loss, grads)) & _stays_finite(kept, stepped)

@@ -73,6 +73,7 @@ def cavia(
         params, support = params_and_support
         return loss_on_support(params, support._replace(x=_append(support.x, context)), key)
 
+    inner_optimizer = adjoints.checked_optimizer(inner_optimizer, "an inner optimizer")
     inner_loop = descend(objective, inner_optimizer, num_steps=num_steps, adjoint=adjoint)
 
     def init(key: RandomKey, task: Task) -> PyTree:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Shaped
 
+from .. import adjoints
 from ..adaptation import descend, merge_params, split_params, support_loss
 from ..losses import checked_loss, cross_entropy
 from ..models import but_statistics
@@ -110,6 +111,7 @@ def fine_tune(
             features, _ = embed_support(body, whole["body"], context.support, None)
         return head_loss(whole["head"], context.support._replace(x=features), key)
 
+    optimizer = adjoints.checked_optimizer(optimizer, "an inner optimizer")
     inner_loop = descend(objective, optimizer, num_steps=num_steps)
 
     def init(key: RandomKey, task: Task) -> PyTree:

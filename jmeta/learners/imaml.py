@@ -67,6 +67,7 @@ def imaml(
     Reference:
       Rajeswaran et al., 2019, arXiv:1909.04630, algorithm 1-2.
     """
+    inner_optimizer = adjoints.checked_optimizer(inner_optimizer, "an inner optimizer")
     adapt_with_aux = _adaptation(model, loss_fn, inner_optimizer, num_steps, regularization, adjoint, is_adapted)
 
     def init(key: RandomKey, task: Task) -> PyTree:

@@ -70,6 +70,7 @@ def maml(
       Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", 2017,
       arXiv:1703.03400, algorithm 1-2.
     """
+    inner_optimizer = adjoints.checked_optimizer(inner_optimizer, "an inner optimizer")
     inner_loop = _inner_loop(model, loss_fn, inner_optimizer, num_steps, adjoint)
 
     def init(key: RandomKey, task: Task) -> PyTree:

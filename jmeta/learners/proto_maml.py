@@ -86,6 +86,7 @@ def proto_maml(
         embeddings, _ = embed_support(model, whole["body"], context.support, key)
         return loss_fn(_logits(embeddings, whole["head"], context.class_sizes), context.support)
 
+    inner_optimizer = adjoints.checked_optimizer(inner_optimizer, "an inner optimizer")
     inner_loop = descend(objective, inner_optimizer, num_steps=num_steps, adjoint=adjoint)
 
     def init(key: RandomKey, task: Task) -> PyTree:

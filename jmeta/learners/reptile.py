@@ -88,6 +88,7 @@ def reptile(
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; a minibatch has at least one example")
+    inner_optimizer = adjoints.checked_optimizer(inner_optimizer, "an inner optimizer")
     loss_on_support = support_loss(model, loss_fn)
 
     def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
