@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from .adaptation import without_padding
+from .episodes import check_predictions
 from .leaks import compared, three_ways
 from .losses import checked_loss
 from .measuring import draw_stacked, keys_of_dispatches, measured
@@ -91,7 +92,8 @@ def evaluate(
 
     Raises:
       ValueError: if `num_tasks` is below 2 (there is no interval), or `tasks_at_once` is not positive; if `loss_fn`
-        returns anything but a scalar and a dictionary.
+        returns anything but a scalar and a dictionary; if predictions are no floating-point numbers, or, where the
+        loss reports an `accuracy`, a label of the first tasks is none of the classes that they are for.
 
     Example:
       >>> import jax, jmeta
@@ -104,7 +106,7 @@ def evaluate(
     """
     if num_tasks < 2:
         raise ValueError(f"num_tasks={num_tasks}; an interval needs at least 2")
-    is_transductive = _is_transductive(learner, meta_params, sample, key, num_tasks, tasks_at_once)
+    is_transductive = _is_transductive(learner, loss_fn, meta_params, sample, key, num_tasks, tasks_at_once)
     measure = per_task_metrics(learner, loss_fn, also_alone=is_transductive, mesh=mesh)
     values = measure(meta_params, sample, key, num_tasks=num_tasks, tasks_at_once=tasks_at_once)
     together, alone = ({name: estimate(array) for name, array in metrics.items()} for metrics in values)
@@ -113,18 +115,21 @@ def evaluate(
 
 def _is_transductive(
     learner: Learner,
+    loss_fn: LossFn,
     meta_params: PyTree,
     sample: Callable[[RandomKey], Task],
     key: RandomKey,
     num_tasks: int,
     tasks_at_once: int,
 ) -> bool:
-    """Whether predictions for the first task's queries depend on each other.
+    """Whether predictions for the first task's queries depend on each other; labels are looked at by the way.
 
     The task is the first of the first dispatch, so that on one device no sampler is compiled for it alone.
     """
     keys, first = keys_of_dispatches(key, num_tasks, tasks_at_once, 1), np.int32(0)
     tasks = draw_stacked(here(as_partial(sample)), keys, first)
+    stacked = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tasks)
+    check_predictions(learner, loss_fn, meta_params, stacked)
     if jax.tree.leaves(tasks.query.x)[0].shape[2] < 2:  # a single query has none to depend on
         return False
     run = three_ways(learner)
@@ -164,12 +169,12 @@ def per_task_metrics(
         def judged(outputs: PyTree) -> Aux:
             return _scalars(*checked_loss(loss_fn(outputs, task.query), "what loss_fn returns"))
 
+        task = Task(without_padding(task.support), without_padding(task.query), task.progress)
         adapted = learner.adapt(meta_params, task.support, key)
         together = judged(learner.predict(meta_params, adapted, task.query.x, None))
         if not also_alone:
             return together, {}
-        support_x = without_padding(task.support).x
-        return together, judged(predict_alone(meta_params, (adapted, support_x), task.query.x, None))
+        return together, judged(predict_alone(meta_params, (adapted, task.support.x), task.query.x, None))
 
     return measured(one_task, mesh)
 
