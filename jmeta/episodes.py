@@ -94,7 +94,8 @@ def check_predictions(learner: Learner, loss_fn: LossFn, meta_params: PyTree, ta
       learner: its predictions have the classes on their last axis, if it classifies.
       loss_fn: judges its predictions.
       meta_params: of the learner; only shapes and dtypes matter.
-      tasks: stacked tasks, of arrays at hand; padding is not looked at.
+      tasks: stacked tasks; masks and labels are arrays at hand, and of the rest shapes and dtypes are enough. Padding
+        is not looked at.
 
     Raises:
       ValueError: if predictions are no floating-point numbers, or a label is none of the classes that they are for.
@@ -126,17 +127,23 @@ def check_predictions(learner: Learner, loss_fn: LossFn, meta_params: PyTree, ta
     if "accuracy" not in aux or not isinstance(outputs, jax.ShapeDtypeStruct) or outputs.ndim != 2:
         return
     for name, batch in (("support", tasks.support), ("query", tasks.query)):
+        if not jnp.issubdtype(getattr(batch.y, "dtype", float), jnp.integer):
+            continue
         labels = np.asarray(batch.y)
         is_real = np.ones(labels.shape, bool) if batch.mask is None else np.asarray(batch.mask)
         check_labels(labels[is_real], outputs.shape[-1], f"the {name}")
 
 
 def _without_padding(task: PyTree) -> PyTree:
-    """A task whose batches have zeros for padding; whatever is no `jmeta.Task` stays as it is."""
+    """A task whose batches have zeros for padding; no `jmeta.Task`, or several batches in one, stays as it is."""
     if not isinstance(task, Task):
         return task
-    cleaned = [without_padding(batch) if isinstance(batch, Batch) else batch for batch in (task.support, task.query)]
-    return Task(*cleaned, task.progress)
+
+    def cleaned(batch: Any) -> Any:
+        is_one_batch = isinstance(batch, Batch) and (batch.mask is None or batch.mask.ndim == 1)
+        return without_padding(batch) if is_one_batch else batch
+
+    return Task(cleaned(task.support), cleaned(task.query), task.progress)
 
 
 def over_tasks(

@@ -309,3 +309,27 @@ def test_what_padding_of_a_query_holds_changes_no_evaluation(key):
     )
     for one, other in ((with_zeros.inductive, with_nan.inductive), (with_zeros.transductive, with_nan.transductive)):
         np.testing.assert_array_equal(one["loss"].values, other["loss"].values)
+
+
+def test_a_metric_that_is_undefined_in_a_task_is_estimated_over_the_others(key):
+    """Like the area under a curve in a task of one class; a loss that is not a number is no matter of definition."""
+
+    def loss_fn(outputs, batch):
+        loss, aux = losses.cross_entropy(outputs, batch)
+        return loss, aux | {"odd": jnp.where(batch.x[0, 0] > 0, aux["accuracy"], jnp.nan), "never": jnp.nan * loss}
+
+    evaluate = lambda loss_fn: jmeta.evaluate(
+        learners.nearest_mean(num_ways=5), loss_fn, {}, FIVE_WAYS, key, protocol="", num_tasks=8
+    )
+    result = evaluate(loss_fn).inductive
+    defined = ~np.isnan(result["odd"].values)
+    assert 2 <= defined.sum() < 8
+    expected = evaluation.estimate(result["accuracy"].values[defined])
+    assert (result["odd"].mean, result["odd"].half_width) == (expected.mean, expected.half_width)
+    assert result["odd"].num_undefined == 8 - defined.sum()
+    assert str(result["odd"]).endswith(f"(undefined in {8 - defined.sum()} of 8)")
+    assert (result["accuracy"].num_undefined, result["never"].num_undefined) == (0, 8)
+    assert np.isnan(result["never"].mean)
+    assert np.isnan(evaluate(lambda *arguments: (jnp.nan * loss_fn(*arguments)[0], {})).inductive["loss"].mean)
+    difference = evaluation.paired_difference(result["odd"], result["accuracy"])
+    assert (difference.mean, difference.num_undefined) == (0.0, result["odd"].num_undefined)
