@@ -16,7 +16,7 @@ from .types import Aux, Batch, PyTree
 
 
 def checked_loss(result: Any, of: str) -> tuple[Any, Aux]:
-    """What a loss function returned, if it is `(loss, aux)`: a scalar and a dictionary.
+    """Return the result of a loss function, if it is `(loss, aux)`: a scalar and a dictionary.
 
     Args:
       result: of the function.

@@ -26,7 +26,7 @@ SampleTasks = Callable[[RandomKey], PyTree]
 
 
 class MetaState(NamedTuple):
-    """What the next meta-step needs, and what has been skipped so far.
+    """The state of meta-training: everything that the next meta-step needs, and the count of skipped ones.
 
     Attributes:
       meta_params: the parameters being meta-learned.
@@ -258,7 +258,7 @@ def _stays_finite(old: PyTree, new: PyTree) -> Bool[Array, ""]:
 
 
 def _checked(result: Any, meta_params: PyTree) -> tuple[tuple[Any, Aux], PyTree]:
-    """What a gradient function returned, if it is `((loss, aux), grads)`."""
+    """The result of a gradient function, if it is `((loss, aux), grads)`."""
     is_nested = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], tuple)
     if not is_nested:
         raise ValueError(

@@ -29,7 +29,7 @@ _HEADS = ("cosine", "linear")
 
 
 class FineTuned(NamedTuple):
-    """What is inferred from a support.
+    """The adapted state: everything inferred from a support.
 
     Attributes:
       body: parameters of the body, with the support's statistics if it stores any.

@@ -26,7 +26,7 @@ from .comparison import check_num_ways, class_means, exclude_absent, one_hot_lab
 
 
 class ClassEmbeddings(NamedTuple):
-    """What is inferred from a support.
+    """The adapted state: everything inferred from a support.
 
     Attributes:
       params: of the model, with the support's statistics if it stores any.

@@ -17,7 +17,7 @@ from .dense import dense, init_dense
 
 
 class KeyValueCache(NamedTuple):
-    """What a causal transformer remembers.
+    """The memory of a causal transformer.
 
     Attributes:
       keys: of each layer, `[heads, max_steps, features]`; steps not seen yet are zeros.

@@ -19,7 +19,7 @@ from .dense import dense, init_dense
 
 
 class SnailMemory(NamedTuple):
-    """What SNAIL remembers: a window of the last steps, the latest last; steps before the first are zeros.
+    """The memory of SNAIL: a window of the last steps, the latest last; steps before the first are zeros.
 
     Attributes:
       features: `[longest dilation, features]`, what was known of each step: the past inputs of the convolutions.
