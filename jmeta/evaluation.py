@@ -14,10 +14,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from .adaptation import without_padding
 from .episodes import check_predictions
 from .leaks import compared, three_ways
-from .losses import checked_loss
+from .losses import checked_loss, without_padding
 from .measuring import draw_stacked, keys_of_dispatches, measured
 from .sharding import here
 from .tasks.few_shot import as_partial

@@ -15,7 +15,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from .adjoints import checked_optimizer
-from .episodes import count_tasks
+from .batching import count_tasks
 from .losses import checked_loss
 from .tasks.drawn import Drawn
 from .tasks.few_shot import as_partial

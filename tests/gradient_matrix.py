@@ -18,7 +18,7 @@ import pytest
 
 import jmeta
 from jmeta import adjoints, estimators, learners, losses, models
-from jmeta.adaptation import safe_at_zero
+from jmeta.optimizers import safe_at_zero
 from jmeta.types import EpisodeFn, Learner, PyTree
 
 from .networks import in_default_precision, regression_task, smooth_mlp, stacked_regression_tasks

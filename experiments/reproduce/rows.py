@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jmeta import Learner
-from jmeta.adaptation import path_name
+from jmeta.params import path_name
 from jmeta.runs import Experiment, evaluate, files, options, recipes
 from jmeta.runs.recipes import Recipe
 from jmeta.types import EpisodeFn, PyTree

@@ -19,9 +19,11 @@ import optax
 from jaxtyping import Array, Float, Shaped
 
 from .. import adjoints
-from ..adaptation import descend, merge_params, split_params, support_loss
+from ..adaptation import descend
 from ..losses import checked_loss, cross_entropy
 from ..models import but_statistics
+from ..params import merge, partition
+from ..support import support_loss
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, directions, embed, embed_support, exclude_absent, one_hot_labels
 
@@ -106,7 +108,7 @@ def fine_tune(
 
     def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
         del step
-        whole, features = merge_params(params, context.rest), context.features
+        whole, features = merge(params, context.rest), context.features
         if jax.tree.leaves(params["body"]):
             features, _ = embed_support(body, whole["body"], context.support, None)
         return head_loss(whole["head"], context.support._replace(x=features), key)
@@ -124,9 +126,9 @@ def fine_tune(
         key_head, key_descend = jax.random.split(key)
         features, body_params = embed_support(body, meta_params["body"], support, None)
         fresh = {"body": meta_params["body"], "head": head_of_task.init(key_head, features)}
-        start, rest = split_params(fresh, is_descended)
+        start, rest = partition(fresh, is_descended)
         params, _ = inner_loop(start, _Context(rest, features, support), key_descend)
-        whole = merge_params(params, rest)
+        whole = merge(params, rest)
         if jax.tree.leaves(params["body"]):
             _, body_params = embed_support(body, whole["body"], support, None)
         return FineTuned(body_params, whole["head"], one_hot_labels(support, num_ways, features.dtype).sum(0))

@@ -19,10 +19,12 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from .. import adjoints
-from ..adaptation import descend, merge_params, split_params, support_loss, with_support_statistics
+from ..adaptation import descend
 from ..adjoints import Adjoint
 from ..losses import checked_loss
 from ..models import is_norm, is_statistic
+from ..params import merge, partition
+from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
 
 
@@ -96,7 +98,7 @@ def maml_plus_plus(
 
     def init(key: RandomKey, task: Task) -> PyTree:
         params, norms = per_step_norms(model.init(key, task.support.x), num_steps=num_steps)
-        adapted, _ = split_params(params, is_adapted)
+        adapted, _ = partition(params, is_adapted)
         rates = jax.tree.map(lambda leaf: jnp.full(max(num_steps, 1), initial_lr, leaf.dtype), adapted)
         return {"params": params, "norms": norms, "lr": rates}
 
@@ -156,7 +158,7 @@ def per_step_norms(params: PyTree, *, num_steps: int) -> tuple[PyTree, PyTree]:
     """Split parameters of a model into shared ones and those of norm layers, one copy of them for each inner step.
 
     The copies are meta-learned, and no inner step changes them. The model of step t is
-    `merge_params(shared, at_step(norms, t))`.
+    `merge(shared, at_step(norms, t))`.
 
     Args:
       params: of a model whose norm layers `models.is_norm` knows by their names; stored statistics go with them.
@@ -179,7 +181,7 @@ def per_step_norms(params: PyTree, *, num_steps: int) -> tuple[PyTree, PyTree]:
       Antoniou, Edwards, Storkey, "How to train your MAML", 2019, arXiv:1810.09502, section 4, "per-step batch
       normalization weights and biases".
     """
-    shared, norms = split_params(params, lambda path: not (is_norm(path) or is_statistic(path)))
+    shared, norms = partition(params, lambda path: not (is_norm(path) or is_statistic(path)))
     return shared, jax.tree.map(lambda leaf: jnp.repeat(leaf[None], max(num_steps, 1), 0), norms)
 
 
@@ -301,7 +303,7 @@ def _inner_steps(model: Model, loss_fn: LossFn, adjoint: Adjoint, is_adapted: Ca
 
     def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
         del step
-        return loss_on_support(merge_params(params, context.rest), context.support, key)
+        return loss_on_support(merge(params, context.rest), context.support, key)
 
     def make_optimizer(context: _Context) -> optax.GradientTransformation:
         return per_step_rates(context.rates, first_step=context.first_step)
@@ -312,13 +314,13 @@ def _inner_steps(model: Model, loss_fn: LossFn, adjoint: Adjoint, is_adapted: Ca
         return meta_params["params"]
 
     def step(meta_params: PyTree, params: PyTree, support: Batch, index: Int[Array, ""], key: RandomKey) -> PyTree:
-        adapted, shared = split_params(params, is_adapted)
-        rest = merge_params(shared, at_step(meta_params["norms"], index))
+        adapted, shared = partition(params, is_adapted)
+        rest = merge(shared, at_step(meta_params["norms"], index))
         adapted, _ = descend_once(adapted, _Context(meta_params["lr"], index, rest, support), key)
-        return merge_params(adapted, shared)
+        return merge(adapted, shared)
 
     def finish(meta_params: PyTree, params: PyTree, support: Batch, index: Int[Array, ""], key: RandomKey) -> PyTree:
-        whole = merge_params(params, at_step(meta_params["norms"], index))
+        whole = merge(params, at_step(meta_params["norms"], index))
         return with_support_statistics(model, whole, support, key)
 
     return InnerSteps(start, step, finish)

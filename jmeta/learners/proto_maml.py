@@ -17,9 +17,10 @@ import optax
 from jaxtyping import Array, Float
 
 from .. import adjoints
-from ..adaptation import descend, merge_params, split_params
+from ..adaptation import descend
 from ..adjoints import Adjoint
 from ..models import but_statistics
+from ..params import merge, partition
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, class_means, embed, embed_support, exclude_absent, one_hot_labels
 
@@ -82,7 +83,7 @@ def proto_maml(
 
     def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
         del step
-        whole = merge_params(params, context.rest)
+        whole = merge(params, context.rest)
         embeddings, _ = embed_support(model, whole["body"], context.support, key)
         return loss_fn(_logits(embeddings, whole["head"], context.class_sizes), context.support)
 
@@ -97,9 +98,9 @@ def proto_maml(
         embeddings, _ = embed_support(model, meta_params, support, key_prototypes)
         prototypes, class_sizes = class_means(embeddings, one_hot_labels(support, num_ways, embeddings.dtype))
         head = _Head(2 * prototypes.T, -jnp.square(prototypes).sum(-1))
-        start, rest = split_params({"body": meta_params, "head": head}, is_descended)
+        start, rest = partition({"body": meta_params, "head": head}, is_descended)
         params, _ = inner_loop(start, _Context(rest, class_sizes, support), key_descend)
-        whole = merge_params(params, rest)
+        whole = merge(params, rest)
         _, body = embed_support(model, whole["body"], support, key_statistics)
         return _Adapted(body, whole["head"], class_sizes)
 

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Key
 
-from ..episodes import count_tasks, task_keys
+from ..batching import count_tasks, task_keys
 from ..tasks.drawn import Drawn, draw
 from ..types import PyTree, RandomKey
 from .in_order import each_apart, sum_in_order, tree_sum

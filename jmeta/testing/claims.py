@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from ..adaptation import path_name
+from ..params import path_name
 from ..types import PyTree
 
 

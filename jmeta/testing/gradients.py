@@ -5,9 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ..adaptation import path_name
-from ..episodes import count_tasks
+from ..batching import count_tasks
 from ..models import is_statistic
+from ..params import path_name
 from ..types import EpisodeFn, GradFn, PyTree, RandomKey
 from .claims import assert_close, assert_same_avals, check_finite, claim
 

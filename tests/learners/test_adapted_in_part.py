@@ -8,7 +8,7 @@ import pytest
 
 import jmeta
 from jmeta import learners, losses, models
-from jmeta.adaptation import path_name
+from jmeta.params import path_name
 
 from ..networks import regression_task, smooth_mlp
 from ..registry import ADAPTED_IN_PART, CLASSIFY, blobs

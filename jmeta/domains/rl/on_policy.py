@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jmeta.episodes import count_tasks
+from jmeta.batching import count_tasks
 from jmeta.sharding import map_over_devices, on_gathered, take_in_blocks
 from jmeta.sharding.in_order import by_itself
 from jmeta.tasks.drawn import Drawn, draw
