@@ -14,11 +14,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from .episodes import check_predictions
 from .leaks import compared, three_ways
-from .losses import checked_loss
+from .losses import checked_loss, without_padding
 from .measuring import draw_stacked, keys_of_dispatches, measured
 from .sharding import here
-from .support import without_padding
 from .tasks.few_shot import as_partial
 from .types import Aux, Batch, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
 
@@ -30,14 +30,17 @@ class Estimate(NamedTuple):
       mean: of `values`.
       half_width: of the two-sided 95 % confidence interval of the mean (Student's t).
       values: `[count]` float64, one for each task (or seed).
+      num_undefined: how many of `values` are NaN and left out of the mean and its interval.
     """
 
     mean: float
     half_width: float
     values: np.ndarray
+    num_undefined: int = 0
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f} ± {self.half_width:.4f}"
+        undefined = f" (undefined in {self.num_undefined} of {self.values.size})" if self.num_undefined else ""
+        return f"{self.mean:.4f} ± {self.half_width:.4f}{undefined}"
 
 
 class Evaluation(NamedTuple):
@@ -87,11 +90,13 @@ def evaluate(
         number of them that are of one kind. All processes of a job call this together, and all get the result.
 
     Returns:
-      An `Evaluation`: by name, means over tasks with 95 % intervals; inductive, and transductive where that differs.
+      An `Evaluation`: by name, means over tasks with 95 % intervals; inductive, and transductive where that differs. A
+      metric that is NaN in a task counts as undefined there; a loss that is NaN makes the mean loss NaN.
 
     Raises:
       ValueError: if `num_tasks` is below 2 (there is no interval), or `tasks_at_once` is not positive; if `loss_fn`
-        returns anything but a scalar and a dictionary.
+        returns anything but a scalar and a dictionary; if predictions are no floating-point numbers, or, where the
+        loss reports an `accuracy`, a label of the first tasks is none of the classes that they are for.
 
     Example:
       >>> import jax, jmeta
@@ -104,27 +109,29 @@ def evaluate(
     """
     if num_tasks < 2:
         raise ValueError(f"num_tasks={num_tasks}; an interval needs at least 2")
-    is_transductive = _is_transductive(learner, meta_params, sample, key, num_tasks, tasks_at_once)
+    is_transductive = _is_transductive(learner, loss_fn, meta_params, sample, key, num_tasks, tasks_at_once)
     measure = per_task_metrics(learner, loss_fn, also_alone=is_transductive, mesh=mesh)
     values = measure(meta_params, sample, key, num_tasks=num_tasks, tasks_at_once=tasks_at_once)
-    together, alone = ({name: estimate(array) for name, array in metrics.items()} for metrics in values)
+    together, alone = map(_estimates, values)
     return Evaluation(protocol, num_tasks, *((alone, together) if is_transductive else (together, None)))
 
 
 def _is_transductive(
     learner: Learner,
+    loss_fn: LossFn,
     meta_params: PyTree,
     sample: Callable[[RandomKey], Task],
     key: RandomKey,
     num_tasks: int,
     tasks_at_once: int,
 ) -> bool:
-    """Whether predictions for the first task's queries depend on each other.
+    """Whether predictions for the first task's queries depend on each other; labels are looked at by the way.
 
     The task is the first of the first dispatch, so that on one device no sampler is compiled for it alone.
     """
     keys, first = keys_of_dispatches(key, num_tasks, tasks_at_once, 1), np.int32(0)
     tasks = draw_stacked(here(as_partial(sample)), keys, first)
+    check_predictions(learner, loss_fn, meta_params, jax.tree.map(_labels_or_shape, tasks))
     if jax.tree.leaves(tasks.query.x)[0].shape[2] < 2:  # a single query has none to depend on
         return False
     run = three_ways(learner)
@@ -134,6 +141,14 @@ def _is_transductive(
         return run(meta_params, jax.tree.map(lambda leaf: leaf[0, 0], tasks), keys[0, 0, 0, 1])
 
     return compared(of_first, here(meta_params), tasks, keys).is_leaking
+
+
+def _labels_or_shape(leaf: Array) -> np.ndarray | jax.ShapeDtypeStruct:
+    """A leaf of stacks of tasks as one of stacked tasks: integers on the host, and of the rest the shape alone."""
+    shape = (leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])
+    if leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.integer):
+        return np.asarray(leaf).reshape(shape)
+    return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
 
 def per_task_metrics(
@@ -164,12 +179,12 @@ def per_task_metrics(
         def judged(outputs: PyTree) -> Aux:
             return _scalars(*checked_loss(loss_fn(outputs, task.query), "what loss_fn returns"))
 
+        task = Task(without_padding(task.support), without_padding(task.query), task.progress)
         adapted = learner.adapt(meta_params, task.support, key)
         together = judged(learner.predict(meta_params, adapted, task.query.x, None))
         if not also_alone:
             return together, {}
-        support_x = without_padding(task.support).x
-        return together, judged(predict_alone(meta_params, (adapted, support_x), task.query.x, None))
+        return together, judged(predict_alone(meta_params, (adapted, task.support.x), task.query.x, None))
 
     return measured(one_task, mesh)
 
@@ -217,7 +232,7 @@ def evaluate_episodes(
         raise ValueError(f"num_tasks={num_tasks}; an interval needs at least 2")
     measure = per_task_episodes(episode_fn, mesh=mesh)
     values, _ = measure(meta_params, sample, key, num_tasks=num_tasks, tasks_at_once=tasks_at_once)
-    return Evaluation(protocol, num_tasks, {name: estimate(array) for name, array in values.items()}, None)
+    return Evaluation(protocol, num_tasks, _estimates(values), None)
 
 
 def per_task_episodes(
@@ -285,8 +300,18 @@ def support_and_one_query(learner: Learner) -> Learner:
     return learner._replace(adapt=adapt, predict=predict)
 
 
-def estimate(values: Float[np.ndarray, " count"] | Float[Array, " count"]) -> Estimate:
+def _estimates(values: dict[str, np.ndarray]) -> dict[str, Estimate]:
+    """By name; a metric may be undefined in a task, and a loss may not: its NaN stays in sight."""
+    return {name: estimate(array, skip_undefined=name != "loss") for name, array in values.items()}
+
+
+def estimate(values: Float[np.ndarray, " count"] | Float[Array, " count"], *, skip_undefined: bool = False) -> Estimate:
     """The mean of independent values and its 95 % interval, by Student's t with `count - 1` degrees of freedom.
+
+    Args:
+      values: one for each task (or seed).
+      skip_undefined: whether NaN says that a value is undefined, as the area under a curve is in a task of one class:
+        the estimate is then over the others, and counts those left out. Where fewer than two are left, it is NaN.
 
     Raises:
       ValueError: if there are fewer than two values.
@@ -301,12 +326,16 @@ def estimate(values: Float[np.ndarray, " count"] | Float[Array, " count"]) -> Es
         raise ValueError(f"an interval needs at least two values, but there is {values.size}")
     from scipy.special import stdtrit  # imported when used, so that `import jmeta` does not bring SciPy
 
-    half_width = stdtrit(values.size - 1, 0.975) * values.std(ddof=1) / np.sqrt(values.size)
-    return Estimate(float(values.mean()), float(half_width), values)
+    defined = values[~np.isnan(values)] if skip_undefined else values
+    num_undefined = values.size - defined.size
+    if defined.size < 2:
+        return Estimate(float("nan"), float("nan"), values, num_undefined)
+    half_width = stdtrit(defined.size - 1, 0.975) * defined.std(ddof=1) / np.sqrt(defined.size)
+    return Estimate(float(defined.mean()), float(half_width), values, num_undefined)
 
 
 def paired_difference(first: Estimate, second: Estimate) -> Estimate:
-    """`first - second` on the same tasks, with the interval of the difference, which is narrower than theirs.
+    """`first - second` on the tasks where both are defined; the interval of the difference is narrower than theirs.
 
     Raises:
       ValueError: if the two were not measured on equally many tasks.
@@ -322,7 +351,7 @@ def paired_difference(first: Estimate, second: Estimate) -> Estimate:
             f"a paired difference needs the same tasks, but there are {first.values.size} and {second.values.size}; "
             "evaluate both with one key and one num_tasks"
         )
-    return estimate(first.values - second.values)
+    return estimate(first.values - second.values, skip_undefined=first.num_undefined + second.num_undefined > 0)
 
 
 def adaptation_curve(

@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
+from .losses import without_padding
 from .models.chain import apply_and_calibrate
 from .types import Aux, Batch, LossFn, Model, PyTree, RandomKey
 
@@ -26,22 +24,6 @@ def apply_to_support(model: Model, params: PyTree, support: Batch, key: RandomKe
       ((3, 2), True)
     """
     return apply_and_calibrate(model, params, without_padding(support).x, key)
-
-
-def without_padding(batch: Batch) -> Batch:
-    """Replace the inputs of padding by zeros, whatever they were, even NaN.
-
-    Example:
-      >>> import jax.numpy as jnp, jmeta
-      >>> batch = jmeta.Batch(x=jnp.array([1.0, jnp.nan]), y=jnp.zeros(2), mask=jnp.array([True, False]))
-      >>> without_padding(batch).x.tolist()
-      [1.0, 0.0]
-    """
-    if batch.mask is None:
-        return batch
-    mask = batch.mask
-    blank = lambda leaf: jnp.where(mask.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, jnp.zeros_like(leaf))  # noqa: E731
-    return batch._replace(x=jax.tree.map(blank, batch.x))
 
 
 def with_support_statistics(model: Model, params: PyTree, support: Batch, key: RandomKey | None) -> PyTree:

@@ -14,6 +14,7 @@ import optax
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
+from .adjoints import checked_optimizer
 from .batching import count_tasks
 from .losses import checked_loss
 from .tasks.drawn import Drawn
@@ -54,7 +55,8 @@ def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) 
     Args:
       grad_fn: `(meta_params, tasks, key) -> ((loss, aux), grads)` on stacked tasks, such as
         `over_tasks(jax.value_and_grad(episode_fn, has_aux=True))`.
-      meta_optimizer: any optax transformation.
+      meta_optimizer: any optax transformation; it may ask for the loss (`value`, as `optax.contrib.reduce_on_plateau`
+        does), and not for a function to evaluate it anew.
 
     Returns:
       `init(meta_params) -> MetaState`, which copies the parameters so that the state may be donated, and
@@ -62,8 +64,9 @@ def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) 
       `aux`.
 
     Raises:
-      ValueError: at trace time, if `grad_fn` returns anything else, or a gradient that has another tree structure than
-        the meta-parameters.
+      ValueError: at trace time, if `grad_fn` returns anything else, or a gradient whose tree is not that of the
+        meta-parameters; at once, if `meta_optimizer` is no optax transformation; from `init`, if a meta-parameter is
+        not floating point.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -74,30 +77,52 @@ def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) 
       (1.0, 1)
     """
 
+    meta_optimizer = checked_optimizer(meta_optimizer, "meta_optimizer")
+
     def init(meta_params: PyTree) -> MetaState:
-        zero = jnp.zeros((), jnp.int32)
-        state = MetaState(meta_params, meta_optimizer.init(meta_params), zero, zero, zero, zero - 1)
-        return jax.tree.map(jnp.array, state)  # copies: nobody else may hold a donated buffer
+        return start_counting(meta_params, meta_optimizer.init(meta_params))
 
     def update(state: MetaState, tasks: PyTree, key: RandomKey) -> tuple[MetaState, Aux]:
         (loss, aux), grads = _checked(grad_fn(state.meta_params, tasks, key), state.meta_params)
-        updates, optimizer_state = meta_optimizer.update(grads, state.optimizer_state, state.meta_params)
+        updates, optimizer_state = meta_optimizer.update(grads, state.optimizer_state, state.meta_params, value=loss)
         stepped = (optax.apply_updates(state.meta_params, updates), optimizer_state)
         kept = (state.meta_params, state.optimizer_state)
         is_finite = all_finite((loss, grads)) & _stays_finite(kept, stepped)
         meta_params, optimizer_state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), stepped, kept)
         skipped = 1 - is_finite.astype(jnp.int32)
-        state = MetaState(
-            meta_params=meta_params,
-            optimizer_state=optimizer_state,
-            step=state.step + 1,
-            num_skipped=state.num_skipped + skipped,
-            num_skipped_in_a_row=(state.num_skipped_in_a_row + 1) * skipped,
-            last_skipped_step=jnp.where(is_finite, state.last_skipped_step, state.step),
-        )
+        state = count_step(state, skipped)._replace(meta_params=meta_params, optimizer_state=optimizer_state)
         return state, {**aux, "loss": loss, "grad_norm": optax.tree.norm(grads), "is_skipped": skipped}
 
     return MetaTrainer(init, update)
+
+
+def start_counting(meta_params: PyTree, optimizer_state: PyTree) -> MetaState:
+    """Make the state before the first meta-step, of copies: a donated buffer must be nobody else's.
+
+    Example:
+      >>> state = start_counting(0.5, ())
+      >>> int(state.step), int(state.last_skipped_step)
+      (0, -1)
+    """
+    zero = jnp.zeros((), jnp.int32)
+    return jax.tree.map(jnp.array, MetaState(meta_params, optimizer_state, zero, zero, zero, zero - 1))
+
+
+def count_step(state: MetaState, skipped: Int[Array, ""]) -> MetaState:
+    """Count one more meta-step, which was skipped (1) or not (0); the rest of the state stays as it is.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> state = count_step(start_counting(0.5, ()), jnp.int32(1))
+      >>> int(state.step), int(state.num_skipped_in_a_row), int(state.last_skipped_step)
+      (1, 1, 0)
+    """
+    return state._replace(
+        step=state.step + 1,
+        num_skipped=state.num_skipped + skipped,
+        num_skipped_in_a_row=(state.num_skipped_in_a_row + 1) * skipped,
+        last_skipped_step=jnp.where(skipped == 1, state.step, state.last_skipped_step),
+    )
 
 
 def step_keys(key: RandomKey, step: Int[Array, ""] | int) -> tuple[RandomKey, RandomKey]:

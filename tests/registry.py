@@ -132,6 +132,32 @@ LEARNERS: dict[str, Entry] = {
 }
 
 
+ADAPTED_IN_PART: dict[str, Callable[[Callable[[str], bool]], Learner]] = {
+    "maml": lambda chosen: learners.maml(network, CLASSIFY, INNER, num_steps=2, is_adapted=chosen),
+    "first_order_maml": lambda chosen: learners.first_order_maml(
+        network, CLASSIFY, INNER, num_steps=2, is_adapted=chosen
+    ),
+    "meta_sgd": lambda chosen: learners.meta_sgd(network, CLASSIFY, num_steps=2, initial_lr=0.1, is_adapted=chosen),
+    "maml_plus_plus": lambda chosen: learners.maml_plus_plus(
+        network, CLASSIFY, num_steps=2, initial_lr=0.1, is_adapted=chosen
+    ),
+    "imaml": lambda chosen: learners.imaml(
+        network, CLASSIFY, INNER, num_steps=10, regularization=3.0, is_adapted=chosen
+    ),
+    "reptile": lambda chosen: learners.reptile(network, CLASSIFY, INNER, num_steps=2, is_adapted=chosen),
+    "reptile_with_state": lambda chosen: learners.reptile(
+        network, CLASSIFY, optax.rmsprop(0.01), num_steps=2, learns_optimizer_state=True, is_adapted=chosen
+    ),
+    "proto_maml": lambda chosen: learners.proto_maml(
+        embedding, CLASSIFY, INNER, num_ways=WAYS, num_steps=2, is_adapted=chosen
+    ),
+    "fine_tune": lambda chosen: learners.fine_tune(
+        embedding, INNER, num_classes=20, num_ways=WAYS, num_steps=2, is_adapted=chosen
+    ),
+}
+"""Learners that adapt the parameters whose path is chosen, of a network of one hidden layer and a head."""
+
+
 _images = jax.random.randint(jax.random.key(0), (12, 6, 8, 8, 1), 0, 256).astype(jnp.uint8)
 
 SAMPLERS = {

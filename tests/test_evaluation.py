@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jmeta
-from jmeta import Learner, evaluation, learners, losses, models, tasks
+from jmeta import Batch, Learner, Task, evaluation, learners, losses, models, tasks
 from jmeta.leaks import leaks
 from jmeta.models import conv4, frozen
 
@@ -243,3 +243,93 @@ def test_an_evaluation_compiles_four_programs_however_many_its_dispatches(key, n
     finally:
         jax.monitoring.unregister_event_duration_listener(record)
     assert len(compiled) <= 4
+
+
+FIVE_WAYS = tasks.gaussian_blobs(num_ways=5, num_shots=2, num_queries=2)
+
+
+@pytest.mark.parametrize(
+    ("relabel", "message"),
+    [
+        (lambda y: y + 1, "the support has labels 1, 2, 3, 4, 5, but the learner tells 5 classes apart"),
+        (lambda y: y - 1, "the support has labels -1, 0, 1, 2, 3, but"),
+        (lambda y: 2 * y, "pass labels in 0..4"),
+    ],
+)
+def test_labels_that_no_output_is_for_are_refused_by_name(relabel, message, key):
+    def sample(key):
+        task = FIVE_WAYS(key)
+        batches = (batch._replace(y=relabel(batch.y)) for batch in (task.support, task.query))
+        return Task(*batches)
+
+    learner = learners.nearest_mean(num_ways=5)
+    with pytest.raises(ValueError, match=message):
+        jmeta.evaluate(learner, losses.cross_entropy, {}, sample, key, protocol="", num_tasks=4, tasks_at_once=2)
+
+
+def test_tasks_of_more_ways_than_the_learner_has_are_refused_and_padding_is_not_looked_at(key):
+    learner = learners.nearest_mean(num_ways=4)
+    arguments = (losses.cross_entropy, {})
+    with pytest.raises(ValueError, match="labels 0, 1, 2, 3, 4, but the learner tells 4 classes apart"):
+        jmeta.evaluate(learner, *arguments, FIVE_WAYS, key, protocol="", num_tasks=2)
+
+    def sample(key):  # the fifth class is padding
+        task = FIVE_WAYS(key)
+        return Task(*(Batch(each.x, each.y, each.y < 4) for each in (task.support, task.query)))
+
+    result = jmeta.evaluate(learner, *arguments, sample, key, protocol="", num_tasks=2)
+    assert np.isfinite(result.inductive["loss"].mean)
+
+
+def test_class_ids_are_no_predictions(key):
+    nearest = learners.nearest_mean(num_ways=5)
+    ids = nearest._replace(predict=lambda *arguments: nearest.predict(*arguments).argmax(-1))
+    with pytest.raises(ValueError, match="`predict` must return floating-point numbers.* but it returns int32"):
+        jmeta.evaluate(ids, losses.cross_entropy, {}, FIVE_WAYS, key, protocol="", num_tasks=2)
+
+
+def test_what_padding_of_a_query_holds_changes_no_evaluation(key):
+    """Even with statistics of the whole query, which count padding in as zeros."""
+
+    def sample(filling):
+        def padded(key):
+            task = tasks.sinusoid(num_shots=5, num_queries=5)(key)
+            mask = jnp.arange(5) < 3
+            x, y = (jnp.where(mask[:, None], leaf, filling) for leaf in (task.query.x, task.query.y))
+            return task._replace(query=Batch(x, y, mask))
+
+        return padded
+
+    learner = learners.maml(models.mlp([8, 1]), losses.squared_error, optax.sgd(0.01), num_steps=1)
+    centred = learner._replace(predict=lambda m, adapted, x, key: learner.predict(m, adapted, x - x.mean(), key))
+    params = learner.init(key, sample(0.0)(key))
+    with_zeros, with_nan = (
+        jmeta.evaluate(centred, losses.squared_error, params, sample(each), key, protocol="", num_tasks=3)
+        for each in (0.0, jnp.nan)
+    )
+    for one, other in ((with_zeros.inductive, with_nan.inductive), (with_zeros.transductive, with_nan.transductive)):
+        np.testing.assert_array_equal(one["loss"].values, other["loss"].values)
+
+
+def test_a_metric_that_is_undefined_in_a_task_is_estimated_over_the_others(key):
+    """Like the area under a curve in a task of one class; a loss that is not a number is no matter of definition."""
+
+    def loss_fn(outputs, batch):
+        loss, aux = losses.cross_entropy(outputs, batch)
+        return loss, aux | {"odd": jnp.where(batch.x[0, 0] > 0, aux["accuracy"], jnp.nan), "never": jnp.nan * loss}
+
+    evaluate = lambda loss_fn: jmeta.evaluate(
+        learners.nearest_mean(num_ways=5), loss_fn, {}, FIVE_WAYS, key, protocol="", num_tasks=8
+    )
+    result = evaluate(loss_fn).inductive
+    defined = ~np.isnan(result["odd"].values)
+    assert 2 <= defined.sum() < 8
+    expected = evaluation.estimate(result["accuracy"].values[defined])
+    assert (result["odd"].mean, result["odd"].half_width) == (expected.mean, expected.half_width)
+    assert result["odd"].num_undefined == 8 - defined.sum()
+    assert str(result["odd"]).endswith(f"(undefined in {8 - defined.sum()} of 8)")
+    assert (result["accuracy"].num_undefined, result["never"].num_undefined) == (0, 8)
+    assert np.isnan(result["never"].mean)
+    assert np.isnan(evaluate(lambda *arguments: (jnp.nan * loss_fn(*arguments)[0], {})).inductive["loss"].mean)
+    difference = evaluation.paired_difference(result["odd"], result["accuracy"])
+    assert (difference.mean, difference.num_undefined) == (0.0, result["odd"].num_undefined)

@@ -16,7 +16,7 @@ An adjoint is a function `(objective, make_optimizer, num_steps) -> inner_loop`,
 """
 
 from .implicit import conjugate_gradient, implicit, lineax_solver, neumann_series
-from .inner_loop import Adjoint, InnerLoop, MakeOptimizer, Objective
+from .inner_loop import Adjoint, InnerLoop, MakeOptimizer, Objective, checked_optimizer
 from .mixed_mode import mixed_mode
 from .unrolling import first_order, rematerialized, truncated, unrolled
 
@@ -25,6 +25,7 @@ __all__ = [
     "InnerLoop",
     "MakeOptimizer",
     "Objective",
+    "checked_optimizer",
     "conjugate_gradient",
     "first_order",
     "implicit",

@@ -55,7 +55,7 @@ def scanned_loop(
     """
 
     def inner_loop(params: PyTree, context: PyTree, key: RandomKey) -> tuple[PyTree, Aux]:
-        optimizer = optax.with_extra_args_support(make_optimizer(context))
+        optimizer = checked_optimizer(make_optimizer(context), "an inner optimizer")
         num_steps = sum(count for _, count in phases)
         steps_and_keys = (jnp.arange(num_steps), jax.random.split(key, num_steps))
         carry, losses, done = (params, optimizer.init(params)), [], 0
@@ -69,6 +69,55 @@ def scanned_loop(
         return params, {"inner_losses": losses, "optimizer_state": optimizer_state}
 
     return inner_loop
+
+
+def checked_optimizer(optimizer: Any, of: str) -> optax.GradientTransformationExtraArgs:
+    """Give a transformation the errors of this library, for mistakes that would otherwise surface in optax or JAX.
+
+    Args:
+      optimizer: what a user passed.
+      of: what the message calls it.
+
+    Raises:
+      ValueError: if it is no optax transformation; from its functions, if parameters are not floating point, or if it
+        needs more than a gradient, parameters and their loss (`value`).
+
+    Example:
+      >>> checked_optimizer(optax.sgd, "meta_optimizer")
+      Traceback (most recent call last):
+      ...
+      ValueError: meta_optimizer must be an optax transformation, but it is a function; call it, as in optax.sgd(0.1)
+    """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        is_function = callable(optimizer) and not isinstance(optimizer, type)
+        found = "a function; call it, as in optax.sgd(0.1)" if is_function else f"{type(optimizer).__name__}"
+        raise ValueError(f"{of} must be an optax transformation, but it is {found}")
+    extended = optax.with_extra_args_support(optimizer)
+
+    def explained(fn: Callable, *args: Any, **extra_args: Any) -> Any:
+        try:
+            return fn(*args, **extra_args)
+        except (AttributeError, TypeError) as error:
+            raise ValueError(
+                f"{of} does not work on these parameters ({error}); it is given their gradient, the parameters as they "
+                "are and the loss as `value`, so line searches (optax.lbfgs) and pairs of parameters (optax.lookahead) "
+                "are not supported"
+            ) from error
+
+    def init(params: PyTree) -> PyTree:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise ValueError(
+                    f"{of} cannot move the parameter {name!r} of dtype {jnp.result_type(leaf)} by a gradient; store it "
+                    "as floating point, or outside the parameters"
+                )
+        return explained(extended.init, params)
+
+    def update(updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any) -> tuple[PyTree, Any]:
+        return explained(extended.update, updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _step(gradient: InnerGradient, optimizer: optax.GradientTransformationExtraArgs, context: PyTree) -> Callable:

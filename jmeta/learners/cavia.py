@@ -47,7 +47,8 @@ def cavia(
       num_context: length of the context vector, at least 1.
 
     Returns:
-      A learner whose meta-parameters are parameters of `model`, and whose adapted state holds the context vector.
+      A learner whose meta-parameters are parameters of `model`, and whose adapted state holds the context vector. There
+      is no `is_adapted`, as in `maml`: inner steps change the context alone, and no parameter of the network.
 
     Raises:
       ValueError: if `num_steps` is negative or `num_context` is not positive.
@@ -73,6 +74,7 @@ def cavia(
         params, support = params_and_support
         return loss_on_support(params, support._replace(x=_append(support.x, context)), key)
 
+    inner_optimizer = adjoints.checked_optimizer(inner_optimizer, "an inner optimizer")
     inner_loop = descend(objective, inner_optimizer, num_steps=num_steps, adjoint=adjoint)
 
     def init(key: RandomKey, task: Task) -> PyTree:

@@ -1,4 +1,4 @@
-"""What learners share that compare a query with the classes of a support: labels, means, directions, absence.
+"""Labels, class means, directions and absent classes: shared by learners that compare a query with a support.
 
 Not a learner. Each function treats padding in the one way that makes a padded task equal to the task itself: a masked
 example belongs to no class, and a class without a real example is ruled out of the predictions.

@@ -10,6 +10,7 @@ What differs from the paper: each step uses the whole support instead of a rando
 caller's; cosine weights start as unit vectors in random directions, and have no learned length.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +18,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Shaped
 
+from .. import adjoints
 from ..adaptation import descend
 from ..losses import checked_loss, cross_entropy
+from ..models import but_statistics
+from ..params import merge, partition
 from ..support import support_loss
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, directions, embed, embed_support, exclude_absent, one_hot_labels
@@ -27,7 +31,7 @@ _HEADS = ("cosine", "linear")
 
 
 class FineTuned(NamedTuple):
-    """What is inferred from a support.
+    """The adapted state: everything inferred from a support.
 
     Attributes:
       body: parameters of the body, with the support's statistics if it stores any.
@@ -40,6 +44,12 @@ class FineTuned(NamedTuple):
     counts: Array
 
 
+class _Context(NamedTuple):
+    rest: PyTree  # what the steps leave alone
+    features: Float[Array, "examples features"]  # of the body before any step
+    support: Batch
+
+
 def fine_tune(
     body: Model,
     optimizer: optax.GradientTransformation,
@@ -49,8 +59,9 @@ def fine_tune(
     num_steps: int,
     head: str = "cosine",
     scale: float = 10.0,
+    is_adapted: Callable[[str], bool] = lambda _: False,
 ) -> Learner:
-    """Freeze a pre-trained body and fit a fresh head to the support.
+    """Freeze a pre-trained body, or most of it, and fit a fresh head to the support.
 
     Its training episode pre-trains body and head. The loss is that of the classifier of all classes on a task's query,
     a batch with labels in `0..num_classes-1`, such as `tasks.supervised` draws; the support is ignored.
@@ -64,6 +75,8 @@ def fine_tune(
       num_steps: steps of the head, at least 0; the paper takes 100.
       head: `"cosine"` (Baseline++) or `"linear"` (Baseline).
       scale: what a cosine is multiplied by to be a logit, positive. The linear head ignores it.
+      is_adapted: says of the path of a parameter of the body whether a task's steps change it with the head. None is
+        the papers' method, and embeds the support once; `lambda _: True` fine-tunes the whole network.
 
     Returns:
       A learner whose meta-parameters are `{"body": ..., "head": ...}`; `adapt` uses the body alone, and its adapted
@@ -90,10 +103,17 @@ def fine_tune(
     head_of_all, head_of_task = _make_head(head, num_classes, scale), _make_head(head, num_ways, scale)
     head_loss = support_loss(head_of_task, _cross_entropy_of_present)
 
-    def objective(params: PyTree, context: Batch, step: Any, key: RandomKey) -> tuple[Any, Aux]:
-        del step
-        return head_loss(params, context, key)
+    def is_descended(path: str) -> bool:
+        return path.startswith("head/") or but_statistics(is_adapted)(path.removeprefix("body/"))
 
+    def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
+        del step
+        whole, features = merge(params, context.rest), context.features
+        if jax.tree.leaves(params["body"]):
+            features, _ = embed_support(body, whole["body"], context.support, None)
+        return head_loss(whole["head"], context.support._replace(x=features), key)
+
+    optimizer = adjoints.checked_optimizer(optimizer, "an inner optimizer")
     inner_loop = descend(objective, optimizer, num_steps=num_steps)
 
     def init(key: RandomKey, task: Task) -> PyTree:
@@ -105,9 +125,13 @@ def fine_tune(
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> FineTuned:
         key_head, key_descend = jax.random.split(key)
         features, body_params = embed_support(body, meta_params["body"], support, None)
-        start = head_of_task.init(key_head, features)
-        params, _ = inner_loop(start, support._replace(x=features), key_descend)
-        return FineTuned(body_params, params, one_hot_labels(support, num_ways, features.dtype).sum(0))
+        fresh = {"body": meta_params["body"], "head": head_of_task.init(key_head, features)}
+        start, rest = partition(fresh, is_descended)
+        params, _ = inner_loop(start, _Context(rest, features, support), key_descend)
+        whole = merge(params, rest)
+        if jax.tree.leaves(params["body"]):
+            _, body_params = embed_support(body, whole["body"], support, None)
+        return FineTuned(body_params, whole["head"], one_hot_labels(support, num_ways, features.dtype).sum(0))
 
     def predict(
         meta_params: PyTree, adapted: FineTuned, x: PyTree, key: RandomKey | None

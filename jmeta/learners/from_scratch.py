@@ -7,6 +7,8 @@ the random initialisation of Finn, Abbeel, Levine, 2017, arXiv:1703.03400, secti
 of steps.
 """
 
+from collections.abc import Callable
+
 import jax
 import optax
 
@@ -14,7 +16,14 @@ from ..types import Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
 from .maml import maml
 
 
-def from_scratch(model: Model, loss_fn: LossFn, optimizer: optax.GradientTransformation, *, num_steps: int) -> Learner:
+def from_scratch(
+    model: Model,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_steps: int,
+    is_adapted: Callable[[str], bool] = lambda _: True,
+) -> Learner:
     """Draw a random model for each task and train it on the support.
 
     Args:
@@ -22,6 +31,7 @@ def from_scratch(model: Model, loss_fn: LossFn, optimizer: optax.GradientTransfo
       loss_fn: `(outputs, batch) -> (loss, aux)`, descended on the support.
       optimizer: any optax transformation.
       num_steps: steps on the whole support, at least 0; without an initialisation to start from it takes hundreds.
+      is_adapted: as in `maml`; the other parameters stay as they were drawn.
 
     Returns:
       A learner whose adapted state are parameters of `model`, drawn with the key of `adapt`. Its meta-parameters are
@@ -43,7 +53,7 @@ def from_scratch(model: Model, loss_fn: LossFn, optimizer: optax.GradientTransfo
       Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", 2017,
       arXiv:1703.03400, section 5.1.
     """
-    learner = maml(model, loss_fn, optimizer, num_steps=num_steps)
+    learner = maml(model, loss_fn, optimizer, num_steps=num_steps, is_adapted=is_adapted)
 
     def init(key: RandomKey, task: Task) -> PyTree:
         del key, task

@@ -19,7 +19,7 @@ from .. import adjoints
 from ..adaptation import descend
 from ..adjoints import Adjoint
 from ..losses import checked_loss
-from ..models import is_statistic
+from ..models import but_statistics
 from ..params import merge, partition
 from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
@@ -33,6 +33,7 @@ def imaml(
     num_steps: int,
     regularization: float = 1.0,
     adjoint: Adjoint = adjoints.implicit(),
+    is_adapted: Callable[[str], bool] = lambda _: True,
 ) -> Learner:
     """Learn an initialisation; adapt by minimising the support loss tied to it.
 
@@ -43,6 +44,7 @@ def imaml(
         implicit adjoint; to test with fewer, build the learner with `adjoints.unrolled()`.
       regularization: λ, positive; the larger, the faster steps converge and the less a task can move.
       adjoint: how the inner loop is differentiated.
+      is_adapted: as in `maml`; only what is adapted is tied to its start.
 
     Returns:
       A learner whose meta-parameters and whose adapted state are both parameters of `model`. Its training episode is
@@ -50,7 +52,8 @@ def imaml(
       tasks, it is the share whose meta-gradient can be trusted.
 
     Raises:
-      ValueError: if `regularization` is not positive, or `num_steps` is negative or too small for the adjoint.
+      ValueError: if `regularization` is not positive, or `num_steps` is negative or too small for the adjoint;
+        at trace time if no parameter is adapted.
 
     Example:
       >>> import jax, jmeta, optax
@@ -66,7 +69,8 @@ def imaml(
     Reference:
       Rajeswaran et al., 2019, arXiv:1909.04630, algorithm 1-2.
     """
-    adapt_with_aux = _adaptation(model, loss_fn, inner_optimizer, num_steps, regularization, adjoint)
+    inner_optimizer = adjoints.checked_optimizer(inner_optimizer, "an inner optimizer")
+    adapt_with_aux = _adaptation(model, loss_fn, inner_optimizer, num_steps, regularization, adjoint, is_adapted)
 
     def init(key: RandomKey, task: Task) -> PyTree:
         return model.init(key, task.support.x)
@@ -99,6 +103,7 @@ def _adaptation(
     num_steps: int,
     regularization: float,
     adjoint: Adjoint,
+    is_adapted: Callable[[str], bool],
 ) -> Callable[[PyTree, Batch, RandomKey], tuple[PyTree, Aux]]:
     if not regularization > 0:
         raise ValueError(f"regularization={regularization}; expected a positive weight of the tie to the start")
@@ -115,7 +120,7 @@ def _adaptation(
 
     def adapt_with_aux(meta_params: PyTree, support: Batch, key: RandomKey) -> tuple[PyTree, Aux]:
         key_descend, key_statistics = jax.random.split(key)
-        start, rest = partition(meta_params, lambda path: not is_statistic(path))
+        start, rest = partition(meta_params, but_statistics(is_adapted))
         params, aux = inner_loop(start, (start, rest, support), key_descend)
         return with_support_statistics(model, merge(params, rest), support, key_statistics), aux
 

@@ -11,7 +11,7 @@ What differs from the paper: the cosine. In the paper's softmax a cosine stands 
 no attention can then exceed 1 / (1 + (n − 1) e⁻²), which is 0.65 for n = 5 and 0.28 for n = 20, so a right answer is
 never a confident one and the loss keeps pulling at embeddings that are already right. Reproductions that follow it to
 the letter stay points below the paper's accuracy. Here τ > 0 is learned, from 10 on, where the bounds are above
-0.9999. A zero vector has cosine 0 and gradient 0 where a division by its length has NaN. Beside that: one model f′
+0.9999. A zero vector has cosine 0 and gradient 0 where a division by its length has NaN. Besides, one model f′
 embeds both sides (the paper allows two), and the LSTMs are as wide as its embeddings, as their sums demand.
 
 With full context the order of the support matters, as it does in the paper: an LSTM reads it. Padding, wherever it
@@ -29,11 +29,11 @@ from jaxtyping import Array, Bool, Float
 from ..types import Batch, Learner, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, directions, embed, embed_support, exclude_absent, one_hot_labels
 
-_NEVER = -1e30  # an attention score that weighs exactly 0 beside a real one; -inf would make NaN gradients
+_NEVER = -1e30  # an attention score that weighs exactly 0 next to a real one; -inf would make NaN gradients
 
 
 class Memory(NamedTuple):
-    """What is inferred from a support.
+    """The adapted state: everything inferred from a support.
 
     Attributes:
       params: of the model, with the support's statistics if it stores any.

@@ -7,6 +7,7 @@ What differs from the literature: nothing; this is the nearest-centroid classifi
 multiple cancer types by shrunken centroids of gene expression", 2002, without the shrinkage).
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -75,4 +76,4 @@ def nearest_mean(*, num_ways: int) -> Learner:
 
 def _flatten(x: PyTree) -> Float[Array, "examples pixels"]:
     x = jnp.asarray(x)
-    return x.reshape(x.shape[0], -1).astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.reshape(x.shape[0], math.prod(x.shape[1:])).astype(jnp.promote_types(x.dtype, jnp.float32))

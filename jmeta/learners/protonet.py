@@ -26,7 +26,7 @@ _DISTANCES = ("euclidean", "cosine", "mahalanobis")
 
 
 class Prototypes(NamedTuple):
-    """What is inferred from a support.
+    """The adapted state: everything inferred from a support.
 
     Attributes:
       params: of the model, with the support's statistics if it stores any.

@@ -26,7 +26,7 @@ from .comparison import check_num_ways, class_means, exclude_absent, one_hot_lab
 
 
 class ClassEmbeddings(NamedTuple):
-    """What is inferred from a support.
+    """The adapted state: everything inferred from a support.
 
     Attributes:
       params: of the model, with the support's statistics if it stores any.
@@ -112,7 +112,7 @@ def relation_loss(outputs: Float[Array, "examples ways"], batch: Batch) -> tuple
     """The mean squared error of the sigmoid of each logit, 1 being right for the true class and 0 for the others.
 
     Averaged over the classes that the task has (a logit of -inf says that it lacks one) and then over examples; `aux`
-    has the `accuracy`, in [0, 1].
+    has the `accuracy`, in [0, 1]. The loss of a label out of range is NaN.
 
     Raises:
       ValueError: if `batch.y` is not one integer label for each row of `outputs`.
@@ -130,7 +130,9 @@ def relation_loss(outputs: Float[Array, "examples ways"], batch: Batch) -> tuple
     targets = jax.nn.one_hot(batch.y, outputs.shape[1], dtype=outputs.dtype)
     is_present = outputs > -jnp.inf
     errors = jnp.where(is_present, jnp.square(jax.nn.sigmoid(outputs) - targets), 0.0)
-    return masked_mean(errors.sum(1) / jnp.maximum(is_present.sum(1), 1), batch), aux
+    is_label = (batch.y >= 0) & (batch.y < outputs.shape[1])
+    means = errors.sum(1) / jnp.maximum(is_present.sum(1), 1)
+    return masked_mean(jnp.where(is_label, means, jnp.nan), batch), aux
 
 
 def _join_pairs(

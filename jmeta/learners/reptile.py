@@ -13,6 +13,7 @@ Differs from the paper's code: there the optimizer's state goes on from one task
 task of a meta-step starts in the same state, and moves it.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ import optax
 from .. import adjoints
 from ..adaptation import descend
 from ..losses import checked_loss
-from ..models import is_statistic
+from ..models import but_statistics
 from ..params import merge, partition, path_name
 from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
@@ -48,6 +49,7 @@ def reptile(
     num_steps: int,
     batch_size: int | None = None,
     learns_optimizer_state: bool = False,
+    is_adapted: Callable[[str], bool] = lambda _: True,
 ) -> Learner:
     """Train on minibatches of the support, from a learned initialisation.
 
@@ -61,6 +63,9 @@ def reptile(
       learns_optimizer_state: whether tasks start from a meta-learned state of the inner optimizer, rather than afresh.
         It must have a state of floating-point numbers only, as `optax.rmsprop` has, and `optax.adam`, which counts its
         steps, has not.
+      is_adapted: as in `maml`. Reptile learns by the way that inner steps went, so a parameter that they leave alone is
+        never learned either: its meta-gradient θ − φ is zero. That suits a pre-trained part that is to stay as it is;
+        to learn shared parameters, use `first_order_maml`.
 
     Returns:
       A learner whose meta-parameters and whose adapted state are both parameters of `model`, or those and a state of
@@ -69,7 +74,7 @@ def reptile(
 
     Raises:
       ValueError: if `num_steps` is negative or `batch_size` is not positive; from `init`, if the optimizer's state
-        cannot be learned.
+        cannot be learned; at trace time if no parameter is adapted.
 
     Example:
       >>> import jax, jmeta, optax
@@ -85,6 +90,7 @@ def reptile(
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; a minibatch has at least one example")
+    inner_optimizer = adjoints.checked_optimizer(inner_optimizer, "an inner optimizer")
     loss_on_support = support_loss(model, loss_fn)
 
     def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
@@ -102,14 +108,14 @@ def reptile(
         params = model.init(key, task.support.x)
         if not learns_optimizer_state:
             return params
-        state = inner_optimizer.init(partition(params, _is_descended)[0])
+        state = inner_optimizer.init(partition(params, but_statistics(is_adapted))[0])
         _check_floating(state)
         return _WithState(params, state)
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> PyTree:
         params, state = meta_params if learns_optimizer_state else (meta_params, None)
         key_descend, key_order, key_statistics = jax.random.split(key, 3)
-        start, rest = partition(params, _is_descended)
+        start, rest = partition(params, but_statistics(is_adapted))
         adapted, aux = inner_loop(start, _Context(rest, support, state, key_order), key_descend)
         adapted = with_support_statistics(model, merge(adapted, rest), support, key_statistics)
         return _WithState(adapted, aux["optimizer_state"]) if learns_optimizer_state else adapted
@@ -130,10 +136,6 @@ def reptile(
         return episode_fn
 
     return Learner(init, adapt, predict, episode)
-
-
-def _is_descended(path: str) -> bool:
-    return not is_statistic(path)
 
 
 def _check_floating(state: PyTree) -> None:

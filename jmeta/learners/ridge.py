@@ -22,7 +22,7 @@ from .comparison import check_num_ways, embed, embed_support, exclude_absent, on
 
 
 class RidgeHead(NamedTuple):
-    """What is inferred from a support.
+    """The adapted state: everything inferred from a support.
 
     Attributes:
       params: of the model, with the support's statistics if it stores any.

@@ -13,6 +13,7 @@ from .from_haiku import from_haiku as from_haiku
 from .from_linen import from_linen as from_linen
 from .from_nnx import from_nnx as from_nnx
 from .mlp import mlp as mlp
+from .norms import but_statistics as but_statistics
 from .norms import frozen as frozen
 from .norms import is_head as is_head
 from .norms import is_norm as is_norm
@@ -39,6 +40,7 @@ __all__ = [
     "from_nnx",
     "from_equinox",
     "from_haiku",
+    "but_statistics",
     "frozen",
     "is_head",
     "is_norm",

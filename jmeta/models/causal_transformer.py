@@ -13,10 +13,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..tasks.class_arrays import check_positive
 from ..types import PyTree, RandomKey, SequenceModel
+from .dense import dense, init_dense
 
 
 class KeyValueCache(NamedTuple):
-    """What a causal transformer remembers.
+    """The memory of a causal transformer.
 
     Attributes:
       keys: of each layer, `[heads, max_steps, features]`; steps not seen yet are zeros.
@@ -74,7 +75,7 @@ def causal_transformer(*, width: int, num_layers: int, num_heads: int, max_steps
         key_input, key_positions, *keys = jax.random.split(key, 2 + num_layers)
         blocks = {name: _init_block(key, width, num_layers) for name, key in zip(layers, keys, strict=True)}
         return {
-            "input": {"kernel": _glorot(key_input, (x.shape[-1], width)), "bias": jnp.zeros((width,), jnp.float32)},
+            "input": init_dense(key_input, x.shape[-1], width),
             "positions": 0.02 * jax.random.normal(key_positions, (max_steps, width), jnp.float32),
             **blocks,
             "norm": _init_norm(width),
@@ -139,19 +140,6 @@ def attend(
     scores = jnp.einsum("hqf,hkf->hqk", queries, keys) / math.sqrt(queries.shape[-1])
     weights = jax.nn.softmax(jnp.where(is_visible[None], scores, -jnp.inf))
     return jnp.einsum("hqk,hkn->hqn", weights, values)
-
-
-def dense(params: PyTree, x: Float[Array, "*steps inputs"]) -> Float[Array, "*steps outputs"]:
-    """x W + b.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jmeta.models.causal_transformer import dense
-      >>> dense({"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}, jnp.ones((4, 3))).shape
-      (4, 2)
-    """
-    outputs = x @ params["kernel"]
-    return outputs + jnp.broadcast_to(params["bias"], outputs.shape)
 
 
 def _written(

@@ -4,6 +4,7 @@ Nearly every few-shot paper reports on it. It is a `Model` like any other; learn
 their names say (`is_norm`; `is_head` for your own).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -114,7 +115,7 @@ class _Conv4(nn.Module):
                 scale, shift = jnp.split(film[:, None, None, :], 2, axis=-1)
                 x = x * (1 + scale) + shift
             x = jax.nn.relu(max_pool(x) if self.pooling == "max" else x)
-        return head(x.reshape(x.shape[0], -1), self.num_outputs, self.dtype)
+        return head(x.reshape(x.shape[0], math.prod(x.shape[1:])), self.num_outputs, self.dtype)
 
     def _without_context(self, x: Array) -> tuple[Array, Float[Array, "examples num_context"]]:
         channels = x.shape[-1] - self.num_context

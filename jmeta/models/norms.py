@@ -17,6 +17,7 @@ The per-step norm parameters of MAML++ are no policy of the model: the learner h
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -64,6 +65,17 @@ def is_statistic(path: str) -> bool:
       (True, False)
     """
     return any(part in _STATISTICS for part in path.split("/"))
+
+
+def but_statistics(is_adapted: Callable[[str], bool]) -> Callable[[str], bool]:
+    """Select the same leaves by their paths, without the stored statistics: those that gradient steps may change.
+
+    Example:
+      >>> selects = but_statistics(lambda path: "norm" in path)
+      >>> selects("params/norm_0/scale"), selects("stats/norm_0/mean"), selects("params/head/bias")
+      (True, False, False)
+    """
+    return lambda path: is_adapted(path) and not is_statistic(path)
 
 
 def frozen(model: Model) -> Model:

@@ -137,7 +137,7 @@ def _keeping_for(key: RandomKey, width: int, max_span: int | None) -> Float[Arra
 
 
 def _init_cell(key: RandomKey, num_features: int, width: int, num_gates: int) -> dict[str, Array]:
-    """Input weights by Glorot; recurrent ones orthogonal, each gate's by itself."""
+    """Input weights by Glorot; recurrent ones orthogonal, drawn for each gate alone."""
     key_input, *keys = jax.random.split(key, num_gates + 1)
     orthogonal = jax.nn.initializers.orthogonal()
     return {

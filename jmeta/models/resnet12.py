@@ -5,6 +5,7 @@ Results on coloured images of 84 or 32 pixels, for which four layers are too few
 own).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -95,7 +96,7 @@ class _ResNet12(nn.Module):
             x = _Block(width, self.norm, self.conv, self.dtype, name=f"block_{i}")(x, calibrating=calibrating)
             if self.dropout_rate and not deterministic:
                 x = drop_squares(x, self.make_rng("dropout"), rate=self.dropout_rate, size=self.drop_size)
-        x = x.mean((1, 2)) if self.global_pool else x.reshape(x.shape[0], -1)
+        x = x.mean((1, 2)) if self.global_pool else x.reshape(x.shape[0], math.prod(x.shape[1:]))
         return head(x, self.num_outputs, self.dtype)
 
 

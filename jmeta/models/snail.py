@@ -14,11 +14,12 @@ from jaxtyping import Array, Float, Int
 
 from ..tasks.class_arrays import check_positive
 from ..types import PyTree, RandomKey, SequenceModel
-from .causal_transformer import attend, dense
+from .causal_transformer import attend
+from .dense import dense, init_dense
 
 
 class SnailMemory(NamedTuple):
-    """What SNAIL remembers: a window of the last steps, the latest last; steps before the first are zeros.
+    """The memory of SNAIL: a window of the last steps, the latest last; steps before the first are zeros.
 
     Attributes:
       features: `[longest dilation, features]`, what was known of each step: the past inputs of the convolutions.
@@ -82,13 +83,13 @@ def snail(
 
     def init(key: RandomKey, x: Float[Array, "steps features"]) -> PyTree:
         key_input, *keys = jax.random.split(key, 1 + num_blocks)
-        params = {"input": _init_dense(key_input, x.shape[-1], width)}
+        params = {"input": init_dense(key_input, x.shape[-1], width)}
         for i, key_block in enumerate(keys):
             key_attention, *keys_convolution = jax.random.split(key_block, 1 + len(dilations))
             num_known = width + i * added
             for dilation, key_convolution in zip(dilations, keys_convolution, strict=True):
                 name = f"convolution_{i}_{dilation}"
-                params[name] = _init_dense(key_convolution, 2 * num_known, 2 * num_filters)
+                params[name] = init_dense(key_convolution, 2 * num_known, 2 * num_filters)
                 num_known += num_filters
             params[f"attention_{i}"] = _init_attention(key_attention, num_known, key_width, value_width)
         return params
@@ -142,12 +143,7 @@ def _window(num_steps: int, max_steps: int, num_seen: Int[Array, ""]) -> Array:
 def _init_attention(key: RandomKey, num_inputs: int, key_width: int, value_width: int) -> PyTree:
     key_query, key_key, key_value = jax.random.split(key, 3)
     return {
-        "query": _init_dense(key_query, num_inputs, key_width),
-        "key": {"kernel": _init_dense(key_key, num_inputs, key_width)["kernel"]},  # a bias would change no weight
-        "value": _init_dense(key_value, num_inputs, value_width),
+        "query": init_dense(key_query, num_inputs, key_width),
+        "key": {"kernel": init_dense(key_key, num_inputs, key_width)["kernel"]},  # a bias would change no weight
+        "value": init_dense(key_value, num_inputs, value_width),
     }
-
-
-def _init_dense(key: RandomKey, num_inputs: int, num_outputs: int) -> dict[str, Array]:
-    kernel = jax.nn.initializers.glorot_uniform()(key, (num_inputs, num_outputs), jnp.float32)
-    return {"kernel": kernel, "bias": jnp.zeros((num_outputs,), jnp.float32)}

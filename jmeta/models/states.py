@@ -1,4 +1,4 @@
-"""What a bridged network remembers beside its parameters, as ordinary floating-point leaves of `params["stats"]`.
+"""State of a bridged network other than its parameters, as ordinary floating-point leaves of `params["stats"]`.
 
 Inner loops and meta-gradients run over whole trees of parameters, and `jax.grad` refuses integers. So counters and
 flags travel as floating point and get their own dtype back inside `apply`; their gradient is zero.

@@ -4,6 +4,7 @@ A step's tasks and keys follow from the run's key and the step's number, so any 
 meta-parameters that it started from.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -37,6 +38,17 @@ class TaskReport(NamedTuple):
     grad_norm: float
     is_finite: bool
     is_input_finite: bool
+
+
+def advice_on(reports: list[TaskReport]) -> str:
+    """Name the usual trap if some task has a finite loss and a gradient that is not finite; otherwise nothing."""
+    if not any(math.isfinite(report.loss) and not report.is_finite for report in reports):
+        return ""
+    return (
+        " A finite loss whose gradient is not finite is most often that of an inner optimizer which divides by a root "
+        "or a norm (Adam, RMSProp, clipping): where an inner gradient is exactly zero, the meta-gradient is NaN; wrap "
+        "the inner optimizer in safe_at_zero."
+    )
 
 
 def sample_step(experiment: Experiment, key: RandomKey, step: int) -> PyTree:

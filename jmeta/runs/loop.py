@@ -21,7 +21,7 @@ from ..evaluation import Estimate, estimate, per_task_episodes, per_task_metrics
 from ..tasks.few_shot import as_partial
 from ..types import Aux, Learner, PyTree, RandomKey
 from . import console, files, processes
-from .diagnosis import TaskReport, examine_step
+from .diagnosis import TaskReport, advice_on, examine_step
 from .dispatch import dispatcher
 from .experiment import Experiment, Training, check_steps
 from .folder import record_session
@@ -318,5 +318,5 @@ def _explain_divergence(experiment: Experiment, state: RunState, folder: pathlib
         fault = f"{len(guilty)} of its {len(reports)} tasks are at fault: {named}{more}"
     return (
         f"meta-steps {step - in_a_row + 1} to {step} were skipped, since their loss, their gradient or what it would "
-        f"have led to was not finite. In step {step} {fault}. Look at it with: {command}"
+        f"have led to was not finite. In step {step} {fault}.{advice_on(guilty)} Look at it with: {command}"
     )

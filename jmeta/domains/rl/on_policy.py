@@ -16,7 +16,7 @@ from jmeta.batching import count_tasks
 from jmeta.sharding import map_over_devices, on_gathered, take_in_blocks
 from jmeta.sharding.in_order import by_itself
 from jmeta.tasks.drawn import Drawn, draw
-from jmeta.training import MetaState, with_progress
+from jmeta.training import MetaState, count_step, with_progress
 from jmeta.types import Aux, MetaTrainer, PyTree, RandomKey, Task
 
 from .policy_gradients import Collect
@@ -119,11 +119,8 @@ def on_policy_trainer(
 
         inner, aux = jax.lax.scan(one_epoch, state, jax.random.split(key_epochs, num_epochs))
         skipped = aux.pop("is_skipped").max()
-        counted = inner._replace(
-            step=state.step + 1,
-            num_skipped=state.num_skipped + skipped,
-            num_skipped_in_a_row=(state.num_skipped_in_a_row + 1) * skipped,
-            last_skipped_step=jnp.where(skipped == 1, state.step, state.last_skipped_step),
+        counted = count_step(state, skipped)._replace(
+            meta_params=inner.meta_params, optimizer_state=inner.optimizer_state
         )
         return counted, {**means(aux), "is_skipped": skipped}
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jmeta.adjoints import conjugate_gradient
 from jmeta.losses import checked_loss
-from jmeta.training import MetaState, all_finite
+from jmeta.training import MetaState, all_finite, count_step, start_counting
 from jmeta.types import Aux, EpisodeFn, MetaTrainer, PyTree, RandomKey
 
 Decide = Callable[[PyTree, PyTree, RandomKey], PyTree]
@@ -80,8 +80,7 @@ def trust_region_trainer(
     solve = conjugate_gradient(num_steps=num_cg_steps, damping=damping)
 
     def init(meta_params: PyTree) -> MetaState:
-        zero = jnp.zeros((), jnp.int32)
-        return jax.tree.map(jnp.array, MetaState(meta_params, (), zero, zero, zero, zero - 1))
+        return start_counting(meta_params, ())
 
     def update(state: MetaState, tasks: PyTree, key: RandomKey) -> tuple[MetaState, Aux]:
         old = state.meta_params
@@ -120,13 +119,7 @@ def trust_region_trainer(
         is_finite = all_finite((loss, grads, direction))
         skipped = 1 - is_finite.astype(jnp.int32)
         meta_params = jax.tree.map(lambda new, kept: jnp.where(is_finite & (share > 0), new, kept), moved(share), old)
-        state = state._replace(
-            meta_params=meta_params,
-            step=state.step + 1,
-            num_skipped=state.num_skipped + skipped,
-            num_skipped_in_a_row=(state.num_skipped_in_a_row + 1) * skipped,
-            last_skipped_step=jnp.where(is_finite, state.last_skipped_step, state.step),
-        )
+        state = count_step(state, skipped)._replace(meta_params=meta_params)
         facts = {"loss": loss, "grad_norm": optax.tree.norm(grads), "is_skipped": skipped}
         return state, {**aux, **facts, "divergence": from_old(meta_params), "step_share": share}
 

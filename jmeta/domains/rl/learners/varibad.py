@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jmeta.losses import checked_loss, masked_mean
+from jmeta.models.dense import dense, init_dense
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, SequenceModel, Task
 
@@ -111,11 +112,7 @@ def task_inference(
         key_encoder, key_posterior, key_decoder = jax.random.split(key, 3)
         params = {"encoder": encoder.init(key_encoder, x)}
         outputs = jax.eval_shape(lambda params: encoder.unroll(params, encoder.start(params), x)[1], params["encoder"])
-        shape = (outputs.shape[-1], 2 * num_latents)
-        params["posterior"] = {
-            "kernel": jax.nn.initializers.glorot_uniform()(key_posterior, shape, jnp.float32),
-            "bias": jnp.zeros((2 * num_latents,), jnp.float32),
-        }
+        params["posterior"] = init_dense(key_posterior, outputs.shape[-1], 2 * num_latents)
         num_given = num_latents + x.shape[-1] - 2  # of a step's features, all but reward and end
         params["decoder"] = decoder.init(key_decoder, jnp.zeros((1, num_given), jnp.float32))
         return params
@@ -125,8 +122,7 @@ def task_inference(
         return Belief(encoder.start(params["encoder"]), Normal(zeros, zeros))
 
     def to_posterior(params: PyTree, output: Float[Array, "*steps width"]) -> Normal:
-        numbers = output @ params["posterior"]["kernel"]
-        numbers = numbers + jnp.broadcast_to(params["posterior"]["bias"], numbers.shape)
+        numbers = dense(params["posterior"], output)
         return Normal(numbers[..., :num_latents], numbers[..., num_latents:])
 
     def step(params: PyTree, belief: Belief, x: Float[Array, " features"]) -> tuple[Belief, Normal]:

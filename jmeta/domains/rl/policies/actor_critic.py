@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jmeta.models.dense import dense, init_dense
 from jmeta.types import PyTree, RandomKey, SequenceModel
 
 from .distributions import Categorical, Distribution, Normal
@@ -45,8 +46,9 @@ def actor_critic(memory: SequenceModel, environment: Any, *, initial_log_std: fl
         x = features(inputs, observation_space, action_space)
         params = {"memory": memory.init(key_memory, x)}
         width = jax.eval_shape(lambda params: memory.unroll(params, memory.start(params), x)[1], params["memory"])
-        params["actor"] = _dense(key_actor, width.shape[-1], num_outputs, scale=0.01)
-        params["critic"] = _dense(key_critic, width.shape[-1], 1, scale=0.01)
+        small = jax.nn.initializers.orthogonal(0.01)
+        params["actor"] = init_dense(key_actor, width.shape[-1], num_outputs, small)
+        params["critic"] = init_dense(key_critic, width.shape[-1], 1, small)
         if not hasattr(action_space, "n"):
             params["log_std"] = jnp.full(action_space.shape, initial_log_std, jnp.float32)
         return params
@@ -58,7 +60,7 @@ def actor_critic(memory: SequenceModel, environment: Any, *, initial_log_std: fl
     def decide(params: PyTree, output: Float[Array, "*steps width"]) -> Decision:
         # one product for both: one of a single column costs as much as one of many
         heads = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, -1), params["actor"], params["critic"])
-        outputs = _apply(heads, output)
+        outputs = dense(heads, output)
         return Decision(to_distribution(outputs[..., :-1], params), outputs[..., -1])
 
     def step(params: PyTree, state: PyTree, inputs: StepInput, key: RandomKey | None) -> tuple[PyTree, Decision]:
@@ -80,13 +82,3 @@ def _head(action_space: Any) -> tuple[int, Callable[[Array, PyTree], Distributio
         return int(action_space.n), lambda outputs, _: Categorical(outputs)
     (count,) = action_space.shape
     return count, lambda outputs, params: Normal(outputs, jnp.broadcast_to(params["log_std"], outputs.shape))
-
-
-def _dense(key: RandomKey, num_inputs: int, num_outputs: int, *, scale: float) -> PyTree:
-    kernel = jax.nn.initializers.orthogonal(scale)(key, (num_inputs, num_outputs), jnp.float32)
-    return {"kernel": kernel, "bias": jnp.zeros((num_outputs,), jnp.float32)}
-
-
-def _apply(params: PyTree, x: Float[Array, "*steps inputs"]) -> Float[Array, "*steps outputs"]:
-    outputs = x @ params["kernel"]
-    return outputs + jnp.broadcast_to(params["bias"], outputs.shape)

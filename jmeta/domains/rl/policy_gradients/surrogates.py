@@ -14,10 +14,10 @@ Farquhar, Whiteson, Foerster, "Loaded DiCE", 2019, arXiv:1909.10549 (DiCE with a
 Rothfuss, Lee, Clavera, Asfour, Abbeel, "ProMP: Proximal Meta-Policy Search", 2019, arXiv:1810.06784, section 5.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jmeta.estimators import magic_box
 from jmeta.losses import masked_mean
 from jmeta.types import Aux, Batch, LossFn
 
@@ -95,12 +95,8 @@ def dice(*, num_steps: int) -> LossFn:
             log_probs = jnp.where(batch.mask, log_probs, 0)
         by_rollout = log_probs.reshape(-1, num_steps)
         up_to = jnp.cumsum(by_rollout, 1)
-        difference = (_magic_box(up_to) - _magic_box(up_to - by_rollout)).reshape(-1)
+        difference = (magic_box(up_to) - magic_box(up_to - by_rollout)).reshape(-1)
         loss = masked_mean(-difference * acted.advantage, batch)
         return loss, {"reward": masked_mean(acted.reward, batch)}
 
     return loss_fn
-
-
-def _magic_box(log_probs: Float[Array, "rollouts steps"]) -> Float[Array, "rollouts steps"]:
-    return jnp.exp(log_probs - jax.lax.stop_gradient(log_probs))
