@@ -1,6 +1,7 @@
 """Prototypical networks on your own images."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import optax
 
@@ -25,6 +26,11 @@ class Options:
     """Height and width that images are resized to; as they are if not given."""
     num_channels: int = 1
     """1 for grey, 3 for colours."""
+    fit: Literal["squash", "crop", "pad"] = "squash"
+    """What becomes of an image of another shape than `size`: its sides are scaled apart, the longer one is cut, or the
+    shorter one filled up."""
+    background: int = 255
+    """Grey value that transparent and padded images lie on, from 0 (black) to 255 (white)."""
     num_ways: int = 5
     num_shots: int = 1
     num_queries: int = 5
@@ -62,6 +68,8 @@ def build(options: Options) -> runs.Experiment:
             train_shots=options.train_shots,
             size=options.size,
             num_channels=options.num_channels,
+            fit=options.fit,
+            background=options.background,
             host_fed=options.host_fed,
             tasks_per_step=options.training.tasks_per_step,
             seed=options.training.seed,

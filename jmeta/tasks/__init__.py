@@ -4,6 +4,7 @@ Images by class, and the protocols that say how tasks are drawn from them, are i
 not fit on the device come through `host_fed`.
 """
 
+from .class_arrays import ClassArrays as ClassArrays
 from .class_arrays import group_by_class as group_by_class
 from .drawn import drawn as drawn
 from .few_shot import few_shot as few_shot

@@ -60,7 +60,8 @@ def ragged(sample: Callable[[RandomKey], Task], *, num_ways: int, min_ways: int 
       `sample(key) -> Task` of unchanged shapes, both masks set.
 
     Raises:
-      ValueError: if `min_ways` is not in `1..num_ways`; at trace time if `min_shots` is not in `1..num_shots`.
+      ValueError: if `min_ways` is not in `1..num_ways`; at trace time if `min_shots` is not in `1..num_shots`,
+        or the tasks have no integer labels.
 
     Example:
       >>> import jax
@@ -89,6 +90,7 @@ class _Ragged:
     def __call__(self, sample: Partial, key: RandomKey) -> Task:
         key_task, key_ways, key_shots = jax.random.split(key, 3)
         task = sample(key_task)
+        _check_labels(task)
         num_shots = task.support.y.shape[0] // self.num_ways
         if self.min_shots > num_shots:
             raise ValueError(
@@ -102,6 +104,17 @@ class _Ragged:
         ]  # 1, 2, ... in a class
         support = _keep(task.support, (task.support.y < ways) & (rank <= shots[task.support.y]))
         return Task(support, _keep(task.query, task.query.y < ways), task.progress)
+
+
+def _check_labels(task: Task) -> None:
+    """Refuse tasks that are not of classes, such as regression."""
+    for name, y in (("support", task.support.y), ("query", task.query.y)):
+        if not hasattr(y, "ndim") or y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
+            said = f"shape {y.shape} and dtype {y.dtype}" if hasattr(y, "ndim") else f"type {type(y).__name__}"
+            raise ValueError(
+                f"the {name}'s y has {said}; ragged tasks need one integer label for each example. For tasks of "
+                "unequal size of another kind use pad_task"
+            )
 
 
 def _keep(batch: Batch, kept: Bool[Array, "examples"]) -> Batch:

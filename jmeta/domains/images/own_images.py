@@ -2,14 +2,19 @@
 
 import os
 import pathlib
+from typing import Any, NoReturn
 
+import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
+from jmeta.decoding import shown
 from jmeta.tasks.host_fed import host_fed as host_fed_tasks
 from jmeta.tasks.source import HostTasks, Source
+from jmeta.types import Batch, Task
 
-from .datasets import folder
-from .datasets.image_classes import ImageClasses
+from .datasets import ImageSplits, folder
+from .datasets.pixels import Conversion, Fit
 from .protocols import Protocol
 
 
@@ -23,11 +28,16 @@ def own_images(
     train_shots: int | None = None,
     size: tuple[int, int] | None = None,
     num_channels: int = 3,
+    fit: Fit = "squash",
+    background: int = 255,
     host_fed: bool = False,
     tasks_per_step: int = 1,
     seed: int = 0,
 ) -> Source:
     """The tasks of a folder of images, one folder for each class.
+
+    Where the folder is gone and `size` is given, a trained run can still be loaded: the source has a `placeholder`, and
+    drawing a task raises the error that says what is missing.
 
     Args:
       path: as `datasets.folder.load` takes it; an empty one is refused with what to do.
@@ -38,40 +48,57 @@ def own_images(
       train_shots: support examples of each class in training; as many as at test if not given.
       size: `(height, width)` that images are resized to; as they are if not given.
       num_channels: 1 for grey, 3 for colours.
+      fit: "squash", "crop" or "pad", for images of another shape than `size`.
+      background: grey value that transparent and padded images lie on, from 0 (black) to 255 (white).
       host_fed: whether the host draws training tasks, a few batches ahead, for images that do not fit on the device.
       tasks_per_step: tasks of a meta-step, if the host draws them.
       seed: of those draws.
 
+    Returns:
+      A source whose `record` has the classes of the splits and how images were prepared.
+
     Raises:
-      ValueError, FileNotFoundError: as `datasets.folder.load` and `Protocol.samplers`.
+      ValueError: as `datasets.folder.load` and `Protocol.samplers`.
+      FileNotFoundError: if the folder is gone; when tasks are drawn, if `size` is given.
 
     Example:
       >>> import pathlib, tempfile, numpy as np
       >>> from PIL import Image
+      >>> rng = np.random.default_rng(0)
       >>> with tempfile.TemporaryDirectory() as root:
       ...     for name in ("cat", "dog", "owl", "yak", "zebra"):
       ...         (pathlib.Path(root) / name).mkdir()
       ...         for i in range(2):
-      ...             Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(f"{root}/{name}/{i}.png")
+      ...             Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(f"{root}/{name}/{i}.png")
       ...     own_images(root, num_ways=1, num_shots=1, num_queries=1).describe(100).partition(" ")[2]
       '1-way 1-shot, 1 query, 100 tasks'
     """
     if not os.fspath(path):
         raise ValueError("pass the folder of your images: --path DIR")
-    splits = folder.load(path, size=size, num_channels=num_channels)
-    protocol = Protocol("folder", pathlib.Path(path).name, lambda _: splits, test_queries=num_queries)
+    conversion = Conversion(size, num_channels, fit, background)
+    name = shown(pathlib.Path(path).name)
     ways = num_ways if train_ways is None else train_ways
     shots = num_shots if train_shots is None else train_shots
-    source = protocol.source(
-        splits, num_ways=num_ways, num_shots=num_shots, train_ways=ways, train_shots=shots, train_queries=num_queries
-    )
+    numbers: Any = {"num_ways": num_ways, "num_shots": num_shots, "train_ways": ways, "train_shots": shots}
+    try:
+        splits = folder.load(path, **conversion._asdict())
+    except (FileNotFoundError, folder.IncompleteError) as error:
+        if size is None:
+            raise
+        protocol = Protocol("folder", name, _raising(error), test_queries=num_queries)
+        words = {"num_ways": num_ways, "num_shots": num_shots}
+        return _without_data(protocol, error, (*size, num_channels), words, num_queries)
+    protocol = Protocol("folder", name, lambda _: splits, test_queries=num_queries)
+    source = protocol.source(splits, **numbers, train_queries=num_queries)
+    source = source._replace(record=_record(splits, conversion))
     if not host_fed:
         return source
-    pixels, labels = _flat_examples(splits.meta_train)
+    train = splits.meta_train
+    labels = np.repeat(np.arange(len(train.class_sizes)), train.class_sizes)
 
     def open_stream(own: range) -> object:
         return host_fed_tasks(
-            pixels,
+            train.examples,
             labels,
             num_ways=ways,
             num_shots=shots,
@@ -84,9 +111,39 @@ def own_images(
     return source._replace(meta_train=lambda: HostTasks(open_stream))
 
 
-def _flat_examples(classes: ImageClasses) -> tuple[np.ndarray, np.ndarray]:
-    """The real examples of all classes, and their classes."""
-    num_classes, num_each = classes.images.shape[:2]
-    sizes = np.full(num_classes, num_each) if classes.class_sizes is None else classes.class_sizes
-    is_real = np.arange(num_each)[None] < sizes[:, None]
-    return classes.images[is_real], np.repeat(np.arange(num_classes), sizes)
+def _record(splits: ImageSplits, conversion: Conversion) -> dict[str, Any]:
+    """The classes and their numbers of images, and how images were prepared, as JSON."""
+    classes = {
+        split: dict(zip(map(shown, part.class_names), part.class_sizes.tolist(), strict=True))
+        for split, part in splits._asdict().items()
+    }
+    shape = list(splits.meta_train.examples.shape[1:])
+    return {"classes": classes, "image_shape": shape, "preparation": conversion._asdict()}
+
+
+def _without_data(
+    protocol: Protocol, error: Exception, shape: tuple[int, ...], numbers: dict[str, int], num_queries: int
+) -> Source:
+    """A source by which a trained run is loaded, and whose samplers raise `error`."""
+
+    def batch(num_each: int) -> Batch:
+        count = numbers["num_ways"] * num_each
+        return Batch(jnp.zeros((count, *shape)), jnp.zeros(count, jnp.int32))
+
+    sample = Partial(_raising(error))
+    return Source(
+        meta_train=_raising(error),
+        meta_valid=sample,
+        meta_test=sample,
+        name=f"{protocol.name}/{protocol.dataset} {numbers['num_ways']}-way {numbers['num_shots']}-shot",
+        describe=lambda num_tasks: protocol.describe(**numbers, num_tasks=num_tasks),
+        placeholder=Task(batch(numbers["num_shots"]), batch(num_queries)),
+    )
+
+
+def _raising(error: Exception) -> Any:
+    def fail(*arguments: object) -> NoReturn:
+        del arguments
+        raise error
+
+    return fail

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from jax.tree_util import Partial
 
-from jmeta.tasks.class_arrays import Augment
+from jmeta.tasks.class_arrays import Augment, ClassArrays
 from jmeta.tasks.few_shot import few_shot
 from jmeta.tasks.source import Source
 from jmeta.tasks.supervised import supervised
@@ -195,14 +195,9 @@ class Protocol:
         """
         classes = splits.meta_train
         rotations = "none" if self.train_rotations == "none" else "as_classes"
-        sample = supervised(
-            classes.images,
-            batch_size=batch_size,
-            rotations=rotations,
-            class_sizes=classes.class_sizes,
-            augment=self.augment,
-        )
-        num_classes = len(classes.images) * (1 if rotations == "none" else 4)
+        by_class = ClassArrays(classes.examples, classes.class_sizes)
+        sample = supervised(by_class, batch_size=batch_size, rotations=rotations, augment=self.augment)
+        num_classes = len(classes.class_names) * (1 if rotations == "none" else 4)
         return Partial(_batch_as_task, sample), num_classes
 
     def _check_split(self, splits: ImageSplits) -> None:
@@ -223,13 +218,12 @@ class Protocol:
 
     def _sampler(self, classes: ImageClasses, ways: int, shots: int, queries: int, rotations: str) -> Partial:
         return few_shot(
-            classes.images,
+            ClassArrays(classes.examples, classes.class_sizes),
             num_ways=ways,
             num_shots=shots,
             num_queries=queries,
             rotations=rotations,
             groups=classes.groups if self.within_groups else None,
-            class_sizes=classes.class_sizes,
             augment=self.augment,
         )
 

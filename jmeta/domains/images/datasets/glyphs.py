@@ -73,7 +73,7 @@ def load(cache_dir: str | os.PathLike | None = None) -> ImageSplits:
         raise ImportError('glyphs are rendered from the fonts of matplotlib: pip install "jmeta[data]"')
     arrays = cached_arrays(_cache_name(), _render_classes, cache_dir)
     names = tuple(str(name) for name in arrays["class_names"])
-    classes = ImageClasses(arrays["images"], names, arrays["groups"], SCRIPTS, arrays["class_sizes"])
+    classes = ImageClasses.padded(arrays["images"], names, arrays["groups"], SCRIPTS, arrays["class_sizes"])
     return ImageSplits(*(classes.select(np.isin(classes.groups, part)) for part in (META_TRAIN, META_VALID, META_TEST)))
 
 

@@ -188,4 +188,4 @@ def _sorted_classes(images: np.ndarray, alphabets: list[str], characters: np.nda
     order = np.argsort(names)
     group_names = tuple(sorted(set(alphabets)))
     groups = np.array([group_names.index(alphabets[i]) for i in order], np.int32)
-    return ImageClasses(images[order][..., None], tuple(names[i] for i in order), groups, group_names)
+    return ImageClasses.padded(images[order][..., None], tuple(names[i] for i in order), groups, group_names)
