@@ -5,7 +5,7 @@ what is checked when a sampler is made, and what is done to sampled examples onl
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -153,7 +153,7 @@ def finish_all(x: PyTree, scale: bool | None, augment: Augment | None, key: Rand
 
 
 def as_class_arrays(
-    data: PyTree, class_sizes: Int[Array | np.ndarray, "_"] | None, scale: bool | None = None
+    data: PyTree, class_sizes: Shaped[Array | np.ndarray, "..."] | None, scale: bool | None = None
 ) -> ClassArrays:
     """Examples by class without padding, from either form that samplers take; refuses what no sampler could use.
 
@@ -258,7 +258,7 @@ def check_rotations(x: PyTree, rotations: str, known: tuple[str, ...]) -> None:
         )
 
 
-def check_positive(numbers: dict[str, int]) -> None:
+def check_positive(numbers: Mapping[str, Any]) -> None:
     """Refuse numbers below 1 and what is no integer, by name."""
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | np.integer):

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Array, Int, Shaped, UInt32
 
 from ..types import Batch, PyTree, RandomKey, Task
 from .class_arrays import (
@@ -42,7 +42,7 @@ def few_shot(
     num_queries: int,
     rotations: str = "none",
     groups: Int[Array | np.ndarray, "_"] | None = None,
-    class_sizes: Int[Array | np.ndarray, "_"] | None = None,
+    class_sizes: Shaped[Array | np.ndarray, "..."] | None = None,
     scale: bool | None = None,
     augment: Augment | None = None,
 ) -> Partial:
@@ -196,7 +196,7 @@ class _FewShot:
         key_bits, key_augment = jax.random.split(key)
         ways, num_each = self.num_ways, self.num_shots + self.num_queries
         # One call for all the randomness but the augmentation's: each further call costs compile time.
-        bits = jax.random.bits(key_bits, (1 + 2 * ways + 2 * ways * num_each,))
+        bits = jax.random.bits(key_bits, (1 + 2 * ways + 2 * ways * num_each,), jnp.uint32)
         of_group, of_classes, of_turns, of_examples, of_order = jnp.split(
             bits, np.cumsum([1, ways, ways, ways * num_each])
         )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Shaped
 
 from ..types import Batch, PyTree, RandomKey
 from .class_arrays import (
@@ -28,7 +28,7 @@ def supervised(
     *,
     batch_size: int,
     rotations: str = "none",
-    class_sizes: Int[Array | np.ndarray, "_"] | None = None,
+    class_sizes: Shaped[Array | np.ndarray, "..."] | None = None,
     class_balanced: bool = True,
     scale: bool | None = None,
     augment: Augment | None = None,
