@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from typing import Any, NoReturn
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -79,36 +79,39 @@ def own_images(
     name = shown(pathlib.Path(path).name)
     ways = num_ways if train_ways is None else train_ways
     shots = num_shots if train_shots is None else train_shots
-    numbers: Any = {"num_ways": num_ways, "num_shots": num_shots, "train_ways": ways, "train_shots": shots}
+
+    def host_tasks(examples: np.ndarray, labels: np.ndarray, error: Exception | None = None) -> HostTasks:
+        numbers: Any = {"num_ways": ways, "num_shots": shots, "num_queries": num_queries, "num_tasks": tasks_per_step}
+
+        def open_stream(own: range) -> object:
+            get_image = np.asarray if error is None else _raising(error, but_first=True)
+            return host_fed_tasks(examples, labels, **numbers, seed=seed, own=own, get_image=get_image)
+
+        return HostTasks(open_stream)
+
     try:
         splits = folder.load(path, **conversion._asdict())
-    except (FileNotFoundError, folder.IncompleteError) as error:
+    except (FileNotFoundError, folder.IncompleteError) as caught:
+        error = caught
         if size is None:
             raise
         protocol = Protocol("folder", name, _raising(error), test_queries=num_queries)
-        words = {"num_ways": num_ways, "num_shots": num_shots}
-        return _without_data(protocol, error, (*size, num_channels), words, num_queries)
+        source = _without_data(protocol, error, (*size, num_channels), num_ways, num_shots, num_queries)
+        if not host_fed:
+            return source
+        labels = np.repeat(np.arange(ways), shots + num_queries)
+        zeros = np.zeros((len(labels), *size, num_channels), np.uint8)
+        return source._replace(meta_train=lambda: host_tasks(zeros, labels, error))
     protocol = Protocol("folder", name, lambda _: splits, test_queries=num_queries)
-    source = protocol.source(splits, **numbers, train_queries=num_queries)
+    source = protocol.source(
+        splits, num_ways=num_ways, num_shots=num_shots, train_ways=ways, train_shots=shots, train_queries=num_queries
+    )
     source = source._replace(record=_record(splits, conversion))
     if not host_fed:
         return source
     train = splits.meta_train
     labels = np.repeat(np.arange(len(train.class_sizes)), train.class_sizes)
-
-    def open_stream(own: range) -> object:
-        return host_fed_tasks(
-            train.examples,
-            labels,
-            num_ways=ways,
-            num_shots=shots,
-            num_queries=num_queries,
-            num_tasks=tasks_per_step,
-            seed=seed,
-            own=own,
-        )
-
-    return source._replace(meta_train=lambda: HostTasks(open_stream))
+    return source._replace(meta_train=lambda: host_tasks(train.examples, labels))
 
 
 def _record(splits: ImageSplits, conversion: Conversion) -> dict[str, Any]:
@@ -122,28 +125,32 @@ def _record(splits: ImageSplits, conversion: Conversion) -> dict[str, Any]:
 
 
 def _without_data(
-    protocol: Protocol, error: Exception, shape: tuple[int, ...], numbers: dict[str, int], num_queries: int
+    protocol: Protocol, error: Exception, shape: tuple[int, ...], num_ways: int, num_shots: int, num_queries: int
 ) -> Source:
     """A source by which a trained run is loaded, and whose samplers raise `error`."""
 
     def batch(num_each: int) -> Batch:
-        count = numbers["num_ways"] * num_each
-        return Batch(jnp.zeros((count, *shape)), jnp.zeros(count, jnp.int32))
+        return Batch(jnp.zeros((num_ways * num_each, *shape)), jnp.zeros(num_ways * num_each, jnp.int32))
 
     sample = Partial(_raising(error))
     return Source(
-        meta_train=_raising(error),
+        meta_train=lambda: sample,
         meta_valid=sample,
         meta_test=sample,
-        name=f"{protocol.name}/{protocol.dataset} {numbers['num_ways']}-way {numbers['num_shots']}-shot",
-        describe=lambda num_tasks: protocol.describe(**numbers, num_tasks=num_tasks),
-        placeholder=Task(batch(numbers["num_shots"]), batch(num_queries)),
+        name=f"{protocol.name}/{protocol.dataset} {num_ways}-way {num_shots}-shot",
+        describe=lambda num_tasks: protocol.describe(num_ways=num_ways, num_shots=num_shots, num_tasks=num_tasks),
+        placeholder=Task(batch(num_shots), batch(num_queries)),
     )
 
 
-def _raising(error: Exception) -> Any:
-    def fail(*arguments: object) -> NoReturn:
-        del arguments
+def _raising(error: Exception, *, but_first: bool = False) -> Any:
+    """A function that raises; if so asked, not in its first call, by which a stream looks at the dtype."""
+    allowed = [but_first]
+
+    def fail(argument: Any) -> Any:
+        if allowed[0]:
+            allowed[0] = False
+            return argument
         raise error
 
     return fail

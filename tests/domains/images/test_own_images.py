@@ -114,8 +114,14 @@ def test_a_source_without_its_folder_has_shapes_and_no_tasks(folder, key, host_f
     gone = own_images(folder, **numbers)
     assert (gone.name, gone.describe(10)) == (whole.name, whole.describe(10))
     chex.assert_trees_all_equal_shapes_and_dtypes(gone.placeholder, whole.meta_test(key))
-    for draw in (gone.meta_train, lambda: gone.meta_test(key), lambda: gone.meta_valid(key)):
+    train = gone.meta_train()
+    for sample in (gone.meta_valid, gone.meta_test, *(() if host_fed else (train,))):
         with pytest.raises(FileNotFoundError, match="mine is not a folder"):
-            draw()
+            sample(key)
+    if host_fed:
+        stream = iter(train.open(range(1)))
+        assert stream.get_state() == iter(whole.meta_train().open(range(1))).get_state()
+        with pytest.raises(FileNotFoundError, match="mine is not a folder"):
+            next(stream)
     with pytest.raises(FileNotFoundError, match="mine is not a folder"):
         own_images(folder, **NUMBERS)  # of a size that only the images know
