@@ -1,7 +1,7 @@
-"""Files that foreign decoders read: one way to open them, and one line that says what is wrong with them.
+"""Call foreign decoders in one way: a bad file is one line with its path and what to do.
 
-Pillow, NumPy, zip and TFDS raise whatever they like on a damaged file, and none of it names the path. Every loader
-calls them inside `decoding`, and takes the bytes from `read_regular`, which waits for no pipe.
+Pillow, NumPy, zip and TFDS raise exceptions of any type on a damaged file, without its path. Loaders call them inside
+`decoding`, and read bytes by `read_regular`, which never waits for a pipe.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ class UnreadableError(ValueError):
 
 
 def shown(path: str | os.PathLike) -> str:
-    """A path or a name as text that any terminal and any file can take: other bytes than UTF-8 are escaped.
+    """Return a path or a name as text for any terminal and any file: bytes that are not UTF-8 are escaped.
 
     Example:
       >>> shown("caf\\udce9/1.png")
@@ -35,12 +35,12 @@ def shown(path: str | os.PathLike) -> str:
 
 @contextlib.contextmanager
 def decoding(path: str | os.PathLike, kind: str, remedy: str) -> Iterator[None]:
-    """Turn whatever a decoder raises in this block into one line, and silence its warnings.
+    """Turn any exception of a decoder in this block into one line, and silence its warnings.
 
     Args:
       path: of the file.
-      kind: what it is read as, such as "an image".
-      remedy: what a user can do about it.
+      kind: the expected content, such as "an image".
+      remedy: advice to the user.
 
     Raises:
       UnreadableError: for any `Exception` in the block.
@@ -67,7 +67,7 @@ or save it again
 
 
 def read_regular(path: str | os.PathLike, *, max_bytes: int = MAX_BYTES) -> bytes:
-    """The content of a regular file. A pipe is not waited for, and a device not read.
+    """Read a regular file; refuse pipes and devices at once.
 
     Args:
       path: of the file, or of a link to it.
@@ -100,12 +100,12 @@ def read_regular(path: str | os.PathLike, *, max_bytes: int = MAX_BYTES) -> byte
 
 
 def read_npz(content: bytes, path: str | os.PathLike, *, remedy: str) -> dict[str, np.ndarray]:
-    """The arrays of a NumPy archive (`.npz`), every byte of which is checked and none executed.
+    """Read the arrays of a NumPy archive (`.npz`); every member is checked by its CRC, and no code is executed.
 
     Args:
       content: of the file.
       path: of the file, for messages.
-      remedy: what a user can do about a damaged one.
+      remedy: advice to the user, if it is damaged.
 
     Raises:
       UnreadableError: if it is no such archive, damaged, larger than `MAX_BYTES` or holds Python objects.

@@ -1,7 +1,7 @@
-"""Examples by class: what the samplers over such arrays have in common.
+"""Examples by class: the common parts of the samplers over such arrays.
 
-Examples are kept one class after the other, so that classes of any sizes take the memory of their examples. Here is
-what is checked when a sampler is made, and what is done to sampled examples only: turning, scaling, augmenting.
+Examples are kept one class after the other, so that classes of any sizes take the memory of their examples. This
+file checks data when a sampler is made, and turns, scales and augments sampled examples.
 """
 
 import warnings
@@ -99,7 +99,7 @@ def rotate(
 
 
 def sampled_dtype(dtype: Any) -> np.dtype:
-    """The dtype in which examples are sampled: floating point at least float32, anything else as it is.
+    """Return the dtype in which examples are sampled: floating point at least float32, other dtypes unchanged.
 
     float64 stays so under `jax_enable_x64`, and is float32 otherwise, as everywhere in JAX.
     """
@@ -108,7 +108,7 @@ def sampled_dtype(dtype: Any) -> np.dtype:
 
 
 def is_scaled(dtype: Any, shape: tuple[int, ...], scale: bool | None) -> bool:
-    """Whether examples of this dtype and shape are scaled to [0, 1].
+    """Say whether examples of this dtype and shape are scaled to [0, 1].
 
     Raises:
       ValueError: if `scale` is `None` and they might be pixels or not.
@@ -130,7 +130,7 @@ def is_scaled(dtype: Any, shape: tuple[int, ...], scale: bool | None) -> bool:
 
 
 def finish(x: Shaped[Array, "n *shape"], scale: bool | None, augment: Augment | None, key: RandomKey) -> Array:
-    """Sampled examples in the dtype of `sampled_dtype`, scaled where `is_scaled` says so, each one augmented."""
+    """Scale sampled examples if `is_scaled`, convert them to `sampled_dtype`, and augment each one."""
     if is_scaled(x.dtype, x.shape[1:], scale):
         x = x.astype(jnp.float32) / jnp.iinfo(x.dtype).max
     x = x.astype(sampled_dtype(x.dtype))
@@ -146,7 +146,7 @@ def finish(x: Shaped[Array, "n *shape"], scale: bool | None, augment: Augment | 
 
 
 def finish_all(x: PyTree, scale: bool | None, augment: Augment | None, key: RandomKey) -> PyTree:
-    """Every leaf of sampled examples by `finish`, each with a key of its own; of a single array the key itself."""
+    """Apply `finish` to every leaf, each with a key of its own; a single array takes the key itself."""
     leaves, structure = jax.tree.flatten(x)
     keys = [key] if len(leaves) == 1 else jax.random.split(key, len(leaves))
     return structure.unflatten([finish(leaf, scale, augment, key) for leaf, key in zip(leaves, keys, strict=True)])
@@ -155,7 +155,7 @@ def finish_all(x: PyTree, scale: bool | None, augment: Augment | None, key: Rand
 def as_class_arrays(
     data: PyTree, class_sizes: Shaped[Array | np.ndarray, "..."] | None, scale: bool | None = None
 ) -> ClassArrays:
-    """Examples by class without padding, from either form that samplers take; refuses what no sampler could use.
+    """Arrange examples by class without padding, from either form that samplers take.
 
     Args:
       data: `ClassArrays`, or a pytree whose leaves are `[classes, examples, ...]`.
@@ -208,7 +208,7 @@ def _check_leaves(x: PyTree, lead: tuple[int, ...], expected: str, scale: bool |
 
 
 def check_values(leaf: Any, shape: tuple[int, ...], scale: bool | None) -> None:
-    """Refuse a leaf that JAX cannot hold as it is, or whose meaning `scale` has to say."""
+    """Refuse a leaf that JAX cannot hold unchanged, and one that needs `scale`."""
     dtype = leaf.dtype
     kinds = (jnp.floating, jnp.integer, jnp.bool_)
     if not any(jnp.issubdtype(dtype, kind) for kind in kinds):
@@ -224,7 +224,7 @@ def check_values(leaf: Any, shape: tuple[int, ...], scale: bool | None) -> None:
 
 
 def large_enough(class_sizes: Int[np.ndarray, "classes"], at_least: int) -> np.ndarray:
-    """Which classes have at least so many examples, as a mask; warns if some have not.
+    """Return a mask of the classes with at least so many examples; warn about the others.
 
     Raises:
       ValueError: if none has.
@@ -259,7 +259,7 @@ def check_rotations(x: PyTree, rotations: str, known: tuple[str, ...]) -> None:
 
 
 def check_positive(numbers: Mapping[str, Any]) -> None:
-    """Refuse numbers below 1 and what is no integer, by name."""
+    """Refuse numbers below 1 and other types than integers, by name."""
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | np.integer):
             raise ValueError(f"{name}={number!r}; expected an integer of at least 1")

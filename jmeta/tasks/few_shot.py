@@ -46,7 +46,7 @@ def few_shot(
     scale: bool | None = None,
     augment: Augment | None = None,
 ) -> Partial:
-    """A sampler of N-way K-shot classification tasks.
+    """Make a sampler of N-way K-shot classification tasks.
 
     Classes are drawn without replacement and get the labels `0..num_ways-1` in random order; the examples of a class
     are drawn without replacement, so support and query are disjoint. Examples come in random order: nothing can be
@@ -113,7 +113,7 @@ def few_shot(
 
 
 def stacked(sample: Callable[[RandomKey], Task], num_tasks: int) -> Partial:
-    """A sampler of `num_tasks` stacked tasks: every leaf gets the tasks on its first axis.
+    """Make a sampler of `num_tasks` stacked tasks: every leaf has the tasks on its first axis.
 
     Args:
       sample: a sampler of one task. If it is a `Partial`, its arrays stay leaves.
@@ -137,7 +137,7 @@ def stacked(sample: Callable[[RandomKey], Task], num_tasks: int) -> Partial:
 
 
 def as_partial(sample: Callable[[RandomKey], Any]) -> Partial:
-    """The sampler as a pytree, which an argument of a jitted function has to be; a plain function has no leaves.
+    """Wrap a sampler as a pytree, so that a jitted function can take it; a plain function has no leaves.
 
     Example:
       >>> as_partial(lambda key: key)("key")
@@ -162,7 +162,7 @@ def draw_distinct(bits: UInt32[Array, "count"], population: Int[Array, ""] | int
     swapped_with = steps + (bits % (population - steps).astype(jnp.uint32)).astype(jnp.int32)
 
     def current(moved: Array, step: Array, place: Array) -> Array:
-        """What the shuffle has at `place` before `step`: the place itself unless an earlier step put another there."""
+        """The number at `place` before `step`: the place itself unless an earlier step put another number there."""
         last = jnp.max(jnp.where((swapped_with == place) & (steps < step), steps, -1), initial=-1)
         return jnp.where(last >= 0, moved[last], place)
 

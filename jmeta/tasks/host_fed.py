@@ -33,7 +33,7 @@ def host_fed(
     num_threads: int = 2,
     prefetch: int = 4,
 ) -> Any:
-    """An endless stream of stacked tasks, as NumPy arrays.
+    """Make an endless stream of stacked tasks, as NumPy arrays.
 
     Args:
       source: `source[i]` is example i.
@@ -43,7 +43,7 @@ def host_fed(
       num_shots: support examples of each class.
       num_queries: query examples of each class.
       num_tasks: tasks in a batch.
-      seed: of everything drawn.
+      seed: seed of all draws.
       own: which tasks of a batch to draw, for a process that needs no others; all if not given.
       get_image: turns `source[i]` into an array, or a pytree of arrays.
       scale: as in `few_shot`, and so are dtypes: images of uint8 or uint16 come scaled to [0, 1], integers as they are.
@@ -93,7 +93,7 @@ def host_fed(
 
 @dataclass(frozen=True, eq=False)
 class _Draw:
-    """Batch number `step`, as a pure function of the seed and the step; each task by itself."""
+    """Draw batch number `step`, a pure function of the seed and the step; each task has a generator of its own."""
 
     source: Sequence[Any] | np.ndarray
     examples_of: tuple[np.ndarray, ...]
@@ -122,7 +122,7 @@ class _Draw:
         return Batch(x, (order // chosen.shape[1]).astype(np.int32))
 
     def finish(self, x: np.ndarray) -> np.ndarray:
-        """The same on the host as `class_arrays.finish` on the device."""
+        """Scale and convert as `class_arrays.finish` does on the device."""
         if is_scaled(x.dtype, x.shape[1:], self.scale):
             x = x.astype(np.float32) / np.iinfo(x.dtype).max
         return x.astype(sampled_dtype(x.dtype))

@@ -22,8 +22,8 @@ def pad_task(task: Task, *, num_support: int, num_query: int) -> Task:
 
     Args:
       task: its batches may already have masks; they are kept.
-      num_support: examples that the padded support has, in all.
-      num_query: examples that the padded query has, in all.
+      num_support: examples in the padded support.
+      num_query: examples in the padded query.
 
     Returns:
       The task with its examples first, then padding, and both masks set.
@@ -45,7 +45,7 @@ def pad_task(task: Task, *, num_support: int, num_query: int) -> Task:
 
 
 def ragged(sample: Callable[[RandomKey], Task], *, num_ways: int, min_ways: int = 2, min_shots: int = 1) -> Partial:
-    """A sampler whose tasks vary in ways and, class by class, in shots.
+    """Make a sampler whose tasks vary in ways and, class by class, in shots.
 
     The number of ways is uniform in `min_ways..num_ways`; the shots of each class are uniform in
     `min_shots..num_shots`, where `num_shots` is what `sample` gives. Classes `ways..num_ways-1` do not appear.
@@ -71,8 +71,8 @@ def ragged(sample: Callable[[RandomKey], Task], *, num_ways: int, min_ways: int 
       (15,)
 
     Reference:
-      Triantafillou et al., "Meta-Dataset", 2020, arXiv:1903.03096, section 3 (tasks of varying ways and shots; their
-      distribution of sizes is another one).
+      Triantafillou et al., "Meta-Dataset", 2020, arXiv:1903.03096, section 3 (tasks of varying ways and shots, with
+      another distribution of sizes).
     """
     check_positive({"num_ways": num_ways, "min_ways": min_ways, "min_shots": min_shots})
     if min_ways > num_ways:
@@ -118,7 +118,7 @@ def _check_labels(task: Task) -> None:
 
 
 def _keep(batch: Batch, kept: Bool[Array, "examples"]) -> Batch:
-    """Turn what is not kept into padding."""
+    """Turn the other examples into padding."""
     mask = kept if batch.mask is None else kept & batch.mask
 
     def blank(leaf: Shaped[Array, "examples ..."]) -> Shaped[Array, "examples ..."]:

@@ -1,6 +1,6 @@
 """Batches over all classes with global labels: ordinary supervised learning on the classes of meta_train.
 
-This is what the baselines that pre-train and then fine-tune a head draw from.
+Baselines that pre-train a network and then fine-tune a head draw from these.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def supervised(
     scale: bool | None = None,
     augment: Augment | None = None,
 ) -> Partial:
-    """A sampler of batches over *all* classes with global labels, for pre-training (Baseline++ and its like).
+    """Make a sampler of batches over *all* classes with global labels, for pre-training (Baseline++ and its like).
 
     Args:
       data: as in `few_shot`.

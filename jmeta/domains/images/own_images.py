@@ -1,4 +1,4 @@
-"""Tasks of a folder of one's own images, drawn on the device or, where they do not fit there, on the host."""
+"""Tasks from a folder of your own images, drawn on the device or, where images do not fit there, on the host."""
 
 import os
 import pathlib
@@ -34,13 +34,13 @@ def own_images(
     tasks_per_step: int = 1,
     seed: int = 0,
 ) -> Source:
-    """The tasks of a folder of images, one folder for each class.
+    """Make the source of tasks for a folder of images, one folder for each class.
 
     Where the folder is gone and `size` is given, a trained run can still be loaded: the source has a `placeholder`, and
     drawing a task raises the error that says what is missing.
 
     Args:
-      path: as `datasets.folder.load` takes it; an empty one is refused with what to do.
+      path: the folder, laid out as `datasets.folder.load` describes.
       num_ways: classes in a task at test.
       num_shots: support examples of each class at test.
       num_queries: queries of each class, in training and at test.
@@ -51,8 +51,8 @@ def own_images(
       fit: "squash", "crop" or "pad", for images of another shape than `size`.
       background: grey value that transparent and padded images lie on, from 0 (black) to 255 (white).
       host_fed: whether the host draws training tasks, a few batches ahead, for images that do not fit on the device.
-      tasks_per_step: tasks of a meta-step, if the host draws them.
-      seed: of those draws.
+      tasks_per_step: tasks in a meta-step; used only if the host draws them.
+      seed: seed of the draws on the host.
 
     Returns:
       A source whose `record` has the classes of the splits and how images were prepared.

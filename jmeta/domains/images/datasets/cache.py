@@ -1,7 +1,7 @@
-"""Arrays that are costly to make, kept in one checked file each.
+"""Keep arrays that are costly to make, each set in one checked file.
 
-A file begins with the SHA-256 of what follows. It is written beside its place and then moved there, so a reader sees
-either all of it or nothing; a damaged one is refused with a warning and made again.
+A file begins with the SHA-256 of its payload. It is written under another name and then moved into place, so a reader
+sees all of it or nothing. A damaged file is made again, with a warning.
 """
 
 import hashlib
@@ -27,18 +27,18 @@ def cached_arrays(
     *,
     check: Callable[[Arrays], None] | None = None,
 ) -> Arrays:
-    """The arrays that `make()` returns, read from the cache where they are in it.
+    """Return the arrays of `make()`, from the cache if they are in it.
 
     Args:
-      name: file name; whatever the arrays depend on should be part of it.
+      name: file name; it should contain all that the arrays depend on.
       make: makes the arrays.
-      cache_dir: folder of the cache; by default what the environment variable `JMETA_CACHE` says, or else the user's
+      cache_dir: folder of the cache; by default the environment variable `JMETA_CACHE`, or else the user's
         cache folder on this platform.
       check: raises `ValueError` on arrays that are not what `make` makes.
 
     Returns:
-      The arrays by name. What is there and cannot be used (a damaged file, other arrays, a pipe) is made again, and a
-      folder that cannot be written to is done without, both with a warning.
+      The arrays by name. A file that cannot be used (damaged, with other arrays, a pipe) is made again, and a folder
+      that cannot be written to is not used; both cause a warning.
 
     Example:
       >>> import numpy as np, tempfile

@@ -1,8 +1,8 @@
-"""Anyone's own images: one folder for each class.
+"""Load your own images: one folder for each class.
 
 Either `root/CLASS/*.png`, and classes are split at random; or `root/meta_train/CLASS/*.png` and likewise meta_valid and
-meta_test, and the split is as given. What is wrong with a folder is said by name, with what to do; what is odd about it
-is counted in a warning. Which kinds of images are read, and how, is the table of `pixels`.
+meta_test, and the split is as given. Errors name the file and say what to do; oddities are counted in warnings. The
+table in `pixels` lists the kinds of images and how each is read.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ def load(
         a transparent ground need 0.
       min_images: fewest images of a class; smaller ones are left out. A task needs `num_shots + num_queries`.
       fractions: shares of the classes that become meta_valid and meta_test, where `root` does not say which.
-      seed: of that random split.
+      seed: seed of that random split.
 
     Returns:
       Splits of classes named by their folders.
@@ -93,7 +93,7 @@ def load(
 
 
 class _Reader:
-    """Reads classes, and keeps count of what happened to their images."""
+    """Reads the images of classes, and counts the conversions that change something."""
 
     def __init__(self, conversion: Conversion) -> None:
         self.conversion = conversion
@@ -130,7 +130,7 @@ class _Reader:
         return picture.pixels
 
     def remarks(self) -> list[str]:
-        """What a user may want to know about how images were converted."""
+        """Remarks on conversions that lose or change something."""
         count, (_, _, fit, _) = self.counts, self.conversion
         remarks = []
         if count["reshaped"]:
@@ -150,7 +150,7 @@ class _Reader:
 
 
 def _remarks_on_pixels(parts: Parts, splits: ImageSplits, background: int) -> list[str]:
-    """What looks wrong about the data themselves: one value everywhere, equal classes, pictures in several places."""
+    """Remarks on suspicious data: one value everywhere, equal images in a class, pictures in several places."""
     values = {int(value) for part in splits for value in (part.examples.min(), part.examples.max())}
     if len(values) == 1:
         hint = "; are they white on transparent? Then pass background=0" if values == {background} else ""

@@ -78,7 +78,7 @@ def load(cache_dir: str | os.PathLike | None = None) -> ImageSplits:
 
 
 def _cache_name() -> str:
-    """What the rendering depends on: this file's way of doing it (count it up when that changes), and the fonts."""
+    """Name the cache file by all that the rendering depends on: a version of this file's method, and the fonts."""
     return f"glyphs-1-matplotlib-{metadata.version('matplotlib')}"
 
 

@@ -1,4 +1,4 @@
-"""What every loader of images returns: classes with their images, in three splits of classes.
+"""The common result of every loader of images: classes with their images, in three splits of classes.
 
 This is where data sets become alike: a protocol builds its samplers from `ImageSplits`, whichever loader it came from.
 """

@@ -1,7 +1,7 @@
-"""Which files in a folder are images of which class in which split; nothing is opened.
+"""Find the image files of each class and split in a folder, without opening any.
 
-What looks like an image and is not taken is counted, and so are files of other kinds; what operating systems leave in
-every folder is not.
+Images that are left out are counted, and so are files of other kinds. Files that operating systems leave in every
+folder are skipped.
 """
 
 import os
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jmeta.decoding import shown
+from jmeta.tasks.class_arrays import check_positive
 
 from .pixels import SUFFIXES
 
@@ -38,7 +39,7 @@ Parts = list[list[ClassFolder]]
 
 
 class _Entries(NamedTuple):
-    """What is in a folder, sorted by name, without what is hidden."""
+    """The visible content of a folder, sorted by name."""
 
     folders: list[pathlib.Path]
     images: list[pathlib.Path]
@@ -62,6 +63,9 @@ def find(
       FileNotFoundError: if `root` is no folder.
       ValueError: as `folder.load`.
     """
+    check_positive({"min_images": min_images})
+    if len(fractions) != 2 or not all(0 <= fraction < 1 for fraction in fractions):
+        raise ValueError(f"fractions={fractions}; expected the shares of meta_valid and meta_test, each in [0, 1)")
     if not root.is_dir():
         raise FileNotFoundError(f"{shown(root)} is not a folder; expected one folder for each class in it")
     ignored: Counter[str] = Counter()
@@ -188,7 +192,7 @@ def _large_enough(
 
 def _shuffled_split(root: pathlib.Path, classes: list[ClassFolder], fractions: tuple[float, float], seed: int) -> Parts:
     counts = [max(1, round(fraction * len(classes))) for fraction in fractions]
-    if len(classes) - sum(counts) < 1 or min(fractions) < 0:
+    if len(classes) - sum(counts) < 1:
         hint = f" (or pass {shown(classes[0].folder)}, if classes are in it)" if len(classes) == 1 else ""
         raise ValueError(
             f"{shown(root)}: {len(classes)} classes cannot be split by fractions={fractions}: each of meta_train, "

@@ -1,9 +1,9 @@
-"""Omniglot: 1623 handwritten characters of 50 alphabets, each drawn once by 20 people.
+"""Load Omniglot: 1623 handwritten characters of 50 alphabets, each drawn once by 20 people.
 
-Read either from one file, `omniglot_28_u8.npz`, in the folder that `JMETA_DATA` or `data_dir` names, or from a data set
+It is read from one file, `omniglot_28_u8.npz`, in the folder that `JMETA_DATA` or `data_dir` names, or from a data set
 prepared by TensorFlow Datasets (which reads without TensorFlow). Both give the same classes and the same images:
-uint8 28 x 28, ink high, by Pillow's Lanczos filter from the original 105 x 105. In the file the 20 examples are in the
-order of the drawers; TFDS does not say who drew what.
+uint8 28 x 28, ink high, by Pillow's Lanczos filter from the original 105 x 105. The file has the 20 examples in the
+order of the drawers; TFDS does not say who drew which. Arrays that differ from this are refused by name.
 
 The splits that papers use are functions of what is loaded: `split_vinyals`, `split_lake`, `split_random`.
 
@@ -122,7 +122,7 @@ def split_random(classes: ImageClasses, *, seed: int = 0) -> ImageSplits:
     """A seeded random split into 1100, 100 and 423 characters: the 1200/423 of MAML and Reptile.
 
     100 of the 1200 are meta_valid, as in MAML's code; Reptile trains on all 1200. The authors' own split depends on the
-    order of a file system and cannot be had again.
+    order of a file system and cannot be reproduced.
 
     Reference:
       Finn, Abbeel, Levine, arXiv:1703.03400, section 5.2; Nichol, Achiam, Schulman, arXiv:1803.02999, section 6.1.
@@ -134,7 +134,7 @@ def split_random(classes: ImageClasses, *, seed: int = 0) -> ImageSplits:
 
 
 def resize(image: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "28 28"]:
-    """An original drawing, ink high, at 28 x 28 by Pillow's Lanczos filter."""
+    """Resize an original drawing, ink high, to 28 x 28 by Pillow's Lanczos filter."""
     try:
         from PIL import Image
     except ImportError as error:

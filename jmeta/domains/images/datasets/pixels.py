@@ -1,4 +1,4 @@
-"""One image file as uint8 pixels: which kinds are read, how each is converted, and how it is brought to one size.
+"""Read one image file as uint8 pixels of a given size.
 
 | in the file                                    | becomes                                                        |
 |---|---|
@@ -34,8 +34,8 @@ MAX_PIXELS = 2**27
 """Pixels of the largest image that is read, about 11,600 x 11,600: a file of a few bytes can claim any number."""
 
 Fit = Literal["squash", "crop", "pad"]
-"""What becomes of an image of another shape than `size`: its sides are scaled apart, its longer side is cut at both
-ends, or its shorter side is filled up with `background`."""
+"""How an image of another shape than `size` gets it: by scaling its sides differently, by cutting the longer side at
+both ends, or by filling up the shorter side with `background`."""
 
 _REMEDY = "remove it, or save it again"
 _EIGHT_BITS = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
@@ -77,7 +77,7 @@ class Conversion(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """What was read of a file.
+    """The content of one file.
 
     Attributes:
       pixels: uint8 `[height, width, channels]`.

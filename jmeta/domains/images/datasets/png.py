@@ -1,4 +1,4 @@
-"""PNG files checked to the last byte: Pillow fills up what is missing with black, and looks at few of the checksums.
+"""Check PNG files to the last byte: Pillow fills missing data with black, and checks few of the checksums.
 
 Reference:
   ISO/IEC 15948:2004, "Portable Network Graphics (PNG)", sections 5, 10 and 11.
@@ -14,11 +14,11 @@ _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PALETTE = 3
 _PIECE = 2**20  # bytes unpacked at once
 _PASSES = ((0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4), (0, 2, 2, 4), (1, 2, 0, 2), (0, 1, 1, 2))
-"""Of interlaced images, the first column and row of each pass and the steps between them: `(x, dx, y, dy)`."""
+"""First column and row of each pass of an interlaced image, and the steps between them: `(x, dx, y, dy)`."""
 
 
 def check(content: bytes, *, max_pixels: int) -> int | None:
-    """Check the checksums, the header, and that there is exactly one image's worth of data.
+    """Check the checksums, the header, and that the data fill exactly one image.
 
     Args:
       content: of the file.

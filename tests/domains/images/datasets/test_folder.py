@@ -82,6 +82,11 @@ def test_what_is_wrong_is_said(root, tmp_path):
         folder.load(root, num_channels=4)
     with pytest.raises(ValueError, match=r"has 3 images, but min_images=4; add images"):
         folder.load(root, min_images=4)
+    for fractions in ((-0.1, 0.2), (float("nan"), 0.2), (0.2, 1.0)):
+        with pytest.raises(ValueError, match="fractions=.*expected the shares of meta_valid and meta_test"):
+            folder.load(root, fractions=fractions)
+    with pytest.raises(ValueError, match="min_images=0; expected at least 1"):
+        folder.load(root, min_images=0)
     with pytest.raises(ValueError, match="5 classes cannot be split by fractions=\\(0.6, 0.6\\)"):
         folder.load(root, fractions=(0.6, 0.6))
     write(root, "bee", shape=(7, 5, 3))
