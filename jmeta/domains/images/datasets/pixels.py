@@ -132,7 +132,7 @@ def read_picture(path: str | os.PathLike, conversion: Conversion) -> Picture:
         flat = _flattened(turned, conversion)
         fitted, was_reshaped = _fitted(flat, conversion)
         pixels = np.asarray(fitted).reshape(fitted.height, fitted.width, conversion.num_channels)
-        return Picture(pixels, was_reshaped, _has_more_frames(image.format, content, Image), peak)
+        return Picture(pixels, was_reshaped, _has_more_frames(image, content, Image), peak)
 
 
 def _opened(content: bytes, path: str | os.PathLike, pillow: Any) -> Any:
@@ -218,11 +218,11 @@ def _fitted(image: Any, conversion: Conversion) -> tuple[Any, bool]:
     return padded, True
 
 
-def _has_more_frames(kind: str, content: bytes, pillow: Any) -> bool:
+def _has_more_frames(image: Any, content: bytes, pillow: Any) -> bool:
     """Whether a file has other frames; a JPEG's second picture (MPO) is a preview or a map of its brightness."""
-    if kind not in ("PNG", "GIF", "WEBP", "TIFF", "AVIF"):
-        return False
-    return getattr(pillow.open(io.BytesIO(content), formats=[kind]), "is_animated", False)
+    if image.format in ("GIF", "TIFF"):  # which look for them, so that an image of which pixels are read would move on
+        image = pillow.open(io.BytesIO(content), formats=[image.format])
+    return image.format != "MPO" and getattr(image, "is_animated", False)
 
 
 def _is_int(number: Any) -> bool:
