@@ -1,6 +1,7 @@
 """Prototypical networks with a ResNet-12 on your own images."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import optax
 
@@ -29,6 +30,11 @@ class Options:
     """Height and width that images are resized to; not resized if not given."""
     num_channels: int = 3
     """1 for grey images, 3 for colour."""
+    fit: Literal["squash", "crop", "pad"] = "squash"
+    """How an image of another shape than `size` is fitted: `squash` scales its sides apart, `crop` cuts the longer
+    one, `pad` fills up the shorter one."""
+    background: int = 255
+    """Grey value behind transparent and padded images, from 0 (black) to 255 (white)."""
     num_ways: int = 5
     num_shots: int = 1
     num_queries: int = 5
@@ -88,6 +94,8 @@ def build(options: Options) -> runs.Experiment:
             train_shots=options.train_shots,
             size=options.size,
             num_channels=options.num_channels,
+            fit=options.fit,
+            background=options.background,
             host_fed=options.host_fed,
             tasks_per_step=options.training.tasks_per_step,
             seed=options.training.seed,

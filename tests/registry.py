@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jmeta import Batch, Learner, Task, adjoints, learners, losses, models, tasks
@@ -167,6 +168,19 @@ SAMPLERS = {
     "few_shot_rotated": tasks.few_shot(_images, num_ways=3, num_shots=2, num_queries=2, rotations="per_class"),
     "few_shot_rotations_as_classes": tasks.few_shot(
         _images, num_ways=3, num_shots=2, num_queries=2, rotations="as_classes"
+    ),
+    "few_shot_pytree": tasks.few_shot(
+        {
+            "image": _images,
+            "tokens": np.arange(72, dtype=np.int32).reshape(12, 6),
+            "is_odd": np.arange(72).reshape(12, 6) % 2 == 1,
+        },
+        num_ways=3,
+        num_shots=2,
+        num_queries=2,
+    ),
+    "few_shot_flat": tasks.few_shot(
+        tasks.ClassArrays(np.arange(90.0)[:, None], np.arange(2, 14)), num_ways=3, num_shots=1, num_queries=1
     ),
     "ragged": tasks.ragged(blobs, num_ways=WAYS),
 }

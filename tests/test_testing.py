@@ -192,6 +192,11 @@ def drawn(x, y=None):
     return Task(batch, batch)
 
 
+def masked(x, mask):
+    batch = Batch(x, jnp.zeros(len(x), jnp.int32), mask)
+    return Task(batch, batch)
+
+
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
@@ -200,6 +205,10 @@ def drawn(x, y=None):
         (lambda key: drawn(jax.random.normal(key, (2, 1)) / 0), "not finite"),
         (lambda key: drawn(jax.random.normal(key, (2, 1)), jnp.array([0, WAYS])), r"labels are not integers in 0\.\.2"),
         (lambda key: drawn(jax.random.normal(key, (2, 1)), jnp.zeros(2)), "labels are not integers"),
+        (lambda key: drawn(jnp.ones((4, 1)), jax.random.randint(key, 4, 0, WAYS)), r"constant: every number is 1\.0"),
+        (lambda key: drawn(jax.random.normal(key, (2, 1)), jnp.zeros(3, jnp.int32)), "the support's leaves have"),
+        (lambda key: masked(jax.random.normal(key, (2, 1)), jnp.ones(2, jnp.int32)), "mask is not one bool"),
+        (lambda key: masked(jax.random.normal(key, (2, 1)), jnp.ones((2, 1), bool)), "mask is not one bool"),
         (lambda key: drawn(jax.random.normal(key, (2, 1)) + isinstance(key, jax.core.Tracer)), r"jax\.jit gives"),
     ],
 )

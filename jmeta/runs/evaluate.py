@@ -21,7 +21,7 @@ from ..evaluation import evaluate as evaluate_learner
 from ..types import EpisodeFn, Learner, PyTree, RandomKey
 from . import console, files, loop, options, pictures, recipes, seeds, state
 from . import folder as run_folder
-from .experiment import Experiment
+from .experiment import Experiment, is_image_task
 from .recipes import Recipe
 
 
@@ -110,7 +110,7 @@ def recipe_of(folder: pathlib.Path, named: str | None) -> tuple[Recipe, Any]:
 
 
 def load_run(folder: pathlib.Path, named: str | None = None) -> Loaded:
-    """A trained run, with its best parameters.
+    """A trained run, with its best parameters. It needs no training data where the recipe's source can do without.
 
     Args:
       folder: of one seed's run.
@@ -122,7 +122,8 @@ def load_run(folder: pathlib.Path, named: str | None = None) -> Loaded:
     """
     recipe, chosen = recipe_of(folder, named)
     experiment = recipe.build(chosen)
-    run_folder.check_split(folder, experiment.source.split_hash)
+    if experiment.source.placeholder is None:  # else there are no classes that could be other ones
+        run_folder.check_split(folder, experiment.source.split_hash)
     like = state.init_state(experiment, chosen.training.seed)
     restored = checkpoints.restore(folder / "checkpoints", like, best=True)
     if restored is None:
@@ -327,14 +328,6 @@ def overridden(recipe: Recipe, trained: Any, words: list[str], *, program: str =
     fields: Any = [("options", unprefixed, trained)]
     parsed = dataclasses.make_dataclass("Overrides", fields, frozen=True)
     return tyro.cli(parsed, args=words, prog=program).options
-
-
-def is_image_task(experiment: Experiment) -> bool:
-    """Whether inputs are `[height, width, channels]`."""
-    if not isinstance(experiment.judged, Learner):
-        return False
-    task = jax.eval_shape(experiment.source.meta_test, jax.random.key(0))
-    return hasattr(task.query.x, "shape") and len(task.query.x.shape) == 4
 
 
 def draw_episode(folder: pathlib.Path, name: str, experiment: Experiment, meta_params: PyTree) -> pathlib.Path:

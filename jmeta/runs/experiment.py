@@ -195,8 +195,18 @@ class Experiment:
 
 def _zeros_like_one(source: Source) -> Task:
     """A task of zeros: a learner's `init` looks at shapes alone."""
+    if source.placeholder is not None:
+        return source.placeholder
     shapes = jax.eval_shape(source.meta_test, jax.random.key(0))
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def is_image_task(experiment: Experiment) -> bool:
+    """Whether inputs are `[height, width, channels]`."""
+    if not isinstance(experiment.judged, Learner):
+        return False
+    task = jax.eval_shape(experiment.source.meta_test, jax.random.key(0))
+    return hasattr(task.query.x, "shape") and len(task.query.x.shape) == 4
 
 
 def check(training: Training, testing: Testing) -> None:

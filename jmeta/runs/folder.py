@@ -1,6 +1,7 @@
 """A run's folder: what was asked for, what happened, and who is writing.
 
     config.json        the recipe's name, whether it is ours, every option, and their hash
+    data.json          the classes of the splits and how the data were prepared, where a source says so
     sessions.jsonl     one line for each time the run was started: versions, device, git commit, step resumed from, and
                        the seeds that it shared its dispatches with
     metrics.jsonl      one line for each log interval and each evaluation; also as TensorBoard files in tensorboard/
@@ -21,7 +22,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -129,6 +130,13 @@ def write_config(
         f"{folder} holds a run with other options ({'; '.join(differing[:4])}); choose another --run-dir, or repeat "
         "its options to resume"
     )
+
+
+def write_record(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
+    """Write what data a run is trained on, once: the split is checked by its hash, so it cannot change."""
+    path = folder / "data.json"
+    if not path.exists():
+        replace_text(path, json.dumps(record, indent=2) + "\n")
 
 
 def check_split(folder: pathlib.Path, split_hash: str | None) -> None:

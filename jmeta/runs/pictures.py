@@ -16,7 +16,7 @@ from ..evaluation import Estimate
 from ..types import Task
 from . import files, folder, log
 
-TRAIN, VALID, RIGHT, WRONG = "#8fa3b8", "#1f5fa8", "#2a8f4f", "#c8382e"
+TRAIN, VALID, RIGHT, WRONG, NEUTRAL = "#8fa3b8", "#1f5fa8", "#2a8f4f", "#c8382e", "#9a9a9a"
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -101,19 +101,23 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
     return sums / np.where(counts > 0.5, counts, np.nan)
 
 
-def episode(path: pathlib.Path, task: Task, logits: np.ndarray, *, title: str, max_queries: int = 6) -> pathlib.Path:
+def episode(
+    path: pathlib.Path, task: Task, logits: np.ndarray | None, *, title: str, max_queries: int = 6
+) -> pathlib.Path:
     """One episode of images: a row for each class with its support and its queries, framed by right and wrong.
 
     Args:
       path: the PNG to write.
       task: with images `[height, width, channels]`.
-      logits: `[queries, ways]`, the predictions.
+      logits: `[queries, ways]`, the predictions; `None` shows the task alone.
       title: of the picture.
       max_queries: shown of each class.
     """
     support, query = task.support, task.query
     num_ways = int(np.max(support.y)) + 1
-    predicted, labels = np.argmax(logits, -1), np.asarray(query.y)
+    labels = np.asarray(query.y)
+    predicted = labels if logits is None else np.argmax(logits, -1)
+    right = NEUTRAL if logits is None else RIGHT
     shots = [np.flatnonzero(np.asarray(support.y) == way)[:5] for way in range(num_ways)]
     queries = [np.flatnonzero(labels == way)[:max_queries] for way in range(num_ways)]
     num_support, num_query = max(map(len, shots)), max(map(len, queries))
@@ -128,18 +132,19 @@ def episode(path: pathlib.Path, task: Task, logits: np.ndarray, *, title: str, m
             axes[way, 0].text(-0.25, 0.5, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[way % 26], transform=axes[way, 0].transAxes,
                               ha="center", va="center", fontweight="bold")  # fmt: skip
             for column, i in enumerate(shots[way]):
-                _image(axes[way, column], support.x[i], "#9a9a9a")
+                _image(axes[way, column], support.x[i], NEUTRAL)
             for column, i in enumerate(queries[way]):
                 is_right = predicted[i] == way
                 axis = axes[way, num_support + 1 + column]
-                _image(axis, query.x[i], RIGHT if is_right else WRONG)
+                _image(axis, query.x[i], right if is_right else WRONG)
                 if not is_right:
                     axis.text(0.98, 0.02, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[predicted[i] % 26], transform=axis.transAxes,
                               color="white", backgroundcolor=WRONG, fontsize=7, ha="right", va="bottom")  # fmt: skip
         axes[0, 0].set_title("support", loc="left", fontsize=9)
-        axes[0, num_support + 1].set_title("queries: green right, red wrong (as which class)", loc="left", fontsize=9)
-        accuracy = (predicted == labels).mean()
-        heading = f"{title}: {accuracy:.0%} of {len(labels)} right, predicted together"
+        colours = "" if logits is None else ": green right, red wrong (as which class)"
+        axes[0, num_support + 1].set_title(f"queries{colours}", loc="left", fontsize=9)
+        accuracy = f": {(predicted == labels).mean():.0%} of {len(labels)} right, predicted together"
+        heading = title if logits is None else title + accuracy
         figure.suptitle(heading, x=0.02, ha="left", fontsize=10)
         return _saved(figure, path)
 

@@ -9,11 +9,13 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
 
+import jax
 import tyro
 
+from ..tasks import HostTasks
 from . import console, devices, files, log, loop, options, pictures, processes, seeds
 from . import folder as run_folder
-from .experiment import check
+from .experiment import Experiment, check, is_image_task
 from .recipes import Recipe
 from .state import RunState, host_stream_state
 
@@ -91,6 +93,8 @@ def train_together(
                 locks.enter_context(run_folder.locked(folder))
         with processes.agreed("build the experiment"):  # of data that one machine may lack
             experiment = recipe.build(with_seed(chosen, min(folders)))
+            if experiment.source.placeholder is not None:
+                experiment.source.meta_valid(jax.random.key(0))  # says what data are gone
             host_stream_state(experiment)  # asks for training tasks: refused, if they are, before anything is written
         with processes.agreed("write the configurations"):
             for seed, folder in folders.items() if processes.is_main() else ():
@@ -101,6 +105,9 @@ def train_together(
                     experiment.source.split_hash,
                     is_ours=recipe.path is None,
                 )
+                if experiment.source.record is not None:
+                    run_folder.write_record(folder, experiment.source.record)
+                    _draw_first_task(folder, experiment)
         try:
             states = loop.run_seeds(experiment, folders, name=recipe.name, is_preempted=is_preempted)
         except loop.DivergedError:  # of one; the others are at their end
@@ -115,6 +122,19 @@ def _draw_learning_curves(folders: Mapping[int, pathlib.Path]) -> None:
         for folder in folders.values() if processes.is_main() else ():
             if log.read_metrics(folder):  # else somebody took the log of a finished run away
                 pictures.learning_curve(folder)
+
+
+def _draw_first_task(folder: pathlib.Path, experiment: Experiment) -> None:
+    """A training task of somebody's own images, as the learner sees them: the best place to see that they are wrong."""
+    path = folder / "training_task.png"
+    if path.exists() or not is_image_task(experiment):
+        return
+    sampler = experiment.meta_train
+    if isinstance(sampler, HostTasks):
+        task = jax.tree.map(lambda leaf: leaf[0], next(iter(sampler.open(range(1)))))
+    else:
+        task = jax.device_get(jax.jit(sampler)(jax.random.key(experiment.training.seed)))
+    pictures.episode(path, task, None, title=f"a training task of {experiment.source.name}")
 
 
 def with_seed(chosen: Any, seed: int) -> Any:

@@ -1,9 +1,10 @@
-"""Where tasks come from: pure samplers `sample(key) -> Task` over arrays that live on the device.
+"""Samplers of tasks: pure functions `sample(key) -> Task` over arrays that live on the device.
 
-Images by class, and the protocols that say how tasks are drawn from them, are in `jmeta.domains.images`. Data that do
-not fit on the device come through `host_fed`.
+`jmeta.domains.images` has images by class and named protocols for drawing tasks from them. Data that do not fit on the
+device come through `host_fed`.
 """
 
+from .class_arrays import ClassArrays as ClassArrays
 from .class_arrays import group_by_class as group_by_class
 from .drawn import drawn as drawn
 from .few_shot import few_shot as few_shot

@@ -48,7 +48,7 @@ SMALL = {
 def noise(name):
     images = np.random.default_rng(0).integers(0, 256, (NUM_CLASSES, 20, 16, 16, 1), np.uint8)
     names = tuple(f"{name}{i}" for i in range(NUM_CLASSES))
-    return ImageClasses(images, names, np.zeros(NUM_CLASSES, np.int32), ("all",))
+    return ImageClasses.padded(images, names)
 
 
 @pytest.fixture(autouse=True)

@@ -141,11 +141,10 @@ def _loaded(protocol: Protocol, is_tiny: bool) -> tuple[Protocol, ImageSplits]:
     if not is_tiny:
         return protocol, protocol.load(None)
     rng = np.random.default_rng(0)
-    noise = ImageClasses(
+    noise = ImageClasses.padded(
         rng.integers(0, 255, (20, 20, 28, 28, 1), np.uint8),
         tuple(f"noise/character{i:02d}" for i in range(20)),
-        np.zeros(20, np.int32),
-        ("noise",),
+        group_names=("noise",),
     )
     return dataclasses.replace(protocol, split_hash=None, name="noise"), ImageSplits(noise, noise, noise)
 
