@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from . import console, devices, files, log, loop, options, pictures, processes, seeds
+from . import console, devices, files, log, loop, options, processes, seeds
 from . import folder as run_folder
 from .experiment import check
 from .recipes import Recipe
@@ -112,6 +112,8 @@ def train_together(
 
 def _draw_learning_curves(folders: Mapping[int, pathlib.Path]) -> None:
     with processes.agreed("draw learning curves"):
+        from . import pictures  # late: it brings Matplotlib, which `--help` does not need
+
         for folder in folders.values() if processes.is_main() else ():
             if log.read_metrics(folder):  # else somebody took the log of a finished run away
                 pictures.learning_curve(folder)
