@@ -4,6 +4,8 @@ import ast
 import subprocess
 import sys
 
+import pytest
+
 
 def test_the_core_needs_no_extra():
     """`import jmeta` pulls in none of the optional packages."""
@@ -27,3 +29,34 @@ def test_the_core_brings_nothing_that_one_function_alone_needs():
     code += f"print([name for name in {late} if name in set(sys.modules) - before])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ast.literal_eval(result.stdout) == []
+
+
+@pytest.mark.parametrize("words", [["train", "glyphs_maml"], ["train", "bandit_rl2"], ["evaluate"]], ids=" ".join)
+def test_help_brings_nothing_that_a_run_alone_needs(words):
+    """Neither Matplotlib nor Orbax, which took more than half of the time, nor data sets or devices."""
+    late = [
+        "matplotlib",
+        "PIL",
+        "tensorboardX",
+        "orbax",
+        "chex",
+        "tensorflow_datasets",
+        "grain",
+        "flax.nnx",
+        "scipy.stats",
+    ]
+    code = f"""
+import sys, flax.linen, optax
+before = set(sys.modules)
+from jmeta.runs.main import run
+try:
+    run({[*words, "--help"]})
+finally:
+    from jax._src import xla_bridge
+    loaded = [name for name in {late} if name in set(sys.modules) - before]
+    print(loaded + ["devices"] * xla_bridge.backends_are_initialized())
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    *help_text, loaded = result.stdout.splitlines()
+    assert any("usage:" in line for line in help_text), result.stderr
+    assert ast.literal_eval(loaded) == []

@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import tensorstore
 from etils import epath
 
@@ -38,8 +37,11 @@ def write_arrays(path: pathlib.Path, arrays: dict[str, Any], on_copied: Callable
     """
     stored = {name: array for name, array in arrays.items() if array.size}  # Orbax stores no empty array
     with _quiet_orbax(), _as_os_error(path):
+        import orbax.checkpoint as ocp  # late: it takes half a second, and those who write no checkpoint do without
+
         arguments = ocp.args.PyTreeSave(stored or {".": np.zeros(1)})
-        futures = asyncio.run(_handler().async_save(epath.Path(path), args=arguments)) or []
+        handler = ocp.PyTreeCheckpointHandler(use_compression=False)
+        futures = asyncio.run(handler.async_save(epath.Path(path), args=arguments)) or []
         on_copied()
         for future in futures:
             future.result()
@@ -145,10 +147,6 @@ def _check(name: str, array: tensorstore.TensorStore, form: jax.ShapeDtypeStruct
     chunk = array.chunk_layout.read_chunk.shape or ()
     if any(part is None or part > max(whole, 1) for part, whole in zip(chunk, array.shape, strict=True)):
         raise DamagedCheckpointError(f"its files hold {name} in chunks of {chunk}, larger than itself, {found}")
-
-
-def _handler() -> ocp.PyTreeCheckpointHandler:
-    return ocp.PyTreeCheckpointHandler(use_compression=False)
 
 
 @contextlib.contextmanager

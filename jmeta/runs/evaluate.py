@@ -19,7 +19,7 @@ from .. import checkpoints
 from ..evaluation import Estimate, Evaluation, evaluate_episodes, paired_difference
 from ..evaluation import evaluate as evaluate_learner
 from ..types import EpisodeFn, Learner, PyTree, RandomKey
-from . import console, files, loop, options, pictures, recipes, seeds, state
+from . import console, files, loop, options, recipes, seeds, state
 from . import folder as run_folder
 from .experiment import Experiment, is_image_task
 from .recipes import Recipe
@@ -342,6 +342,8 @@ def draw_episode(folder: pathlib.Path, name: str, experiment: Experiment, meta_p
         adapted = learner.adapt(meta_params, task.support, key_adapt)
         return task, learner.predict(meta_params, adapted, task.query.x, None)
 
+    from . import pictures  # late: it brings Matplotlib, which `--help` does not need
+
     task, logits = jax.device_get(predictions(meta_params))
     title = f"{name}, a test task of {experiment.source.name}"
     return pictures.episode(folder / "test_episode.png", task, logits, title=title)
@@ -349,6 +351,8 @@ def draw_episode(folder: pathlib.Path, name: str, experiment: Experiment, meta_p
 
 def draw_curve(folder: pathlib.Path, name: str, protocol: str, by_steps: dict[int, Timed]) -> pathlib.Path:
     """The adaptation curve as `adaptation_curve.png`, inductive and, where it differs, transductive."""
+    from . import pictures  # late, as above
+
     first = next(iter(by_steps.values())).evaluation
     metric = main_metric(first)
     curves = {"inductive": {steps: timed.evaluation.inductive[metric] for steps, timed in by_steps.items()}}

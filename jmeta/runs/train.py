@@ -13,7 +13,7 @@ import jax
 import tyro
 
 from ..tasks import HostTasks
-from . import console, devices, files, log, loop, options, pictures, processes, seeds
+from . import console, devices, files, log, loop, options, processes, seeds
 from . import folder as run_folder
 from .experiment import Experiment, check, is_image_task
 from .recipes import Recipe
@@ -119,6 +119,8 @@ def train_together(
 
 def _draw_learning_curves(folders: Mapping[int, pathlib.Path]) -> None:
     with processes.agreed("draw learning curves"):
+        from . import pictures  # late: it brings Matplotlib, which `--help` does not need
+
         for folder in folders.values() if processes.is_main() else ():
             if log.read_metrics(folder):  # else somebody took the log of a finished run away
                 pictures.learning_curve(folder)
@@ -129,6 +131,8 @@ def _draw_first_task(folder: pathlib.Path, experiment: Experiment) -> None:
     path = folder / "training_task.png"
     if path.exists() or not is_image_task(experiment):
         return
+    from . import pictures  # late, as above
+
     sampler = experiment.meta_train
     if isinstance(sampler, HostTasks):
         task = jax.tree.map(lambda leaf: leaf[0], next(iter(sampler.open(range(1)))))
