@@ -95,7 +95,7 @@ def build(options: Options) -> runs.Experiment:
         metric="return",
         init=acting.init,
         episode_fn=acting.episode_fn,
-        make_trainer=acting.trainer,
+        meta_trainer=acting.trainer,
         evaluated=acting.judged,
         training_names={"loss": "objective"},
         training=options.training,

@@ -19,6 +19,7 @@ from . import (
     adjoints,
     estimators,
     evaluation,
+    inductive,
     learners,
     losses,
     models,
@@ -53,6 +54,7 @@ __all__ = [
     "tasks",
     "training",
     "evaluation",
+    "inductive",
     "planning",
     "sharding",
 ]

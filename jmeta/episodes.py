@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from .losses import checked_loss
-from .tasks.drawn import draw
 from .types import Aux, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
 from .working_set import chunk_size
 
@@ -114,7 +113,6 @@ def over_tasks(
         )
 
     def mean_over_tasks(meta_params: PyTree, tasks: PyTree, key: Key[Array, "..."]) -> Any:
-        tasks = draw(tasks)
         num_tasks = count_tasks(tasks)
         keys = task_keys(key, num_tasks)
         chunk = chunk_size(batching, lambda task, key: fn(meta_params, task, key), (tasks, keys), num_tasks)
@@ -179,7 +177,8 @@ def _mean_of_scan(fn: Callable[[Any], Any], xs: PyTree, count: int) -> Any:
 
     Sums are float32 at least; means have the dtypes that `jnp.mean` gives.
     """
-    first = jax.eval_shape(fn, jax.tree.map(lambda leaf: leaf[0], xs))
+    # indexed inside, or `jax_debug_key_reuse` counts the first key as used twice
+    first = jax.eval_shape(lambda xs: fn(jax.tree.map(lambda leaf: leaf[0], xs)), xs)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.result_type(leaf.dtype, jnp.float32)), first)
 
     def add(total: PyTree, x: PyTree) -> tuple[PyTree, None]:

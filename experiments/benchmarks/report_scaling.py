@@ -17,7 +17,7 @@ def scaling_section(found: dict[str, Any]) -> str:
     parts = [
         f"""## Scaling
 
-Tasks shared among the devices of a mesh by `jmeta.sharding.over_devices`; *fixed order* is `num_blocks=8`, with the
+Tasks shared among the devices of a mesh by `jmeta.sharding.Sharing`; *fixed order* is `num_blocks=8`, with the
 same bits on 1, 2, 4 and 8 devices. {where_measured(found)}"""
     ]
     if "timed" in found:

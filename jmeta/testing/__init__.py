@@ -5,7 +5,7 @@ A method written outside jmeta goes through `check_learner` in its own tests exa
 environments and policies are in `jmeta.domains.rl.testing`.
 """
 
-from ..leaks import LeakReport, leaks
+from ..inductive import LeakReport, leaks
 from .gradients import check_estimator, check_meta_gradient
 from .learners import check_learner
 from .samplers import check_sampler

@@ -28,24 +28,24 @@ def experiment(**changes):
 
 
 def test_one_of_optimizer_and_trainer_is_given():
-    with pytest.raises(ValueError, match="expected an optimizer or make_trainer, got neither"):
+    with pytest.raises(ValueError, match="expected an optimizer or a meta_trainer, got neither"):
         experiment(optimizer=None)
-    with pytest.raises(ValueError, match="expected an optimizer or make_trainer, got both"):
-        experiment(make_trainer=lambda sharing: None)
+    with pytest.raises(ValueError, match="expected an optimizer or a meta_trainer, got both"):
+        experiment(meta_trainer=experiment().trainer)
 
 
-def test_a_trainer_of_ones_own_is_made_for_the_devices_that_share():
-    def make_trainer(sharing):
-        made.append(sharing)
-        return library.meta_trainer(library.over_tasks(plain.grad_fn), optax.sgd(0.1))
+def test_a_trainer_of_ones_own_is_shared_among_devices():
+    def share(sharing):
+        shared_with.append(sharing)
+        return own
 
-    made, plain = [], experiment()
-    assert experiment(optimizer=None, make_trainer=make_trainer).trainer.update
-    shared = experiment(
-        optimizer=None, make_trainer=make_trainer, training=dataclasses.replace(TRAINING, mesh="tasks=1")
-    )
+    shared_with = []
+    own = library.meta_trainer(library.over_tasks(experiment().grad_fn), optax.sgd(0.1))._replace(share=share)
+    assert experiment(optimizer=None, meta_trainer=own).trainer is own
+    shared = experiment(optimizer=None, meta_trainer=own, training=dataclasses.replace(TRAINING, mesh="tasks=1"))
     assert shared.trainer.update
-    assert made == [None, shared.sharing]
+    assert shared_with == [shared.sharing]
+    assert shared.sharing is not None
     assert shared.sharing.mesh.shape == {"tasks": 1}
 
 
