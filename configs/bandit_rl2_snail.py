@@ -96,7 +96,7 @@ def build(options: Options) -> runs.Experiment:
         init=acting.init,
         episode_fn=acting.episode_fn,
         meta_trainer=acting.trainer,
-        evaluated=acting.judged,
+        evaluated=acting.tested,
         training_names={"loss": "objective"},
         training=options.training,
         testing=options.testing,

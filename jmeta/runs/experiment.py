@@ -73,13 +73,13 @@ class Experiment:
 
     Attributes:
       learner: as it is meta-trained.
-      loss_fn: what predictions are judged by.
+      loss_fn: of predictions, in training and evaluation.
       source: where tasks come from.
       optimizer: the meta-optimizer; `None` if `meta_trainer` is given.
       training: how long, how often, what to watch.
       testing: how much to test on.
       metric: what models are chosen by.
-      evaluated: what meta_valid and meta_test judge: a learner by its predictions, or an episode function by what it
+      evaluated: what meta_valid and meta_test evaluate: a learner by its predictions, or an episode function by what it
         reports. `learner` if not given.
       with_num_steps: the same with another number of inner steps; `None` if it has none. With `num_test_steps` it takes
         the place of `evaluated`.
@@ -91,7 +91,7 @@ class Experiment:
       has_progress: whether tasks carry the share of training that is done, as their `progress`.
       training_names: renames metrics of training that are not what testing measures, such as a loss that is an
         objective of its own.
-      baselines: learners without meta-parameters by name, to be judged on the same tasks.
+      baselines: learners without meta-parameters by name, to be evaluated on the same tasks.
 
     Raises:
       ValueError: unless exactly one of `optimizer` and `meta_trainer` is given.
@@ -134,8 +134,8 @@ class Experiment:
             raise ValueError(f"expected an optimizer or a meta_trainer, got {given}; pass one of them")
 
     @functools.cached_property
-    def judged(self) -> Learner | EpisodeFn:
-        """The learner or episode function that meta_valid and meta_test judge."""
+    def tested(self) -> Learner | EpisodeFn:
+        """The learner or episode function that meta_valid and meta_test evaluate."""
         if self.with_num_steps is not None and self.num_test_steps is not None:
             return self.with_num_steps(self.num_test_steps)
         return self.learner if self.evaluated is None else self.evaluated
@@ -197,7 +197,7 @@ def _zeros_like_one(source: Source) -> Task:
 def check(training: Training, testing: Testing) -> None:
     """Raise `ValueError` at the first number that is out of its range, with the option's name.
 
-    For runs that are trained: what is only judged may have been trained by other rules.
+    For runs that are trained: what is only tested may have been trained by other rules.
     """
     check_steps(training)
     least = {

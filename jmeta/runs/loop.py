@@ -55,9 +55,9 @@ def split_key(split: str) -> RandomKey:
 
 
 def valid_protocol(experiment: Experiment) -> str:
-    """The words beside numbers of meta_valid: how its tasks are drawn and judged."""
+    """The words beside numbers of meta_valid: how its tasks are drawn, and what is predicted from."""
     steps = "" if experiment.num_test_steps is None else f", {inner_steps(experiment.num_test_steps)}"
-    together = ", all queries of a task together" if isinstance(experiment.judged, Learner) else ""
+    together = ", all queries of a task together" if isinstance(experiment.tested, Learner) else ""
     describe = experiment.source.describe_valid or experiment.source.describe
     return f"{describe(experiment.training.num_valid_tasks)}, of meta_valid{steps}{together}"
 
@@ -69,8 +69,8 @@ def inner_steps(num_steps: int) -> str:
 
 def validator(experiment: Experiment) -> Callable[[PyTree], dict[str, Estimate]]:
     """`meta_params -> estimates` on the fixed tasks of meta_valid, compiled once."""
-    judged, sharing = experiment.judged, experiment.sharing
-    episode_fn = evaluation_episode(judged, experiment.loss_fn) if isinstance(judged, Learner) else judged
+    tested, sharing = experiment.tested, experiment.sharing
+    episode_fn = evaluation_episode(tested, experiment.loss_fn) if isinstance(tested, Learner) else tested
     measure = per_task_values(episode_fn, chunk_map=ONE_DEVICE if sharing is None else sharing.chunk_map)
     training, testing = experiment.training, experiment.testing
     numbers = {"num_tasks": training.num_valid_tasks, "tasks_at_once": testing.tasks_at_once}

@@ -49,16 +49,16 @@ def test_a_trainer_of_ones_own_is_shared_among_devices():
     assert shared.sharing.mesh.shape == {"tasks": 1}
 
 
-def test_what_is_judged_is_the_learner_if_nothing_else_is_said():
+def test_what_is_tested_is_the_learner_if_nothing_else_is_said():
     plain = experiment()
-    assert plain.judged is plain.learner
+    assert plain.tested is plain.learner
     other = learners.from_scratch(models.mlp((4, 1)), losses.squared_error, optax.sgd(0.1), num_steps=1)
-    assert experiment(evaluated=other).judged is other
+    assert experiment(evaluated=other).tested is other
     made = []
     by_steps = experiment(evaluated=other, with_num_steps=lambda n: made.append(n) or maml(n), num_test_steps=0)
-    assert by_steps.judged is by_steps.judged  # made once
+    assert by_steps.tested is by_steps.tested  # made once
     assert made == [0]
-    assert experiment(evaluated=other, with_num_steps=maml).judged is other
+    assert experiment(evaluated=other, with_num_steps=maml).tested is other
 
 
 def test_protocols_say_how_many_tasks_and_inner_steps():
@@ -81,7 +81,7 @@ def test_training_tasks_are_made_once_and_when_they_are_used():
     made = []
     source = experiment().source._replace(meta_train=lambda: made.append(1) or SAMPLE)
     built = experiment(source=source)
-    assert (built.judged, built.init_fn, built.trainer, made)[-1] == []
+    assert (built.tested, built.init_fn, built.trainer, made)[-1] == []
     assert built.meta_train is built.meta_train
     assert made == [1]
 

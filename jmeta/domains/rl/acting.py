@@ -1,4 +1,4 @@
-"""Methods that act, ready to be trained and judged: what experiments of reinforcement learning are made of.
+"""Methods that act, ready to be trained and tested: what experiments of reinforcement learning are made of.
 
     policy, episode ──► with_memory: collect an episode, then update on it          (RL², VariBAD, no adaptation)
     adapting ──► maml_with_ppo, maml_with_trpo: collect an adaptation, then update  (MAML by policy gradients)
@@ -39,20 +39,20 @@ __all__ = ["Acting", "with_memory", "Adapting", "adapting", "maml_with_ppo", "ma
 
 
 class Acting(NamedTuple):
-    """A method that acts, ready to be trained and judged.
+    """A method that acts, ready to be trained and tested.
 
     Attributes:
       init: `key -> meta_params`.
       trainer: its meta-steps take stacked parameters of environments.
-      episode_fn: collects in one task and is judged on that, as at the beginning of training; for looking at single
+      episode_fn: collects in one task and learns from that, as at the beginning of training; for looking at single
         tasks.
-      judged: the episode that tests: its `aux` has the `return`.
+      tested: the episode that tests: its `aux` has the `return`.
     """
 
     init: Callable[[RandomKey], PyTree]
     trainer: MetaTrainer
     episode_fn: EpisodeFn
-    judged: EpisodeFn
+    tested: EpisodeFn
 
 
 def with_memory(
@@ -103,7 +103,7 @@ def with_memory(
       >>> state = trainer.init(acting.init(jax.random.key(0)))
       >>> env_params = jax.vmap(sample)(jax.random.split(jax.random.key(1), 4))
       >>> state, aux = trainer.update(state, env_params, jax.random.key(2))
-      >>> loss, aux = acting.judged(state.meta_params, sample(jax.random.key(3)), jax.random.key(4))
+      >>> loss, aux = acting.tested(state.meta_params, sample(jax.random.key(3)), jax.random.key(4))
       >>> float(aux["return"]) == -float(loss)
       True
     """
@@ -200,7 +200,7 @@ def maml_with_ppo(
     Args:
       inner: as returned by `adapting`.
       optimizer: of the meta-parameters; its schedule counts updates, `num_epochs` in a meta-step.
-      num_steps: inner steps, in training and of `judged`.
+      num_steps: inner steps, in training and of `tested`.
       clip: of PPO.
       num_epochs: updates on the same rollouts.
       kl_weight, exploration_weight: the terms of ProMP and E-MAML, as for `rl.learners.maml_rl`.
@@ -286,12 +286,12 @@ def returns_after(inner: Adapting, num_steps: int) -> EpisodeFn:
     """
     collect = collect_adaptation(inner.policy, inner.surrogate, inner.optimizer, inner.roll_out, num_steps=num_steps)
 
-    def judged(meta_params: PyTree, env_params: PyTree, key: RandomKey) -> tuple[jax.Array, Aux]:
+    def tested(meta_params: PyTree, env_params: PyTree, key: RandomKey) -> tuple[jax.Array, Aux]:
         query = collect(meta_params, env_params, key).query
         return_ = query.y.reward.sum() / inner.num_rollouts
         return -return_, {"return": return_}
 
-    return judged
+    return tested
 
 
 def _learner_and_collect(
@@ -304,7 +304,7 @@ def _learner_and_collect(
 
 
 def _collected_first(collect: Collect, episode_fn: EpisodeFn) -> EpisodeFn:
-    """An episode that first collects the task it is judged on, as at the beginning of training."""
+    """An episode that first collects the task it learns from, as at the beginning of training."""
 
     def collected(meta_params: PyTree, env_params: PyTree, key: RandomKey) -> tuple[jax.Array, Aux]:
         key_collect, key_episode = jax.random.split(key)

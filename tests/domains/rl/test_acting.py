@@ -82,7 +82,7 @@ def test_a_policy_with_memory_is_judged_by_its_returns(is_greedy, key):
     method, environment, policy, _, sample = with_memory(is_greedy=is_greedy, num_rollouts=2)
     params, env_params = method.init(key), sample(key)
     run = rollouts.run_episode(environment, policy, num_steps=NUM_STEPS, is_greedy=is_greedy)
-    loss, aux = method.judged(params, env_params, key)
+    loss, aux = method.tested(params, env_params, key)
     assert float(aux["return"]) == -float(loss) == float(run(params, env_params, key).reward.sum())
     assert "return_of_rollout_2" in aux
 
@@ -137,7 +137,7 @@ def test_a_method_is_judged_after_as_many_inner_steps_as_in_training(key):
     method = acting.maml_with_trpo(inner, num_steps=2)
     params, env_params = method.init(key), sample(key)
     expected = acting.returns_after(inner, 2)(params, env_params, key)
-    assert_close(method.judged(params, env_params, key), expected)
+    assert_close(method.tested(params, env_params, key), expected)
 
 
 def test_a_trust_region_bounds_the_adapted_policies_and_its_tasks_may_come_in_chunks():
