@@ -325,7 +325,7 @@ def test_meshes_and_blocks_that_do_not_fit_are_refused(key):
 
 def test_a_trainer_that_devices_cannot_share_is_refused():
     trainer = MetaTrainer(lambda meta_params: meta_params, lambda state, tasks, key: (state, {}))
-    with pytest.raises(ValueError, match="are computed on one device"):
+    with pytest.raises(ValueError, match="this trainer has no `share`"):
         ONE.trainer(trainer)
 
 

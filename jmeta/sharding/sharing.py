@@ -70,9 +70,8 @@ class Sharing:
         """
         if trainer.share is None:
             raise ValueError(
-                "the meta-steps of this trainer, as those of a trust region, are computed on one device, and here "
-                "devices share the tasks; take another meta-optimizer, such as PPO, or one process without a mesh and "
-                "blocks; a trainer of your own needs a `share`"
+                "this trainer has no `share`: a trust region is computed on one device, and here devices share the "
+                "tasks; take PPO as the meta-optimizer, or one process without a mesh and blocks"
             )
         shared = trainer.share(self)
 
