@@ -17,18 +17,22 @@ What one field needs is a domain, imported by name: `from jmeta.domains import i
 from . import (
     adaptation,
     adjoints,
+    autotune,
+    batching,
     estimators,
     evaluation,
     inductive,
     learners,
     losses,
     models,
-    planning,
+    optimizers,
+    params,
     sharding,
     tasks,
     training,
 )
-from .episodes import episode, over_tasks, plain_episode
+from .batching import over_tasks
+from .episodes import episode, plain_episode
 from .evaluation import evaluate
 from .training import meta_trainer
 from .types import Batch, Learner, Model, Task
@@ -45,8 +49,11 @@ __all__ = [
     "over_tasks",
     "meta_trainer",
     "evaluate",
+    "params",
+    "optimizers",
     "adaptation",
     "adjoints",
+    "batching",
     "estimators",
     "learners",
     "losses",
@@ -55,6 +62,6 @@ __all__ = [
     "training",
     "evaluation",
     "inductive",
-    "planning",
+    "autotune",
     "sharding",
 ]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .adaptation import without_padding
+from .support import without_padding
 from .types import Batch, Learner, PyTree, RandomKey, Task
 
 

@@ -1,6 +1,6 @@
 """Losses of one task, as `(outputs, batch) -> (loss, aux)`.
 
-They are what an inner loop descends on the support and what an episode is judged by on the query. Each averages over
+An inner loop descends such a loss on the support, and an episode is evaluated by one on the query. Each averages over
 the real examples of the batch: padding, where `batch.mask` is False, changes neither value nor gradient.
 """
 
@@ -15,21 +15,21 @@ from .types import Aux, Batch
 
 
 def checked_loss(result: Any, of: str) -> tuple[Any, Aux]:
-    """What a loss function returned, if it is `(loss, aux)`: a scalar and a dictionary.
+    """Return the result of a loss function after checking that it is `(loss, aux)`: a scalar and a dictionary.
 
     Args:
-      result: of the function.
-      of: what the result is called in the message.
+      result: the function's result.
+      of: name of the result in the error message.
 
     Raises:
       ValueError: if it is anything else, at trace time.
 
     Example:
-      >>> loss, aux = checked_loss((0.5, {}), "what loss_fn returns")
-      >>> checked_loss(0.5, "what loss_fn returns")
+      >>> loss, aux = checked_loss((0.5, {}), "the result of loss_fn")
+      >>> checked_loss(0.5, "the result of loss_fn")
       Traceback (most recent call last):
       ...
-      ValueError: what loss_fn returns must be (loss, aux), a scalar and a dictionary, but it is a float
+      ValueError: the result of loss_fn must be (loss, aux), a scalar and a dictionary, but it is a float
     """
     expected = f"{of} must be (loss, aux), a scalar and a dictionary, but it is"
     if not isinstance(result, tuple) or len(result) != 2:
@@ -46,7 +46,7 @@ def checked_loss(result: Any, of: str) -> tuple[Any, Aux]:
 
 
 def masked_mean(values: Float[Array, "examples"], batch: Batch) -> Float[Array, ""]:
-    """The mean of `values` over the real examples of `batch`; 0 if there are none.
+    """Average `values` over the real examples of `batch`; 0 if there are none.
 
     Example:
       >>> import jax.numpy as jnp, jmeta
@@ -61,9 +61,9 @@ def masked_mean(values: Float[Array, "examples"], batch: Batch) -> Float[Array, 
 
 
 def cross_entropy(outputs: Shaped[Array, "examples ways"], batch: Batch) -> tuple[Float[Array, ""], Aux]:
-    """Softmax cross-entropy with integer labels, in nats; `aux` has the `accuracy`, in [0, 1].
+    """Compute the softmax cross-entropy with integer labels, in nats; `aux` has the `accuracy`, in [0, 1].
 
-    A logit of -inf says that the task has no such class.
+    A logit of -inf means that the task has no such class.
 
     Raises:
       ValueError: if `batch.y` is not one integer label for each row of `outputs`.
@@ -83,10 +83,10 @@ def cross_entropy(outputs: Shaped[Array, "examples ways"], batch: Batch) -> tupl
 
 
 def squared_error(outputs: Shaped[Array, "examples ..."], batch: Batch) -> tuple[Float[Array, ""], Aux]:
-    """The mean squared error, averaged over the features of an example and then over examples; `aux` repeats it.
+    """Compute the mean squared error, averaged over the features of an example, then over examples; `aux` repeats it.
 
     Raises:
-      ValueError: if `outputs` and `batch.y` differ in shape (broadcasting here is a well-known silent fault).
+      ValueError: if `outputs` and `batch.y` differ in shape (broadcasting them is a well-known silent fault).
 
     Example:
       >>> import jax.numpy as jnp, jmeta

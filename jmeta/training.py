@@ -1,8 +1,8 @@
-"""Meta-training: meta-steps as a pure function of their state, many of them in one dispatch.
+"""Meta-training: a meta-step is a pure function of its state, and many of them run in one dispatch.
 
-Everything a run needs to go on is in its `MetaState` and one random key: the key of a meta-step is derived from the
-run's key and the step's number, so a state that was saved and restored continues with the same tasks and the same bits,
-and any single step can be replayed. Loops that print, save and stop are the caller's (see `experiments/`).
+A run continues from its `MetaState` and one random key: the key of a meta-step is derived from the run's key and the
+step's number, so a state that was saved and restored continues with the same tasks and the same bits, and any single
+step can be replayed. Loops that print, save and stop belong to the caller (see `jmeta.runs`).
 """
 
 from collections.abc import Callable
@@ -13,25 +13,26 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from .episodes import count_tasks
+from .batching import count_tasks
 from .losses import checked_loss
 from .tasks.few_shot import as_partial
 from .types import Aux, GradFn, MetaTrainer, PyTree, RandomKey, Task
 
 SampleTasks = Callable[[RandomKey], PyTree]
-"""`key -> stacked tasks`; a `jax.tree_util.Partial` if it holds arrays, so that they are arguments, not constants."""
+"""`key -> stacked tasks`. A sampler that holds arrays is a `jax.tree_util.Partial`, so that they are arguments, not
+constants, of the compiled function."""
 
 
 class MetaState(NamedTuple):
-    """What the next meta-step needs, and what has been skipped so far.
+    """The state of meta-training between two meta-steps.
 
     Attributes:
       meta_params: the parameters being meta-learned.
-      optimizer_state: the meta-optimizer's.
-      step: int32, meta-steps done, skipped ones included.
-      num_skipped: int32, meta-steps skipped since their loss, gradient or result was not finite.
-      num_skipped_in_a_row: int32, how many of them were the latest.
-      last_skipped_step: int32, the latest one's number, or -1.
+      optimizer_state: the meta-optimizer's state.
+      step: int32, number of meta-steps done, skipped ones included.
+      num_skipped: int32, number of meta-steps skipped because their loss, gradient or result was not finite.
+      num_skipped_in_a_row: int32, number of skipped meta-steps since the last one that was not.
+      last_skipped_step: int32, number of the last skipped meta-step, or -1.
     """
 
     meta_params: PyTree
@@ -43,10 +44,10 @@ class MetaState(NamedTuple):
 
 
 def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) -> MetaTrainer:
-    """Meta-steps of an optax optimizer on a meta-gradient.
+    """Build meta-training: meta-steps of an optax optimizer on a meta-gradient.
 
-    A meta-step whose loss or gradient is not finite, or that would take a parameter or the optimizer's state there,
-    changes neither; it is counted in the state, and the caller decides when there were too many.
+    A meta-step is skipped if its loss or gradient is not finite, or if it would make a parameter or the optimizer's
+    state so. It then changes neither and is counted in the state; the caller decides when there were too many.
 
     Args:
       grad_fn: `(meta_params, tasks, key) -> ((loss, aux), grads)` on stacked tasks, such as
@@ -55,12 +56,12 @@ def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) 
 
     Returns:
       `init(meta_params) -> MetaState`, which copies the parameters so that the state may be donated, and
-      `update(state, tasks, key) -> (state, aux)`; `aux` is that of the episode and `loss`, `grad_norm`, `is_skipped`.
-      It has a `share`, for tasks that devices share.
+      `update(state, tasks, key) -> (state, aux)`, which adds `loss`, `grad_norm` and `is_skipped` to the episode's
+      `aux`. It has a `share`, for tasks that devices share.
 
     Raises:
-      ValueError: at trace time, if `grad_fn` returns anything else, or a gradient whose tree is not that of the
-        meta-parameters.
+      ValueError: at trace time, if `grad_fn` returns anything else, or a gradient that has another tree structure than
+        the meta-parameters.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -74,7 +75,7 @@ def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) 
     def init(meta_params: PyTree) -> MetaState:
         zero = jnp.zeros((), jnp.int32)
         state = MetaState(meta_params, meta_optimizer.init(meta_params), zero, zero, zero, zero - 1)
-        return jax.tree.map(jnp.array, state)  # copies: a donated buffer must be nobody else's
+        return jax.tree.map(jnp.array, state)  # copies: nobody else may hold a donated buffer
 
     def update(state: MetaState, tasks: PyTree, key: RandomKey) -> tuple[MetaState, Aux]:
         (loss, aux), grads = _checked(grad_fn(state.meta_params, tasks, key), state.meta_params)
@@ -98,9 +99,9 @@ def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) 
 
 
 def step_keys(key: RandomKey, step: Int[Array, ""] | int) -> tuple[RandomKey, RandomKey]:
-    """`(key_tasks, key_update)` of the meta-step with this number, in the run with this key.
+    """Derive `(key_tasks, key_update)` of a meta-step from the run's key and the step's number.
 
-    They depend on nothing else, which is what makes a run resumable and any step of it replayable:
+    They depend on nothing else, so a run can be resumed and any step of it replayed.
 
     Example:
       >>> import jax
@@ -113,7 +114,7 @@ def step_keys(key: RandomKey, step: Int[Array, ""] | int) -> tuple[RandomKey, Ra
 def sampled_steps(
     trainer: MetaTrainer, *, num_steps: int, num_total_steps: int | None = None
 ) -> Callable[[MetaState, SampleTasks, RandomKey], tuple[MetaState, Aux]]:
-    """Many meta-steps in one dispatch: a compiled scan over sampling tasks and updating.
+    """Build a compiled scan that samples tasks and updates the state: many meta-steps in one dispatch.
 
     Args:
       trainer: as returned by `meta_trainer`.
@@ -122,8 +123,8 @@ def sampled_steps(
         num_total_steps`.
 
     Returns:
-      `run(state, sample_tasks, key) -> (state, aux)`, compiled; the state is donated, that is, used up; `key` is the
-      run's key, the same in every call. Each leaf of `aux` has the steps on its first axis.
+      `run(state, sample_tasks, key) -> (state, aux)`, compiled. The state is donated: the caller cannot use it again.
+      `key` is the run's key, the same in every call. Each leaf of `aux` has the steps on its first axis.
 
     Raises:
       ValueError: if `num_steps` is not positive.
@@ -156,7 +157,7 @@ def sampled_steps(
 def fed_steps(
     trainer: MetaTrainer, *, num_total_steps: int | None = None
 ) -> Callable[[MetaState, PyTree, RandomKey], tuple[MetaState, Aux]]:
-    """Meta-steps on tasks that the host brings, for data that does not fit on the device.
+    """Build compiled meta-steps on tasks fed by the host, for data that does not fit on the device.
 
     Args:
       trainer: as returned by `meta_trainer`.
@@ -164,7 +165,7 @@ def fed_steps(
 
     Returns:
       `run(state, tasks, key) -> (state, aux)`, compiled, with the state donated. Every leaf of `tasks` is
-      `[steps, tasks, ...]`: one dispatch makes as many meta-steps as it is given.
+      `[steps, tasks, ...]`: one dispatch makes one meta-step for each index of the first axis.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -186,10 +187,10 @@ def fed_steps(
 
 
 def with_progress(tasks: PyTree, step: Int[Array, ""], num_total_steps: int | None) -> PyTree:
-    """Stacked tasks with the share of training done as their `progress`; unchanged if there is no number of steps.
+    """Set the `progress` of stacked tasks to the share of training done; without `num_total_steps` change nothing.
 
     Raises:
-      ValueError: if they are not of a `jmeta.Task`.
+      ValueError: if they are not stacked `jmeta.Task`s.
     """
     if num_total_steps is None:
         return tasks
@@ -200,7 +201,7 @@ def with_progress(tasks: PyTree, step: Int[Array, ""], num_total_steps: int | No
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
-    """Whether every number of a tree, which has at least one leaf, is finite.
+    """Return whether every number of a tree, which has at least one leaf, is finite.
 
     Example:
       >>> import jax.numpy as jnp
@@ -211,7 +212,7 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
 
 
 def _stays_finite(old: PyTree, new: PyTree) -> Bool[Array, ""]:
-    """Whether no finite number became one that is not: an optimizer may begin with an infinity of its own."""
+    """Return whether every finite number stayed finite: an optimizer may begin with an infinity of its own."""
     pairs = zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
     kept = [
         (jnp.isfinite(after) | ~jnp.isfinite(before)).all()
@@ -222,7 +223,7 @@ def _stays_finite(old: PyTree, new: PyTree) -> Bool[Array, ""]:
 
 
 def _checked(result: Any, meta_params: PyTree) -> tuple[tuple[Any, Aux], PyTree]:
-    """What a gradient function returned, if it is `((loss, aux), grads)`."""
+    """Return the result of a gradient function after checking that it is `((loss, aux), grads)`."""
     is_nested = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], tuple)
     if not is_nested:
         raise ValueError(
@@ -230,7 +231,7 @@ def _checked(result: Any, meta_params: PyTree) -> tuple[tuple[Any, Aux], PyTree]
             f"returned {jax.tree.structure(result)}"
         )
     value, grads = result
-    loss, aux = checked_loss(value, "the first of what grad_fn returns")
+    loss, aux = checked_loss(value, "the first result of grad_fn")
     expected, got = jax.tree.structure(meta_params), jax.tree.structure(grads)
     if expected != got:
         raise ValueError(

@@ -7,7 +7,9 @@ import optax
 import pytest
 
 from jmeta import adjoints
-from jmeta.adaptation import descend, learned_rates, merge_params, path_name, split_params
+from jmeta.adaptation import descend
+from jmeta.optimizers import learned_rates
+from jmeta.params import merge, partition, path_name
 
 from .differences import assert_gradient_is_central_difference
 
@@ -123,17 +125,17 @@ def test_negative_steps_are_refused():
     ids=["no aux", "a vector", "an aux by position"],
 )
 def test_an_objective_that_is_no_loss_and_aux_is_refused(key, objective, message):
-    with pytest.raises(ValueError, match="what the objective of an inner loop returns must be .*" + message):
+    with pytest.raises(ValueError, match="the result of an inner loop's objective must be .*" + message):
         descend(objective, optax.sgd(1.0), num_steps=1)(jnp.zeros(3), None, key)
 
 
 def test_split_and_merge_are_inverse():
     params = {"params": {"conv": {"kernel": 1, "bias": 2}, "head": [3, 4]}}
-    adapted, rest = split_params(params, lambda path: "head" in path)
+    adapted, rest = partition(params, lambda path: "head" in path)
     assert jax.tree.leaves(adapted) == [3, 4]
     assert jax.tree.leaves(rest) == [2, 1]
-    assert merge_params(adapted, rest) == params
-    assert merge_params(rest, adapted) == params
+    assert merge(adapted, rest) == params
+    assert merge(rest, adapted) == params
 
 
 def test_paths_are_words_with_slashes():
@@ -143,4 +145,4 @@ def test_paths_are_words_with_slashes():
 
 def test_adapting_nothing_is_refused_and_the_parameters_are_named():
     with pytest.raises(ValueError, match=r"adapt nothing: none of the parameters \['body'\]"):
-        split_params({"body": 1}, lambda path: "head" in path)
+        partition({"body": 1}, lambda path: "head" in path)

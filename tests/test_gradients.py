@@ -8,7 +8,7 @@ import pytest
 
 import jmeta
 from jmeta import adaptation, adjoints, learners
-from jmeta.adaptation import safe_at_zero
+from jmeta.optimizers import safe_at_zero
 
 from . import gradient_matrix as matrix
 from .networks import regression_task, smooth_mlp

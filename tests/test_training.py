@@ -178,7 +178,7 @@ def test_what_is_no_value_and_gradient_is_refused(key, result):
 @pytest.mark.parametrize(("value", "what"), [((0.0, {}, 1), "a tuple of 3"), (({}, 0.0), "a loss that is a dict")])
 def test_a_value_that_is_no_loss_and_aux_is_refused(key, value, what):
     trainer = jmeta.meta_trainer(lambda p, t, k: (value, p), optax.sgd(0.1))
-    with pytest.raises(ValueError, match=rf"the first of what grad_fn returns must be \(loss, aux\), .* it is {what}"):
+    with pytest.raises(ValueError, match=rf"the first result of grad_fn must be \(loss, aux\), .* it is {what}"):
         trainer.update(trainer.init(jnp.zeros(2)), None, key)
 
 

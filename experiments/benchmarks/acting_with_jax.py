@@ -42,7 +42,7 @@ _WEIGHTS = {"value_weight": VALUE_WEIGHT, "entropy_weight": ENTROPY_WEIGHT}
 
 
 def jmeta_way(way: str, workload: Workload, recorded: Pulls) -> Contender:
-    """`"one pass"` of A2C, or `"collected first"`.
+    """Build the contender that trains by `"one pass"` of A2C, or by an update on rollouts `"collected first"`.
 
     Raises:
       ValueError: if there is no such way.
@@ -91,7 +91,7 @@ def jmeta_way(way: str, workload: Workload, recorded: Pulls) -> Contender:
 def _on_recorded(
     params: PyTree, recorded: Pulls, mean_episode: jmeta.types.EpisodeFn, *, normalizes: bool
 ) -> tuple[float, float]:
-    """Loss and norm of the gradient, on pulls that were recorded."""
+    """Return the loss and the norm of its gradient, on recorded pulls."""
 
     def judged(action: jax.Array, reward: jax.Array) -> Task:
         nothing, is_over = jnp.zeros((len(action), 1)), jnp.ones(len(action), bool)

@@ -1,4 +1,4 @@
-"""Write BENCHMARKS.md and its picture from what was measured: `python -m experiments.benchmarks.report`."""
+"""Write BENCHMARKS.md and its picture from the kept measurements: `python -m experiments.benchmarks.report`."""
 
 import json
 import pathlib
@@ -12,12 +12,12 @@ from .accelerator.period import Row
 from .physics import FILE as PHYSICS
 from .profile import FILE as PROFILE
 from .report_accelerators import benchmarks_section, recorded
+from .report_cpus import aims_section, workload_sections
 from .report_scaling import scaling_section
 from .scaling import FILE as SCALING
-from .speed import CONTENDERS, ROWS
+from .speed import ROWS
 from .sweep import FILE as SWEEP
 from .tables import median_of, ratio_of, table_of, where_measured
-from .workloads import Workload
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGE = ROOT / "BENCHMARKS.md"
@@ -25,62 +25,32 @@ PICTURE = ROOT / "docs" / "benchmarks.png"
 
 INTRODUCTION = """# Benchmarks
 
-Made by `python -m experiments.benchmarks.report` from what `experiments.benchmarks.speed`, `.sweep`, `.profile`,
-`.physics` and `.scaling` measured; nothing is typed by hand. The workloads:
+Made by `python -m experiments.benchmarks.report` from the measurements of `experiments.benchmarks.speed`, `.sweep`,
+`.profile`, `.physics` and `.scaling`; nothing is typed by hand. The workloads:
 
-* W1: second-order MAML, conv4 with 64 filters, batch norm and maximum, 28x28 pixels, 5-way 1-shot, 75 queries, S inner
-  steps, T tasks
+* W1: second-order MAML, conv4 with 64 filters, batch norm and max pooling, 28x28 pixels, 5-way 1-shot, 75 queries, S
+  inner steps, T tasks
 * W2: second-order MAML, sinusoids, network 1-40-40-1, 10 examples and 10 queries
 * W3: a training step of prototypical networks, the same conv4, 20-way 5-shot, 15 queries a class
 * W4: RL² on T Bernoulli bandits of 5 arms with S pulls, GRU of 256, acting and learning, by A2C or by PPO with two
-  epochs of four minibatches; T S steps of environments in a meta-step
+  epochs of four minibatches; T S environment steps in a meta-step
 
-Every contender runs in a process of its own, from the same parameters on the same tasks; losses and gradient norms are
-compared before anything is timed. In W4 contenders draw bandits and actions by themselves, and what is compared is of
-recorded pulls. Contenders take turns, one running at a time, and a ratio is the median of the ratios
-of rounds: times of different tables cannot be compared, for machines drift.
+Every contender runs in its own process, from the same parameters on the same tasks; losses and gradient norms are
+compared before anything is timed. In W4 contenders draw their own bandits and actions, and the comparison uses recorded
+pulls. Contenders take turns, one running at a time, and a ratio is the median of the ratios of rounds. Times in
+different tables cannot be compared, since the machine's speed drifts. Ratios depend on the machine, too: rows are kept
+per machine, with the speed of its large matrix products and of its copies, and an aim is judged on the worst machine.
 
-* *ms*: a meta-step, that is a meta-gradient and a step of Adam (of W4-PPO: acting, and then eight of them); the median
-  over rounds, without compilation.
-* *ratio*: how many times as long the contender takes as the fastest way of jmeta.
-* *temporary*: what the compiled program allocates for itself; *peak*: the most resident memory of the process,
-  libraries and compiler included.
-* *of peak*: useful FLOP (convolutions, each product counted once) a second, over those of a large product of matrices.
-* *first step apart* is not of the library: it has the first inner step before the loop, where all tasks still share
+* *ms*: time of a meta-step, that is a meta-gradient and a step of Adam (W4-PPO: acting, and then eight of these); the
+  median over rounds, without compilation.
+* *ratio*: the contender's time over that of jmeta's fastest way.
+* *temporary*: memory that the compiled program allocates for itself; *peak*: the largest resident memory of the
+  process, libraries and compiler included.
+* *of peak*: useful FLOP (convolutions, each product counted once) per second, over those of a large matrix product.
+* *first step apart* is not in the library: it takes the first inner step before the loop, where all tasks still share
   their weights under `vmap`, to see whether that pays.
 * *memory in huge pages and kept*: an environment (`speed.TUNED`) in which no contender waits for fresh pages.
 """
-
-PYTORCH = (
-    "learn2learn",
-    "higher",
-    "TorchOpt",
-    "torch.func: loop",
-    "torch.func: vmap",
-    "torch.func: loop, compiled",
-    "PyTorch",
-)
-AIMS: tuple[tuple[Workload, bool, tuple[str, ...], float], ...] = (
-    (Workload("W1", 32, 5), False, ("learn2learn",), 1.8),
-    (Workload("W1", 4, 5), False, ("learn2learn",), 1.4),
-    (Workload("W1", 4, 5), False, ("jax-meta",), 15.0),
-    (Workload("W1", 4, 1), False, PYTORCH, 1.1),
-    (Workload("W1", 1, 100), False, ("learn2learn",), 2.5),
-    (Workload("W2", 25, 1), False, ("learn2learn",), 50.0),
-    (Workload("W2", 25, 1), False, ("torch.func: vmap",), 6.0),
-    (Workload("W2", 25, 1), False, ("jax-meta",), 1.3),
-    (Workload("W2", 25, 5), False, ("learn2learn",), 50.0),
-    (Workload("W2", 25, 5), False, ("torch.func: vmap",), 6.0),
-    (Workload("W2", 25, 5), False, ("jax-meta",), 1.3),
-    (Workload("W2", 1000, 5), False, ("torch.func: vmap",), 1.5),
-    (Workload("W3"), False, PYTORCH, 1.4),
-    (Workload("W3"), True, PYTORCH, 1.0),
-    (Workload("W4-A2C", 512, 100), False, PYTORCH, 1.4),
-    (Workload("W4-PPO", 512, 100), False, PYTORCH, 1.6),
-)
-"""`(workload, whether tuned, contenders, least ratio)`: how many times as long the fastest of them shall take."""
-MEMORY_AIMS = ((Workload("W1", 32, 5), 170.0), (Workload("W1", 1, 100), 150.0))
-"""`(workload, most MB)`: temporary memory of the thriftiest exact way of jmeta."""
 
 
 def render(
@@ -91,12 +61,8 @@ def render(
     scaling: dict[str, Any] | None = None,
     accelerators: Sequence[Row] = (),
 ) -> str:
-    """The page."""
-    by_name = {workload.name: workload for workload in CONTENDERS}
-    order = list(by_name)
-    parts = [INTRODUCTION, _aims(rows)]
-    for row in sorted(rows, key=lambda row: (order.index(row["workload"]), row["is_tuned"])):
-        parts.append(_section(row, by_name[row["workload"]]))
+    """Return the text of BENCHMARKS.md."""
+    parts = [INTRODUCTION, aims_section(rows), *workload_sections(rows)]
     if profile:
         parts.append(_profile(profile))
     if sweep:
@@ -109,92 +75,24 @@ def render(
     return "\n".join(parts)
 
 
-def _aims(rows: list[dict[str, Any]]) -> str:
-    """What was aimed at, and what was measured."""
-    by_name = {(row["workload"], row["is_tuned"]): row["measured"] for row in rows}
-    lines = []
-    for workload, is_tuned, contenders, least in AIMS:
-        measured = by_name.get((workload.name, is_tuned), {})
-        beside = [name for name in contenders if name in measured]
-        if beside:
-            name = min(beside, key=lambda name: median_of(measured[name]))
-            ratio = ratio_of(measured[name], measured[_ours(measured)])
-            title = f"{workload.name}{', huge pages' if is_tuned else ''}: {name}"
-            lines.append([title, f"at least {least:g}", f"{ratio:.2f}", "met" if ratio >= least else "missed"])
-    for workload, most in MEMORY_AIMS:
-        measured = by_name.get((workload.name, False), {})
-        used = [each["temporary_bytes"] / 1e6 for name, each in measured.items() if name.startswith("jmeta")]
-        if used:
-            verdict = "met" if min(used) <= most else "missed"
-            lines.append([f"{workload.name}: temporary MB", f"at most {most:g}", f"{min(used):.0f}", verdict])
-    for (name, is_tuned), measured in by_name.items():
-        hand = [each for contender, each in measured.items() if contender.startswith("by hand")]
-        if hand and not is_tuned:
-            ratio = 1 / ratio_of(hand[0], measured[_ours(measured)])
-            verdict = "met" if ratio <= 1.05 else "missed"
-            lines.append([f"{name}: jmeta's time over that by hand", "at most 1.05", f"{ratio:.2f}", verdict])
-    table = table_of(["", "aim", "measured", ""], lines)
-    return f"""## Aims
-
-Ratios of time to the fastest way of jmeta, of 2 CPU cores; the tables below have the whole.
-
-{table}
-"""
-
-
-def _ours(measured: dict[str, Any]) -> str:
-    """The fastest way of jmeta that it offers."""
-    offered = [name for name in measured if name.startswith("jmeta") and "first step apart" not in name]
-    return min(offered, key=lambda name: median_of(measured[name]))
-
-
-def _section(row: dict[str, Any], workload: Workload) -> str:
-    title = f"## {workload.name}{', memory in huge pages and kept' if row['is_tuned'] else ''}"
-    measured = row["measured"]
-    ours = _ours(measured)
-    lines = []
-    for name, each in sorted(measured.items(), key=lambda item: median_of(item[1])):
-        share = ""
-        if workload.kind in ("W1", "W3"):
-            share = f"{workload.useful_flops / median_of(each) / row['matmul_peak']:.0%}"
-        lines.append(
-            [
-                f"**{name}**" if name == ours else name,
-                f"{median_of(each) * 1e3:.2f}",
-                f"{ratio_of(each, measured[ours]):.2f}",
-                "" if each["temporary_bytes"] is None else f"{each['temporary_bytes'] / 1e6:.1f}",
-                f"{each['peak_bytes'] / 1e6:.0f}",
-                f"{each['compile_seconds']:.1f}",
-                share,
-            ]
-        )
-    table = table_of(["", "ms", "ratio", "temporary MB", "peak MB", "compile s", "of peak"], lines)
-    failed = [f"\nNot measured: {name}: {reason}." for name, reason in row["failed"].items()]
-    speed = []
-    if workload.acts:
-        rates = {name: workload.tasks * workload.steps / median_of(each) for name, each in measured.items()}
-        shown = "; ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
-        speed = [f"\nSteps of environments a second, acting and learning: {shown}."]
-    return "\n".join([title, "", where_measured(row), "", table, *speed, *failed, ""])
-
-
 def _profile(profile: dict[str, Any]) -> str:
-    """Where the time of W1 goes."""
+    """Return the section on the time of W1 by kind of work."""
     rows = sorted(profile["milliseconds"].items(), key=lambda item: -item[1])
     total = sum(profile["milliseconds"].values())
     lines = [[name, f"{each:.1f}", f"{each / total:.0%}"] for name, each in rows]
     return f"""## Where the time goes
 
 {profile["workload"]}, {profile["way"]}: time of a meta-step by kind of work, by JAX's profiler, on the threads that
-start the operations. {where_measured(profile)} The meta-step took {profile["wall_milliseconds"]:.0f} ms while it was
-watched, in {profile["num_operations"]} operations, and {profile["busy_share"]:.0%} of the cores' time.
+start the operations. {where_measured(profile)} Under the profiler the meta-step took
+{profile["wall_milliseconds"]:.0f} ms, in {profile["num_operations"]} operations, and used
+{profile["busy_share"]:.0%} of the cores' time.
 
 {table_of(["", "ms", "share"], lines)}
 """
 
 
 def _physics(physics: dict[str, Any]) -> str:
-    """Steps of robots a second."""
+    """Return the section on the speed of robots."""
     measured = physics["measured"]
     ours = measured["jmeta: crawler"]
     lines = []
@@ -203,16 +101,16 @@ def _physics(physics: dict[str, Any]) -> str:
         lines.append([name, f"{rate:,.0f}", f"{ratio_of(each, ours):.1f}", f"{each['compile_seconds']:.1f}"])
     return f"""## Robots
 
-Steps of {physics["robots"]} robots a second, each with a body of its own, under random actions and without a policy, in
-turns in one process; the ratio is of time, to the crawler. All but the ant move in a plane. Each step prepares a new
-start, as adapters do where a rollout may end. {where_measured(physics)}
+Steps per second of {physics["robots"]} robots, each with its own body, under random actions and without a policy, in
+turns in one process; the ratio is that of times, relative to the crawler. All but the ant move in a plane. Each step
+prepares a new start, as adapters do where a rollout may end. {where_measured(physics)}
 
-{table_of(["", "steps a second", "ratio", "compile s"], lines)}
+{table_of(["", "steps per second", "ratio", "compile s"], lines)}
 """
 
 
 def _sweep(sweep: dict[str, Any]) -> str:
-    """Tables over steps and tasks, and the picture."""
+    """Return the section on inner steps and tasks: tables and the picture."""
     points = sweep["points"]
     names = {"W1": "W1, T=1: adjoints, by number of inner steps", "W2": "W2, T=1: estimators, by number of inner steps"}
     parts = ["## Against inner steps and tasks", "", where_measured(sweep), "", f"![]({PICTURE.relative_to(ROOT)})", ""]
@@ -220,12 +118,12 @@ def _sweep(sweep: dict[str, Any]) -> str:
         chosen = [point for point in points if (point["kind"], point["tasks"], point["batching"]) == (kind, 1, "scan")]
         if kind == "W2":
             chosen = [point for point in chosen if point["adjoint"] == "unrolled"]
-        parts += [f"{names[kind]}; ms a meta-step, temporary MB:", "", _grid(chosen, label, "steps"), ""]
+        parts += [f"{names[kind]}; ms per meta-step, temporary MB:", "", _grid(chosen, label, "steps"), ""]
     for kind in ("W1", "W2"):
         chosen = [point for point in points if point["kind"] == kind and point["steps"] == 5]
         chosen = [point for point in chosen if point["adjoint"] == ("mixed_mode" if kind == "W1" else "unrolled")]
         chosen = [point for point in chosen if point["estimator"] == "reverse"]
-        parts += [f"{kind}, S=5: batching, by number of tasks; ms a meta-step, temporary MB:", ""]
+        parts += [f"{kind}, S=5: batching, by number of tasks; ms per meta-step, temporary MB:", ""]
         parts += [_grid(chosen, "batching", "tasks"), ""]
     return "\n".join(parts)
 
@@ -244,7 +142,7 @@ def _cell(point: dict[str, Any]) -> str:
 
 
 def draw(sweep: dict[str, Any]) -> None:
-    """The picture: memory and time of adjoints over inner steps, and of batchings over tasks."""
+    """Draw the picture: memory and time of adjoints over inner steps, and of batchings over tasks."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4), layout="constrained")
@@ -275,8 +173,8 @@ def _lines(
 
 
 def measured() -> tuple[list[dict[str, Any]], *tuple[Any, ...]]:
-    """All rows, the sweep, the profile, the physics, the scaling and the accelerators, as far as they are there."""
-    rows = [json.loads(path.read_text()) for path in sorted(ROWS.glob("W*.json"))]
+    """Read all rows, the sweep, the profile, the physics, the scaling and the accelerators, as far as they exist."""
+    rows = [json.loads(path.read_text()) for path in sorted(ROWS.glob("*/W*.json"))]
     others = [json.loads(path.read_text()) if path.exists() else None for path in (SWEEP, PROFILE, PHYSICS, SCALING)]
     return rows, *others, recorded()
 

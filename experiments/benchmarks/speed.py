@@ -1,20 +1,23 @@
-"""Speed and memory beside other libraries: `python -m experiments.benchmarks.speed [--only "W1 T=4 S=5"] [--tuned]`.
+"""Speed and memory of jmeta and others: `python -m experiments.benchmarks.speed [--only "W1 T=4 S=5"] [--tuned]`.
 
-Every workload is timed in one interleaved run of all contenders and kept in `rows/`; `report` makes `BENCHMARKS.md` of
-what is kept. The other libraries: `pip install "jmeta[peers]"`, `pip install --no-deps higher torchopt jax-meta`, and
-learn2learn's source distribution, unpacked, its folder in `LEARN2LEARN`; those that are missing are reported as such.
+Each workload is timed in one interleaved run of all contenders and kept in `rows/MACHINE/`; `report` makes
+`BENCHMARKS.md` of what is kept. The other libraries: `pip install "jmeta[peers]"`,
+`pip install --no-deps higher torchopt jax-meta`, and learn2learn's source distribution, unpacked, its folder in
+`LEARN2LEARN`; those that are missing are reported as such.
 """
 
 import dataclasses
 import json
 import os
 import pathlib
+import re
 import sys
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 
 from jmeta.runs import console, files
@@ -29,7 +32,7 @@ TUNED = {
     "MALLOC_TOP_PAD_": str(2**28),
     "MALLOC_TRIM_THRESHOLD_": str(2**34),
 }
-"""Memory in huge pages, and kept: fresh pages cost a process on a CPU as much as the arithmetic."""
+"""Environment with huge pages and memory that is kept: on a CPU, fresh pages cost as much as the arithmetic."""
 
 TORCH = ("learn2learn", "higher", "TorchOpt")
 CONTENDERS: dict[Workload, tuple[str, ...]] = {
@@ -102,25 +105,25 @@ CONTENDERS: dict[Workload, tuple[str, ...]] = {
     Workload("W4-PPO", 512, 100): ("jmeta: collected first", "PyTorch"),
 }
 TOLERANCE = {100: 0.05, 20: 5e-3, 5: 5e-3}
-"""Of losses and gradient norms, 10⁻³ for other numbers of steps: from step to step float32 goes apart, above all where
-the order of sums decides which of two nearly equal pixels is a maximum."""
+"""Tolerance of losses and gradient norms by number of steps, 10⁻³ for others: float32 results drift apart from step to
+step, above all where the order of sums decides which of two nearly equal pixels is the maximum."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Time jmeta beside other libraries."""
+    """Time jmeta and other libraries."""
 
     only: tuple[str, ...] = ()
     """Names of workloads, such as "W1 T=4 S=5"; all if not given."""
     rounds: int = 5
-    """How often each contender is timed."""
+    """Number of times that each contender is timed."""
     tuned: bool = False
-    """With huge pages and memory that is kept, for all contenders."""
+    """Use huge pages and keep memory, for all contenders."""
 
 
 def record(workload: Workload, options: Options) -> dict[str, Any]:
     """Measure a workload and keep the row."""
-    peak = matmul_peak()
+    peak, copied = matmul_peak(), copied_bytes_per_second()
     measured, failed = measure(
         workload,
         CONTENDERS[workload],
@@ -134,18 +137,20 @@ def record(workload: Workload, options: Options) -> dict[str, Any]:
         "machine": machine(),
         "versions": versions(),
         "matmul_peak": peak,
+        "copied_bytes_per_second": copied,
         "measured": {name: each._asdict() for name, each in measured.items()},
         "failed": failed,
     }
-    ROWS.mkdir(exist_ok=True)
-    file = ROWS / f"{workload.name.replace(' ', '_').replace('=', '')}{'_tuned' if options.tuned else ''}.json"
+    folder = ROWS / re.sub(r"\W+", "_", row["machine"].lower()).strip("_")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{workload.name.replace(' ', '_').replace('=', '')}{'_tuned' if options.tuned else ''}.json"
     files.replace_text(file, json.dumps(row, indent=1) + "\n")
     _show(workload.name, measured, failed)
     return row
 
 
 def matmul_peak(size: int = 3072) -> float:
-    """FLOP a second of the fastest of a few products of large float32 matrices: what the machine can do at best."""
+    """Return the FLOP per second of the fastest of a few large float32 matrix products: the machine's peak."""
     product = jax.jit(jnp.matmul)
     a = jax.block_until_ready(jnp.ones((size, size)))
     seconds = []
@@ -156,8 +161,20 @@ def matmul_peak(size: int = 3072) -> float:
     return 2 * size**3 / min(seconds[1:])
 
 
+def copied_bytes_per_second(size: int = 2**28) -> float:
+    """Bytes a second that NumPy copies from one large array to another, on one core."""
+    source = np.ones(size, np.uint8)
+    target = np.empty_like(source)
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        np.copyto(target, source)
+        seconds.append(time.perf_counter() - start)
+    return size / min(seconds[1:])
+
+
 def machine() -> str:
-    """The device and its cores, in words."""
+    """Describe the device and its cores."""
     device = jax.devices()[0]
     model = next(
         (
@@ -171,7 +188,7 @@ def machine() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what was measured."""
+    """Return the versions of the installed libraries, by name."""
     import importlib.metadata
 
     found = {}
@@ -204,17 +221,17 @@ def _show(title: str, measured: dict[str, Measured], failed: dict[str, str]) -> 
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     options = tyro.cli(Options, args=arguments, prog="python -m experiments.benchmarks.speed")
     known = {workload.name: workload for workload in CONTENDERS}
 
     def command() -> None:
         if unknown := set(options.only) - set(known):
-            raise ValueError(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+            raise ValueError(f"no workload {', '.join(sorted(unknown))}; the workloads are {', '.join(known)}")
         for name in options.only or known:
             record(known[name], options)
 
-    return console.run_command(command, if_interrupted="workloads that were finished are kept")
+    return console.run_command(command, if_interrupted="finished workloads are kept")
 
 
 if __name__ == "__main__":

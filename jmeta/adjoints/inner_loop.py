@@ -1,4 +1,4 @@
-"""What all adjoints share: the types of an inner loop, and its steps in one scan."""
+"""The types of an inner loop, and the scan over its steps that all adjoints share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,15 +10,15 @@ import optax
 from ..types import Aux, PyTree, RandomKey
 
 Objective = Callable[[PyTree, PyTree, Any, RandomKey], tuple[Any, Aux]]
-"""`(params, context, step, key) -> (loss, aux)`: what an inner loop descends. Everything that a meta-gradient may flow
-into, beside `params`, is in `context`; `step` counts from 0."""
+"""`(params, context, step, key) -> (loss, aux)`: the loss that an inner loop descends. Everything that a meta-gradient
+may flow into, other than `params`, is in `context`; `step` counts from 0."""
 
 MakeOptimizer = Callable[[PyTree], optax.GradientTransformation]
-"""`context -> optimizer`, so that an inner learning rate may itself be a meta-parameter."""
+"""`context -> optimizer`, so that an inner learning rate may be a meta-parameter."""
 
 InnerLoop = Callable[[PyTree, PyTree, RandomKey], tuple[PyTree, Aux]]
-"""`(params, context, key) -> (params, aux)`, with the objective at every step as `aux["inner_losses"]`, and the
-`aux["optimizer_state"]` in which the loop ended."""
+"""`(params, context, key) -> (params, aux)`, with the objective before every step as `aux["inner_losses"]` and the
+optimizer's final state as `aux["optimizer_state"]`."""
 
 Adjoint = Callable[[Objective, MakeOptimizer, int], InnerLoop]
 
@@ -26,11 +26,11 @@ InnerGradient = Callable[[PyTree, PyTree, Any, RandomKey], tuple[Any, PyTree]]
 """`(params, context, step, key) -> (loss, gradient)` of an objective with respect to `params`."""
 
 Scan = Callable[[Callable[[Any, Any], tuple[Any, Any]], Any, Any], tuple[Any, Any]]
-"""`(body, carry, xs) -> (carry, ys)`, as `jax.lax.scan`."""
+"""`(body, carry, xs) -> (carry, ys)`, like `jax.lax.scan`."""
 
 
 def inner_gradient(objective: Objective) -> InnerGradient:
-    """The objective's loss and gradient, differentiated as JAX does it."""
+    """Build the function that returns the objective's loss and gradient, differentiated by JAX's own rules."""
     value_and_grad = jax.value_and_grad(objective, has_aux=True)
 
     def gradient(params: PyTree, context: PyTree, step: Any, key: RandomKey) -> tuple[Any, PyTree]:
@@ -41,7 +41,7 @@ def inner_gradient(objective: Objective) -> InnerGradient:
 
 
 def stopped_gradient(objective: Objective) -> InnerGradient:
-    """The same, as constants."""
+    """Build `inner_gradient` of an objective whose loss and gradient are treated as constants."""
     gradient = inner_gradient(objective)
     return lambda params, context, step, key: gradient(*jax.lax.stop_gradient((params, context)), step, key)
 
@@ -49,9 +49,9 @@ def stopped_gradient(objective: Objective) -> InnerGradient:
 def scanned_loop(
     phases: list[tuple[InnerGradient, int]], make_optimizer: MakeOptimizer, scan: Scan = jax.lax.scan
 ) -> InnerLoop:
-    """An inner loop of one or more phases `(gradient, num_steps)`, each one scan over its steps.
+    """Build an inner loop of one or more phases `(gradient, num_steps)`, each one scan over its steps.
 
-    Steps, keys and the optimizer's state go on from phase to phase: only the derivatives of phases differ.
+    Steps, keys and the optimizer's state continue from phase to phase: phases differ only in their derivatives.
     """
 
     def inner_loop(params: PyTree, context: PyTree, key: RandomKey) -> tuple[PyTree, Aux]:
@@ -82,15 +82,15 @@ def _step(gradient: InnerGradient, optimizer: optax.GradientTransformationExtraA
 
 
 def rematerialized_scan(block_size: int, policy: Any = None, *, within_blocks: bool = True) -> Scan:
-    """A scan that stores the carry of every step, or of every `block_size`-th, and computes the rest again backwards.
+    """Build a scan that stores the carry of every `block_size`-th step and recomputes the rest on the backward pass.
 
-    With blocks, a block's own steps are stored while it is differentiated: T / b + b carries for T steps in blocks of
-    b, fewest at b = √T. A last block may be shorter.
+    While a block is differentiated, the carries of its own steps are stored, too: T / b + b carries for T steps in
+    blocks of b, fewest at b = √T. The last block may be shorter.
 
     Args:
       block_size: steps in a block.
-      policy: what of a step is stored after all, as of `jax.checkpoint`.
-      within_blocks: whether the steps of a block are themselves computed again; not needed where they store little.
+      policy: which intermediates of a step are stored after all, as in `jax.checkpoint`.
+      within_blocks: whether the steps of a block are themselves recomputed; not needed where they store little.
     """
 
     def scan(body: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:

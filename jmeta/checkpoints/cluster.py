@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from jax._src import distributed  # the service has no public name
 
+from ..jax_internals import coordination_service
 from .files import DamagedCheckpointError
 
 _PATIENCE_S = 30 * 60  # for the slowest process's disk; that a process died, JAX itself notices sooner
@@ -89,7 +89,7 @@ def _of_another(index: int, kind: str, number: int | None, text: str) -> Excepti
 
 
 def _service() -> Any:
-    service = distributed.global_state.client
+    service = coordination_service()
     if service is None:
         raise ValueError(
             f"{jax.process_count()} processes cannot agree without JAX's coordination service; call "

@@ -13,9 +13,10 @@ import jax
 import optax
 
 from .. import adjoints
-from ..adaptation import apply_to_support, descend, support_loss, with_support_statistics
+from ..adaptation import descend
 from ..adjoints import Adjoint
 from ..models.chain import chain
+from ..support import apply_to_support, support_loss, with_support_statistics
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
 
 

@@ -18,8 +18,9 @@ import optax
 from jaxtyping import Array, Float, Shaped
 
 from .. import adjoints
-from ..adaptation import descend, support_loss, with_support_statistics
+from ..adaptation import descend
 from ..adjoints import Adjoint
+from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
 
 

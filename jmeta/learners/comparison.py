@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
-from ..adaptation import apply_to_support
+from ..support import apply_to_support
 from ..types import Batch, Model, PyTree, RandomKey
 
 

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Shaped
 
-from ..adaptation import descend, support_loss
+from ..adaptation import descend
 from ..losses import checked_loss, cross_entropy
+from ..support import support_loss
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, directions, embed, embed_support, exclude_absent, one_hot_labels
 

@@ -16,10 +16,12 @@ import jax.numpy as jnp
 import optax
 
 from .. import adjoints
-from ..adaptation import descend, merge_params, split_params, support_loss, with_support_statistics
+from ..adaptation import descend
 from ..adjoints import Adjoint
 from ..losses import checked_loss
 from ..models import is_statistic
+from ..params import merge, partition
+from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
 
 
@@ -105,7 +107,7 @@ def _adaptation(
     def objective(params: PyTree, context: tuple[PyTree, PyTree, Batch], step: Any, key: RandomKey) -> tuple[Any, Aux]:
         del step
         centre, rest, support = context
-        loss, aux = loss_on_support(merge_params(params, rest), support, key)
+        loss, aux = loss_on_support(merge(params, rest), support, key)
         away = optax.tree.norm(jax.tree.map(jnp.subtract, params, centre), squared=True)
         return loss + 0.5 * regularization * away, aux
 
@@ -113,8 +115,8 @@ def _adaptation(
 
     def adapt_with_aux(meta_params: PyTree, support: Batch, key: RandomKey) -> tuple[PyTree, Aux]:
         key_descend, key_statistics = jax.random.split(key)
-        start, rest = split_params(meta_params, lambda path: not is_statistic(path))
+        start, rest = partition(meta_params, lambda path: not is_statistic(path))
         params, aux = inner_loop(start, (start, rest, support), key_descend)
-        return with_support_statistics(model, merge_params(params, rest), support, key_statistics), aux
+        return with_support_statistics(model, merge(params, rest), support, key_statistics), aux
 
     return adapt_with_aux

@@ -15,9 +15,11 @@ import jax
 import optax
 
 from .. import adjoints
-from ..adaptation import descend, merge_params, split_params, support_loss, with_support_statistics
+from ..adaptation import descend
 from ..adjoints import Adjoint
 from ..models import is_statistic
+from ..params import merge, partition
+from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
 
 
@@ -69,9 +71,9 @@ def maml(
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> PyTree:
         key_descend, key_statistics = jax.random.split(key)
-        start, rest = split_params(meta_params, lambda path: is_adapted(path) and not is_statistic(path))
+        start, rest = partition(meta_params, lambda path: is_adapted(path) and not is_statistic(path))
         adapted, _ = inner_loop(start, (rest, support), key_descend)
-        return with_support_statistics(model, merge_params(adapted, rest), support, key_statistics)
+        return with_support_statistics(model, merge(adapted, rest), support, key_statistics)
 
     def predict(meta_params: PyTree, adapted: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:
         del meta_params
@@ -88,6 +90,6 @@ def _inner_loop(
     def objective(adapted: PyTree, context: tuple[PyTree, Batch], step: Any, key: RandomKey) -> tuple[Any, Aux]:
         del step
         rest, support = context
-        return loss_on_support(merge_params(adapted, rest), support, key)
+        return loss_on_support(merge(adapted, rest), support, key)
 
     return descend(objective, optimizer, num_steps=num_steps, adjoint=adjoint)

@@ -16,10 +16,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .. import adjoints
-from ..adaptation import descend, learned_rates, merge_params, split_params, support_loss, with_support_statistics
+from ..adaptation import descend
 from ..adjoints import Adjoint, InnerLoop
 from ..losses import checked_loss
 from ..models import is_norm, is_statistic
+from ..optimizers import learned_rates
+from ..params import merge, partition
+from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
 
 
@@ -77,7 +80,7 @@ def maml_plus_plus(
     inner_step = _one_step(model, loss_fn, adjoint)
 
     def init(key: RandomKey, task: Task) -> PyTree:
-        params, norms = split_params(model.init(key, task.support.x), _is_adapted)
+        params, norms = partition(model.init(key, task.support.x), _is_adapted)
         num_rows = max(num_steps, 1)
         stacked = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], num_rows, 0), norms)
         rates = jax.tree.map(lambda leaf: jnp.full(num_rows, initial_lr, leaf.dtype), params)
@@ -90,7 +93,7 @@ def maml_plus_plus(
             return inner_step(meta_params, params, support, *index_and_key), None
 
         params, _ = jax.lax.scan(step, meta_params["params"], _steps_and_keys(num_steps, key_steps))
-        params = merge_params(params, _row(meta_params["norms"], jnp.array(max(num_steps - 1, 0))))
+        params = merge(params, _row(meta_params["norms"], jnp.array(max(num_steps - 1, 0))))
         return with_support_statistics(model, params, support, key_statistics)
 
     def predict(meta_params: PyTree, adapted: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:
@@ -113,7 +116,7 @@ def maml_plus_plus(
                 index, key_step = index_and_key
                 key_descend, key_statistics = jax.random.split(key_step)
                 params = inner_step(meta_params, params, task.support, index, key_descend)
-                whole = merge_params(params, _row(meta_params["norms"], index))
+                whole = merge(params, _row(meta_params["norms"], index))
                 whole = with_support_statistics(model, whole, task.support, key_statistics)
                 outputs = model.apply(whole, task.query.x, jax.random.fold_in(key_query, index))
                 return params, checked_loss(outer_loss(outputs, task.query), "what loss_fn returns")
@@ -143,7 +146,7 @@ def _one_step(model: Model, loss_fn: LossFn, adjoint: Adjoint):
 
     def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
         del step
-        return loss_on_support(merge_params(params, context.norms), context.support, key)
+        return loss_on_support(merge(params, context.norms), context.support, key)
 
     descend_once: InnerLoop = descend(
         objective, lambda context: learned_rates(context.rates), num_steps=1, adjoint=adjoint

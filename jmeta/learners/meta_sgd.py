@@ -14,9 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from .. import adjoints
-from ..adaptation import descend, learned_rates, merge_params, split_params, support_loss, with_support_statistics
+from ..adaptation import descend
 from ..adjoints import Adjoint
 from ..models import is_statistic
+from ..optimizers import learned_rates
+from ..params import merge, partition
+from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
 
 
@@ -58,20 +61,20 @@ def meta_sgd(
 
     def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
         del step
-        return loss_on_support(merge_params(params, context.rest), context.support, key)
+        return loss_on_support(merge(params, context.rest), context.support, key)
 
     inner_loop = descend(objective, lambda context: learned_rates(context.rates), num_steps=num_steps, adjoint=adjoint)
 
     def init(key: RandomKey, task: Task) -> PyTree:
         params = model.init(key, task.support.x)
-        adapted, _ = split_params(params, lambda path: not is_statistic(path))
+        adapted, _ = partition(params, lambda path: not is_statistic(path))
         return {"params": params, "lr": jax.tree.map(lambda leaf: jnp.full_like(leaf, initial_lr), adapted)}
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> PyTree:
         key_descend, key_statistics = jax.random.split(key)
-        start, rest = split_params(meta_params["params"], lambda path: not is_statistic(path))
+        start, rest = partition(meta_params["params"], lambda path: not is_statistic(path))
         adapted, _ = inner_loop(start, _Context(meta_params["lr"], rest, support), key_descend)
-        return with_support_statistics(model, merge_params(adapted, rest), support, key_statistics)
+        return with_support_statistics(model, merge(adapted, rest), support, key_statistics)
 
     def predict(meta_params: PyTree, adapted: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:
         del meta_params

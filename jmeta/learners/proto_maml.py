@@ -16,9 +16,10 @@ import optax
 from jaxtyping import Array, Float
 
 from .. import adjoints
-from ..adaptation import descend, merge_params, split_params
+from ..adaptation import descend
 from ..adjoints import Adjoint
 from ..models import is_statistic
+from ..params import merge, partition
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, class_means, embed, embed_support, exclude_absent, one_hot_labels
 
@@ -77,7 +78,7 @@ def proto_maml(
     def objective(params: tuple[PyTree, _Head], context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
         del step
         body, head = params
-        embeddings, _ = embed_support(model, merge_params(body, context.rest), context.support, key)
+        embeddings, _ = embed_support(model, merge(body, context.rest), context.support, key)
         return loss_fn(_logits(embeddings, head, context.class_sizes), context.support)
 
     inner_loop = descend(objective, inner_optimizer, num_steps=num_steps, adjoint=adjoint)
@@ -90,9 +91,9 @@ def proto_maml(
         embeddings, _ = embed_support(model, meta_params, support, key_prototypes)
         prototypes, class_sizes = class_means(embeddings, one_hot_labels(support, num_ways, embeddings.dtype))
         head = _Head(2 * prototypes.T, -jnp.square(prototypes).sum(-1))
-        body, rest = split_params(meta_params, lambda path: not is_statistic(path))
+        body, rest = partition(meta_params, lambda path: not is_statistic(path))
         (body, head), _ = inner_loop((body, head), _Context(rest, class_sizes, support), key_descend)
-        _, body = embed_support(model, merge_params(body, rest), support, key_statistics)
+        _, body = embed_support(model, merge(body, rest), support, key_statistics)
         return _Adapted(body, head, class_sizes)
 
     def predict(

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..adaptation import apply_to_support
 from ..losses import cross_entropy, masked_mean
 from ..models import mlp
+from ..support import apply_to_support
 from ..types import Aux, Batch, Learner, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, class_means, exclude_absent, one_hot_labels
 

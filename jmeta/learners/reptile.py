@@ -20,9 +20,11 @@ import jax.numpy as jnp
 import optax
 
 from .. import adjoints
-from ..adaptation import descend, merge_params, path_name, split_params, support_loss, with_support_statistics
+from ..adaptation import descend
 from ..losses import checked_loss
 from ..models import is_statistic
+from ..params import merge, partition, path_name
+from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
 
 
@@ -87,7 +89,7 @@ def reptile(
 
     def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
         batch = _minibatch(context.support, batch_size, step, context.key_order)
-        return loss_on_support(merge_params(params, context.rest), batch, key)
+        return loss_on_support(merge(params, context.rest), batch, key)
 
     def make_optimizer(context: _Context) -> optax.GradientTransformation:
         if not learns_optimizer_state:
@@ -100,16 +102,16 @@ def reptile(
         params = model.init(key, task.support.x)
         if not learns_optimizer_state:
             return params
-        state = inner_optimizer.init(split_params(params, _is_descended)[0])
+        state = inner_optimizer.init(partition(params, _is_descended)[0])
         _check_floating(state)
         return _WithState(params, state)
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> PyTree:
         params, state = meta_params if learns_optimizer_state else (meta_params, None)
         key_descend, key_order, key_statistics = jax.random.split(key, 3)
-        start, rest = split_params(params, _is_descended)
+        start, rest = partition(params, _is_descended)
         adapted, aux = inner_loop(start, _Context(rest, support, state, key_order), key_descend)
-        adapted = with_support_statistics(model, merge_params(adapted, rest), support, key_statistics)
+        adapted = with_support_statistics(model, merge(adapted, rest), support, key_statistics)
         return _WithState(adapted, aux["optimizer_state"]) if learns_optimizer_state else adapted
 
     def predict(meta_params: PyTree, adapted: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from .. import tasks, training
-from ..episodes import count_tasks
+from ..batching import count_tasks
 from ..tasks import HostTasks
 from ..types import PyTree, RandomKey
 from .devices import own_tasks

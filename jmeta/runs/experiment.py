@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from .. import training as training_
-from ..episodes import episode, over_tasks
+from ..batching import over_tasks
+from ..episodes import episode
 from ..sharding import Sharing
 from ..tasks import HostTasks, Source
 from ..types import EpisodeFn, GradFn, Learner, LossFn, MetaTrainer, PyTree, RandomKey, Task

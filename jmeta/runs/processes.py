@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from jax._src import distributed  # which process this is has a public name only once there are devices
 from jax.experimental import multihost_utils
 
 from ..checkpoints.cluster import Operation, SilentProcessError
+from ..jax_internals import process_id
 from .console import StoppedError
 from .launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED
 
@@ -226,7 +226,7 @@ def run(main: Callable[[list[str]], int], arguments: list[str]) -> int:
         traceback.print_exc()
         status = EXIT_MISTAKE
     if jax.distributed.is_initialized() and status not in (0, EXIT_PREEMPTED):
-        if distributed.global_state.process_id == 0:
+        if process_id() == 0:
             time.sleep(_SECONDS_TO_LINGER)
         sys.stdout.flush()
         sys.stderr.flush()

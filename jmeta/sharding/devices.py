@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Key
 
-from ..episodes import count_tasks, task_keys
+from ..batching import count_tasks, task_keys
 from ..types import PyTree, RandomKey
 from .isolated import isolated_map, sum_in_order, tree_sum
 from .placing import MODEL, TASKS, divided_axis, shardings_of

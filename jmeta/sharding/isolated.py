@@ -10,7 +10,7 @@ from jax.extend import core
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from ..episodes import count_tasks
+from ..batching import count_tasks
 from ..types import PyTree
 from .placing import is_key
 

@@ -13,15 +13,15 @@ Sampler = Callable[[RandomKey], Any]
 
 
 def check_sampler(sample: Sampler, key: RandomKey, *, num_ways: int | None = None) -> None:
-    """Run a sampler of tasks through its contract.
+    """Check a sampler of tasks against its contract.
 
     A key determines the task, another key gives another task of the same shapes and dtypes, `jit` and `vmap` change
     nothing, and everything is finite.
 
     Args:
       sample: `key -> Task`.
-      key: where the checked tasks come from.
-      num_ways: for classification: `y` must be integers in `0..num_ways-1`.
+      key: random key of the checked tasks.
+      num_ways: for classification, the number of classes: `y` must be integers in `0..num_ways-1`.
 
     Raises:
       AssertionError: at the first clause that is violated, naming it.

@@ -103,6 +103,38 @@ def test_contenders_take_turns_in_processes_of_their_own():
     assert "Not measured: nobody: " in page
 
 
+def row_on(machine, **seconds):
+    """A row of W1 T=4 S=5: each way's seconds in every round."""
+    fixed = {"temporary_bytes": 1e6, "peak_bytes": 1e9, "compile_seconds": 1.0}
+    measured = {name.replace("_", " "): {"seconds": [each] * 3, **fixed} for name, each in seconds.items()}
+    names = {"unrolled auto": "jmeta: unrolled, auto", "unrolled scan": "jmeta: unrolled, scan"}
+    return {
+        "workload": "W1 T=4 S=5",
+        "is_tuned": False,
+        "machine": machine,
+        "versions": {"jax": "0"},
+        "matmul_peak": 1e12,
+        "copied_bytes_per_second": 5e9,
+        "measured": {names.get(name, name): each for name, each in measured.items()},
+        "failed": {},
+    }
+
+
+def test_an_aim_is_judged_on_the_worst_machine():
+    fast = row_on("fast", unrolled_auto=0.1, unrolled_scan=0.1, learn2learn=0.2)
+    slow = row_on("slow", unrolled_auto=0.44, unrolled_scan=0.4, learn2learn=0.52)
+    lines = report.render([slow, fast]).splitlines()
+    assert "| W1 T=4 S=5: learn2learn | at least 1.4 | 1.30 | slow | 1.30 to 2.00 | missed |" in lines
+    auto = "W1 T=4 S=5: `auto` over the better of `scan` and `vmap`"
+    assert f"| {auto} | at most 1.03 | 1.10 | slow | 1.00 to 1.10 | missed |" in lines
+    flops = Workload("W1", 4, 5).useful_flops
+    share = f"{flops / 0.4 / 1e12:.2f} | slow | {flops / 0.4 / 1e12:.2f} to {flops / 0.1 / 1e12:.2f} | missed |"
+    assert f"| W1 T=4 S=5: share of the speed of a large product | at least 0.55 | {share}" in lines
+    assert [line for line in lines if line.endswith("jax 0. Large products 1,000 GFLOP/s, copies 5.0 GB/s.")] != []
+    lines = report.render([fast]).splitlines()
+    assert "| W1 T=4 S=5: learn2learn | at least 1.4 | 2.00 | fast | one machine | met |" in lines
+
+
 def test_a_contender_with_another_gradient_is_not_timed():
     facts = {"loss": 1.0, "grad_norm": 2.0}
     assert interleaved._differs(facts, facts, 1e-3) is None
@@ -228,8 +260,8 @@ def test_bytes_are_read_from_the_text_of_a_program():
     ("before", "after", "message"),
     [
         ("KNOWN", "backend_config={}", "in a loop of unknown length"),
-        (" all-gather(", " all-gather-start(", "started and finished apart"),
-        ("replica_groups=[4,2]<=[8]", "replica_groups=others", "between nobody knows whom"),
+        (" all-gather(", " all-gather-start(", "started and finished separately"),
+        ("replica_groups=[4,2]<=[8]", "replica_groups=others", "cannot read which devices exchange"),
         ("ENTRY", "", "it has no ENTRY"),
     ],
 )
@@ -357,6 +389,6 @@ def test_scaling_becomes_tables():
     assert "| RL² | tasks 8 | one all-reduce | 4,000 | 28,056 | 0 | 700 | 28,756 | 28,000 | 1.0270 |" in page
     assert "| divided | tasks 4, model 2 | one all-reduce | 4,000 | 5,414 | 1,600 | 0 | 7,014 | 7,000 |" in page
     assert "| divided | tasks 4, model 2 | fixed order | 4,000 | 7,014 | 1,600 | 0 | 8,614 | 7,000 |" in page
-    assert "RL² makes 4 gradients in a meta-step; its others are 1 array of what was collected, 800 bytes" in page
+    assert "RL² computes 4 gradients in a meta-step; its others are 1 array of collected data, 800 bytes" in page
     assert "gets the whole sum, 1,600 bytes more" in page
     assert len([line for line in page.splitlines() if line.startswith("| small | ")]) == 6

@@ -16,7 +16,7 @@ from flax import nnx
 
 import jmeta
 from jmeta import Model, learners, losses, models
-from jmeta.adaptation import path_name
+from jmeta.params import path_name
 
 from ..differences import assert_gradient_is_central_difference
 from ..networks import in_default_precision, regression_task, stacked_regression_tasks

@@ -11,8 +11,8 @@ from jax.flatten_util import ravel_pytree
 
 import jmeta
 from jmeta import Batch, Model, Task, learners, losses, models
-from jmeta.adaptation import path_name
 from jmeta.models import conv4 as conv4_factory
+from jmeta.params import path_name
 
 pytestmark = pytest.mark.optimized
 

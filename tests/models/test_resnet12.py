@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jmeta import models
-from jmeta.adaptation import path_name
 from jmeta.models.resnet12 import drop_squares
+from jmeta.params import path_name
 
 
 def small(num_outputs=3, **changes):

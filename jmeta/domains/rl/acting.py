@@ -15,9 +15,8 @@ import optax
 
 import jmeta
 from jmeta import losses
-from jmeta.episodes import count_tasks
+from jmeta.batching import chunk_size, count_tasks
 from jmeta.types import Aux, EpisodeFn, Learner, LossFn, MetaTrainer, PyTree, RandomKey, Task
-from jmeta.working_set import chunk_size
 
 from .environments import Environment
 from .learners import collect_adaptation, maml_rl

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jmeta.episodes import count_tasks
+from jmeta.batching import count_tasks
 from jmeta.sharding import MeanFn, Sharing
 from jmeta.training import MetaState, with_progress
 from jmeta.types import Aux, MetaTrainer, PyTree, RandomKey, Task

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jmeta import planning
+from jmeta import autotune
 
 SIZE = 4_000_000
 
@@ -34,41 +34,41 @@ def test_the_fastest_that_fits_is_chosen_and_no_other_is_run():
 
     candidates = {"small": counted("small", one_temporary), "large": counted("large", several)}
     x = jnp.arange(10_000.0)
-    sizes = {trial.name: trial.peak_bytes for trial in planning.plan(candidates, (x,), memory_bytes=1e9).trials}
+    sizes = {trial.name: trial.peak_bytes for trial in autotune.plan(candidates, (x,), memory_bytes=1e9).trials}
     assert sizes["small"] < sizes["large"]
     jax.effects_barrier()
     ran.clear()
-    plan = planning.plan(candidates, (x,), memory_bytes=sizes["large"] - 1)
+    plan = autotune.plan(candidates, (x,), memory_bytes=sizes["large"] - 1)
     jax.effects_barrier()
     assert plan.chosen == "small"
     assert set(ran) == {"small"}
     assert [trial.step_seconds is None for trial in plan.trials] == [False, True]
-    assert "large: does not fit" in planning.describe(plan)
+    assert "large: does not fit" in autotune.describe(plan)
 
 
 def test_the_faster_of_two_is_chosen():
     """By a factor of hundreds, so that no machine can turn it round."""
     slow = lambda x: jax.lax.fori_loop(0, 300, lambda i, y: jnp.sort(y + i), x)
-    plan = planning.plan({"slow": slow, "fast": lambda x: x + 1}, (jnp.arange(20_000.0),), memory_bytes=1e9)
+    plan = autotune.plan({"slow": slow, "fast": lambda x: x + 1}, (jnp.arange(20_000.0),), memory_bytes=1e9)
     assert plan.chosen == "fast"
-    assert planning.describe(plan).startswith("fast: the fastest of the 2 of 2 ways that fit into 1.00 GB")
+    assert autotune.describe(plan).startswith("fast: the fastest of the 2 of 2 ways that fit into 1.00 GB")
 
 
 def test_a_budget_that_nothing_fits_into_is_refused():
-    with pytest.raises(ValueError, match=r"nothing fits into 0 MB: the least of 1 ways, only, takes"):
-        planning.plan({"only": one_temporary}, (jnp.arange(10_000.0),), memory_bytes=10)
+    with pytest.raises(ValueError, match=r"nothing fits into 0 MB: the smallest of 1 ways, only, takes"):
+        autotune.plan({"only": one_temporary}, (jnp.arange(10_000.0),), memory_bytes=10)
 
 
 def test_arguments_that_are_donated_are_still_there_afterwards():
     x = jnp.arange(1000.0)
-    planning.plan({"only": lambda x: x + 1}, (x,), memory_bytes=1e9, donate_argnums=0)
+    autotune.plan({"only": lambda x: x + 1}, (x,), memory_bytes=1e9, donate_argnums=0)
     np.testing.assert_array_equal(x, np.arange(1000.0))
 
 
 def test_donated_buffers_count_once():
     x = jnp.arange(10_000.0)
     given, kept = (
-        planning.plan({"only": lambda x: x + 1}, (x,), memory_bytes=1e9, donate_argnums=donated).trials[0].peak_bytes
+        autotune.plan({"only": lambda x: x + 1}, (x,), memory_bytes=1e9, donate_argnums=donated).trials[0].peak_bytes
         for donated in (0, ())
     )
     assert kept - given == x.nbytes
@@ -85,14 +85,14 @@ def test_donated_buffers_count_once():
 def test_what_cannot_be_planned_is_refused(changed, message):
     arguments = {"candidates": {"only": lambda x: x}, "arguments": (jnp.ones(2),), "memory_bytes": 1e9, **changed}
     with pytest.raises(ValueError, match=message):
-        planning.plan(arguments.pop("candidates"), arguments.pop("arguments"), **arguments)
+        autotune.plan(arguments.pop("candidates"), arguments.pop("arguments"), **arguments)
 
 
 MEASURES = """
 import ctypes, pathlib, time
 import jax, jax.numpy as jnp, optax
 import jmeta
-from jmeta import adjoints, learners, losses, models, planning, tasks
+from jmeta import adjoints, autotune, learners, losses, models, tasks
 
 def status(name):
     text = pathlib.Path("/proc/self/status").read_text()
@@ -106,7 +106,7 @@ sample = tasks.stacked(tasks.gaussian_blobs(num_ways=5, num_shots=200, num_queri
 drawn = jax.block_until_ready(sample(jax.random.key(0)))
 params = learner.init(jax.random.key(1), jax.tree.map(lambda leaf: leaf[0], drawn))
 arguments = (params, drawn, jax.random.key(2))
-(trial,) = planning.plan({{"only": grad_fn}}, arguments, memory_bytes=8e9).trials
+(trial,) = autotune.plan({{"only": grad_fn}}, arguments, memory_bytes=8e9).trials
 compiled = jax.jit(grad_fn).lower(*arguments).compile()
 jax.block_until_ready(compiled(*arguments))  # once, so that all code and all threads are there
 time.sleep(1)  # its buffers are given back after the result is there

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jmeta
-from jmeta import accelerators, adjoints, learners, losses, models, tasks, working_set
+from jmeta import accelerators, adjoints, batching, learners, losses, models, tasks
 from jmeta.models import primitives
 from jmeta.models.primitives import convolution, patch_conv
 
@@ -18,7 +18,7 @@ def test_what_calls_and_loops_compute_counts_once_and_results_of_loops_beside():
         return jax.lax.scan(lambda carry, _: (carry + 1, 2.0), doubled, None, length=7)
 
     doubled, body, results = 40, 40, 40 + 7 * 4
-    assert working_set.computed_bytes(fn, (jax.ShapeDtypeStruct((10,), jnp.float32),)) == doubled + body + results
+    assert batching.computed_bytes(fn, (jax.ShapeDtypeStruct((10,), jnp.float32),)) == doubled + body + results
 
 
 @pytest.mark.parametrize("adjoint", [adjoints.unrolled(), adjoints.mixed_mode()], ids=["unrolled", "mixed_mode"])
@@ -31,7 +31,7 @@ def test_small_networks_take_many_tasks_at_once_and_convolutions_one(adjoint):
         meta_params = learner.init(jax.random.key(0), first)
         grad_fn = jax.value_and_grad(jmeta.episode(learner, loss_fn), has_aux=True)
         one = lambda task, key: grad_fn(meta_params, task, key)
-        return working_set.tasks_at_once(one, (stacked, keys), num_tasks)
+        return batching.tasks_at_once(one, (stacked, keys), num_tasks)
 
     sinusoids = tasks.sinusoid(num_shots=10, num_queries=10)
     assert at_once(models.mlp([40, 40, 1]), losses.squared_error, sinusoids, 25) == 25
@@ -46,10 +46,10 @@ def test_small_networks_take_many_tasks_at_once_and_convolutions_one(adjoint):
 
 def test_chunks_of_many_tasks_are_their_mean(monkeypatch, key):
     """With a cache of two tasks."""
-    monkeypatch.setattr(working_set, "CACHE_BYTES", 2 * 40)
+    monkeypatch.setattr(batching, "CACHE_BYTES", 2 * 40)
     stacked = jax.random.normal(key, (6, 10))
     fn = lambda meta_params, task, key: jnp.sin(task)
-    assert working_set.tasks_at_once(lambda task: fn(None, task, None), (stacked,), 6) == 2
+    assert batching.tasks_at_once(lambda task: fn(None, task, None), (stacked,), 6) == 2
     got = jmeta.over_tasks(fn)(None, stacked, key)
     np.testing.assert_allclose(got, jnp.sin(stacked).mean(0), rtol=1e-6, atol=1e-7)
 
@@ -60,9 +60,9 @@ def test_cards_do_as_was_measured_on_them_and_others_as_is_guessed(monkeypatch):
     assert accelerators.choice("another card", measured) == accelerators.GUESS
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     rows = jax.ShapeDtypeStruct((12, 10), jnp.float32)
-    assert working_set.tasks_at_once(jnp.sin, (rows,), 12) == 12
+    assert batching.tasks_at_once(jnp.sin, (rows,), 12) == 12
     assert convolution("auto") is jax.lax.conv_general_dilated
-    for module in (working_set, primitives):
+    for module in (batching, primitives):
         monkeypatch.setattr(module, "choice", lambda kind: measured["a card"])
-    assert working_set.tasks_at_once(jnp.sin, (rows,), 12) == 4
+    assert batching.tasks_at_once(jnp.sin, (rows,), 12) == 4
     assert convolution("auto") is patch_conv
