@@ -109,7 +109,7 @@ def build(options: Options) -> runs.Experiment:
         metric="return",
         init=acting.init,
         episode_fn=acting.episode_fn,
-        make_trainer=acting.trainer,
+        meta_trainer=acting.trainer,
         with_num_steps=lambda num_steps: rl.acting.returns_after(inner, num_steps),
         num_test_steps=options.num_steps if options.num_test_steps is None else options.num_test_steps,
         training_names={"loss": "objective"},

@@ -21,6 +21,7 @@ from . import (
     batching,
     estimators,
     evaluation,
+    inductive,
     learners,
     losses,
     models,
@@ -60,6 +61,7 @@ __all__ = [
     "tasks",
     "training",
     "evaluation",
+    "inductive",
     "autotune",
     "sharding",
 ]

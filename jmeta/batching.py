@@ -15,7 +15,6 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, Key
 
 from .accelerators import choice
-from .tasks.drawn import draw
 from .types import PyTree, RandomKey
 
 CACHE_BYTES = 32 * 2**20
@@ -61,7 +60,6 @@ def over_tasks(
         )
 
     def mean_over_tasks(meta_params: PyTree, tasks: PyTree, key: Key[Array, "..."]) -> Any:
-        tasks = draw(tasks)
         num_tasks = count_tasks(tasks)
         keys = task_keys(key, num_tasks)
         chunk = chunk_size(batching, lambda task, key: fn(meta_params, task, key), (tasks, keys), num_tasks)
@@ -126,7 +124,8 @@ def _mean_of_scan(fn: Callable[[Any], Any], xs: PyTree, count: int) -> Any:
 
     Sums are at least float32; means have the dtypes that `jnp.mean` gives.
     """
-    first = jax.eval_shape(fn, jax.tree.map(lambda leaf: leaf[0], xs))
+    # indexed inside, or `jax_debug_key_reuse` counts the first key as used twice
+    first = jax.eval_shape(lambda xs: fn(jax.tree.map(lambda leaf: leaf[0], xs)), xs)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.result_type(leaf.dtype, jnp.float32)), first)
 
     def add(total: PyTree, x: PyTree) -> tuple[PyTree, None]:

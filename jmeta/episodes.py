@@ -42,7 +42,7 @@ def episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
     of_learner = learner.episode(loss_fn)
 
     def episode_fn(meta_params: PyTree, task: PyTree, key: RandomKey) -> tuple[jax.Array, Aux]:
-        return of_learner(meta_params, _without_padding(task), key)
+        return of_learner(meta_params, task_without_padding(task), key)
 
     return episode_fn
 
@@ -72,7 +72,7 @@ def plain_episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
     """
 
     def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[jax.Array, Aux]:
-        task = _without_padding(task)
+        task = task_without_padding(task)
         key_adapt, key_predict = jax.random.split(key)
         adapted = learner.adapt(meta_params, task.support, key_adapt)
         outputs = learner.predict(meta_params, adapted, task.query.x, key_predict)
@@ -130,8 +130,8 @@ def check_predictions(learner: Learner, loss_fn: LossFn, meta_params: PyTree, ta
         check_labels(labels[is_real], outputs.shape[-1], f"the {name}")
 
 
-def _without_padding(task: PyTree) -> PyTree:
-    """A task whose batches have zeros for padding; no `jmeta.Task`, or several batches in one, stays as it is."""
+def task_without_padding(task: PyTree) -> PyTree:
+    """Put zeros into the padding of both batches; what is no `jmeta.Task`, or holds several batches in one, stays."""
     if not isinstance(task, Task):
         return task
 

@@ -11,13 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from .adjoints import checked_optimizer
 from .batching import count_tasks
 from .losses import checked_loss
-from .tasks.drawn import Drawn
 from .tasks.few_shot import as_partial
 from .types import Aux, GradFn, MetaTrainer, PyTree, RandomKey, Task
 
@@ -61,7 +59,7 @@ def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) 
     Returns:
       `init(meta_params) -> MetaState`, which copies the parameters so that the state may be donated, and
       `update(state, tasks, key) -> (state, aux)`, which adds `loss`, `grad_norm` and `is_skipped` to the episode's
-      `aux`.
+      `aux`. It has a `share`, for tasks that devices share.
 
     Raises:
       ValueError: at trace time, if `grad_fn` returns anything else, or a gradient whose tree is not that of the
@@ -93,7 +91,7 @@ def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) 
         state = count_step(state, skipped)._replace(meta_params=meta_params, optimizer_state=optimizer_state)
         return state, {**aux, "loss": loss, "grad_norm": optax.tree.norm(grads), "is_skipped": skipped}
 
-    return MetaTrainer(init, update)
+    return MetaTrainer(init, update, share=lambda sharing: meta_trainer(sharing.mean(grad_fn), meta_optimizer))
 
 
 def start_counting(meta_params: PyTree, optimizer_state: PyTree) -> MetaState:
@@ -222,19 +220,9 @@ def with_progress(tasks: PyTree, step: Int[Array, ""], num_total_steps: int | No
     if num_total_steps is None:
         return tasks
     progress: Float[Array, ""] = jnp.asarray(step / num_total_steps, jnp.float32)
-    if isinstance(tasks, Drawn):
-        return tasks._replace(sample=Partial(_sample_with_progress, tasks.sample, progress))
-    return _with_progress(tasks, jnp.broadcast_to(progress, (count_tasks(tasks),)))
-
-
-def _sample_with_progress(sample: Partial, progress: Float[Array, ""], key: RandomKey) -> Task:
-    return _with_progress(sample(key), progress)
-
-
-def _with_progress(task: PyTree, progress: Float[Array, "..."]) -> Task:
-    if not isinstance(task, Task):
-        raise ValueError(f"num_total_steps sets the progress of a jmeta.Task, but the tasks are {type(task).__name__}")
-    return task._replace(progress=progress)
+    if not isinstance(tasks, Task):
+        raise ValueError(f"num_total_steps sets the progress of a jmeta.Task, but the tasks are {type(tasks).__name__}")
+    return tasks._replace(progress=jnp.broadcast_to(progress, (count_tasks(tasks),)))
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:

@@ -118,7 +118,28 @@ class MetaTrainer(NamedTuple):
     Attributes:
       init: `meta_params -> state`.
       update: `(state, tasks, key) -> (state, aux)`, one meta-step on stacked tasks.
+      share: `sharing -> MetaTrainer`, the same trainer on tasks that devices share, built of what a
+        `jmeta.sharding.Sharing` makes of its functions of stacked tasks; `None` if it computes on one device only. Call
+        `sharing.trainer(trainer)`, which keeps the state in its place, too.
     """
 
     init: Callable[[PyTree], PyTree]
     update: Callable[[PyTree, PyTree, RandomKey], tuple[PyTree, Aux]]
+    share: "Callable[[Any], MetaTrainer] | None" = None
+
+
+class ChunkMap(NamedTuple):
+    """How an evaluation computes chunks of tasks: one after another, unless `jmeta.sharding` has devices share them.
+
+    Attributes:
+      map: `fn -> run`. From `fn(meta_params, tasks, keys)`, on the stacked tasks of one chunk, it makes
+        `run(meta_params, sample, keys_of, dispatch)`, which draws and computes all chunks of a dispatch.
+        `keys_of(dispatch)` are `[chunks, tasks, 2]`, a key to draw each task and one to compute with it. Results have
+        the tasks in the order of the keys.
+      num_at_once: chunks that are computed at the same time; the chunks of a dispatch are a multiple.
+      to_local: `tree -> tree`, the same arrays where a single device can compute with them.
+    """
+
+    map: Callable[[Callable[..., PyTree]], Callable[..., PyTree]]
+    num_at_once: int
+    to_local: Callable[[PyTree], PyTree]

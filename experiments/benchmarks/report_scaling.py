@@ -17,7 +17,7 @@ def scaling_section(found: dict[str, Any]) -> str:
     parts = [
         f"""## Scaling
 
-`jmeta.sharding.over_devices` shares the tasks among the devices of a mesh; *fixed order* is `num_blocks=8`, with the
+`jmeta.sharding.Sharing` shares the tasks among the devices of a mesh; *fixed order* is `num_blocks=8`, with the
 same bits on 1, 2, 4 and 8 devices. {where_measured(found)}"""
     ]
     if "timed" in found:

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jmeta
 from jmeta import estimators, learners, losses, models, sharding, tasks, training
@@ -36,7 +35,7 @@ NUM_BLOCKS = 8
 SUMS: dict[str, int | None] = {"one all-reduce": None, "fixed order": NUM_BLOCKS}
 """Ways of summing, and their `num_blocks`."""
 PLAIN = "plain"
-"""The way without `over_devices`."""
+"""The way without `Sharing`."""
 
 
 class Sizes(NamedTuple):
@@ -64,57 +63,47 @@ Trained = tuple[MetaTrainer, PyTree, Callable[[Any], Any]]
 """`(trainer, initial parameters, sampler of one task)`."""
 
 
-def maml(mesh: Mesh | None, num_blocks: int | None, widths: tuple[int, ...] = (40, 40, 1)) -> Trained:
+def maml(widths: tuple[int, ...] = (40, 40, 1)) -> Trained:
     learner = learners.maml(models.mlp(list(widths)), losses.squared_error, optax.sgd(0.01), num_steps=1)
     grad_fn = jax.value_and_grad(jmeta.episode(learner, losses.squared_error), has_aux=True)
-    return _trained(learner, tasks.sinusoid(num_shots=10, num_queries=10), grad_fn, mesh, num_blocks)
+    return _trained(learner, tasks.sinusoid(num_shots=10, num_queries=10), grad_fn)
 
 
-def protonet(
-    mesh: Mesh | None, num_blocks: int | None, size: int = 16, num_queries: int = 1, batching: str = "auto"
-) -> Trained:
+def protonet(size: int = 16, num_queries: int = 1, batching: str = "auto") -> Trained:
     """Build prototypical networks: conv4 with 64 filters, 5-way 1-shot, few small images, so that two cores suffice."""
     images = np.random.default_rng(0).random((20, 1 + num_queries, size, size, 1), np.float32)
     sample = tasks.few_shot(images, num_ways=5, num_shots=1, num_queries=num_queries)
     learner = learners.protonet(models.conv4(None), num_ways=5)
     grad_fn = jax.value_and_grad(jmeta.episode(learner, losses.cross_entropy), has_aux=True)
-    return _trained(learner, sample, grad_fn, mesh, num_blocks, batching)
+    return _trained(learner, sample, grad_fn, batching)
 
 
-def evolution(mesh: Mesh | None, num_blocks: int | None) -> Trained:
+def evolution() -> Trained:
     learner = learners.maml(models.mlp([40, 40, 1]), losses.squared_error, optax.sgd(0.01), num_steps=1)
     episode_fn = jmeta.episode(learner, losses.squared_error)
     grad_fn = estimators.evolution_strategies(episode_fn, num_pairs=8, sigma=0.1)
-    return _trained(learner, tasks.sinusoid(num_shots=10, num_queries=10), grad_fn, mesh, num_blocks)
+    return _trained(learner, tasks.sinusoid(num_shots=10, num_queries=10), grad_fn)
 
 
-def rl2(mesh: Mesh | None, num_blocks: int | None) -> Trained:
+def rl2() -> Trained:
     """Build RL² by PPO, with two epochs of two minibatches."""
     bandit, sample = environments.bernoulli_bandit(5)
     policy = policies.actor_critic(models.gru(64), bandit)
     run = rollouts.run_episode(bandit, policy, num_steps=20)
     episode_fn = jmeta.episode(rl.learners.rl2(policy), policy_gradients.ppo_loss(entropy_weight=0.01))
     mean_grad: Any = jax.value_and_grad(jmeta.over_tasks(episode_fn, "vmap"), has_aux=True)
-    if mesh is not None:
-        mean_grad = sharding.over_devices(mean_grad, mesh, num_blocks=num_blocks)
     trainer = on_policy_trainer(
         jmeta.meta_trainer(mean_grad, optax.adam(1e-3)),
         policy_gradients.collect_episode(run, discount=0.99, gae_lambda=0.3),
         num_epochs=2,
         num_minibatches=2,
         prepare=policy_gradients.with_normalized_advantages,
-        mesh=mesh,
-        num_blocks=num_blocks,
     )
     return trainer, rollouts.init_policy(bandit, policy)(jax.random.key(0)), sample
 
 
-def _trained(
-    learner: Any, sample: Any, grad_fn: Any, mesh: Mesh | None, num_blocks: int | None, batching: str = "auto"
-) -> Trained:
+def _trained(learner: Any, sample: Any, grad_fn: Any, batching: str = "auto") -> Trained:
     mean_grad: Any = jmeta.over_tasks(grad_fn, batching)
-    if mesh is not None:
-        mean_grad = sharding.over_devices(mean_grad, mesh, num_blocks=num_blocks)
     first = jax.jit(learner.init)(jax.random.key(0), sample(jax.random.key(1)))
     return jmeta.meta_trainer(mean_grad, optax.adam(1e-3)), first, sample
 
@@ -150,16 +139,14 @@ class Placed(NamedTuple):
     key: Any
 
 
-def placed(trained: Trained, mesh: Mesh | None, num_tasks: int) -> Placed:
-    """Place a trainer's arguments on the devices of the mesh."""
+def placed(trained: Trained, sharing: sharding.Sharing | None, num_tasks: int) -> Placed:
+    """Place a trainer's arguments on the devices that share its tasks."""
     trainer, first, sample = trained
-    if mesh is None:
+    if sharing is None:
         return Placed(trainer, trainer.init(first), tasks.stacked(sample, num_tasks), jax.random.key(2))
-    trainer = sharding.keep_placed(trainer, mesh)
-    state = trainer.init(first)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    state = sharding.put(state, sharding.shardings_of(state, mesh))
-    return Placed(trainer, state, *sharding.put((tasks.drawn(sample, num_tasks), jax.random.key(2)), everywhere))
+    trainer = sharing.trainer(trainer)
+    state = sharing.place(trainer.init(first))
+    return Placed(trainer, state, *sharing.replicate((sharing.stacked(sample, num_tasks), jax.random.key(2))))
 
 
 def counted() -> dict[str, Any]:
@@ -168,7 +155,7 @@ def counted() -> dict[str, Any]:
     for method, (make, axes) in COUNTED.items():
         mesh = sharding.make_mesh(axes)
         for way, num_blocks in SUMS.items():
-            each = placed(make(mesh, num_blocks), mesh, NUM_TASKS_COUNTED)
+            each = placed(make(), sharding.Sharing(mesh, num_blocks), NUM_TASKS_COUNTED)
             size = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # noqa: E731
             divided = [leaf for leaf in jax.tree.leaves(each.state.meta_params) if not leaf.is_fully_replicated]
             exchanged = collectives(_compiled_update(each).as_text())
@@ -188,7 +175,7 @@ def counted() -> dict[str, Any]:
 
 def _full_size() -> dict[str, Any]:
     """Count the FLOP of a larger step of prototypical networks, all tasks at once, since a loop's body counts once."""
-    each = placed(protonet(None, None, FULL_SIZE, FULL_QUERIES, "vmap"), None, FULL_TASKS)
+    each = placed(protonet(FULL_SIZE, FULL_QUERIES, "vmap"), None, FULL_TASKS)
     analysis = _compiled_update(each).cost_analysis()
     return {
         "name": f"ProtoNet, conv4, 5-way 1-shot, {5 * FULL_QUERIES} queries, {FULL_SIZE}x{FULL_SIZE} pixels",
@@ -223,8 +210,8 @@ class _Runner:
     """A case, compiled: each call is one dispatch."""
 
     def __init__(self, name: str, way: str, num_tasks: int) -> None:
-        mesh = None if way == PLAIN else sharding.make_mesh({"tasks": jax.device_count()})
-        each = placed(BY_NAME[name](mesh, SUMS.get(way)), mesh, num_tasks)
+        mesh = sharding.make_mesh({"tasks": jax.device_count()})
+        each = placed(BY_NAME[name](), None if way == PLAIN else sharding.Sharing(mesh, SUMS[way]), num_tasks)
         self._steps = TIMED[name].steps
         self._run = training.sampled_steps(each.trainer, num_steps=self._steps)
         self._state, self._sample, self._key = each.state, each.sample, each.key

@@ -64,7 +64,7 @@ def from_scratch(row: rows.Row, options: Options) -> tuple[list[int], list[Estim
     recipe, trained = rows.recipe_of(row.facts)
     training = dataclasses.replace(trained.training, tasks_per_step=rollouts_per_step, num_steps=num_steps)
     experiment = recipe.build(dataclasses.replace(trained, num_rollouts=1, training=training))
-    judge: Any = experiment.judged  # in recipes that act, this is an episode function
+    judge: Any = experiment.tested  # in recipes that act, this is an episode function
     steps_per_point = num_steps // num_points
 
     def one_body(key: RandomKey) -> jax.Array:

@@ -130,7 +130,7 @@ def learners_of(facts: dict[str, Any], experiment: Experiment) -> list[tuple[Lea
             raise ValueError(f"{facts['recipe']} has no baseline {name!r}; its baselines: {there_are}")
         return [(experiment.baselines[name], None)]
     if not facts["test"]["inner_steps"]:
-        return [(experiment.judged, experiment.num_test_steps)]
+        return [(experiment.tested, experiment.num_test_steps)]
     if (make := experiment.with_num_steps) is None:
         raise ValueError(f"{facts['recipe']} adapts without gradient steps; pass no numbers of inner steps")
     return [(make(steps), steps) for steps in facts["test"]["inner_steps"]]

@@ -44,10 +44,8 @@ def sharing_of(axes: str | None, num_blocks: int | None, tasks_per_step: int) ->
     if axes is None and num_blocks is None and jax.process_count() == 1:
         return None
     sizes = {"tasks": jax.device_count() if jax.process_count() > 1 else 1} if axes is None else parse_axes(axes)
-    mesh = sharding.make_mesh(sizes)
-    sharing = Sharing(mesh, num_blocks)
-    sharing.over(lambda *_: None)  # refuses blocks that do not fit
-    blocks = num_blocks or mesh.size
+    sharing = Sharing(sharding.make_mesh(sizes), num_blocks)
+    blocks = num_blocks or sharing.mesh.size
     if tasks_per_step % blocks:
         raise ValueError(
             f"training.tasks_per_step={tasks_per_step} on {blocks} {'blocks' if num_blocks else 'devices'}; "
@@ -61,6 +59,6 @@ def own_tasks(sharing: Sharing | None, num_tasks: int) -> range:
     if sharing is None:
         return range(num_tasks)
     by_task = NamedSharding(sharing.mesh, P(sharing.mesh.axis_names))
-    parts = [index[0] for index in by_task.addressable_devices_indices_map((num_tasks,)).values() if index]
-    ends = [part.indices(num_tasks) for part in parts]
+    slices = [index[0] for index in by_task.addressable_devices_indices_map((num_tasks,)).values() if index]
+    ends = [each.indices(num_tasks) for each in slices]
     return range(min(start for start, _, _ in ends), max(stop for _, stop, _ in ends))

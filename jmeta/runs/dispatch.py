@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from .. import sharding, tasks, training
+from .. import tasks, training
 from ..sharding import Sharing
 from ..tasks import HostTasks
 from ..training import MetaState
@@ -29,16 +31,17 @@ def dispatcher(experiment: Experiment, starts: Sequence[RunState]) -> Dispatch:
     Raises:
       ValueError: for several seeds on tasks that come from the host: every seed has its own stream of them.
     """
-    part, stream, num_total_steps = experiment.training, experiment.meta_train, experiment.num_total_steps
+    options, stream, num_total_steps = experiment.training, experiment.meta_train, experiment.num_total_steps
     if isinstance(stream, HostTasks):
         if len(starts) > 1:
             raise ValueError(f"{len(starts)} seeds together on tasks from the host; train them one after another")
         return _fed_dispatcher(experiment, stream, starts[0])
     if experiment.sharing is None:
-        sample = tasks.stacked(stream, part.tasks_per_step)
+        sample = tasks.stacked(stream, options.tasks_per_step)
     else:
-        sample = sharding.put(tasks.drawn(stream, part.tasks_per_step), experiment.sharing.replicated())
-    run = training.sampled_steps(experiment.trainer, num_steps=part.steps_per_dispatch, num_total_steps=num_total_steps)
+        sample = experiment.sharing.replicate(experiment.sharing.stacked(stream, options.tasks_per_step))
+    num_steps = options.steps_per_dispatch
+    run = training.sampled_steps(experiment.trainer, num_steps=num_steps, num_total_steps=num_total_steps)
 
     def one(states: Sequence[RunState]) -> list[tuple[RunState, Aux]]:
         (state,) = states
@@ -59,17 +62,17 @@ def dispatcher(experiment: Experiment, starts: Sequence[RunState]) -> Dispatch:
 
 
 def _fed_dispatcher(experiment: Experiment, stream: HostTasks, start: RunState) -> Dispatch:
-    part = experiment.training
+    options = experiment.training
     run_fed = training.fed_steps(experiment.trainer, num_total_steps=experiment.num_total_steps)
-    batches = iter(stream.open(own_tasks(experiment.sharing, part.tasks_per_step)))
+    batches = iter(stream.open(own_tasks(experiment.sharing, options.tasks_per_step)))
     batches.set_state(start.sampler)
 
     def from_host(states: Sequence[RunState]) -> list[tuple[RunState, Aux]]:
         (state,) = states
-        steps = [next(batches) for _ in range(part.steps_per_dispatch)]
+        steps = [next(batches) for _ in range(options.steps_per_dispatch)]
         fed = jax.tree.map(lambda *leaves: np.stack(leaves), *steps)
         if experiment.sharing is not None:
-            fed = _of_all_processes(fed, experiment.sharing, part.tasks_per_step)
+            fed = _of_all_processes(fed, experiment.sharing, options.tasks_per_step)
         meta, aux = run_fed(state.meta, fed, state.key)
         return [(state._replace(meta=meta, sampler=batches.get_state()), aux)]
 
@@ -83,10 +86,11 @@ def _of_all_processes(fed: PyTree, sharing: Sharing, num_tasks: int) -> PyTree:
     def of_leaf(own: np.ndarray) -> jax.Array:
         shape = (own.shape[0], num_tasks, *own.shape[2:])
 
-        def part(index: Any) -> np.ndarray:
+        def own_slice(index: Any) -> np.ndarray:
             start, stop, _ = index[1].indices(num_tasks)
             return own[:, start - first : stop - first]
 
-        return jax.make_array_from_callback(shape, sharing.of_steps(), part)
+        by_task = NamedSharding(sharing.mesh, P(None, sharing.mesh.axis_names))
+        return jax.make_array_from_callback(shape, by_task, own_slice)
 
     return jax.tree.map(of_leaf, fed)

@@ -1,4 +1,4 @@
-"""Judge a trained run on meta_test: `jmeta evaluate RUN [--baselines] [--inner-steps 0 1 5 10] [--overrides]`.
+"""Evaluate a trained run on meta_test: `jmeta evaluate RUN [--baselines] [--inner-steps 0 1 5 10] [--overrides]`.
 
 RUN is the folder of one seed or that of all seeds of a recipe. The parameters are those chosen on meta_valid. Any
 option of the recipe can be given another value, such as `--num-ways 20`, if the parameters keep their shapes. Results
@@ -27,7 +27,7 @@ from .recipes import Recipe
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Judge a trained run on meta_test."""
+    """Evaluate a trained run on meta_test."""
 
     run: tyro.conf.Positional[pathlib.Path]
     """Folder of one seed's run, or the one that has the folders of all seeds."""
@@ -36,7 +36,7 @@ class Command:
     inner_steps: tuple[int, ...] = ()
     """Numbers of inner steps to draw the adaptation curve for, such as 0 1 5 10."""
     baselines: bool = False
-    """Judge the recipe's baselines on the same tasks, which learn nothing from other tasks. It may take a while."""
+    """Evaluate the recipe's baselines on the same tasks, which learn nothing from other tasks. It may take a while."""
 
 
 class Timed(NamedTuple):
@@ -171,37 +171,37 @@ def tested_otherwise(recipe: Recipe, trained: Any, tested: Any) -> Experiment:
 
 
 def timed_evaluation(
-    experiment: Experiment, judged: Learner | EpisodeFn, meta_params: PyTree, *, num_steps: int | None = None
+    experiment: Experiment, tested: Learner | EpisodeFn, meta_params: PyTree, *, num_steps: int | None = None
 ) -> Timed:
-    """Judge on the fixed tasks of meta_test, the same for all; `num_steps` goes with the protocol.
+    """Evaluate on the fixed tasks of meta_test, the same for all; `num_steps` goes with the protocol.
 
-    A learner is judged by its predictions, an episode function by what it reports.
+    A learner is evaluated by its predictions, an episode function by what it reports.
     """
     start = time.perf_counter()
     steps = "" if num_steps is None else f", {loop.inner_steps(num_steps)}"
     with console.compile_clock() as compiling:
-        evaluation = evaluation_of(experiment, judged, meta_params, loop.split_key("meta_test"), steps=steps)
+        evaluation = evaluation_of(experiment, tested, meta_params, loop.split_key("meta_test"), steps=steps)
     return Timed(evaluation, time.perf_counter() - start - compiling.seconds, compiling.seconds)
 
 
 def evaluation_of(
-    experiment: Experiment, judged: Learner | EpisodeFn, meta_params: PyTree, key: RandomKey, *, steps: str
+    experiment: Experiment, tested: Learner | EpisodeFn, meta_params: PyTree, key: RandomKey, *, steps: str
 ) -> Evaluation:
-    """A learner judged by its predictions, or an episode function by what it reports, on the tasks of a key."""
+    """Evaluate a learner by its predictions, or an episode function by what it reports, on the tasks of a key."""
     arguments = (meta_params, experiment.source.meta_test, key)
     numbers: Any = {
         "protocol": experiment.test_protocol + steps,
         "num_tasks": experiment.num_test_tasks,
         "tasks_at_once": experiment.testing.tasks_at_once,
     }
-    if isinstance(judged, Learner):
-        return evaluate_learner(judged, experiment.loss_fn, *arguments, **numbers)
-    return evaluate_episodes(judged, *arguments, **numbers)
+    if isinstance(tested, Learner):
+        return evaluate_learner(tested, experiment.loss_fn, *arguments, **numbers)
+    return evaluate_episodes(tested, *arguments, **numbers)
 
 
 def evaluated(experiment: Experiment, meta_params: PyTree) -> Timed:
     """The experiment's own learner on meta_test."""
-    return timed_evaluation(experiment, experiment.judged, meta_params, num_steps=experiment.num_test_steps)
+    return timed_evaluation(experiment, experiment.tested, meta_params, num_steps=experiment.num_test_steps)
 
 
 def table_row(name: str, timed: Timed) -> dict[str, str]:
@@ -333,7 +333,7 @@ def overridden(recipe: Recipe, trained: Any, words: list[str], *, program: str =
 def draw_episode(folder: pathlib.Path, name: str, experiment: Experiment, meta_params: PyTree) -> pathlib.Path:
     """The first test task with the learner's predictions, as `test_episode.png`."""
     key_task, key_adapt = jax.random.split(jax.random.split(loop.split_key("meta_test"), 2)[0])
-    learner = experiment.judged
+    learner = experiment.tested
     assert isinstance(learner, Learner)
 
     @jax.jit

@@ -13,7 +13,7 @@ import optax
 from .. import training as training_
 from ..batching import over_tasks
 from ..episodes import episode
-from ..sharding import Sharing, keep_placed
+from ..sharding import Sharing
 from ..tasks import HostTasks, Source
 from ..types import EpisodeFn, GradFn, Learner, LossFn, MetaTrainer, PyTree, RandomKey, Task
 from . import devices
@@ -74,28 +74,28 @@ class Experiment:
 
     Attributes:
       learner: as it is meta-trained.
-      loss_fn: what predictions are judged by.
+      loss_fn: of predictions, in training and evaluation.
       source: where tasks come from.
-      optimizer: the meta-optimizer; `None` if `make_trainer` is given.
+      optimizer: the meta-optimizer; `None` if `meta_trainer` is given.
       training: how long, how often, what to watch.
       testing: how much to test on.
       metric: what models are chosen by.
-      evaluated: what meta_valid and meta_test judge: a learner by its predictions, or an episode function by what it
+      evaluated: what meta_valid and meta_test evaluate: a learner by its predictions, or an episode function by what it
         reports. `learner` if not given.
       with_num_steps: the same with another number of inner steps; `None` if it has none. With `num_test_steps` it takes
         the place of `evaluated`.
       num_test_steps: inner steps at test.
       episode_fn: what a meta-step descends; `jmeta.episode(learner, loss_fn)` if not given.
       init: `key -> meta_params`; the learner's own on a task of the source's shapes, if not given.
-      make_trainer: `sharing -> MetaTrainer`, for meta-steps that are not the plain ones: the optimizer's on the mean
-        gradient over tasks.
+      meta_trainer: for meta-steps other than the plain ones, which are the optimizer's on the mean gradient over tasks.
+        Devices can share its tasks if it has a `share`.
       has_progress: whether tasks carry the share of training that is done, as their `progress`.
       training_names: renames metrics of training that are not what testing measures, such as a loss that is an
         objective of its own.
-      baselines: learners without meta-parameters by name, to be judged on the same tasks.
+      baselines: learners without meta-parameters by name, to be evaluated on the same tasks.
 
     Raises:
-      ValueError: unless exactly one of `optimizer` and `make_trainer` is given.
+      ValueError: unless exactly one of `optimizer` and `meta_trainer` is given.
 
     Example:
       >>> import optax
@@ -124,19 +124,19 @@ class Experiment:
     num_test_steps: int | None = None
     episode_fn: EpisodeFn | None = None
     init: Callable[[RandomKey], PyTree] | None = None
-    make_trainer: Callable[[Sharing | None], MetaTrainer] | None = None
+    meta_trainer: MetaTrainer | None = None
     has_progress: bool = False
     training_names: Mapping[str, str] = field(default_factory=dict)
     baselines: Mapping[str, Learner] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if (self.optimizer is None) == (self.make_trainer is None):
+        if (self.optimizer is None) == (self.meta_trainer is None):
             given = "neither" if self.optimizer is None else "both"
-            raise ValueError(f"expected an optimizer or make_trainer, got {given}; pass one of them")
+            raise ValueError(f"expected an optimizer or a meta_trainer, got {given}; pass one of them")
 
     @functools.cached_property
-    def judged(self) -> Learner | EpisodeFn:
-        """The learner or episode function that meta_valid and meta_test judge."""
+    def tested(self) -> Learner | EpisodeFn:
+        """The learner or episode function that meta_valid and meta_test evaluate."""
         if self.with_num_steps is not None and self.num_test_steps is not None:
             return self.with_num_steps(self.num_test_steps)
         return self.learner if self.evaluated is None else self.evaluated
@@ -182,15 +182,11 @@ class Experiment:
     @functools.cached_property
     def trainer(self) -> MetaTrainer:
         """Meta-steps on `training.tasks_per_step` stacked tasks."""
-        sharing = self.sharing
-        if self.make_trainer is not None:
-            trainer = self.make_trainer(sharing)
-        else:
+        trainer = self.meta_trainer
+        if trainer is None:
             assert self.optimizer is not None
-            mean_grad = over_tasks(self.grad_fn, batching=self.training.batching)
-            mean_grad = mean_grad if sharing is None else sharing.over(mean_grad)
-            trainer = training_.meta_trainer(mean_grad, self.optimizer)
-        return trainer if sharing is None else keep_placed(trainer, sharing.mesh)
+            trainer = training_.meta_trainer(over_tasks(self.grad_fn, batching=self.training.batching), self.optimizer)
+        return trainer if self.sharing is None else self.sharing.trainer(trainer)
 
 
 def _zeros_like_one(source: Source) -> Task:
@@ -203,7 +199,7 @@ def _zeros_like_one(source: Source) -> Task:
 
 def is_image_task(experiment: Experiment) -> bool:
     """Whether inputs are `[height, width, channels]`."""
-    if not isinstance(experiment.judged, Learner):
+    if not isinstance(experiment.tested, Learner):
         return False
     task = jax.eval_shape(experiment.source.meta_test, jax.random.key(0))
     return hasattr(task.query.x, "shape") and len(task.query.x.shape) == 4
@@ -212,7 +208,7 @@ def is_image_task(experiment: Experiment) -> bool:
 def check(training: Training, testing: Testing) -> None:
     """Raise `ValueError` at the first number that is out of its range, with the option's name.
 
-    For runs that are trained: what is only judged may have been trained by other rules.
+    For runs that are trained: what is only tested may have been trained by other rules.
     """
     check_steps(training)
     least = {

@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from .. import checkpoints, sharding
+from .. import checkpoints
 from ..checkpoints.cluster import Operation
-from ..evaluation import Estimate, estimate, per_task_episodes, per_task_metrics
+from ..evaluation import ONE_DEVICE, Estimate, estimate, evaluation_episode, per_task_values
+from ..sharding import to_local_device
 from ..tasks.few_shot import as_partial
 from ..types import Aux, Learner, PyTree, RandomKey
 from . import console, files, processes
@@ -54,9 +55,9 @@ def split_key(split: str) -> RandomKey:
 
 
 def valid_protocol(experiment: Experiment) -> str:
-    """The words beside numbers of meta_valid: how its tasks are drawn and judged."""
+    """The words beside numbers of meta_valid: how its tasks are drawn, and what is predicted from."""
     steps = "" if experiment.num_test_steps is None else f", {inner_steps(experiment.num_test_steps)}"
-    together = ", all queries of a task together" if isinstance(experiment.judged, Learner) else ""
+    together = ", all queries of a task together" if isinstance(experiment.tested, Learner) else ""
     describe = experiment.source.describe_valid or experiment.source.describe
     return f"{describe(experiment.training.num_valid_tasks)}, of meta_valid{steps}{together}"
 
@@ -68,19 +69,16 @@ def inner_steps(num_steps: int) -> str:
 
 def validator(experiment: Experiment) -> Callable[[PyTree], dict[str, Estimate]]:
     """`meta_params -> estimates` on the fixed tasks of meta_valid, compiled once."""
-    mesh = None if experiment.sharing is None else experiment.sharing.mesh
-    if isinstance(experiment.judged, Learner):
-        measure = per_task_metrics(experiment.judged, experiment.loss_fn, mesh=mesh)
-    else:
-        measure = per_task_episodes(experiment.judged, mesh=mesh)
+    tested, sharing = experiment.tested, experiment.sharing
+    episode_fn = evaluation_episode(tested, experiment.loss_fn) if isinstance(tested, Learner) else tested
+    measure = per_task_values(episode_fn, chunk_map=ONE_DEVICE if sharing is None else sharing.chunk_map)
     training, testing = experiment.training, experiment.testing
     numbers = {"num_tasks": training.num_valid_tasks, "tasks_at_once": testing.tasks_at_once}
-    sample = experiment.source.meta_valid
-    if experiment.sharing is not None:
-        sample = sharding.put(as_partial(sample), experiment.sharing.replicated())
+    sample = as_partial(experiment.source.meta_valid)
+    sample = sample if sharing is None else sharing.replicate(sample)
 
     def validate(meta_params: PyTree) -> dict[str, Estimate]:
-        measured, _ = measure(meta_params, sample, split_key("meta_valid"), **numbers)
+        measured = measure(meta_params, sample, split_key("meta_valid"), **numbers)
         return {name: estimate(values) for name, values in measured.items()}
 
     return validate
@@ -302,7 +300,8 @@ def _explain_divergence(experiment: Experiment, state: RunState, folder: pathlib
     """
     step, in_a_row = int(state.meta.last_skipped_step), int(state.meta.num_skipped_in_a_row)
     checkpoints.save(folder / "diverged", int(state.meta.step), state, keep_last=1)
-    reports = examine_step(experiment, sharding.here(state.meta.meta_params), sharding.here(state.key), step)
+    meta_params, key = to_local_device((state.meta.meta_params, state.key))
+    reports = examine_step(experiment, meta_params, key, step)
     if len(reports) < experiment.training.tasks_per_step:  # those of this process, as its host draws no others
         everywhere = Operation("say which tasks are at fault").gather(reports)
         reports = [TaskReport(*report) for each in everywhere for report in each]

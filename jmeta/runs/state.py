@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import sharding
+from ..sharding import shardings_of
 from ..tasks import HostTasks
 from ..training import MetaState
 from ..types import PyTree, RandomKey
@@ -50,11 +50,10 @@ def init_state(experiment: Experiment, seed: int) -> RunState:
     meta_params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), experiment.init_fn(key_init))
     init, key = experiment.trainer.init, key_run
     if experiment.sharing is not None:
-        mesh = experiment.sharing.mesh
-        meta_params = sharding.put(meta_params, sharding.shardings_of(meta_params, mesh))
-        # what is divided is larger than the parameters, and made in parts
-        init = jax.jit(init, out_shardings=sharding.shardings_of(jax.eval_shape(init, meta_params), mesh))
-        key = sharding.put(key, experiment.sharing.replicated())
+        meta_params = experiment.sharing.place(meta_params)
+        # a divided state is larger than the parameters, and no device makes the whole of it
+        shardings = shardings_of(jax.eval_shape(init, meta_params), experiment.sharing.mesh)
+        init, key = jax.jit(init, out_shardings=shardings), experiment.sharing.replicate(key)
     return RunState(
         meta=init(meta_params),
         key=key,

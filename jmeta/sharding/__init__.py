@@ -2,9 +2,10 @@
 
     keys of tasks ──► each device: its blocks of tasks, drawn and computed ──► one exchange ──► the mean, everywhere
 
-Everything rests on `jax.sharding`: a mesh, arrays that say where they are, and `jax.shard_map`. What `over_devices`
-returns takes the place of what `jmeta.over_tasks` returns, so that trainers, estimators and checkpoints know nothing
-of it.
+Everything rests on `jax.sharding`: a mesh, arrays that know where they are, and `jax.shard_map`. `Sharing` is the one
+wrapper: `Sharing(mesh, num_blocks).trainer(trainer)` is the same trainer on tasks that devices share, its `stacked`
+samples those tasks, and its `chunk_map` is for `jmeta.evaluate`. Trainers, estimators, recipes and checkpoints know
+nothing of it.
 
 **The same bits.** A sum of floating-point numbers depends on its order, and a compiled program on the shapes it was
 compiled for. With `num_blocks`, tasks are computed in blocks of one shape whatever the number of devices, in a loop
@@ -15,9 +16,8 @@ of devices; the environment variable `NPROC` sets one size for all.) Without `nu
 together and the sum is JAX's all-reduce: the same up to rounding.
 """
 
-from .devices import MeanFn, map_over_devices, over_devices
-from .gathered import on_gathered, take_in_blocks
-from .placing import LEAST_TO_DIVIDE, MODEL, TASKS, here, keep_placed, make_mesh, put, shardings_of
+from .devices import MeanFn
+from .placing import LEAST_TO_DIVIDE, MODEL, TASKS, make_mesh, place, shardings_of, to_local_device
 from .sharing import Sharing
 
 __all__ = [
@@ -27,12 +27,7 @@ __all__ = [
     "MeanFn",
     "Sharing",
     "make_mesh",
-    "over_devices",
-    "map_over_devices",
-    "on_gathered",
-    "take_in_blocks",
     "shardings_of",
-    "keep_placed",
-    "put",
-    "here",
+    "place",
+    "to_local_device",
 ]

@@ -6,7 +6,6 @@ device come through `host_fed`.
 
 from .class_arrays import ClassArrays as ClassArrays
 from .class_arrays import group_by_class as group_by_class
-from .drawn import drawn as drawn
 from .few_shot import few_shot as few_shot
 from .few_shot import stacked as stacked
 from .gaussian_blobs import gaussian_blobs as gaussian_blobs

@@ -5,7 +5,7 @@ and names the violated clause. `leaks` tells transductive learners from inductiv
 environments and policies are in `jmeta.domains.rl.testing`.
 """
 
-from ..leaks import LeakReport, leaks
+from ..inductive import LeakReport, leaks
 from .gradients import check_estimator, check_meta_gradient
 from .learners import check_learner
 from .samplers import check_sampler

@@ -222,7 +222,7 @@ def test_inner_steps_at_test_are_those_asked_for(name, tiny_network):
     assert experiment.num_test_steps == 0
     key = jax.random.key(0)
     task, meta_params = experiment.source.meta_test(key), experiment.init_fn(key)
-    adapted = experiment.judged.adapt(meta_params, task.support, key)
+    adapted = experiment.tested.adapt(meta_params, task.support, key)
     start = jax.tree.map(np.asarray, meta_params)
     jax.tree.map(np.testing.assert_array_equal, start, jax.tree.map(np.asarray, adapted))
 
@@ -253,8 +253,8 @@ def test_more_ways_at_test(name, tiny_network):
     task, meta_params = jax.eval_shape(experiment.source.meta_test, key), jax.eval_shape(experiment.init_fn, key)
 
     def logits(meta_params, task, key):
-        adapted = experiment.judged.adapt(meta_params, task.support, key)
-        return experiment.judged.predict(meta_params, adapted, task.query.x, None)
+        adapted = experiment.tested.adapt(meta_params, task.support, key)
+        return experiment.tested.predict(meta_params, adapted, task.query.x, None)
 
     assert task.support.y.shape == (14,)
     assert jax.eval_shape(logits, meta_params, task, key).shape == (*task.query.y.shape, 7)

@@ -76,7 +76,7 @@ def test_a_recipe_is_built_and_traced_at_its_own_size(name):
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, start)
     assert {"loss", "is_skipped"} <= set(aux)
     test_task = jax.eval_shape(experiment.source.meta_test, key)
-    _, judged = jax.eval_shape(experiment.judged, params, test_task, key)
+    _, judged = jax.eval_shape(experiment.tested, params, test_task, key)
     assert judged["return"].shape == ()
     assert experiment.metric == "return"
     assert experiment.training_names["loss"] == "objective"
@@ -94,7 +94,7 @@ def test_a_variant_trains_and_is_judged(name):
         params = experiment.init_fn(key_init)
         run = training.sampled_steps(experiment.trainer, num_steps=2)
         after, aux = run(experiment.trainer.init(params), sample, key_train)
-        _, judged = experiment.judged(after.meta_params, experiment.source.meta_test(key_test), key_test)
+        _, judged = experiment.tested(after.meta_params, experiment.source.meta_test(key_test), key_test)
         return params, after, aux, judged
 
     params, after, aux, judged = trained_and_judged(jax.random.key(0))

@@ -288,11 +288,11 @@ def test_it_learns_to_explore_a_bandit(key):
         num_epochs=num_epochs,
         num_minibatches=num_minibatches,
     )
-    trainer = method.trainer(None)
+    trainer = method.trainer
     run = training.sampled_steps(trainer, num_steps=num_steps)
     state, _ = run(trainer.init(method.init(key)), tasks.stacked(sample_arms, 256), key)
     keys = jax.random.split(jax.random.key(1), 2000)
-    judged = jax.jit(jax.vmap(lambda key: method.judged(state.meta_params, sample_arms(key), key)[1]["return"]))
+    judged = jax.jit(jax.vmap(lambda key: method.tested(state.meta_params, sample_arms(key), key)[1]["return"]))
     assert judged(keys).mean() > 5.2
 
 
