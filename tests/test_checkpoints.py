@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jmeta import checkpoints, training
-from jmeta.checkpoints import arrays, files
+from jmeta.checkpoints import arrays, files, guarded
 
 
 def small_state(seed=0):
@@ -355,7 +355,7 @@ def test_what_the_system_does_not_let_us_read_is_not_damaged(tmp_path, monkeypat
     def refused(*args, **kwargs):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(*((pathlib.Path, "read_text") if what == "manifest" else (files, "_sha256")), refused)
+    monkeypatch.setattr(guarded, "read_json" if what == "manifest" else "sha256", refused)
     with pytest.raises(OSError, match=os.strerror(number)):
         checkpoints.restore(tmp_path, small_state())
 

@@ -92,6 +92,7 @@ class AsyncSaver:
             raise ValueError(f"keep_last={keep_last}; expected at least 1 checkpoint to keep")
         self._folder, self._keep_last = files.usable(folder), keep_last
         self._pending: concurrent.futures.Future[None] | None = None
+        self._is_begun = False
 
     def save(self, step: int, state: PyTree, *, score: float | None = None) -> pathlib.Path:
         """Begin a checkpoint, after the one before; return as soon as `state` may be donated or changed.
@@ -106,7 +107,8 @@ class AsyncSaver:
 
         Raises:
           ValueError: as `save` does.
-          OSError: if this one cannot be begun, or the one before, which was begun, could not be written.
+          OSError: if this one cannot be begun, or the one before, which was begun, could not be written; a folder that
+            was moved or deleted after the first save is not made again.
           DamagedCheckpointError: if the one before does not read back.
         """
         self.wait()
@@ -121,8 +123,10 @@ class AsyncSaver:
         temporary = None
         with operation.together():
             if cluster.is_first():
+                if not self._is_begun:  # later it is there, or was moved or deleted, and must not be made anew
+                    self._folder.mkdir(parents=True, exist_ok=True)
                 temporary = str(files.make_temporary(self._folder, step))
-        temporary = pathlib.Path(operation.gather(temporary)[0])
+        temporary, self._is_begun = pathlib.Path(operation.gather(temporary)[0]), True
 
         copied = threading.Event()
         content = {"step": step, "score": score, "leaves": described}
