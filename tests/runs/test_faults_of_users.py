@@ -127,8 +127,9 @@ def test_a_log_whose_folder_or_lock_was_lost_says_so(tmp_path):
             written.append(1, "meta_train", {"loss": 1.0})
             written.to_disk()
             harm(folder)
-            with pytest.raises(run_folder.LostFolderError, match="was moved or deleted while the run wrote"):
-                written.to_disk()
+            for end in (written.to_disk, written.close):
+                with pytest.raises(run_folder.LostFolderError, match="was moved or deleted while the run wrote"):
+                    end()
 
 
 def test_a_saver_does_not_begin_a_second_folder(tmp_path):
