@@ -102,6 +102,14 @@ def step_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
+def identity(path: pathlib.Path | int) -> tuple[int, int] | None:
+    """What tells a file, a folder or an open file from a later one of its name; `None` if there is none."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
+
+
 def make_temporary(folder: pathlib.Path, step: int) -> pathlib.Path:
     """An empty folder to write a checkpoint in; what saves that were killed have left behind is deleted.
 

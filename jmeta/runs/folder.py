@@ -29,6 +29,7 @@ import jax
 import jmeta
 
 from ..checkpoints import guarded
+from ..checkpoints.files import identity
 from ..checkpoints.guarded import open_file, short
 from . import options as options_
 from .console import StoppedError
@@ -72,15 +73,7 @@ class Watch:
 
 
 def _identities(folder: pathlib.Path) -> list[tuple[int, int] | None]:
-    return [_identity(path) for path in (folder, folder / "lock", folder / "metrics.jsonl")]
-
-
-def _identity(path: pathlib.Path | int) -> tuple[int, int] | None:
-    """What tells a file from another of its name; `None` if there is none."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        found = os.stat(path)
-        return found.st_dev, found.st_ino
-    return None
+    return [identity(path) for path in (folder, folder / "lock", folder / "metrics.jsonl")]
 
 
 @contextlib.contextmanager
@@ -102,7 +95,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
             raise FolderInUseError(
                 f"{folder} is being written by process {holder}; wait for it, stop it, or choose another --run-dir"
             ) from None
-        if _identity(file.fileno()) != _identity(folder / "lock"):  # deleted between the two calls
+        if identity(file.fileno()) != identity(folder / "lock"):  # deleted between the two calls
             raise FolderInUseError(f"{folder} is being written by another process, which has just begun")
         file.truncate(0)
         file.write(str(os.getpid()))
