@@ -7,6 +7,7 @@ and shape, dtype, chunks and encoding that the files declare are compared with w
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import logging
 import os
@@ -168,7 +169,8 @@ def _as_os_error(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if code := _errno_of(error):
+        code = _errno_of(error) or (errno.ENOENT if "NOT_FOUND" in str(error) else 0)  # deleted while it was written
+        if code:
             raise OSError(code, os.strerror(code), str(path)) from error
         raise
 

@@ -1,13 +1,12 @@
 """Files: the folder of a run's checkpoints, the manifest of each, and what is checked before anything else is read.
 
-A checkpoint may come from someone else, with a manifest that agrees with its own digest. What is verified here: that
-the folder holds regular files only, exactly those that the manifest names; that all is of the types that `save` writes;
-that every file has its SHA-256. Nothing here follows a link or executes what it reads.
+A checkpoint may come from someone else, with a manifest that agrees with its own digest. What is verified: that the
+folder holds regular files only, exactly those that the manifest names; that all is of the types that `save` writes;
+that every file has its SHA-256. All of it is read through `guarded`.
 """
 
 import contextlib
 import errno
-import hashlib
 import json
 import math
 import os
@@ -18,9 +17,11 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+from . import guarded
+from .guarded import list_files
+
 MANIFEST = "manifest.json"
 FORMAT = 2  # 1 had no number, and compressed arrays
-_MAX_MANIFEST_BYTES = 1 << 26
 _STEP_FOLDER = re.compile(r"step_([0-9]{8,18})")
 _TEMPORARY = "tmp-"
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|(gs|gcs|s3|az|abfss?|hdfs|https?|file):/", re.IGNORECASE)
@@ -101,9 +102,20 @@ def step_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
+def identity(path: pathlib.Path | int) -> tuple[int, int] | None:
+    """What tells a file, a folder or an open file from a later one of its name; `None` if there is none."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
+
+
 def make_temporary(folder: pathlib.Path, step: int) -> pathlib.Path:
-    """An empty folder to write a checkpoint in; what saves that were killed have left behind is deleted."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """An empty folder to write a checkpoint in; what saves that were killed have left behind is deleted.
+
+    Raises:
+      FileNotFoundError: if `folder` is not there: whoever makes it anew would go on in another place than before.
+    """
     for abandoned in folder.glob(_TEMPORARY + "*"):
         remove(abandoned)
     # named anew each time: threads of a save that failed may still write to the one before
@@ -164,30 +176,9 @@ def to_disk(*paths: pathlib.Path) -> None:
 
 def write_manifest(path: pathlib.Path, content: dict[str, Any]) -> None:
     """Describe a checkpoint, all of whose other files are there."""
-    hashes = {str(file.relative_to(path)): _sha256(file) for file in list_files(path)}
+    hashes = {str(file.relative_to(path)): guarded.sha256(file) for file in list_files(path)}
     manifest = {"format": FORMAT, **content, "files": hashes}
-    (path / MANIFEST).write_text(json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1) + "\n")
-
-
-def list_files(path: pathlib.Path) -> list[pathlib.Path]:
-    """All files below a folder, sorted.
-
-    Raises:
-      DamagedCheckpointError: if there is anything but regular files and folders: to follow a link may lead out of the
-        folder, and to read a pipe may last for ever.
-    """
-    found, folders = [], [path]
-    while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(pathlib.Path(entry.path))
-                elif entry.is_file(follow_symlinks=False):
-                    found.append(pathlib.Path(entry.path))
-                else:
-                    name = pathlib.Path(entry.path).relative_to(path)
-                    raise DamagedCheckpointError(f"it holds {str(name)!r}, a link or a special file")
-    return sorted(found)
+    (path / MANIFEST).write_text(json.dumps({**manifest, "sha256": guarded.digest(manifest)}, indent=1) + "\n")
 
 
 def read_manifest(path: pathlib.Path, name: str | None = None) -> dict[str, Any]:
@@ -203,7 +194,9 @@ def read_manifest(path: pathlib.Path, name: str | None = None) -> dict[str, Any]
     """
     manifest = _load(path)
     stated = manifest.pop("sha256", None)
-    if stated != _digest(manifest):
+    with _readable(MANIFEST):
+        found = guarded.digest(manifest)
+    if stated != found:
         raise DamagedCheckpointError(f"its {MANIFEST} does not have the SHA-256 that it states")
     if manifest.get("format", 1) != FORMAT:
         raise ValueError(
@@ -219,53 +212,34 @@ def read_manifest(path: pathlib.Path, name: str | None = None) -> dict[str, Any]
 
 
 def verify_files(path: pathlib.Path, stated: dict[str, str], max_bytes: int, share: tuple[int, int]) -> None:
-    """Check that the files are those of the manifest, and the content of every n-th.
-
-    Args:
-      path: the checkpoint's folder.
-      stated: the manifest's files.
-      max_bytes: more than the files together can have. A file without content may have any size, and to read it for
-        its hash would never end.
-      share: `(i, n)`: hash the files i, i + n, ...; other processes hash the others.
+    """`guarded.verify` of all files but the manifest, which has a digest of its own.
 
     Raises:
       DamagedCheckpointError: if a file is missing, too many, too large or changed.
     """
     with _readable("files"):
-        files = {str(file.relative_to(path)): file for file in list_files(path)}
-        files.pop(MANIFEST, None)
-        for name in sorted(stated.keys() ^ files.keys()):
-            problem = "is not in its manifest" if name in files else "is missing"
-            raise DamagedCheckpointError(f"its file {name} {problem}")
-        if (total := sum(file.stat().st_size for file in files.values())) > max_bytes:
-            raise DamagedCheckpointError(f"its files have {total} bytes, more than its leaves can take")
-        for name in sorted(files)[share[0] :: share[1]]:
-            if _sha256(files[name]) != stated[name]:
-                raise DamagedCheckpointError(f"its file {name} does not have the SHA-256 that was written")
+        guarded.verify(path, stated, max_bytes, manifest=MANIFEST, share=share)
 
 
 def _load(path: pathlib.Path) -> dict[str, Any]:
     """A manifest as it stands, unverified."""
-    file = path / MANIFEST
     with _readable(MANIFEST):
-        if path.is_symlink() or file.is_symlink() or not file.is_file():
-            raise DamagedCheckpointError(f"its {MANIFEST} is missing, or a link leads there")
-        if file.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise DamagedCheckpointError(f"its {MANIFEST} has {file.stat().st_size} bytes")
-        manifest = json.loads(file.read_text())
-    if not isinstance(manifest, dict):
-        raise DamagedCheckpointError(f"its {MANIFEST} holds a {type(manifest).__name__}")
-    return manifest
+        if path.is_symlink():
+            raise DamagedCheckpointError("it is missing, or a link leads there")
+        try:
+            return guarded.read_json(path / MANIFEST)
+        except (FileNotFoundError, NotADirectoryError):
+            raise DamagedCheckpointError(f"its {MANIFEST} is missing") from None
 
 
 @contextlib.contextmanager
 def _readable(what: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         if getattr(error, "errno", None) in NO_DAMAGE:
             raise
-        raise DamagedCheckpointError(f"its {what} cannot be read ({type(error).__name__}: {error})") from error
+        raise DamagedCheckpointError(f"its {what} cannot be read ({getattr(error, 'reason', error)})") from error
 
 
 def _is_int(value: Any) -> bool:
@@ -278,13 +252,3 @@ def _is_score(value: Any) -> bool:
 
 def _is_text_to_text(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    with _readable(MANIFEST):
-        return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -9,6 +9,7 @@ import jax
 from ..types import PyTree
 from . import arrays, cluster, files, leaves
 from .files import DamagedCheckpointError
+from .guarded import short
 
 
 def restore(
@@ -48,10 +49,55 @@ def restore(
       ...     checkpoints.steps(folder), latest[0], best[0]
       ([1, 4, 5], 5, 1)
     """
+    return _restore(folder, like, best=best, up_to=up_to, inside=None)
+
+
+def restore_part(
+    folder: str | os.PathLike[str], like: PyTree, *, inside: str = "", best: bool = False, up_to: int | None = None
+) -> tuple[int, PyTree] | None:
+    """A part of the latest whole checkpoint, by the names of its leaves, whatever else was saved with it.
+
+    So parameters come back without their optimizer, and go on with another one. Everything is verified as `restore`
+    does it, and only what `like` names is read.
+
+    Args:
+      folder: see `restore`.
+      like: the part, as for `restore`; each of its leaves must have been saved with that shape and dtype.
+      inside: where the part is in what was saved, as `jax.tree_util.keystr` writes it: `"['params']"` for a key of a
+        dictionary, `".best_meta_params"` for a field of a NamedTuple, as in the checkpoints of a run.
+      best: see `restore`.
+      up_to: see `restore`.
+
+    Returns:
+      `(step, part)`, or `None` if there is no checkpoint.
+
+    Raises:
+      ValueError: if a leaf was not saved, or with another shape or dtype: the first is named, with names that are like
+        it; else as `restore`.
+      DamagedCheckpointError: as `restore`.
+      OSError: as `restore`.
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp
+      >>> from jmeta import checkpoints
+      >>> state = {"params": {"w": jnp.ones(3)}, "optimizer": jnp.zeros(7)}
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     _ = checkpoints.save(folder, 500, state)
+      ...     _, params = checkpoints.restore_part(folder, {"w": jnp.zeros(3)}, inside="['params']")
+      >>> params["w"].tolist()
+      [1.0, 1.0, 1.0]
+    """
+    return _restore(folder, like, best=best, up_to=up_to, inside=inside)
+
+
+def _restore(
+    folder: str | os.PathLike[str], like: PyTree, *, best: bool, up_to: int | None, inside: str | None
+) -> tuple[int, PyTree] | None:
+    """All of a checkpoint, or with `inside` the part that has these names."""
     folder = files.usable(folder)
-    named = leaves.named_leaves(like)
+    named = {_full_name(name, inside): leaf for name, leaf in leaves.named_leaves(like).items()}
     described = {name: leaves.describe(name, leaf) for name, leaf in named.items()}
-    called = f"restore({str(folder)!r}, best={best}, up_to={up_to}) of {leaves.fingerprint(described)}"
+    called = f"restore({str(folder)!r}, {best=}, {up_to=}, {inside=}) of {leaves.fingerprint(described)}"
     operation = cluster.Operation(called)
     with operation.together():
         candidates = _candidates(folder, best, up_to)
@@ -61,20 +107,24 @@ def restore(
         path = folder / files.step_name(step)
         try:
             with operation.together():
-                verify(path, forms, described)
+                verify(path, forms, described, is_part=inside is not None)
             with operation.together():
                 stored = arrays.open_arrays(path / "state", forms)
                 restored = [leaves.from_stored(arrays.read_array(stored, n, leaf), leaf) for n, leaf in named.items()]
             return step, jax.tree.unflatten(jax.tree.structure(like), restored)
         except DamagedCheckpointError as error:
             message = f"the checkpoint {path} is damaged and is passed over: {error}"
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
     if candidates:
         raise DamagedCheckpointError(
             f"all {len(candidates)} checkpoints in {folder} are damaged; restore the folder from a copy, or delete "
             "it to start from the beginning"
         )
     return None
+
+
+def _full_name(name: str, inside: str | None) -> str:
+    return f"{inside}{'' if name == '.' else name}" if inside else name  # a tree of one leaf is named by a dot
 
 
 def _candidates(folder: pathlib.Path, best: bool, up_to: int | None) -> list[int]:
@@ -85,7 +135,12 @@ def _candidates(folder: pathlib.Path, best: bool, up_to: int | None) -> list[int
 
 
 def verify(
-    path: pathlib.Path, forms: dict[str, jax.ShapeDtypeStruct], described: dict[str, str], name: str | None = None
+    path: pathlib.Path,
+    forms: dict[str, jax.ShapeDtypeStruct],
+    described: dict[str, str],
+    name: str | None = None,
+    *,
+    is_part: bool = False,
 ) -> None:
     """Check the manifest, and this process's share of the files.
 
@@ -94,24 +149,34 @@ def verify(
       forms: what `leaves.stored_forms` gave.
       described: what `leaves.describe` gave, by name.
       name: that the folder will have, if it does not have it yet.
+      is_part: whether more may have been saved than is described.
 
     Raises:
       ValueError: if what was saved is something else.
       DamagedCheckpointError: if it is not whole.
     """
     manifest = files.read_manifest(path, name)
-    _check_alike(path, manifest["leaves"], described)
+    _check_alike(path, manifest["leaves"], described, is_part)
     max_bytes = (1 << 30) + 8 * sum(map(leaves.num_bytes, forms.values()))
+    if is_part:  # what else was saved is not known, but that the disk can hold it is
+        disk = os.statvfs(path)
+        max_bytes = disk.f_blocks * disk.f_frsize
     files.verify_files(path, manifest["files"], max_bytes, (jax.process_index(), jax.process_count()))
 
 
-def _check_alike(path: pathlib.Path, saved: dict[str, str], expected: dict[str, str]) -> None:
+def _check_alike(path: pathlib.Path, saved: dict[str, str], expected: dict[str, str], is_part: bool) -> None:
     advice = "restore with the configuration that saved it, or choose another folder"
     for name, description in expected.items():
         if name not in saved:
-            raise ValueError(f"{path} has no leaf {name}, which is expected to be {description}; {advice}")
+            hint = _hint(name, saved) if is_part else ""
+            raise ValueError(f"{path} has no leaf {name}, which is expected to be {description}; {hint}{advice}")
         if saved[name] != description:
             raise ValueError(f"{path} has {saved[name]} at {name}, but {description} is expected; {advice}")
-    for name in saved:
+    for name in saved if not is_part else ():
         if name not in expected:
             raise ValueError(f"{path} has a leaf {name} ({saved[name]}) that is not expected; {advice}")
+
+
+def _hint(name: str, saved: dict[str, str]) -> str:
+    close = [short(each) for each in saved if each.endswith(name[-200:])][:3]
+    return f"there is {' and '.join(close)}: say what it is `inside`; " if close else ""

@@ -6,6 +6,7 @@ libraries between us and it, may have done something else than they were asked t
 
 import concurrent.futures
 import contextlib
+import errno
 import math
 import os
 import pathlib
@@ -92,6 +93,7 @@ class AsyncSaver:
             raise ValueError(f"keep_last={keep_last}; expected at least 1 checkpoint to keep")
         self._folder, self._keep_last = files.usable(folder), keep_last
         self._pending: concurrent.futures.Future[None] | None = None
+        self._begun: tuple[int, int] | None = None  # what tells the folder from a later one of its name
 
     def save(self, step: int, state: PyTree, *, score: float | None = None) -> pathlib.Path:
         """Begin a checkpoint, after the one before; return as soon as `state` may be donated or changed.
@@ -106,7 +108,8 @@ class AsyncSaver:
 
         Raises:
           ValueError: as `save` does.
-          OSError: if this one cannot be begun, or the one before, which was begun, could not be written.
+          OSError: if this one cannot be begun, or the one before, which was begun, could not be written; a folder that
+            was moved or deleted after the first save is not made again.
           DamagedCheckpointError: if the one before does not read back.
         """
         self.wait()
@@ -121,6 +124,7 @@ class AsyncSaver:
         temporary = None
         with operation.together():
             if cluster.is_first():
+                self._begin()
                 temporary = str(files.make_temporary(self._folder, step))
         temporary = pathlib.Path(operation.gather(temporary)[0])
 
@@ -131,6 +135,17 @@ class AsyncSaver:
         background.shutdown(wait=False)
         copied.wait()
         return self._folder / files.step_name(step)
+
+    def _begin(self) -> None:
+        """Make the folder, the first time; later it is there, or was moved or deleted, and must not be made anew."""
+        if self._begun is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._begun = files.identity(self._folder)
+        elif self._is_lost():
+            raise FileNotFoundError(errno.ENOENT, "it was moved or deleted after the first save", str(self._folder))
+
+    def _is_lost(self) -> bool:
+        return self._begun != files.identity(self._folder)
 
     def wait(self) -> None:
         """Return when the checkpoint that is on its way is in place.
@@ -191,6 +206,8 @@ class AsyncSaver:
             if cluster.is_first():
                 with contextlib.suppress(OSError):
                     files.remove(temporary)
+                    if self._is_lost():  # TensorStore makes the folders of its files, also where ours was before
+                        os.removedirs(self._folder)
             raise
 
     def _complete(self, temporary: pathlib.Path, content: dict[str, Any]) -> None:

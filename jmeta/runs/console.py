@@ -47,7 +47,17 @@ def run_command(command: Callable[[], None], *, if_interrupted: str) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return getattr(error, "exit_status", 1)
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if os.environ.get("JMETA_TRACEBACK") or not _is_of_memory(error):
+            raise
+        said = str(error).partition("\n")[0] or type(error).__name__
+        print(f"error: the memory does not hold this; take fewer or smaller tasks at once ({said})", file=sys.stderr)
+        return 1
     return 0
+
+
+def _is_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def use_compilation_cache() -> None:

@@ -7,6 +7,7 @@ interval over several seeds in `over_seeds.json` of their common folder.
 """
 
 import dataclasses
+import os
 import pathlib
 import time
 from typing import Annotated, Any, NamedTuple
@@ -53,22 +54,6 @@ class Timed(NamedTuple):
     compile_seconds: float
 
 
-def seed_folders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The folders of the seeds' runs in a folder, which may be such a one itself.
-
-    Raises:
-      ValueError: if there is none.
-    """
-    if (folder / "config.json").is_file():
-        return [folder]
-    found = sorted(path.parent for path in folder.glob("seed_*/config.json"))
-    if not found:
-        runs = sorted(str(path.parent) for path in folder.glob("*/config.json"))
-        inside = f", but {', '.join(runs)} {'are' if len(runs) > 1 else 'is'}" if runs else " and has none in it"
-        raise ValueError(f"{folder} is not a run folder{inside}; pass what --run-dir was, or runs/NAME")
-    return found
-
-
 class Loaded(NamedTuple):
     """A trained run.
 
@@ -109,17 +94,18 @@ def recipe_of(folder: pathlib.Path, named: str | None) -> tuple[Recipe, Any]:
     return recipe, options.restored(recipe.options(), config.values)
 
 
-def load_run(folder: pathlib.Path, named: str | None = None) -> Loaded:
+def load_run(folder: str | os.PathLike[str], named: str | None = None) -> Loaded:
     """A trained run, with its best parameters. It needs no training data where the recipe's source can do without.
 
     Args:
-      folder: of one seed's run.
+      folder: of one seed's run, such as `"runs/NAME/seed_0"`.
       named: the user's recipe file, if the run is not of one of ours.
 
     Raises:
       ValueError: if the folder holds no run, one without a checkpoint yet, one that never had a finite score, or one of
         other classes than the data now have.
     """
+    folder = files.named_by_user(pathlib.Path(folder))
     recipe, chosen = recipe_of(folder, named)
     experiment = recipe.build(chosen)
     if experiment.source.placeholder is None:  # else there are no classes that could be other ones
@@ -296,18 +282,31 @@ def evaluate_seed(folder: pathlib.Path, command: Command, overrides: list[str]) 
     beside = experiment.baselines if command.baselines else {}
     for baseline, learner in beside.items():
         results[baseline] = timed_evaluation(experiment, learner, {})
+    by_steps = {}
     if command.inner_steps:
         by_steps = curve(experiment, meta_params, command.inner_steps)
         results |= {f"{name}, {steps} inner steps": result for steps, result in by_steps.items()}
-        draw_curve(folder, name, experiment.test_protocol, by_steps)
-    if is_image_task(experiment):
-        draw_episode(folder, name, experiment, meta_params)
-    store(folder, experiment.source.split_hash, results)
     console.print_table(f"{folder}: meta_test", [table_row(key, result) for key, result in results.items()])
     for baseline in beside:
         gain = gains({name: timed, baseline: results[baseline]}, over=baseline)[name]
         print(f"{name}: {gain} over {baseline}, task by task, on {experiment.source.name}")
+    try:
+        store(folder, experiment.source.split_hash, results)
+        if by_steps:
+            draw_curve(folder, name, experiment.test_protocol, by_steps)
+        if is_image_task(experiment):
+            draw_episode(folder, name, experiment, meta_params)
+    except OSError as error:  # a folder of others, or a full disk: what was computed is printed all the same
+        raise NotStoredError(timed, f"what is printed above could not be stored ({error})") from error
     return timed
+
+
+class NotStoredError(console.StoppedError):
+    """An evaluation was printed, and the system did not let it be stored."""
+
+    def __init__(self, timed: Timed, message: str):
+        super().__init__(message)
+        self.timed = timed
 
 
 def overridden(recipe: Recipe, trained: Any, words: list[str], *, program: str = "jmeta evaluate RUN") -> Any:
@@ -365,16 +364,28 @@ def draw_curve(folder: pathlib.Path, name: str, protocol: str, by_steps: dict[in
 def evaluate_all(command: Command, overrides: list[str]) -> None:
     """Evaluate every seed's run, and print and store the interval over several."""
     run = files.named_by_user(command.run)
-    results = {folder.name: evaluate_seed(folder, command, overrides).evaluation for folder in seed_folders(run)}
-    if len(results) == 1:
-        return
+    results, refused = {}, []
+    for folder in run_folder.seed_folders(run):
+        try:
+            results[folder.name] = evaluate_seed(folder, command, overrides).evaluation
+        except NotStoredError as error:
+            results[folder.name] = error.timed.evaluation
+            refused.append(str(error))
+    if len(results) > 1:
+        _over_seeds(run, results)
+    if refused:
+        raise console.StoppedError(refused[0])
+
+
+def _over_seeds(run: pathlib.Path, results: dict[str, Evaluation]) -> None:
     first = next(iter(results.values()))
     metric = main_metric(first)
     by_seed = {f"{metric}, inductive": {seed: one.inductive[metric].mean for seed, one in results.items()}}
     both = {seed: one.transductive[metric].mean for seed, one in results.items() if one.transductive}
     by_seed |= {f"{metric}, transductive": both} if both else {}
-    for words, over in seeds.store(run, f"meta_test | {first.protocol}", by_seed).items():
+    for words, over in seeds.over(by_seed).items():
         print(f"{len(results)} seeds: {words}, {shown(metric, over)} (95 % interval over seeds), {first.protocol}")
+    seeds.store(run, f"meta_test | {first.protocol}", by_seed)
 
 
 def command(arguments: list[str]) -> int:

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import jax
@@ -210,6 +210,8 @@ def check(training: Training, testing: Testing) -> None:
 
     For runs that are trained: what is only tested may have been trained by other rules.
     """
+    _check_sizes("training", training)
+    _check_sizes("testing", testing)
     check_steps(training)
     least = {
         "training.tasks_per_step": (1, training.tasks_per_step),
@@ -223,6 +225,19 @@ def check(training: Training, testing: Testing) -> None:
     for name, (smallest, number) in least.items():
         if number is not None and number < smallest:
             raise ValueError(f"{name}={number}; expected at least {smallest}")
+
+
+def _check_sizes(group: str, numbers: Training | Testing) -> None:
+    for name in (each.name for each in fields(numbers)):
+        number, bits = getattr(numbers, name), 31
+        if not isinstance(number, int) or isinstance(number, bool):
+            continue
+        if name == "seed":  # of 32 bits JAX takes, without a word, the last of a larger one
+            bits = 32
+            if number < 0:
+                raise ValueError(f"{group}.seed={number}; expected 0 to {2**bits - 1}")
+        if number >= 2**bits:
+            raise ValueError(f"{group}.{name}={number}; expected at most {2**bits - 1}")
 
 
 def check_steps(training: Training) -> None:

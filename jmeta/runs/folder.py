@@ -29,9 +29,12 @@ import jax
 
 import jmeta
 
+from ..checkpoints import guarded
+from ..checkpoints.files import identity
+from ..checkpoints.guarded import open_file, short
 from . import options as options_
 from .console import StoppedError
-from .files import open_here, read_json, replace_text, short, whole_lines
+from .files import refuse_links, replace_text
 
 FORMAT = 2
 """Version of `config.json`; version 1 recorded recipes that were composed of parts."""
@@ -41,6 +44,37 @@ _MAX_DEPTH = 8  # of options in options
 
 class FolderInUseError(StoppedError):
     """Another process writes to the run folder."""
+
+
+class LostFolderError(StoppedError):
+    """The folder that a run writes to was moved, deleted or taken over by another process."""
+
+
+class Watch:
+    """Tells whether a run folder still is the one that this process began to write to.
+
+    Args:
+      folder: of the run; held by this process, with its log open.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder, self._begun = folder, _identities(folder)
+
+    def check(self) -> None:
+        """Look once more.
+
+        Raises:
+          LostFolderError: if not: what was written from now on would be torn, or meet what another run writes.
+        """
+        if _identities(self._folder) != self._begun:
+            raise LostFolderError(
+                f"{self._folder}, or the file lock in it, was moved or deleted while the run wrote to it; put it back, "
+                "and the same command goes on from the last checkpoint"
+            )
+
+
+def _identities(folder: pathlib.Path) -> list[tuple[int, int] | None]:
+    return [identity(path) for path in (folder, folder / "lock", folder / "metrics.jsonl")]
 
 
 @contextlib.contextmanager
@@ -53,7 +87,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     check_files(folder)
-    with open_here(folder / "lock", "a+") as file:
+    with open_file(folder / "lock", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -62,21 +96,32 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
             raise FolderInUseError(
                 f"{folder} is being written by process {holder}; wait for it, stop it, or choose another --run-dir"
             ) from None
+        if identity(file.fileno()) != identity(folder / "lock"):  # deleted between the two calls
+            raise FolderInUseError(f"{folder} is being written by another process, which has just begun")
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
 
 
+_CHECKED_WHEN_READ = ("checkpoints", "diverged")
+
+
 def check_files(folder: pathlib.Path) -> None:
-    """Raise `ValueError` if there is something else than files and folders in a run folder."""
+    """Raise `ValueError` if there is something else than files and folders in a run folder, at any depth.
+
+    Checkpoints look after themselves, since a damaged one may give way to the one before it.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if not is_folder and not entry.is_file(follow_symlinks=False):
                 raise ValueError(
-                    f"{folder} holds {short(entry.name)}, a link or a special file, which no run makes; put a file or "
-                    "a folder there, or take it away"
+                    f"{short(folder, 300)} holds {short(entry.name)}, a link or a special file, which no run makes; "
+                    "put a file or a folder there, or take it away"
                 )
+            if is_folder and entry.name not in _CHECKED_WHEN_READ:
+                guarded.list_files(entry.path)
 
 
 class Config(NamedTuple):
@@ -150,6 +195,23 @@ def check_split(folder: pathlib.Path, split_hash: str | None) -> None:
         )
 
 
+def seed_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The folders of the seeds' runs in a folder, which may be such a one itself.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if (folder / "config.json").is_file():
+        return [folder]
+    refuse_links(folder.glob("seed_*"))
+    found = sorted(path.parent for path in folder.glob("seed_*/config.json"))
+    if not found:
+        runs = sorted(str(path.parent) for path in folder.glob("*/config.json"))
+        inside = f", but {', '.join(runs)} {'are' if len(runs) > 1 else 'is'}" if runs else " and has none in it"
+        raise ValueError(f"{folder} is not a run folder{inside}; pass what --run-dir was, or runs/NAME")
+    return found
+
+
 def read_config(folder: pathlib.Path) -> Config:
     """The recipe and options of a run.
 
@@ -158,14 +220,24 @@ def read_config(folder: pathlib.Path) -> Config:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is not a run folder: there is no {path.name} in it; pass what --run-dir was")
+        raise ValueError(_not_a_run(folder))
     check_files(folder)
     config = _read_config(path)
     return Config(config["recipe"], config["is_ours"], config["options"])
 
 
+def _not_a_run(folder: pathlib.Path) -> str:
+    seeds = sorted(path.parent for path in folder.glob("seed_*/config.json")) if folder.is_dir() else []
+    if seeds:
+        named = ", ".join(short(seed.name) for seed in seeds[:4]) + (", ..." if len(seeds) > 4 else "")
+        return f"{folder} is the folder of several seeds' runs ({named}); pass that of one, such as {seeds[0]}"
+    if not folder.is_dir():
+        return f"there is no folder {folder}; pass the folder of one seed's run, such as runs/NAME/seed_0"
+    return f"{folder} is not a run folder: there is no config.json in it; pass that of one seed, as runs/NAME/seed_0"
+
+
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
-    config = read_json(path)
+    config = guarded.read_json(path)
     if "recipe" in config and config.get("format", 1) != FORMAT:
         raise ValueError(
             f"{path} has format {short(config.get('format', 1))}, and this version of jmeta reads {FORMAT}; use the "
@@ -229,8 +301,8 @@ def record_session(
         "git_commit": _git_commit(),
     }
     path = folder / "sessions.jsonl"
-    before = whole_lines(path)[-1:] if resumed_from else []
-    with open_here(path, "a") as file:
+    before = list(guarded.read_lines(path))[-1:] if resumed_from else []
+    with open_file(path, "a") as file:
         file.write(json.dumps(session) + "\n")
     decisive = ["jax", "jaxlib", "device_kind", "threads", "trained_together"]
     decisive += [] if has_blocks else ["device", "processes"]

@@ -12,6 +12,7 @@ import collections
 import contextlib
 import ctypes
 import dataclasses
+import math
 import os
 import selectors
 import signal
@@ -302,7 +303,7 @@ example:
     parser.add_argument("--processes", type=_at_least_one, required=True, metavar="N", help="how many to start")
     parser.add_argument("--devices", type=_at_least_one, metavar="D", help="CPU devices that each is to have")
     help_grace = "how long they may take to save after SIGTERM or Ctrl-C, before they are killed (default: %(default)s)"
-    parser.add_argument("--grace-seconds", type=float, default=60.0, metavar="S", help=help_grace)
+    parser.add_argument("--grace-seconds", type=_seconds, default=60.0, metavar="S", help=help_grace)
     help_command = "a command of jmeta, such as train; a script, ending in .py; or a module after -m"
     parser.add_argument("command", help=help_command)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments, the same for all processes")
@@ -313,6 +314,16 @@ def _at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds of at least 0, not {text}")
+    return seconds
 
 
 def main(arguments: list[str]) -> int:

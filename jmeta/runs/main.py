@@ -85,9 +85,16 @@ def _exited(arguments: list[str], own: Any = None) -> int:
         are = "are" if len(missing) > 1 else "is"
         print(f'error: {", ".join(missing)} {are} not installed; run pip install "jmeta[runs]"', file=sys.stderr)
         return 1
-    from . import processes
+    from . import terminal
 
-    return processes.run(lambda words: run(words, own), arguments)
+    terminal.prepare()
+    try:
+        from . import processes
+
+        return processes.run(lambda words: run(words, own), arguments)
+    except KeyboardInterrupt:  # before there was anything to interrupt
+        print("interrupted", file=sys.stderr)
+        return terminal.EXIT_INTERRUPTED
 
 
 def _recipe_argument(own: Any) -> list[str]:

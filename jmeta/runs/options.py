@@ -23,9 +23,13 @@ def recorded(options: Any) -> dict[str, Any]:
     """What identifies a run: every option, but `training.mesh`, which says where it runs.
 
     Raises:
-      ValueError: if an option is of a type that JSON does not have.
+      ValueError: if an option is of a type that JSON does not have, or a whole number of more than 64 bits.
     """
     values = _as_json(options)
+    for path, value in flat(values).items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and abs(number) > _LARGEST:
+                raise ValueError(f"{path}={number}; expected a whole number of at most {_LARGEST}")
     values["training"].pop("mesh")
     return values
 

@@ -49,7 +49,7 @@ def learning_curve(run: pathlib.Path) -> pathlib.Path:
         name = recipe if run.name.startswith(recipe) else f"{recipe}, {run.name}"
         protocol = valid[-1].get("protocol") if valid else None
         title = f"{name}\nmeta_valid: {protocol}" if protocol else name
-        figure.suptitle(title, x=0.01, ha="left", fontsize=9)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9, parse_math=False)  # no dollars of a run folder are obeyed
         return _saved(figure, run / "learning_curve.png")
 
 

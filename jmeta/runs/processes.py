@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from ..checkpoints.cluster import Operation, SilentProcessError
@@ -136,6 +137,33 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
+def meet(mesh: jax.sharding.Mesh | None) -> None:
+    """Open the connections between all devices of the job, when all processes are there to do it.
+
+    On CPUs the first collective of each group of devices opens them, and Gloo, which does it, waits for 30 seconds
+    alone. Processes that have compiled a whole meta-step before may be further apart, as on a busy core. So they wait
+    for each other here, for as long as it takes, with something compiled that is next to nothing.
+
+    Args:
+      mesh: whose groups of devices will compute together, beside all of them; `None` for none.
+    """
+    if jax.process_count() == 1:
+        return
+    everything = jax.sharding.Mesh(np.array(jax.devices()), ("all",))
+    for each in [everything] if mesh is None else [everything, mesh]:
+        for axes in dict.fromkeys([*((name,) for name in each.axis_names), each.axis_names]):
+            _connect(each, axes)
+
+
+def _connect(mesh: jax.sharding.Mesh, axes: tuple[str, ...]) -> None:
+    spec, ones = jax.sharding.PartitionSpec(mesh.axis_names), np.ones(mesh.size)
+    total = jax.shard_map(lambda x: jax.lax.psum(x, axes), mesh=mesh, in_specs=spec, out_specs=spec)
+    there = jax.make_array_from_callback(ones.shape, jax.sharding.NamedSharding(mesh, spec), lambda i: ones[i])
+    compiled = jax.jit(total).lower(there).compile()
+    Operation(f"connect the devices along {axes}").gather(None)
+    compiled(there).block_until_ready()
+
+
 @contextlib.contextmanager
 def agreed(what: str) -> Iterator[None]:
     """All processes enter, whichever does the work inside; if it fails in any, it is a mistake in all of them.
@@ -184,7 +212,8 @@ def preemption() -> Iterator[Callable[[], bool]]:
         if not isinstance(error, SilentProcessError) and not any(word in str(error) for word in _WORDS_OF_LOSS):
             raise
         raise LostProcessError(
-            "another process of this job is gone, and this one cannot go on without it; start all of them again, and "
+            "another process of this job is gone, or too slow to answer, as on a machine with fewer cores than "
+            "processes, and this one cannot go on without it; start all of them again, and "
             f"they go on from the last checkpoint ({str(error).splitlines()[0]})"
         ) from error
 

@@ -32,15 +32,20 @@ def store(folder: pathlib.Path, entry: str, measured: Mapping[str, Mapping[str, 
     Example:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
-      ...     over = store(pathlib.Path(folder), "meta_valid | blobs", {"accuracy": {"seed_0": 0.75, "seed_1": 0.25}})
-      >>> print(over["accuracy"])
+      ...     found = store(pathlib.Path(folder), "meta_valid | blobs", {"accuracy": {"seed_0": 0.75, "seed_1": 0.25}})
+      >>> print(found["accuracy"])
       0.5000 ± 3.1766
     """
-    finite = {metric: seeds for metric, seeds in measured.items() if all(map(math.isfinite, seeds.values()))}
-    over = {metric: estimate(np.array(list(seeds.values()), np.float64)) for metric, seeds in finite.items()}
+    estimates = over(measured)
     kept = {
-        metric: {"mean": over[metric].mean, "half_width": over[metric].half_width, "seeds": dict(seeds)}
-        for metric, seeds in finite.items()
+        metric: {"mean": found.mean, "half_width": found.half_width, "seeds": dict(measured[metric])}
+        for metric, found in estimates.items()
     }
     files.add_to_json(folder / FILE, {entry: kept})
-    return over
+    return estimates
+
+
+def over(measured: Mapping[str, Mapping[str, float]]) -> dict[str, Estimate]:
+    """The estimates that `store` keeps, of the same argument."""
+    finite = {metric: seeds for metric, seeds in measured.items() if all(map(math.isfinite, seeds.values()))}
+    return {metric: estimate(np.array(list(seeds.values()), np.float64)) for metric, seeds in finite.items()}

@@ -42,10 +42,11 @@ def init_state(experiment: Experiment, seed: int) -> RunState:
     """The state of a run at step 0, on the devices that share its tasks.
 
     Raises:
-      ValueError: if the parameters alone are larger than the machine's memory, which a recorded network may be.
+      ValueError: if the parameters alone, or the tasks of one meta-step, are larger than the machine's memory, which
+        what was recorded by others may be.
     """
     key_init, key_run = jax.random.split(jax.random.key(seed))
-    _check_size(jax.eval_shape(experiment.init_fn, key_init))
+    check_memory(experiment)
     # through the host: a restored state has no weak types either, and both must meet the same compiled program
     meta_params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), experiment.init_fn(key_init))
     init, key = experiment.trainer.init, key_run
@@ -73,13 +74,24 @@ def host_stream_state(experiment: Experiment) -> dict[str, Any]:
     return iter(experiment.meta_train.open(own)).get_state()
 
 
-def _check_size(shapes: PyTree) -> None:
-    num_bytes = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+def check_memory(experiment: Experiment) -> None:
+    """Raise `ValueError` if the parameters, or the tasks of one meta-step, are larger than the machine's memory."""
+    key = jax.random.key(0)
+    _check_size("the parameters", jax.eval_shape(experiment.init_fn, key), 1, "choose a smaller network")
+    if not isinstance(experiment.meta_train, HostTasks):
+        task = jax.eval_shape(experiment.meta_train, key)
+        num_tasks = experiment.training.tasks_per_step
+        advice = "lower training.tasks_per_step"
+        _check_size(f"the {num_tasks} tasks of a meta-step", task, num_tasks / jax.process_count(), advice)
+
+
+def _check_size(what: str, shapes: PyTree, count: int | float, advice: str) -> None:
+    num_bytes = count * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if num_bytes > there:
         raise ValueError(
-            f"the parameters would take {num_bytes / 1e9:.0f} GB, more than this machine's memory of "
-            f"{there / 1e9:.0f} GB; choose a smaller network"
+            f"{what} would take {num_bytes / 1e9:.0f} GB, more than this machine's memory of {there / 1e9:.0f} GB; "
+            f"{advice}"
         )
 
 

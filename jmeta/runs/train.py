@@ -17,7 +17,7 @@ from . import console, devices, files, log, loop, options, processes, seeds
 from . import folder as run_folder
 from .experiment import Experiment, check, is_image_task
 from .recipes import Recipe
-from .state import RunState, host_stream_state
+from .state import RunState, check_memory, host_stream_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,8 @@ def parse(recipe: Recipe, arguments: list[str], *, program: str) -> tuple[Any, R
     for option, number in {"--seeds": parsed.run.seeds, "--seeds-at-once": parsed.run.seeds_at_once}.items():
         if number < 1:
             raise ValueError(f"{option} {number}; expected at least 1")
+    check(parsed.options.training, parsed.options.testing)
+    options.recorded(parsed.options)  # refuses what could not be read again
     chosen = parsed.options if parsed.run.mesh is None else _with(parsed.options, mesh=parsed.run.mesh)
     if chosen.training.mesh is not None:
         devices.parse_axes(chosen.training.mesh)
@@ -95,6 +97,7 @@ def train_together(
             experiment = recipe.build(with_seed(chosen, min(folders)))
             if experiment.source.placeholder is not None:
                 experiment.source.meta_valid(jax.random.key(0))  # says what data are gone
+            check_memory(experiment)
             host_stream_state(experiment)  # asks for training tasks: refused, if they are, before anything is written
         with processes.agreed("write the configurations"):
             for seed, folder in folders.items() if processes.is_main() else ():
@@ -172,11 +175,15 @@ def train(recipe: Recipe, chosen: Any, run: Run, is_preempted: Callable[[], bool
     folder = files.named_by_user(run.run_dir or folder_of(recipe, chosen, pathlib.Path("runs")))
     check(chosen.training, chosen.testing)
     training = chosen.training
+    if training.seed + run.seeds > 2**32:
+        raise ValueError(f"--seeds {run.seeds} from training.seed={training.seed} on; expected all below {2**32}")
     sharing = devices.sharing_of(
         training.mesh, training.num_blocks, training.tasks_per_step
     )  # before there is a folder
+    processes.meet(None if sharing is None else sharing.mesh)
     if run.seeds_at_once > 1 and sharing is not None:
         raise ValueError("--seeds-at-once is for one device, and here devices share the tasks; leave one of them out")
+    files.refuse_links(folder.glob("seed_*"))
     all_seeds = range(training.seed, training.seed + run.seeds)
     scores, diverged, protocol, metric = {}, [], "", "score"
     for i in range(0, len(all_seeds), run.seeds_at_once):
