@@ -11,8 +11,8 @@ from jmeta import models
 from jmeta.domains import rl
 from jmeta.domains.rl import environments, policies, policy_gradients, rollouts
 from jmeta.domains.rl.on_policy import on_policy_trainer
-from jmeta.domains.rl.policies import StepInput
-from jmeta.domains.rl.rollouts import Experience
+from jmeta.domains.rl.policies import PolicyInput
+from jmeta.domains.rl.rollouts import Trajectory
 from jmeta.training import MetaState
 from jmeta.types import Aux, PyTree, RandomKey, Task
 
@@ -96,10 +96,10 @@ def _on_recorded(
     def judged(action: jax.Array, reward: jax.Array) -> Task:
         nothing, is_over = jnp.zeros((len(action), 1)), jnp.ones(len(action), bool)
         before = jnp.concatenate([jnp.array([-1], jnp.int32), action[:-1]])
-        inputs = StepInput(nothing, before, jnp.concatenate([jnp.zeros(1), reward[:-1]]), is_over.at[0].set(False))
+        inputs = PolicyInput(nothing, before, jnp.concatenate([jnp.zeros(1), reward[:-1]]), is_over.at[0].set(False))
         _, decisions = _POLICY.unroll(params, _POLICY.start(params, jax.random.key(0)), inputs, jax.random.key(0))
         log_prob = decisions.distribution.log_prob(action)
-        return policy_gradients.judged(Experience(inputs, decisions, action, log_prob, reward, is_over), **_JUDGED)
+        return policy_gradients.judged(Trajectory(inputs, decisions, action, log_prob, reward, is_over), **_JUDGED)
 
     @jax.jit
     def gradient(action: jax.Array, reward: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -9,31 +9,31 @@ from jaxtyping import Array, Bool, Float
 
 from jmeta.types import Aux, EpisodeFn, PyTree, RandomKey
 
-from .policies import Decision, Policy, StepInput, first_input
+from .policies import Policy, PolicyInput, PolicyOutput, first_input
 
 
-class Experience(NamedTuple):
+class Trajectory(NamedTuple):
     """What happened in an episode; the steps are on the first axis of every leaf.
 
     Attributes:
       inputs: what the policy was told.
-      decisions: what it said.
+      outputs: what it said.
       action: what it did.
       log_prob: of the action, in nats.
       reward: what it got for it.
       is_over: whether the action ended a rollout.
     """
 
-    inputs: StepInput
-    decisions: Decision
+    inputs: PolicyInput
+    outputs: PolicyOutput
     action: Array
     log_prob: Float[Array, " steps"]
     reward: Float[Array, " steps"]
     is_over: Bool[Array, " steps"]
 
 
-RunEpisode = Callable[[PyTree, PyTree, RandomKey], Experience]
-"""`(params, env_params, key) -> Experience`: one episode of a policy with these parameters in one task."""
+RunEpisode = Callable[[PyTree, PyTree, RandomKey], Trajectory]
+"""`(params, env_params, key) -> Trajectory`: one episode of a policy with these parameters in one task."""
 
 
 def run_episode(environment: Any, policy: Policy, *, num_steps: int, is_greedy: bool = False) -> RunEpisode:
@@ -50,7 +50,7 @@ def run_episode(environment: Any, policy: Policy, *, num_steps: int, is_greedy: 
       is_greedy: whether the most probable action is taken, and not one by its probability.
 
     Returns:
-      `(params, env_params, key) -> Experience`.
+      `(params, env_params, key) -> Trajectory`.
 
     Raises:
       ValueError: if `num_steps` is not positive.
@@ -69,7 +69,7 @@ def run_episode(environment: Any, policy: Policy, *, num_steps: int, is_greedy: 
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps}; an episode has at least one step")
 
-    def run(params: PyTree, env_params: PyTree, key: RandomKey) -> Experience:
+    def run(params: PyTree, env_params: PyTree, key: RandomKey) -> Trajectory:
         key_reset, key_start, key_steps = jax.random.split(key, 3)
         observation, state = environment.reset(key_reset, env_params)
         inputs = first_input(observation, environment.action_space(env_params))
@@ -77,7 +77,7 @@ def run_episode(environment: Any, policy: Policy, *, num_steps: int, is_greedy: 
         # for those who differentiate decisions: a step is computed again on the way back, and only memories are stored
         decide = jax.checkpoint(policy.step, prevent_cse=False)
 
-        def one_step(carry: Any, key: RandomKey) -> tuple[Any, Experience]:
+        def one_step(carry: Any, key: RandomKey) -> tuple[Any, Trajectory]:
             memory, state, inputs = carry
             key_policy, key_action, key_environment = jax.random.split(key, 3)
             memory, decision = decide(params, memory, inputs, key_policy)
@@ -87,12 +87,12 @@ def run_episode(environment: Any, policy: Policy, *, num_steps: int, is_greedy: 
                 key_environment, state, action, env_params
             )
             reward, is_over = reward.astype(jnp.float32), terminated | truncated
-            happened = Experience(inputs, decision, action, distribution.log_prob(action), reward, is_over)
-            return (memory, state, StepInput(observation, action, reward, is_over)), happened
+            happened = Trajectory(inputs, decision, action, distribution.log_prob(action), reward, is_over)
+            return (memory, state, PolicyInput(observation, action, reward, is_over)), happened
 
         start = (policy.start(params, key_start), state, inputs)
-        _, experience = jax.lax.scan(one_step, start, jax.random.split(key_steps, num_steps))
-        return experience
+        _, trajectory = jax.lax.scan(one_step, start, jax.random.split(key_steps, num_steps))
+        return trajectory
 
     return run
 
@@ -122,11 +122,11 @@ def return_episode(run: RunEpisode, *, num_rollouts: int = 0) -> EpisodeFn:
     """
 
     def episode_fn(params: PyTree, env_params: PyTree, key: RandomKey) -> tuple[Array, Aux]:
-        experience = run(params, env_params, key)
-        total = experience.reward.sum()
-        ended = experience.is_over.astype(jnp.int32)
+        trajectory = run(params, env_params, key)
+        total = trajectory.reward.sum()
+        ended = trajectory.is_over.astype(jnp.int32)
         number = jnp.cumsum(ended, dtype=jnp.int32) - ended  # of the rollout that a step belongs to
-        by_rollout = jax.ops.segment_sum(experience.reward, number, num_rollouts)
+        by_rollout = jax.ops.segment_sum(trajectory.reward, number, num_rollouts)
         each = {f"return_of_rollout_{i + 1}": by_rollout[i] for i in range(num_rollouts)}
         return -total, {"return": total, **each}
 

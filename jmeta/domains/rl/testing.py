@@ -130,8 +130,8 @@ def check_policy(
     key_init, key_start, key_run, key_unroll = jax.random.split(key, 4)
     policy_params = init_policy(environment, policy)(key_init)
     run = jax.jit(run_episode(environment, policy, num_steps=num_steps))
-    experience = run(policy_params, params, key_run)
-    actions = experience.action
+    trajectory = run(policy_params, params, key_run)
+    actions = trajectory.action
     space = environment.action_space(params)
     claim(
         actions.shape[1:] == tuple(space.shape) and actions.dtype == space.dtype,
@@ -139,10 +139,10 @@ def check_policy(
     )
     if hasattr(space, "n"):
         claim(bool(jnp.all(jax.vmap(space.contains)(actions))), "an action is outside of its space")
-    check_finite((experience.log_prob, experience.decisions.value), "a log-probability or value")
-    assert_close(run(policy_params, params, key_run), experience, 0.0, "the same key gives another episode")
+    check_finite((trajectory.log_prob, trajectory.decisions.value), "a log-probability or value")
+    assert_close(run(policy_params, params, key_run), trajectory, 0.0, "the same key gives another episode")
     start = policy.start(policy_params, key_start)
-    memory, decisions = jax.jit(policy.unroll)(policy_params, start, experience.inputs, key_unroll)
+    memory, decisions = jax.jit(policy.unroll)(policy_params, start, trajectory.inputs, key_unroll)
     assert_same_avals(memory, start, "a memory after steps has another structure, shape or dtype than the first one")
 
     if uses_key:
@@ -151,5 +151,5 @@ def check_policy(
     def one_step(memory: PyTree, inputs: PyTree) -> tuple[PyTree, PyTree]:
         return policy.step(policy_params, memory, inputs, key_unroll)
 
-    stepped = jax.jit(lambda inputs: jax.lax.scan(one_step, start, inputs))(experience.inputs)
+    stepped = jax.jit(lambda inputs: jax.lax.scan(one_step, start, inputs))(trajectory.inputs)
     assert_close(stepped, (memory, decisions), rtol, "steps in turn differ from `unroll`")

@@ -9,10 +9,10 @@ import jmeta
 from jmeta import Batch, Task, models
 from jmeta.domains import rl
 from jmeta.domains.rl import environments, policies, policy_gradients, rollouts
-from jmeta.domains.rl.policies import Categorical, Decision, Normal, StepInput
+from jmeta.domains.rl.policies import Categorical, Normal, PolicyInput, PolicyOutput
 from jmeta.domains.rl.policy_gradients import Acted
 from jmeta.domains.rl.policy_gradients.returns import discounted_sums, generalized_advantages
-from jmeta.domains.rl.rollouts import Experience
+from jmeta.domains.rl.rollouts import Trajectory
 
 NUM_STEPS, NUM_ACTIONS = 6, 3
 
@@ -21,12 +21,12 @@ def experience_of(key, *, value=None):
     """Six steps, with a rollout that ends after the third one."""
     key_logits, key_value, key_action, key_reward = jax.random.split(key, 4)
     value = jax.random.normal(key_value, (NUM_STEPS,)) if value is None else value
-    decisions = Decision(Categorical(jax.random.normal(key_logits, (NUM_STEPS, NUM_ACTIONS))), value)
+    decisions = PolicyOutput(Categorical(jax.random.normal(key_logits, (NUM_STEPS, NUM_ACTIONS))), value)
     action = decisions.distribution.sample(key_action)
     reward = jax.random.normal(key_reward, (NUM_STEPS,))
     is_over = jnp.arange(NUM_STEPS) == 2
-    inputs = StepInput(jnp.zeros((NUM_STEPS, 1)), action, reward, is_over)
-    return Experience(inputs, decisions, action, decisions.distribution.log_prob(action), reward, is_over)
+    inputs = PolicyInput(jnp.zeros((NUM_STEPS, 1)), action, reward, is_over)
+    return Trajectory(inputs, decisions, action, decisions.distribution.log_prob(action), reward, is_over)
 
 
 def decisions_and_batch(key, distribution="categorical", mask=None):
@@ -40,14 +40,14 @@ def decisions_and_batch(key, distribution="categorical", mask=None):
     action = old.sample(key_action)
     value, advantage, target, reward = jax.random.normal(key_rest, (4, NUM_STEPS))
     acted = Acted(action, old.log_prob(action), advantage, target, reward)
-    return Decision(make(key_new), value), Batch(jnp.zeros(NUM_STEPS), acted, mask)
+    return PolicyOutput(make(key_new), value), Batch(jnp.zeros(NUM_STEPS), acted, mask)
 
 
 @pytest.mark.parametrize(("discount", "gae_lambda"), [(0.9, 0.7), (1.0, 1.0), (0.5, 0.0), (0.0, 1.0)])
 def test_advantages_are_the_explicit_sum(float64, key, discount, gae_lambda):
     experience = experience_of(key)
     acted = policy_gradients.judged(experience, discount=discount, gae_lambda=gae_lambda).query.y
-    values = np.append(experience.decisions.value, 0.0)
+    values = np.append(experience.outputs.value, 0.0)
     reward = np.asarray(experience.reward)
     delta = [reward[t] + discount * values[t + 1] - values[t] for t in range(NUM_STEPS)]
     expected = [
@@ -61,7 +61,7 @@ def test_undiscounted_and_without_guesses_they_are_rewards_to_go_minus_values(fl
     experience = experience_of(key)
     acted = policy_gradients.judged(experience, discount=1.0, gae_lambda=1.0).query.y
     to_go = np.cumsum(np.asarray(experience.reward)[::-1])[::-1]
-    np.testing.assert_allclose(acted.advantage, to_go - np.asarray(experience.decisions.value), rtol=1e-12)
+    np.testing.assert_allclose(acted.advantage, to_go - np.asarray(experience.outputs.value), rtol=1e-12)
     np.testing.assert_allclose(acted.target, to_go, rtol=1e-12)
 
 
@@ -175,7 +175,7 @@ def one_step(log_ratio, advantage):
 
     def loss(log_ratio):
         chosen = log_prob + log_ratio
-        decisions = Decision(Categorical(jnp.stack([chosen, jnp.log1p(-jnp.exp(chosen))])[None]), jnp.zeros(1))
+        decisions = PolicyOutput(Categorical(jnp.stack([chosen, jnp.log1p(-jnp.exp(chosen))])[None]), jnp.zeros(1))
         acted = Acted(jnp.array([0]), log_prob[None], jnp.array([advantage]), jnp.zeros(1), jnp.zeros(1))
         return policy_gradients.ppo_loss(clip=0.2)(decisions, Batch(jnp.zeros(1), acted))[0]
 
@@ -268,7 +268,9 @@ def test_a_fading_entropy_is_a_weight_that_shrinks(float64, key, progress):
     decisions, batch = decisions_and_batch(key)
 
     def gradient_of(loss_fn, wrap):
-        episode_fn = wrap(lambda logits, task, key: loss_fn(Decision(Categorical(logits), decisions.value), task.query))
+        episode_fn = wrap(
+            lambda logits, task, key: loss_fn(PolicyOutput(Categorical(logits), decisions.value), task.query)
+        )
         task = Task(batch, batch, progress=jnp.array(progress))
         return jax.value_and_grad(episode_fn, has_aux=True)(decisions.distribution.logits, task, key)
 
@@ -316,7 +318,7 @@ def test_advantages_returns_and_ppo_are_those_of_rlax():
     )
     decisions, batch = decisions_and_batch(keys[3])
     loss = lambda logits: policy_gradients.ppo_loss(value_weight=0.0)(
-        Decision(Categorical(logits), decisions.value), batch
+        PolicyOutput(Categorical(logits), decisions.value), batch
     )[0]
     theirs = lambda logits: rlax.clipped_surrogate_pg_loss(
         jnp.exp(Categorical(logits).log_prob(batch.y.action) - batch.y.log_prob), batch.y.advantage, 0.2

@@ -7,7 +7,7 @@ import pytest
 
 from jmeta import models
 from jmeta.domains.rl.environments import Box, Discrete, bernoulli_bandit, environment
-from jmeta.domains.rl.policies import Categorical, Decision, Normal, Policy, actor_critic
+from jmeta.domains.rl.policies import Categorical, Normal, Policy, PolicyOutput, actor_critic
 from jmeta.domains.rl.rollouts import init_policy, return_episode, run_episode
 
 NUM_STEPS, LENGTH = 10, 3
@@ -39,7 +39,7 @@ def counting_policy(distribution=None):
 
     def step(params, memory, inputs, key):
         count = memory + 1
-        return count, Decision(distribution, (count * params["scale"]).astype(jnp.float32))
+        return count, PolicyOutput(distribution, (count * params["scale"]).astype(jnp.float32))
 
     return Policy(
         init=lambda key, inputs: {"scale": jnp.ones(())},
@@ -75,7 +75,7 @@ def noisy_policy():
     def step(params, memory, inputs, key):
         key_mean, key_value = jax.random.split(key)
         mean = jax.random.normal(key_mean, (1,)) + 100 * memory
-        return memory, Decision(Normal(mean, jnp.zeros(1)), jax.random.uniform(key_value))
+        return memory, PolicyOutput(Normal(mean, jnp.zeros(1)), jax.random.uniform(key_value))
 
     return Policy(lambda key, inputs: (), lambda params, key: jax.random.uniform(key), step, step)
 
@@ -91,13 +91,13 @@ def experience():
 
 
 def test_memory_is_kept_over_the_rollouts_of_an_episode(experience):
-    np.testing.assert_array_equal(experience.decisions.value, np.arange(1, NUM_STEPS + 1))
+    np.testing.assert_array_equal(experience.outputs.value, np.arange(1, NUM_STEPS + 1))
 
 
 def test_memory_begins_anew_with_each_episode():
     run = jax.jit(run_episode(clock(), counting_policy(), num_steps=4))
     for seed in range(2):
-        np.testing.assert_array_equal(run(PARAMS, jnp.zeros(()), jax.random.key(seed)).decisions.value, [1, 2, 3, 4])
+        np.testing.assert_array_equal(run(PARAMS, jnp.zeros(()), jax.random.key(seed)).outputs.value, [1, 2, 3, 4])
 
 
 def test_observations_start_anew_with_each_rollout(experience):
@@ -133,7 +133,7 @@ def test_rewards_are_those_of_their_actions_and_are_told_at_the_next_step(experi
 def test_log_probabilities_are_of_the_actions_taken(experience):
     log_probs = jax.nn.log_softmax(jnp.array([0.0, 0.5, 1.0, -0.5]))
     np.testing.assert_allclose(experience.log_prob, log_probs[experience.action], rtol=1e-6)
-    np.testing.assert_array_equal(experience.decisions.distribution.log_prob(experience.action), experience.log_prob)
+    np.testing.assert_array_equal(experience.outputs.distribution.log_prob(experience.action), experience.log_prob)
 
 
 def test_greedy_takes_the_most_probable_action_and_says_its_probability():
@@ -161,9 +161,9 @@ def test_nothing_random_is_drawn_from_the_same_key_twice():
     run = run_episode(noisy(), noisy_policy(), num_steps=6)
     with jax.debug_key_reuse(True):
         experience = run((), (), jax.random.key(0))
-    mean = experience.decisions.distribution.mean
+    mean = experience.outputs.distribution.mean
     assert np.ptp(mean) < 20  # the memory, which a hundred times is in all means, was drawn once
-    drawn = [experience.inputs.observation, experience.reward, experience.decisions.value, experience.action - mean]
+    drawn = [experience.inputs.observation, experience.reward, experience.outputs.value, experience.action - mean]
     numbers = np.concatenate([np.ravel(each) for each in (*drawn, mean)])
     assert len(np.unique(numbers)) == len(numbers) == 5 * 6
 
@@ -207,7 +207,7 @@ def test_what_was_decided_while_acting_is_what_is_said_of_the_whole_episode_late
     experience = jax.jit(run_episode(bandit, policy, num_steps=8))(params, sample(key), jax.random.key(1))
     _, decisions = policy.unroll(params, policy.start(params, key), experience.inputs, None)
     np.testing.assert_allclose(decisions.distribution.log_prob(experience.action), experience.log_prob, rtol=1e-5)
-    np.testing.assert_allclose(decisions.value, experience.decisions.value, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(decisions.value, experience.outputs.value, rtol=1e-4, atol=1e-6)
 
 
 def test_types_are_never_promoted(key):

@@ -5,8 +5,8 @@ from .distributions import Categorical as Categorical
 from .distributions import Distribution as Distribution
 from .distributions import Normal as Normal
 from .memoryless import memoryless as memoryless
-from .policy import Decision as Decision
 from .policy import Policy as Policy
-from .policy import StepInput as StepInput
+from .policy import PolicyInput as PolicyInput
+from .policy import PolicyOutput as PolicyOutput
 from .policy import features as features
 from .policy import first_input as first_input

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from jmeta.types import PyTree, RandomKey, SequenceModel
 
 from .distributions import Categorical, Distribution, Normal
-from .policy import Decision, Policy, StepInput, features
+from .policy import Policy, PolicyInput, PolicyOutput, features
 
 
 def actor_critic(memory: SequenceModel, environment: Any, *, initial_log_std: float = 0.0) -> Policy:
@@ -40,7 +40,7 @@ def actor_critic(memory: SequenceModel, environment: Any, *, initial_log_std: fl
     action_space = environment.action_space(environment.default_params)
     num_outputs, to_distribution = _head(action_space)
 
-    def init(key: RandomKey, inputs: StepInput) -> PyTree:
+    def init(key: RandomKey, inputs: PolicyInput) -> PyTree:
         key_memory, key_actor, key_critic = jax.random.split(key, 3)
         x = features(inputs, observation_space, action_space)
         params = {"memory": memory.init(key_memory, x)}
@@ -55,18 +55,20 @@ def actor_critic(memory: SequenceModel, environment: Any, *, initial_log_std: fl
         del key
         return memory.start(params["memory"])
 
-    def decide(params: PyTree, output: Float[Array, "*steps width"]) -> Decision:
+    def decide(params: PyTree, output: Float[Array, "*steps width"]) -> PolicyOutput:
         # one product for both: one of a single column costs as much as one of many
         heads = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, -1), params["actor"], params["critic"])
         outputs = _apply(heads, output)
-        return Decision(to_distribution(outputs[..., :-1], params), outputs[..., -1])
+        return PolicyOutput(to_distribution(outputs[..., :-1], params), outputs[..., -1])
 
-    def step(params: PyTree, state: PyTree, inputs: StepInput, key: RandomKey | None) -> tuple[PyTree, Decision]:
+    def step(params: PyTree, state: PyTree, inputs: PolicyInput, key: RandomKey | None) -> tuple[PyTree, PolicyOutput]:
         del key
         state, output = memory.step(params["memory"], state, features(inputs, observation_space, action_space))
         return state, decide(params, output)
 
-    def unroll(params: PyTree, state: PyTree, inputs: StepInput, key: RandomKey | None) -> tuple[PyTree, Decision]:
+    def unroll(
+        params: PyTree, state: PyTree, inputs: PolicyInput, key: RandomKey | None
+    ) -> tuple[PyTree, PolicyOutput]:
         del key
         state, outputs = memory.unroll(params["memory"], state, features(inputs, observation_space, action_space))
         return state, decide(params, outputs)

@@ -9,7 +9,7 @@ from jmeta.types import Model, PyTree, RandomKey
 
 from ..environments.environment import as_vector
 from .distributions import Categorical, Normal
-from .policy import Decision, Policy, StepInput
+from .policy import Policy, PolicyInput, PolicyOutput
 
 
 def memoryless(model: Model, environment: Any, *, initial_log_std: float = 0.0) -> Policy:
@@ -43,7 +43,7 @@ def memoryless(model: Model, environment: Any, *, initial_log_std: float = 0.0) 
     is_discrete = hasattr(action_space, "n")
     num_outputs = int(action_space.n) if is_discrete else action_space.shape[0]
 
-    def init(key: RandomKey, inputs: StepInput) -> PyTree:
+    def init(key: RandomKey, inputs: PolicyInput) -> PyTree:
         params = {"model": model.init(key, as_vector(inputs.observation, observation_space))}
         return params if is_discrete else {**params, "log_std": jnp.full((num_outputs,), initial_log_std, jnp.float32)}
 
@@ -51,7 +51,9 @@ def memoryless(model: Model, environment: Any, *, initial_log_std: float = 0.0) 
         del params, key
         return ()
 
-    def unroll(params: PyTree, memory: PyTree, inputs: StepInput, key: RandomKey | None) -> tuple[PyTree, Decision]:
+    def unroll(
+        params: PyTree, memory: PyTree, inputs: PolicyInput, key: RandomKey | None
+    ) -> tuple[PyTree, PolicyOutput]:
         outputs = model.apply(params["model"], as_vector(inputs.observation, observation_space), key)
         if outputs.shape[-1] != num_outputs:
             raise ValueError(
@@ -59,11 +61,11 @@ def memoryless(model: Model, environment: Any, *, initial_log_std: float = 0.0) 
                 f"its last layer have {num_outputs}"
             )
         if is_discrete:
-            return memory, Decision(Categorical(outputs), jnp.zeros(outputs.shape[:-1], outputs.dtype))
+            return memory, PolicyOutput(Categorical(outputs), jnp.zeros(outputs.shape[:-1], outputs.dtype))
         log_std = jnp.broadcast_to(params["log_std"], outputs.shape)
-        return memory, Decision(Normal(outputs, log_std), jnp.zeros(outputs.shape[:-1], outputs.dtype))
+        return memory, PolicyOutput(Normal(outputs, log_std), jnp.zeros(outputs.shape[:-1], outputs.dtype))
 
-    def step(params: PyTree, memory: PyTree, inputs: StepInput, key: RandomKey | None) -> tuple[PyTree, Decision]:
+    def step(params: PyTree, memory: PyTree, inputs: PolicyInput, key: RandomKey | None) -> tuple[PyTree, PolicyOutput]:
         sequence = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], inputs)
         memory, decisions = unroll(params, memory, sequence, key)
         return memory, jax.tree.map(lambda leaf: leaf[0], decisions)

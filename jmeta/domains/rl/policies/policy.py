@@ -17,7 +17,7 @@ from ..environments.environment import as_vector
 from .distributions import Distribution
 
 
-class StepInput(NamedTuple):
+class PolicyInput(NamedTuple):
     """What a policy is told at a step.
 
     Attributes:
@@ -33,7 +33,7 @@ class StepInput(NamedTuple):
     is_over: Bool[Array, "*steps"]
 
 
-class Decision(NamedTuple):
+class PolicyOutput(NamedTuple):
     """What a policy says at a step.
 
     Attributes:
@@ -49,19 +49,19 @@ class Policy(NamedTuple):
     """A policy with memory, as four pure functions; one that stores nothing has an empty memory.
 
     Attributes:
-      init: `(key, inputs) -> params`, from a sequence of `StepInput`s; only shapes and dtypes matter.
+      init: `(key, inputs) -> params`, from a sequence of `PolicyInput`s; only shapes and dtypes matter.
       start: `(params, key) -> memory`, before any experience.
-      step: `(params, memory, inputs, key) -> (memory, Decision)`.
+      step: `(params, memory, inputs, key) -> (memory, PolicyOutput)`.
       unroll: the same over a sequence, the steps on the first axis of all leaves of `inputs` and of the decisions.
     """
 
-    init: Callable[[RandomKey, StepInput], PyTree]
+    init: Callable[[RandomKey, PolicyInput], PyTree]
     start: Callable[[PyTree, RandomKey], PyTree]
-    step: Callable[[PyTree, PyTree, StepInput, RandomKey], tuple[PyTree, Decision]]
-    unroll: Callable[[PyTree, PyTree, StepInput, RandomKey], tuple[PyTree, Decision]]
+    step: Callable[[PyTree, PyTree, PolicyInput, RandomKey], tuple[PyTree, PolicyOutput]]
+    unroll: Callable[[PyTree, PyTree, PolicyInput, RandomKey], tuple[PyTree, PolicyOutput]]
 
 
-def first_input(observation: PyTree, action_space: Any) -> StepInput:
+def first_input(observation: PyTree, action_space: Any) -> PolicyInput:
     """What a policy is told at the first step of an episode, when there was no action yet.
 
     Example:
@@ -72,10 +72,10 @@ def first_input(observation: PyTree, action_space: Any) -> StepInput:
     """
     is_discrete = hasattr(action_space, "n")
     action = jnp.array(-1, jnp.int32) if is_discrete else jnp.zeros(action_space.shape, jnp.float32)
-    return StepInput(observation, action, jnp.zeros((), jnp.float32), jnp.array(False))
+    return PolicyInput(observation, action, jnp.zeros((), jnp.float32), jnp.array(False))
 
 
-def features(inputs: StepInput, observation_space: Any, action_space: Any) -> Float[Array, "*steps features"]:
+def features(inputs: PolicyInput, observation_space: Any, action_space: Any) -> Float[Array, "*steps features"]:
     """What a policy is told, as one vector a step: numbers as they are, choices one-hot, no action yet as zeros.
 
     Example:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from jmeta.losses import checked_loss
 from jmeta.types import Aux, Batch, EpisodeFn, LossFn, PyTree, RandomKey, Task
 
-from ..rollouts import Experience, RunEpisode
+from ..rollouts import RunEpisode, Trajectory
 from .returns import generalized_advantages
 
 
@@ -75,8 +75,8 @@ def collect_episode(run: RunEpisode, *, discount: float, gae_lambda: float, rewa
     _check(discount, gae_lambda, reward_scale)
 
     def collect(meta_params: PyTree, env_params: PyTree, key: RandomKey) -> Task:
-        experience = run(meta_params, env_params, key)
-        task = judged(experience, discount=discount, gae_lambda=gae_lambda, reward_scale=reward_scale)
+        trajectory = run(meta_params, env_params, key)
+        task = judged(trajectory, discount=discount, gae_lambda=gae_lambda, reward_scale=reward_scale)
         return jax.lax.stop_gradient(task)
 
     return collect
@@ -120,9 +120,9 @@ def acting_episode(
     _check(discount, gae_lambda, reward_scale)
 
     def episode_fn(meta_params: PyTree, env_params: PyTree, key: RandomKey) -> tuple[Array, Aux]:
-        experience = run(meta_params, env_params, key)
-        task = judged(experience, discount=discount, gae_lambda=gae_lambda, reward_scale=reward_scale)
-        return checked_loss(loss_fn(experience.decisions, jax.lax.stop_gradient(task.query)), "what loss_fn returns")
+        trajectory = run(meta_params, env_params, key)
+        task = judged(trajectory, discount=discount, gae_lambda=gae_lambda, reward_scale=reward_scale)
+        return checked_loss(loss_fn(trajectory.outputs, jax.lax.stop_gradient(task.query)), "what loss_fn returns")
 
     return episode_fn
 
@@ -135,16 +135,16 @@ def _check(discount: float, gae_lambda: float, reward_scale: float) -> None:
         raise ValueError(f"reward_scale={reward_scale}; expected a positive number")
 
 
-def judged(experience: Experience, *, discount: float, gae_lambda: float, reward_scale: float = 1.0) -> Task:
+def judged(trajectory: Trajectory, *, discount: float, gae_lambda: float, reward_scale: float = 1.0) -> Task:
     """An episode as a task; see `collect_episode`."""
-    values = jnp.append(experience.decisions.value, 0.0)  # nothing comes after the episode
-    discounts = jnp.full(experience.reward.shape, discount, values.dtype)
-    advantages = generalized_advantages(reward_scale * experience.reward, discounts, values, gae_lambda)
+    values = jnp.append(trajectory.outputs.value, 0.0)  # nothing comes after the episode
+    discounts = jnp.full(trajectory.reward.shape, discount, values.dtype)
+    advantages = generalized_advantages(reward_scale * trajectory.reward, discounts, values, gae_lambda)
     acted = Acted(
-        experience.action, experience.log_prob, advantages, advantages + experience.decisions.value, experience.reward
+        trajectory.action, trajectory.log_prob, advantages, advantages + trajectory.outputs.value, trajectory.reward
     )
-    nothing = jax.tree.map(lambda leaf: leaf[:0], Batch(experience.inputs, acted))
-    return Task(nothing, Batch(experience.inputs, acted))
+    nothing = jax.tree.map(lambda leaf: leaf[:0], Batch(trajectory.inputs, acted))
+    return Task(nothing, Batch(trajectory.inputs, acted))
 
 
 def with_normalized_advantages(tasks: Task) -> Task:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from jmeta.losses import masked_mean
 from jmeta.types import Aux, Batch, EpisodeFn, LossFn, PyTree, RandomKey, Task
 
-from ..policies import Decision
+from ..policies import PolicyOutput
 from .collecting import Acted
 
 
@@ -24,11 +24,11 @@ def a2c_loss(*, value_weight: float = 0.5, entropy_weight: float = 0.0) -> LossF
 
     Example:
       >>> import jax.numpy as jnp, jmeta
-      >>> from jmeta.domains.rl.policies import Categorical, Decision
+      >>> from jmeta.domains.rl.policies import Categorical, PolicyOutput
       >>> from jmeta.domains.rl.policy_gradients import Acted
       >>> zero, one = jnp.zeros(2), jnp.ones(2)
       >>> acted = Acted(jnp.array([0, 1]), zero, one, zero, one)
-      >>> decisions = Decision(Categorical(jnp.zeros((2, 2))), zero)
+      >>> decisions = PolicyOutput(Categorical(jnp.zeros((2, 2))), zero)
       >>> loss, aux = a2c_loss()(decisions, jmeta.Batch(zero, acted))
       >>> round(float(loss), 4)
       0.6931
@@ -37,7 +37,7 @@ def a2c_loss(*, value_weight: float = 0.5, entropy_weight: float = 0.0) -> LossF
       Mnih et al., "Asynchronous Methods for Deep Reinforcement Learning", 2016, arXiv:1602.01783, section 4.
     """
 
-    def loss_fn(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
+    def loss_fn(decisions: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:
         acted: Acted = batch.y
         actor = -decisions.distribution.log_prob(acted.action) * acted.advantage
         return _with_value_and_entropy(actor, decisions, batch, value_weight, entropy_weight)
@@ -60,11 +60,11 @@ def ppo_loss(*, clip: float = 0.2, value_weight: float = 0.5, entropy_weight: fl
 
     Example:
       >>> import jax.numpy as jnp, jmeta
-      >>> from jmeta.domains.rl.policies import Categorical, Decision
+      >>> from jmeta.domains.rl.policies import Categorical, PolicyOutput
       >>> from jmeta.domains.rl.policy_gradients import Acted
       >>> zero, one = jnp.zeros(2), jnp.ones(2)
       >>> acted = Acted(jnp.array([0, 1]), jnp.full(2, -10.0), one, zero, one)  # far likelier now than then
-      >>> decisions = Decision(Categorical(jnp.zeros((2, 2))), zero)
+      >>> decisions = PolicyOutput(Categorical(jnp.zeros((2, 2))), zero)
       >>> loss, aux = ppo_loss(clip=0.2)(decisions, jmeta.Batch(zero, acted))
       >>> round(float(loss), 4)
       -1.2
@@ -76,7 +76,7 @@ def ppo_loss(*, clip: float = 0.2, value_weight: float = 0.5, entropy_weight: fl
     if not clip > 0:
         raise ValueError(f"clip={clip}; expected a positive number")
 
-    def loss_fn(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
+    def loss_fn(decisions: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:
         acted: Acted = batch.y
         ratio = jnp.exp(decisions.distribution.log_prob(acted.action) - acted.log_prob)
         advantage = jax.lax.stop_gradient(acted.advantage)
@@ -122,7 +122,7 @@ def with_fading_entropy(episode_fn: EpisodeFn, weight: float) -> EpisodeFn:
 
 
 def _with_value_and_entropy(
-    actor: Float[Array, " steps"], decisions: Decision, batch: Batch, value_weight: float, entropy_weight: float
+    actor: Float[Array, " steps"], decisions: PolicyOutput, batch: Batch, value_weight: float, entropy_weight: float
 ) -> tuple[Array, Aux]:
     acted: Acted = batch.y
     actor_loss = masked_mean(actor, batch)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jmeta.types import Batch, PyTree, RandomKey
 
 from ..policies import Policy
-from ..rollouts import Experience, run_episode
+from ..rollouts import Trajectory, run_episode
 from .baseline import linear_baseline
 from .collecting import Acted
 from .returns import discounted_sums, generalized_advantages
@@ -72,29 +72,29 @@ def roll_out(
 
     def collect(params: PyTree, env_params: PyTree, key: RandomKey) -> Batch:
         keys = jax.random.split(key, num_rollouts)
-        experience = jax.lax.stop_gradient(jax.vmap(run, in_axes=(None, None, 0))(params, env_params, keys))
-        is_real = _until_the_end(experience)
-        reward = experience.reward * is_real
+        trajectory = jax.lax.stop_gradient(jax.vmap(run, in_axes=(None, None, 0))(params, env_params, keys))
+        is_real = _until_the_end(trajectory)
+        reward = trajectory.reward * is_real
         discounts = jnp.full_like(reward, discount) * is_real
         returns = jax.vmap(discounted_sums)(reward, discounts)
-        values = linear_baseline(experience.inputs.observation, returns, is_real)
+        values = linear_baseline(trajectory.inputs.observation, returns, is_real)
         advantages = _advantages(reward, discounts, values * is_real, gae_lambda)
         if normalizes:
             mean, std = advantages.mean(where=is_real > 0), advantages.std(where=is_real > 0)
             advantages = (advantages - mean) / (std + 1e-8)
-        acted = Acted(experience.action, experience.log_prob, advantages, returns, reward)
+        acted = Acted(trajectory.action, trajectory.log_prob, advantages, returns, reward)
         flat = jax.tree.map(
-            lambda leaf: leaf.reshape(num_rollouts * num_steps, *leaf.shape[2:]), (experience.inputs, acted, is_real)
+            lambda leaf: leaf.reshape(num_rollouts * num_steps, *leaf.shape[2:]), (trajectory.inputs, acted, is_real)
         )
         return Batch(flat[0], flat[1], flat[2] > 0)
 
     return collect
 
 
-def _until_the_end(experience: Experience) -> jax.Array:
+def _until_the_end(trajectory: Trajectory) -> jax.Array:
     """`[rollouts, steps]`: 1 up to the step that ends a rollout, 0 after it."""
-    ended_before = jnp.cumsum(experience.is_over, 1, dtype=jnp.int32) - experience.is_over.astype(jnp.int32)
-    return (ended_before == 0).astype(experience.reward.dtype)
+    ended_before = jnp.cumsum(trajectory.is_over, 1, dtype=jnp.int32) - trajectory.is_over.astype(jnp.int32)
+    return (ended_before == 0).astype(trajectory.reward.dtype)
 
 
 def _advantages(reward: jax.Array, discounts: jax.Array, values: jax.Array, gae_lambda: float) -> jax.Array:

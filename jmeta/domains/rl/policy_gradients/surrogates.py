@@ -21,19 +21,19 @@ from jaxtyping import Array, Float
 from jmeta.losses import masked_mean
 from jmeta.types import Aux, Batch, LossFn
 
-from ..policies import Decision
+from ..policies import PolicyOutput
 from .collecting import Acted
 
 
-def reinforce(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
+def reinforce(decisions: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:
     """−log π(a) Â, averaged over steps: Williams' estimator, MAML's own.
 
     Example:
       >>> import jax.numpy as jnp, jmeta
-      >>> from jmeta.domains.rl.policies import Categorical, Decision
+      >>> from jmeta.domains.rl.policies import Categorical, PolicyOutput
       >>> from jmeta.domains.rl.policy_gradients import Acted
       >>> acted = Acted(jnp.array([0, 1]), jnp.zeros(2), jnp.ones(2), jnp.zeros(2), jnp.ones(2))
-      >>> loss, aux = reinforce(Decision(Categorical(jnp.zeros((2, 2))), jnp.zeros(2)), jmeta.Batch(None, acted))
+      >>> loss, aux = reinforce(PolicyOutput(Categorical(jnp.zeros((2, 2))), jnp.zeros(2)), jmeta.Batch(None, acted))
       >>> round(float(loss), 4)
       0.6931
     """
@@ -43,15 +43,16 @@ def reinforce(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
     }
 
 
-def likelihood_ratio(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
+def likelihood_ratio(decisions: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:
     """−π(a)/π_old(a) Â, averaged over steps: ProMP's low-variance surrogate, which may be used off policy, too.
 
     Example:
       >>> import jax.numpy as jnp, jmeta
-      >>> from jmeta.domains.rl.policies import Categorical, Decision
+      >>> from jmeta.domains.rl.policies import Categorical, PolicyOutput
       >>> from jmeta.domains.rl.policy_gradients import Acted
       >>> acted = Acted(jnp.array([0, 1]), jnp.log(jnp.full(2, 0.5)), jnp.ones(2), jnp.zeros(2), jnp.ones(2))
-      >>> loss, aux = likelihood_ratio(Decision(Categorical(jnp.zeros((2, 2))), jnp.zeros(2)), jmeta.Batch(None, acted))
+      >>> outputs = PolicyOutput(Categorical(jnp.zeros((2, 2))), jnp.zeros(2))
+      >>> loss, aux = likelihood_ratio(outputs, jmeta.Batch(None, acted))
       >>> round(float(loss), 4)
       -1.0
     """
@@ -75,10 +76,10 @@ def dice(*, num_steps: int) -> LossFn:
 
     Example:
       >>> import jax.numpy as jnp, jmeta
-      >>> from jmeta.domains.rl.policies import Categorical, Decision
+      >>> from jmeta.domains.rl.policies import Categorical, PolicyOutput
       >>> from jmeta.domains.rl.policy_gradients import Acted
       >>> acted = Acted(jnp.array([0, 1]), jnp.zeros(2), jnp.ones(2), jnp.zeros(2), jnp.ones(2))
-      >>> decisions = Decision(Categorical(jnp.zeros((2, 2))), jnp.zeros(2))
+      >>> decisions = PolicyOutput(Categorical(jnp.zeros((2, 2))), jnp.zeros(2))
       >>> loss, aux = dice(num_steps=2)(decisions, jmeta.Batch(None, acted))
       >>> float(loss), float(aux["reward"])
       (0.0, 1.0)
@@ -86,7 +87,7 @@ def dice(*, num_steps: int) -> LossFn:
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps}; expected the number of steps of a rollout, at least 1")
 
-    def loss_fn(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
+    def loss_fn(decisions: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:
         acted: Acted = batch.y
         log_probs: Float[Array, " examples"] = decisions.distribution.log_prob(acted.action)
         if log_probs.shape[0] % num_steps:
