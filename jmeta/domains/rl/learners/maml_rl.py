@@ -258,7 +258,7 @@ def _mask(batch: Batch) -> jax.Array:
 
 
 def _kl_estimate(log_prob: jax.Array, batch: Batch) -> jax.Array:
-    """Of KL(π_old ‖ π) from actions of π_old: the mean of ρ − 1 − log ρ, never negative."""
+    """Estimate KL(π_old ‖ π) from actions of π_old: the mean of ρ − 1 − log ρ, never negative."""
     log_ratio = log_prob - batch.y.log_prob
     return masked_mean(jnp.exp(log_ratio) - 1 - log_ratio, batch)
 

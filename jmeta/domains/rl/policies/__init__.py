@@ -4,6 +4,7 @@ from .actor_critic import actor_critic as actor_critic
 from .distributions import Categorical as Categorical
 from .distributions import Distribution as Distribution
 from .distributions import Normal as Normal
+from .heads import ActionMask as ActionMask
 from .memoryless import memoryless as memoryless
 from .policy import Policy as Policy
 from .policy import PolicyInput as PolicyInput
