@@ -67,6 +67,7 @@ def with_memory(
     discount: float,
     gae_lambda: float,
     reward_scale: float = 1.0,
+    bootstraps: bool = False,
     num_epochs: int = 1,
     num_minibatches: int = 1,
     num_total_steps: int | None = None,
@@ -83,7 +84,7 @@ def with_memory(
         rl.learners.rl2(policy), policy_gradients.ppo_loss())`.
       optimizer: of the meta-parameters; its schedule counts updates, `num_epochs * num_minibatches` in a meta-step.
       num_steps: steps of an episode, over all its rollouts.
-      discount, gae_lambda, reward_scale: of the advantages, as for `policy_gradients.collect_episode`.
+      discount, gae_lambda, reward_scale, bootstraps: of the advantages, as for `policy_gradients.collect_episode`.
       num_epochs, num_minibatches, num_total_steps: as for `on_policy_trainer`.
       batching: tasks of an update at once, as for `jmeta.over_tasks`; `"auto"` is all, since they share one product a
         step.
@@ -109,8 +110,9 @@ def with_memory(
       >>> float(aux["return"]) == -float(loss)
       True
     """
-    run = run_episode(environment, policy, num_steps=num_steps)
-    collect = collect_episode(run, discount=discount, gae_lambda=gae_lambda, reward_scale=reward_scale)
+    run = run_episode(environment, policy, num_steps=num_steps, with_final_values=bootstraps)
+    numbers = {"discount": discount, "gae_lambda": gae_lambda, "reward_scale": reward_scale}
+    collect = collect_episode(run, **numbers, bootstraps=bootstraps)
     tested = run_episode(environment, policy, num_steps=num_steps, is_greedy=is_greedy)
 
     def trainer(sharing: Sharing | None) -> MetaTrainer:
@@ -164,8 +166,9 @@ def adapting(
     horizon: int,
     discount: float = 0.99,
     gae_lambda: float = 1.0,
+    bootstraps: bool = False,
 ) -> Adapting:
-    """A policy and its inner steps, for `maml_with_ppo` and `maml_with_trpo`.
+    """Put a policy and its inner steps together, for `maml_with_ppo` and `maml_with_trpo`.
 
     Args:
       environment: whose parameters are the task.
@@ -174,7 +177,7 @@ def adapting(
       optimizer: the inner one, such as `optax.sgd(0.1)`.
       num_rollouts: rollouts of each inner step, and of the adapted policy.
       horizon: steps of a rollout, at most.
-      discount, gae_lambda: of the advantages, as for `policy_gradients.roll_out`.
+      discount, gae_lambda, bootstraps: of the advantages, as for `policy_gradients.roll_out`.
 
     Raises:
       ValueError: if a number is out of its range.
@@ -186,6 +189,7 @@ def adapting(
         num_steps=horizon,
         discount=discount,
         gae_lambda=gae_lambda,
+        bootstraps=bootstraps,
     )
     return Adapting(environment, policy, surrogate, optimizer, rolls, num_rollouts)
 
