@@ -33,7 +33,7 @@ def on_policy_trainer(
     mesh: Mesh | None = None,
     num_blocks: int | None = None,
 ) -> MetaTrainer:
-    """A trainer whose tasks are collected at every meta-step, by its own parameters, and used several times.
+    """Make a trainer whose tasks are collected at every meta-step, by its own parameters, and used several times.
 
     Args:
       trainer: makes the updates, such as `meta_trainer`'s; its state counts meta-steps.

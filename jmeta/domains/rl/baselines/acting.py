@@ -1,4 +1,4 @@
-"""What the baselines share: from scores of actions to a choice among them, and from a step to a whole policy."""
+"""Parts that the baselines share: from scores of actions to a choice among them, and from a step to a whole policy."""
 
 from collections.abc import Callable
 
@@ -51,7 +51,7 @@ def untrained(
 
     def unroll(params: PyTree, memory: PyTree, inputs: PolicyInput, key: RandomKey) -> tuple[PyTree, PolicyOutput]:
         keys = jax.random.split(key, inputs.reward.shape[0])
-        return jax.lax.scan(lambda memory, told: step(params, memory, *told), memory, (inputs, keys))
+        return jax.lax.scan(lambda memory, given: step(params, memory, *given), memory, (inputs, keys))
 
     return Policy(init, begin, step, unroll)
 

@@ -27,7 +27,7 @@ from .gittins import finite_horizon_indices, gittins_indices
 
 
 class ArmCounts(NamedTuple):
-    """What the policies remember.
+    """The memory of the policies.
 
     Attributes:
       successes: pulls of each arm that paid.

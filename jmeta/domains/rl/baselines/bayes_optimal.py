@@ -119,7 +119,7 @@ def _table(plans: dict[Arms, _Plan], num_pulls: int) -> _Table:
 
 
 def _plans(num_arms: int, num_pulls: int) -> dict[Arms, _Plan]:
-    """What to do in every state that can be reached before the last pull."""
+    """The best arm in every state that can be reached before the last pull."""
     check_positive({"num_arms": num_arms, "num_pulls": num_pulls})
     layers: list[set[Arms]] = [{()}]
     for _ in range(num_pulls - 1):
@@ -132,7 +132,7 @@ def _plans(num_arms: int, num_pulls: int) -> dict[Arms, _Plan]:
 
 
 def _judged(arms: Arms, arm: tuple[int, int], plans: dict[Arms, _Plan]) -> _Plan:
-    """What comes of pulling an arm and going on as planned."""
+    """The expected reward of pulling an arm and going on as planned."""
     mean = (1 + arm[0]) / (2 + sum(arm))
     after = [plans[state].value if (state := _pulled(arms, arm, paid)) in plans else 0.0 for paid in (0, 1)]
     return _Plan(mean * (1 + after[1]) + (1 - mean) * after[0], arm)

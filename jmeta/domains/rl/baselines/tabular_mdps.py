@@ -29,7 +29,7 @@ MakePlan = Callable[[MDPPosterior, RandomKey], Plan]
 
 
 class PlannerMemory(NamedTuple):
-    """What the policies remember.
+    """The memory of the policies.
 
     Attributes:
       posterior: what is known of the MDP.
