@@ -1,6 +1,7 @@
 """jmeta's contenders that act: RL² by A2C or PPO, the whole meta-step compiled."""
 
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ from .workloads import (
 
 _BANDIT, _SAMPLE = environments.bernoulli_bandit(ARMS)
 _POLICY = policies.actor_critic(models.gru(WIDTH), _BANDIT)
-_JUDGED = {"discount": DISCOUNT, "gae_lambda": GAE_LAMBDA, "reward_scale": REWARD_SCALE}
+_JUDGED: dict[str, Any] = {"discount": DISCOUNT, "gae_lambda": GAE_LAMBDA, "reward_scale": REWARD_SCALE}
 _WEIGHTS = {"value_weight": VALUE_WEIGHT, "entropy_weight": ENTROPY_WEIGHT}
 
 
