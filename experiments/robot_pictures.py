@@ -93,7 +93,7 @@ def filmed(
         action = decision.distribution.mode()
         ends, centre = seen(state.motion)
         observation, state, reward, terminated, truncated, _ = there.step(key_step, state, action, env_params)
-        after = policies.StepInput(observation, action, reward, terminated | truncated)
+        after = policies.PolicyInput(observation, action, reward, terminated | truncated)
         return (memory, state, after), Film(ends, centre, reward)
 
     def film(key: RandomKey) -> Film:

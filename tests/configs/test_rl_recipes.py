@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jmeta import Batch, runs, tasks, training
-from jmeta.domains.rl.policies import StepInput
+from jmeta.domains.rl.policies import PolicyInput
 from jmeta.runs import evaluate, loop, options, recipes, state, train
 from jmeta.runs.diagnosis import examine_step
 from jmeta.runs.main import run as command
@@ -191,9 +191,9 @@ def test_a_policy_that_does_not_adapt_sees_the_present_observation_alone():
     params = experiment.init_fn(jax.random.key(0))
     key_observation, key_action, key_reward = jax.random.split(jax.random.key(1), 3)
     observation = jax.random.normal(key_observation, (3, 14))
-    nothing = StepInput(observation, jnp.zeros((3, 4)), jnp.zeros(3), jnp.zeros(3, bool))
+    nothing = PolicyInput(observation, jnp.zeros((3, 4)), jnp.zeros(3), jnp.zeros(3, bool))
     action, reward = jax.random.normal(key_action, (3, 4)), jax.random.normal(key_reward, (3,))
-    something = StepInput(observation, action, reward, jnp.ones(3, bool))
+    something = PolicyInput(observation, action, reward, jnp.ones(3, bool))
     assert experiment.learner.adapt(params, Batch(something, None), jax.random.key(2)) == ()
     before, after = (experiment.learner.predict(params, (), inputs, None) for inputs in (nothing, something))
     jax.tree.map(np.testing.assert_array_equal, before, after)

@@ -64,6 +64,7 @@ def with_memory(
     discount: float,
     gae_lambda: float,
     reward_scale: float = 1.0,
+    bootstraps: bool = False,
     num_epochs: int = 1,
     num_minibatches: int = 1,
     num_total_steps: int | None = None,
@@ -80,7 +81,7 @@ def with_memory(
         rl.learners.rl2(policy), policy_gradients.ppo_loss())`.
       optimizer: of the meta-parameters; its schedule counts updates, `num_epochs * num_minibatches` in a meta-step.
       num_steps: steps of an episode, over all its rollouts.
-      discount, gae_lambda, reward_scale: of the advantages, as for `policy_gradients.collect_episode`.
+      discount, gae_lambda, reward_scale, bootstraps: of the advantages, as for `policy_gradients.collect_episode`.
       num_epochs, num_minibatches, num_total_steps: as for `on_policy_trainer`.
       batching: tasks of an update at once, as for `jmeta.over_tasks`; `"auto"` is all, since they share one product a
         step.
@@ -106,8 +107,9 @@ def with_memory(
       >>> float(aux["return"]) == -float(loss)
       True
     """
-    run = run_episode(environment, policy, num_steps=num_steps)
-    collect = collect_episode(run, discount=discount, gae_lambda=gae_lambda, reward_scale=reward_scale)
+    run = run_episode(environment, policy, num_steps=num_steps, with_final_values=bootstraps)
+    numbers = {"discount": discount, "gae_lambda": gae_lambda, "reward_scale": reward_scale}
+    collect = collect_episode(run, **numbers, bootstraps=bootstraps)
     tested = run_episode(environment, policy, num_steps=num_steps, is_greedy=is_greedy)
     # the gradient of the mean over tasks, not the mean of their gradients: one product for all
     mean_episode = jmeta.over_tasks(episode_fn, "vmap" if batching == "auto" else batching)
@@ -157,8 +159,9 @@ def adapting(
     horizon: int,
     discount: float = 0.99,
     gae_lambda: float = 1.0,
+    bootstraps: bool = False,
 ) -> Adapting:
-    """A policy and its inner steps, for `maml_with_ppo` and `maml_with_trpo`.
+    """Put a policy and its inner steps together, for `maml_with_ppo` and `maml_with_trpo`.
 
     Args:
       environment: whose parameters are the task.
@@ -167,7 +170,7 @@ def adapting(
       optimizer: the inner one, such as `optax.sgd(0.1)`.
       num_rollouts: rollouts of each inner step, and of the adapted policy.
       horizon: steps of a rollout, at most.
-      discount, gae_lambda: of the advantages, as for `policy_gradients.roll_out`.
+      discount, gae_lambda, bootstraps: of the advantages, as for `policy_gradients.roll_out`.
 
     Raises:
       ValueError: if a number is out of its range.
@@ -179,6 +182,7 @@ def adapting(
         num_steps=horizon,
         discount=discount,
         gae_lambda=gae_lambda,
+        bootstraps=bootstraps,
     )
     return Adapting(environment, policy, surrogate, optimizer, rolls, num_rollouts)
 

@@ -1,4 +1,4 @@
-"""What the baselines share: from scores of actions to a choice among them, and from a step to a whole policy."""
+"""Parts that the baselines share: from scores of actions to a choice among them, and from a step to a whole policy."""
 
 from collections.abc import Callable
 
@@ -9,20 +9,20 @@ from jaxtyping import Array, Float, Shaped
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import PyTree, RandomKey
 
-from ..policies import Categorical, Decision, Policy, StepInput
+from ..policies import Categorical, Policy, PolicyInput, PolicyOutput
 
 Scalar = float | int | Float[Array, ""]
 """A number to tune: as an array it may be traced, so that one compiled function tries several."""
 
 
 def untrained(
-    start: Callable[[], PyTree], decide: Callable[[PyTree, StepInput, RandomKey], tuple[PyTree, Decision]]
+    start: Callable[[], PyTree], decide: Callable[[PyTree, PolicyInput, RandomKey], tuple[PyTree, PolicyOutput]]
 ) -> Policy:
     """A policy that has no parameters.
 
     Args:
       start: `() -> memory`.
-      decide: `(memory, inputs, key) -> (memory, Decision)`, one step.
+      decide: `(memory, inputs, key) -> (memory, PolicyOutput)`, one step.
 
     Returns:
       A policy whose `params` are `{}` and whose `unroll` goes step by step.
@@ -37,7 +37,7 @@ def untrained(
       1
     """
 
-    def init(key: RandomKey, inputs: StepInput) -> PyTree:
+    def init(key: RandomKey, inputs: PolicyInput) -> PyTree:
         del key, inputs
         return {}
 
@@ -45,18 +45,18 @@ def untrained(
         del params, key
         return start()
 
-    def step(params: PyTree, memory: PyTree, inputs: StepInput, key: RandomKey) -> tuple[PyTree, Decision]:
+    def step(params: PyTree, memory: PyTree, inputs: PolicyInput, key: RandomKey) -> tuple[PyTree, PolicyOutput]:
         del params
         return decide(memory, inputs, key)
 
-    def unroll(params: PyTree, memory: PyTree, inputs: StepInput, key: RandomKey) -> tuple[PyTree, Decision]:
+    def unroll(params: PyTree, memory: PyTree, inputs: PolicyInput, key: RandomKey) -> tuple[PyTree, PolicyOutput]:
         keys = jax.random.split(key, inputs.reward.shape[0])
-        return jax.lax.scan(lambda memory, told: step(params, memory, *told), memory, (inputs, keys))
+        return jax.lax.scan(lambda memory, given: step(params, memory, *given), memory, (inputs, keys))
 
     return Policy(init, begin, step, unroll)
 
 
-def choice(logits: Float[Array, "actions"]) -> Decision:
+def choice(logits: Float[Array, "actions"]) -> PolicyOutput:
     """A decision among actions, with no guess of what it will bring.
 
     Example:
@@ -64,7 +64,7 @@ def choice(logits: Float[Array, "actions"]) -> Decision:
       >>> float(choice(jnp.zeros(3)).value)
       0.0
     """
-    return Decision(Categorical(logits), jnp.zeros((), jnp.float32))
+    return PolicyOutput(Categorical(logits), jnp.zeros((), jnp.float32))
 
 
 def uniformly_random(num_actions: int) -> Policy:

@@ -20,14 +20,14 @@ from jaxtyping import Array, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from ..policies import Decision, Policy, StepInput
+from ..policies import Policy, PolicyInput, PolicyOutput
 from .acting import Scalar, check_range, choice, mixed_with_uniform, uniform_over_best, untrained
 from .draws import beta
 from .gittins import finite_horizon_indices, gittins_indices
 
 
 class ArmCounts(NamedTuple):
-    """What the policies remember.
+    """The memory of the policies.
 
     Attributes:
       successes: pulls of each arm that paid.
@@ -279,7 +279,7 @@ def finite_horizon_gittins(num_arms: int, *, num_pulls: int) -> Policy:
 def _counting(num_arms: int, logits: Callable[[ArmCounts, RandomKey], Array]) -> Policy:
     check_positive({"num_arms": num_arms})
 
-    def decide(counts: ArmCounts, inputs: StepInput, key: RandomKey) -> tuple[ArmCounts, Decision]:
+    def decide(counts: ArmCounts, inputs: PolicyInput, key: RandomKey) -> tuple[ArmCounts, PolicyOutput]:
         counts = counted(counts, inputs)
         return counts, choice(logits(counts, key))
 
@@ -297,12 +297,12 @@ def no_counts(num_arms: int) -> ArmCounts:
     return ArmCounts(zeros, zeros, jnp.zeros((), jnp.int32))
 
 
-def counted(counts: ArmCounts, inputs: StepInput) -> ArmCounts:
+def counted(counts: ArmCounts, inputs: PolicyInput) -> ArmCounts:
     """Counts with what a step's input tells of the previous pull; at the first step, nothing.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> inputs = StepInput(jnp.zeros(1), jnp.array(2), jnp.array(1.0), jnp.array(True))
+      >>> inputs = PolicyInput(jnp.zeros(1), jnp.array(2), jnp.array(1.0), jnp.array(True))
       >>> counted(no_counts(3), inputs).successes.tolist()
       [0, 0, 1]
     """

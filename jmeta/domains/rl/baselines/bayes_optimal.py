@@ -19,7 +19,7 @@ from jaxtyping import Array, Float32, Int32, UInt32
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from ..policies import Categorical, Decision, Policy, StepInput
+from ..policies import Categorical, Policy, PolicyInput, PolicyOutput
 from .acting import uniform_over_best, untrained
 from .bandits import ArmCounts, counted, no_counts
 
@@ -70,13 +70,13 @@ def bayes_optimal(num_arms: int, *, num_pulls: int) -> Policy:
       >>> from jmeta.domains.rl import environments, rollouts
       >>> bandit, sample = environments.bernoulli_bandit(3)
       >>> run = rollouts.run_episode(bandit, bayes_optimal(3, num_pulls=4), num_steps=4)
-      >>> experience = run({}, sample(jax.random.key(0)), jax.random.key(1))
-      >>> round(float(experience.decisions.value[0]), 4) == round(bayes_optimal_value(3, num_pulls=4), 4)
+      >>> trajectory = run({}, sample(jax.random.key(0)), jax.random.key(1))
+      >>> round(float(trajectory.outputs.value[0]), 4) == round(bayes_optimal_value(3, num_pulls=4), 4)
       True
     """
     table = _table(_plans(num_arms, num_pulls), num_pulls)
 
-    def decide(counts: ArmCounts, inputs: StepInput, key: RandomKey) -> tuple[ArmCounts, Decision]:
+    def decide(counts: ArmCounts, inputs: PolicyInput, key: RandomKey) -> tuple[ArmCounts, PolicyOutput]:
         del key
         counts = counted(counts, inputs)
         successes, failures = (jnp.minimum(count, num_pulls) for count in (counts.successes, counts.failures))
@@ -85,7 +85,7 @@ def bayes_optimal(num_arms: int, *, num_pulls: int) -> Policy:
         is_known = (table.names[row] == name) & (counts.time < num_pulls)
         is_best = is_known & (counts.successes == table.successes[row]) & (counts.failures == table.failures[row])
         value = jnp.where(is_known, table.values[row], jnp.zeros((), jnp.float32))
-        return counts, Decision(Categorical(uniform_over_best(is_best)), value)
+        return counts, PolicyOutput(Categorical(uniform_over_best(is_best)), value)
 
     return untrained(lambda: no_counts(num_arms), decide)
 
@@ -119,7 +119,7 @@ def _table(plans: dict[Arms, _Plan], num_pulls: int) -> _Table:
 
 
 def _plans(num_arms: int, num_pulls: int) -> dict[Arms, _Plan]:
-    """What to do in every state that can be reached before the last pull."""
+    """The best arm in every state that can be reached before the last pull."""
     check_positive({"num_arms": num_arms, "num_pulls": num_pulls})
     layers: list[set[Arms]] = [{()}]
     for _ in range(num_pulls - 1):
@@ -132,7 +132,7 @@ def _plans(num_arms: int, num_pulls: int) -> dict[Arms, _Plan]:
 
 
 def _judged(arms: Arms, arm: tuple[int, int], plans: dict[Arms, _Plan]) -> _Plan:
-    """What comes of pulling an arm and going on as planned."""
+    """The expected reward of pulling an arm and going on as planned."""
     mean = (1 + arm[0]) / (2 + sum(arm))
     after = [plans[state].value if (state := _pulled(arms, arm, paid)) in plans else 0.0 for paid in (0, 1)]
     return _Plan(mean * (1 + after[1]) + (1 - mean) * after[0], arm)

@@ -1,4 +1,4 @@
-"""What is known of a tabular MDP: the posterior that belongs to the distribution of `environments.tabular_mdp`.
+"""The posterior of a tabular MDP whose prior is the distribution of `environments.tabular_mdp`.
 
 Next states of a pair of state and action are Dirichlet: 1 and the times that each one came next. Mean rewards are
 normal: from N(μ, 1) and rewards of variance 1 follows N((μ + Σ r) / (1 + n), 1 / (1 + n)) after n of them. The prior is
@@ -19,7 +19,7 @@ from .draws import dirichlet
 
 
 class MDPPosterior(NamedTuple):
-    """What is known of an MDP.
+    """The posterior of an MDP, as counts and sums.
 
     Attributes:
       concentration: of the Dirichlet of next states: 1 and how often each came after each action in each state.

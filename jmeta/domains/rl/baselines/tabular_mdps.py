@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from ..policies import Decision, Policy, StepInput
+from ..policies import Policy, PolicyInput, PolicyOutput
 from .acting import Scalar, check_range, choice, mixed_with_uniform, uniform_over_best, untrained
 from .mdp_posterior import MDPPosterior, experienced, posterior_mean, posterior_sample, prior
 from .value_iteration import Plan, optimistic_expected, planned_backwards, value_iteration
@@ -29,7 +29,7 @@ MakePlan = Callable[[MDPPosterior, RandomKey], Plan]
 
 
 class PlannerMemory(NamedTuple):
-    """What the policies remember.
+    """The memory of the policies.
 
     Attributes:
       posterior: what is known of the MDP.
@@ -85,7 +85,7 @@ def planning_policy(
         no_plan = jnp.zeros((horizon, num_states, num_actions), jnp.float32)
         return PlannerMemory(prior(num_states, num_actions, reward_mean=reward_mean), zero, zero, no_plan)
 
-    def decide(memory: PlannerMemory, inputs: StepInput, key: RandomKey) -> tuple[PlannerMemory, Decision]:
+    def decide(memory: PlannerMemory, inputs: PolicyInput, key: RandomKey) -> tuple[PlannerMemory, PolicyOutput]:
         state = inputs.observation.astype(jnp.int32)
         posterior = experienced(memory.posterior, memory.state, inputs.action, inputs.reward, state, inputs.is_over)
         is_start = inputs.is_over | (inputs.action < 0)

@@ -6,12 +6,8 @@ Each factory returns `(environment, sample)`: the environment, under gymnax's na
 from .bandits import BanditParams as BanditParams
 from .bandits import bernoulli_bandit as bernoulli_bandit
 from .bandits import gaussian_bandit as gaussian_bandit
-from .environment import Box as Box
-from .environment import Discrete as Discrete
 from .environment import Environment as Environment
-from .environment import as_vector as as_vector
 from .environment import environment as environment
-from .environment import num_features as num_features
 from .from_brax import from_brax as from_brax
 from .from_navix import from_navix as from_navix
 from .from_xland_minigrid import from_xland_minigrid as from_xland_minigrid
@@ -22,4 +18,9 @@ from .point_navigation import sparse_point_navigation as sparse_point_navigation
 from .previous_observation import with_previous_observation as with_previous_observation
 from .scaled_actions import scaled_actions as scaled_actions
 from .source import source as source
+from .spaces import Box as Box
+from .spaces import Discrete as Discrete
+from .spaces import as_numbers as as_numbers
+from .spaces import as_vector as as_vector
+from .spaces import num_features as num_features
 from .tabular_mdp import tabular_mdp as tabular_mdp

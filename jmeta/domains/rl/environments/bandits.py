@@ -1,7 +1,7 @@
 """Bandits: arms that pay by chance. The smallest problems in which exploring has to be weighed against exploiting.
 
-A task is its arms' means. A rollout is one pull, so the observation says nothing: all that a policy knows is what it
-remembers of its own pulls and their rewards.
+A task is its arms' means. A rollout is one pull, so the observation says nothing: all that a policy knows is its
+memory of its own pulls and their rewards.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from .environment import Box, Discrete, Environment, environment
+from .environment import Environment, environment
+from .spaces import Box, Discrete
 
 
 class BanditParams(NamedTuple):

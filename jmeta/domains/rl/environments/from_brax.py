@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from .environment import Box, Environment, environment
+from .environment import Environment, environment
+from .spaces import Box
 
 BACKENDS = ("generalized", "positional", "spring")
 
@@ -72,7 +73,7 @@ def from_brax(
     Raises:
       ImportError: if Brax is not installed.
       ValueError: if Brax has no such environment or backend, a range is empty or negative, `num_steps` is not positive,
-        or masses shall differ where the physics leaves them out: Brax's springs of some robots, such as its ant.
+        or masses are to differ where the physics leaves them out: Brax's springs of some robots, such as its ant.
 
     Example:
       >>> import jax  # doctest: +SKIP

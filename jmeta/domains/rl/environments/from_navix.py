@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from .environment import Box, Discrete, Environment, environment
+from .environment import Environment, environment
+from .spaces import Box, Discrete
 
 NUM_ENTITIES, NUM_COLOURS, NUM_CONDITIONS = 11, 6, 4  # of Navix: a cell is what is there, its colour, how it is turned
 
@@ -31,7 +32,7 @@ def from_navix(
 ) -> tuple[Environment, Partial]:
     """An environment of Navix, whose layout is the task: every rollout of a task begins in the same place of the same.
 
-    What moves by itself (balls) moves differently in each rollout.
+    Balls, which move of their own, move differently in each rollout.
 
     Args:
       name: as registered by Navix, such as `"Navix-DoorKey-Random-6x6-v0"` or `"Navix-GoToDoor-5x5-v0"`, whose goal is
@@ -99,7 +100,7 @@ def from_navix(
 
 
 def _with_key(timestep: Any, key: RandomKey) -> Any:
-    """With this key for what moves by itself, and without the pictures of cells, which only renderings look at."""
+    """With this key for what moves of its own, and without the pictures of cells, which only renderings look at."""
     return timestep.replace(state=timestep.state.replace(key=key, cache=None))
 
 

@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import PyTree, RandomKey
 
-from .environment import Box, Discrete, Environment, environment
+from .environment import Environment, environment
+from .spaces import Box, Discrete
 
 HINT = 'this needs XLand-MiniGrid; install it with `pip install "jmeta[environments]"`'
 
@@ -101,7 +102,7 @@ def from_xland_minigrid(name: str, benchmark: Any, *, num_steps: int | None = No
 
 
 def hidden_goal_benchmark(num_rulesets: int, num_objects: int, key: RandomKey) -> Any:
-    """Rulesets in which one of several objects is wanted: to be picked up, or to be stood beside.
+    """Rulesets in which one of several objects is wanted: to be picked up, or to be stood next to.
 
     Nothing says which object, or which of the two; there are no rules, and nothing to download.
 

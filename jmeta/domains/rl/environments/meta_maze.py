@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from .environment import Box, Discrete, Environment, environment
+from .environment import Environment, environment
+from .spaces import Box, Discrete
 
 MOVES = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]], np.int32)  # up, down, left, right: as rows and columns change
 
@@ -85,7 +86,7 @@ def meta_maze(
       Miconi, Clune, Stanley, "Differentiable plasticity: training plastic neural networks with backpropagation", 2018,
       arXiv:1804.02464, section 4.5; Miconi, Rawal, Clune, Stanley, "Backpropamine: training self-modifying neural
       networks with differentiable neuromodulated plasticity", 2019, arXiv:2002.10585, section 4.2. Differs from the
-      authors' code: the share of time passed is not observed; previous action and reward are what every policy is told.
+      authors' code: the share of time passed is not observed; every policy sees the previous action and reward.
     """
     check_positive({"num_steps": num_steps})
     if size < 3 or size % 2 == 0:

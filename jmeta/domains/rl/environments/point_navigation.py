@@ -1,4 +1,4 @@
-"""A point in the plane that is to find a place it is not told: the smallest continuous problem of meta-learning.
+"""A point in the plane that has to find a hidden place: the smallest continuous problem of meta-learning.
 
 A task is its goal. With a dense reward every step says how far the goal is; with a sparse one the point has to search
 where goals may be, and to remember in the next rollout where it was rewarded.
@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from .environment import Box, Environment, environment
+from .environment import Environment, environment
+from .spaces import Box
 
 MAX_VELOCITY = 0.1  # of each coordinate, in one step
 

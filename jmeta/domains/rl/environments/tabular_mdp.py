@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from .environment import Discrete, Environment, environment
+from .environment import Environment, environment
+from .spaces import Discrete
 
 
 class TabularMDPParams(NamedTuple):

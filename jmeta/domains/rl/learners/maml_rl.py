@@ -23,7 +23,7 @@ from jmeta.episodes import plain_episode
 from jmeta.losses import checked_loss, masked_mean
 from jmeta.types import Aux, Batch, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
 
-from ..policies import Decision, Policy, StepInput
+from ..policies import Policy, PolicyInput, PolicyOutput
 
 RollOut = Any  # `(params, env_params, key) -> Batch`; policy_gradients.RollOut, which needs an extra
 
@@ -65,7 +65,7 @@ def maml_rl(
 
     Returns:
       A learner whose meta-parameters and adapted state are both parameters of the policy, and whose predictions are its
-      `Decision`s.
+      `PolicyOutput`s.
 
     Raises:
       ValueError: if `num_steps` or a weight is negative, or a weight is given with `roll_out`; at trace time if a
@@ -114,7 +114,7 @@ def maml_rl(
         adapted, _ = inner_loop(meta_params, support, key)
         return adapted
 
-    def predict(meta_params: PyTree, adapted: PyTree, x: StepInput, key: RandomKey | None) -> Decision:
+    def predict(meta_params: PyTree, adapted: PyTree, x: PolicyInput, key: RandomKey | None) -> PolicyOutput:
         del meta_params
         return policy.unroll(adapted, (), x, key)[1]  # pyright: ignore[reportArgumentType]  (no key, no dropout)
 
@@ -258,7 +258,7 @@ def _mask(batch: Batch) -> jax.Array:
 
 
 def _kl_estimate(log_prob: jax.Array, batch: Batch) -> jax.Array:
-    """Of KL(π_old ‖ π) from actions of π_old: the mean of ρ − 1 − log ρ, never negative."""
+    """Estimate KL(π_old ‖ π) from actions of π_old: the mean of ρ − 1 − log ρ, never negative."""
     log_ratio = log_prob - batch.y.log_prob
     return masked_mean(jnp.exp(log_ratio) - 1 - log_ratio, batch)
 

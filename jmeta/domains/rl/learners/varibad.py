@@ -24,13 +24,13 @@ from jmeta.models.dense import dense, init_dense
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, SequenceModel, Task
 
-from ..environments.environment import as_vector, num_features
-from ..policies import Normal, Policy, actor_critic, features
+from ..environments.spaces import as_vector, flat_action_space, num_features
+from ..policies import ActionMask, Normal, Policy, actor_critic, features
 from .rl2 import rl2
 
 
 class Belief(NamedTuple):
-    """What VariBAD has inferred of a task.
+    """The belief of VariBAD about a task.
 
     Attributes:
       memory: of the encoder.
@@ -106,7 +106,7 @@ def task_inference(
     if kl_weight < 0:
         raise ValueError(f"kl_weight={kl_weight}; expected a number of at least 0")
     observation_space = environment.observation_space(environment.default_params)
-    action_space = environment.action_space(environment.default_params)
+    action_space = flat_action_space(environment.action_space(environment.default_params), environment.name)
 
     def init(key: RandomKey, x: Float[Array, "steps features"]) -> PyTree:
         key_encoder, key_posterior, key_decoder = jax.random.split(key, 3)
@@ -162,13 +162,20 @@ def task_inference(
     return TaskInference(init, start, step, unroll, negative_elbo)
 
 
-def varibad_policy(inference: TaskInference, trunk: Model, environment: Any, *, initial_log_std: float = 0.0) -> Policy:
-    """A policy of the observation and of the belief about the task: an actor-critic whose memory is a `Belief`.
+def varibad_policy(
+    inference: TaskInference,
+    trunk: Model,
+    environment: Any,
+    *,
+    initial_log_std: float = 0.0,
+    action_mask: ActionMask | None = None,
+) -> Policy:
+    """Make a policy of the observation and of the belief about the task: an actor-critic whose memory is a `Belief`.
 
     Args:
       inference: as returned by `task_inference`. No gradient flows into it from what the policy decides.
       trunk: from observation, means and log-deviations to what actor and critic share, which passes a tanh before them.
-      environment, initial_log_std: as for `policies.actor_critic`.
+      environment, initial_log_std, action_mask: as for `policies.actor_critic`.
 
     Example:
       >>> import jax
@@ -210,7 +217,8 @@ def varibad_policy(inference: TaskInference, trunk: Model, environment: Any, *, 
         belief, posteriors = inference.unroll(params["inference"], belief, x)
         return belief, jax.vmap(seen, in_axes=(None, 0, 0))(params, x, posteriors)
 
-    return actor_critic(SequenceModel(init, start, step, unroll), environment, initial_log_std=initial_log_std)
+    memory = SequenceModel(init, start, step, unroll)
+    return actor_critic(memory, environment, initial_log_std=initial_log_std, action_mask=action_mask)
 
 
 def varibad(
@@ -220,15 +228,16 @@ def varibad(
     *,
     initial_log_std: float = 0.0,
     elbo_weight: float = 1.0,
+    action_mask: ActionMask | None = None,
 ) -> Learner:
     """Infer the task from what was experienced; act on that belief and go on inferring.
 
     Its training episode is the policy's loss on what was collected, and the bound on the likelihood of all its rewards.
 
     Args:
-      inference, trunk, environment, initial_log_std: as for `varibad_policy`.
-      elbo_weight: λ, the weight of −ELBO beside the policy's loss. The two losses share no parameters, so under Adam it
-        matters only to what is clipped, or reported, for both together.
+      inference, trunk, environment, initial_log_std, action_mask: as for `varibad_policy`.
+      elbo_weight: λ, the weight of −ELBO; the policy's loss has 1. The two losses share no parameters, so under Adam it
+        matters only where both are clipped, or reported, together.
 
     Returns:
       A learner of streams of steps as `rl2` is, whose adapted state is a `Belief`. It is trained by a loss of
@@ -258,7 +267,8 @@ def varibad(
     Reference:
       Zintgraf et al., 2020, arXiv:1910.08348, eq. 9.
     """
-    learner = rl2(varibad_policy(inference, trunk, environment, initial_log_std=initial_log_std))
+    numbers = {"initial_log_std": initial_log_std, "action_mask": action_mask}
+    learner = rl2(varibad_policy(inference, trunk, environment, **numbers))
 
     def episode(outer_loss: LossFn) -> EpisodeFn:
         def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Array, Aux]:
@@ -283,7 +293,7 @@ def _after(belief: Belief, posteriors: Normal) -> Normal:
 def _transitions(
     batch: Batch, observation_space: Any, action_space: Any, predicts_observations: bool
 ) -> tuple[Float[Array, "steps given"], Float[Array, "steps targets"], Array]:
-    """What the decoder is given of each step, what it has to predict, and `[steps, targets]`, where that is known."""
+    """The decoder's inputs of each step, its targets, and `[steps, targets]`, where these are known."""
     observed = as_vector(batch.x.observation, observation_space)
     given = jnp.concatenate([observed, as_vector(batch.y.action, action_space)], 1)
     is_real = jnp.ones(len(given), bool) if batch.mask is None else batch.mask

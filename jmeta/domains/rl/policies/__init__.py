@@ -4,9 +4,10 @@ from .actor_critic import actor_critic as actor_critic
 from .distributions import Categorical as Categorical
 from .distributions import Distribution as Distribution
 from .distributions import Normal as Normal
+from .heads import ActionMask as ActionMask
 from .memoryless import memoryless as memoryless
-from .policy import Decision as Decision
 from .policy import Policy as Policy
-from .policy import StepInput as StepInput
+from .policy import PolicyInput as PolicyInput
+from .policy import PolicyOutput as PolicyOutput
 from .policy import features as features
 from .policy import first_input as first_input

@@ -1,4 +1,4 @@
-"""Distributions of actions: what a policy returns, and what policy gradients need of it.
+"""Distributions of actions, which policies return, with all that policy gradients need of them.
 
 Written for one step; a sequence of steps has them stacked, and its log-probabilities come by `vmap` or, since all
 methods work on the last axis, directly.
@@ -38,13 +38,13 @@ class Categorical(NamedTuple):
         return self.logits.argmax(-1).astype(jnp.int32)
 
     def log_prob(self, action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
-        """Of actions, in nats."""
+        """Log-probabilities of actions, in nats."""
         log_probs = jax.nn.log_softmax(self.logits)
         chosen = jax.nn.one_hot(action, self.logits.shape[-1], dtype=log_probs.dtype)
         return (jnp.where(chosen > 0, log_probs, 0)).sum(-1)  # `where`: impossible actions have -inf
 
     def entropy(self) -> Float[Array, "*batch"]:
-        """In nats."""
+        """Entropy, in nats."""
         log_probs = jax.nn.log_softmax(self.logits)
         return -(jnp.exp(log_probs) * jnp.where(jnp.isneginf(log_probs), 0, log_probs)).sum(-1)
 
@@ -85,7 +85,7 @@ class Normal(NamedTuple):
         return -(0.5 * standard**2 + self.log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def entropy(self) -> Float[Array, "*batch"]:
-        """In nats."""
+        """Entropy, in nats."""
         return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
     def kl(self, other: "Normal") -> Float[Array, "*batch"]:

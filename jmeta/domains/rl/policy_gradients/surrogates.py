@@ -1,10 +1,10 @@
-"""Surrogates of the return: functions whose gradient is a policy gradient, and what their second derivatives are.
+"""Surrogates of the return: functions whose gradient is a policy gradient, and their second derivatives.
 
 An adaptation by policy gradient descends one of them; the meta-gradient goes through that gradient, so that second
 derivatives count. All have the same gradient where the policy is the one that acted. They differ in the next order:
 
     reinforce          −log π(a) Â              its Hessian misses ∇log π ∇log πᵀ: biased
-    likelihood_ratio   −π(a)/π_old(a) Â         has it for each step by itself: little variance, exact for one step
+    likelihood_ratio   −π(a)/π_old(a) Â         has it for each step apart: little variance, exact for one step
     dice               −(□≤ₜ − □<ₜ) Â           has it for all earlier steps: unbiased of every order, high variance
 
 with the magic box □≤ₜ = exp(Σₛ≤ₜ log π − ⊥Σₛ≤ₜ log π), which is 1 and differentiates like a likelihood.
@@ -21,42 +21,43 @@ from jmeta.estimators import magic_box
 from jmeta.losses import masked_mean
 from jmeta.types import Aux, Batch, LossFn
 
-from ..policies import Decision
+from ..policies import PolicyOutput
 from .collecting import Acted
 
 
-def reinforce(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
+def reinforce(outputs: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:
     """−log π(a) Â, averaged over steps: Williams' estimator, MAML's own.
 
     Example:
       >>> import jax.numpy as jnp, jmeta
-      >>> from jmeta.domains.rl.policies import Categorical, Decision
+      >>> from jmeta.domains.rl.policies import Categorical, PolicyOutput
       >>> from jmeta.domains.rl.policy_gradients import Acted
       >>> acted = Acted(jnp.array([0, 1]), jnp.zeros(2), jnp.ones(2), jnp.zeros(2), jnp.ones(2))
-      >>> loss, aux = reinforce(Decision(Categorical(jnp.zeros((2, 2))), jnp.zeros(2)), jmeta.Batch(None, acted))
+      >>> loss, aux = reinforce(PolicyOutput(Categorical(jnp.zeros((2, 2))), jnp.zeros(2)), jmeta.Batch(None, acted))
       >>> round(float(loss), 4)
       0.6931
     """
     acted: Acted = batch.y
-    return masked_mean(-decisions.distribution.log_prob(acted.action) * acted.advantage, batch), {
+    return masked_mean(-outputs.distribution.log_prob(acted.action) * acted.advantage, batch), {
         "reward": masked_mean(acted.reward, batch)
     }
 
 
-def likelihood_ratio(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
+def likelihood_ratio(outputs: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:
     """−π(a)/π_old(a) Â, averaged over steps: ProMP's low-variance surrogate, which may be used off policy, too.
 
     Example:
       >>> import jax.numpy as jnp, jmeta
-      >>> from jmeta.domains.rl.policies import Categorical, Decision
+      >>> from jmeta.domains.rl.policies import Categorical, PolicyOutput
       >>> from jmeta.domains.rl.policy_gradients import Acted
       >>> acted = Acted(jnp.array([0, 1]), jnp.log(jnp.full(2, 0.5)), jnp.ones(2), jnp.zeros(2), jnp.ones(2))
-      >>> loss, aux = likelihood_ratio(Decision(Categorical(jnp.zeros((2, 2))), jnp.zeros(2)), jmeta.Batch(None, acted))
+      >>> outputs = PolicyOutput(Categorical(jnp.zeros((2, 2))), jnp.zeros(2))
+      >>> loss, aux = likelihood_ratio(outputs, jmeta.Batch(None, acted))
       >>> round(float(loss), 4)
       -1.0
     """
     acted: Acted = batch.y
-    ratio = jnp.exp(decisions.distribution.log_prob(acted.action) - acted.log_prob)
+    ratio = jnp.exp(outputs.distribution.log_prob(acted.action) - acted.log_prob)
     return masked_mean(-ratio * acted.advantage, batch), {"reward": masked_mean(acted.reward, batch)}
 
 
@@ -68,27 +69,27 @@ def dice(*, num_steps: int) -> LossFn:
         are within each.
 
     Returns:
-      `(decisions, batch) -> (loss, aux)`.
+      `(outputs, batch) -> (loss, aux)`.
 
     Raises:
       ValueError: if `num_steps` is not positive; at trace time if it does not divide the examples.
 
     Example:
       >>> import jax.numpy as jnp, jmeta
-      >>> from jmeta.domains.rl.policies import Categorical, Decision
+      >>> from jmeta.domains.rl.policies import Categorical, PolicyOutput
       >>> from jmeta.domains.rl.policy_gradients import Acted
       >>> acted = Acted(jnp.array([0, 1]), jnp.zeros(2), jnp.ones(2), jnp.zeros(2), jnp.ones(2))
-      >>> decisions = Decision(Categorical(jnp.zeros((2, 2))), jnp.zeros(2))
-      >>> loss, aux = dice(num_steps=2)(decisions, jmeta.Batch(None, acted))
+      >>> outputs = PolicyOutput(Categorical(jnp.zeros((2, 2))), jnp.zeros(2))
+      >>> loss, aux = dice(num_steps=2)(outputs, jmeta.Batch(None, acted))
       >>> float(loss), float(aux["reward"])
       (0.0, 1.0)
     """
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps}; expected the number of steps of a rollout, at least 1")
 
-    def loss_fn(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
+    def loss_fn(outputs: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:
         acted: Acted = batch.y
-        log_probs: Float[Array, " examples"] = decisions.distribution.log_prob(acted.action)
+        log_probs: Float[Array, " examples"] = outputs.distribution.log_prob(acted.action)
         if log_probs.shape[0] % num_steps:
             raise ValueError(f"{log_probs.shape[0]} examples are no rollouts of num_steps={num_steps}")
         if batch.mask is not None:

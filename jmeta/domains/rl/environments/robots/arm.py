@@ -1,4 +1,4 @@
-"""The arm: three links that hang from a fixed shoulder, and a place for its tip to find that it is not told.
+"""The arm: three links that hang from a fixed shoulder, and a hidden place for its tip to find.
 
 The smallest of the robots, and the one in which adapting shows most: the reward says how far the tip is from the goal,
 a few of these distances say where the goal is, and what it takes to hold the arm there depends on its masses.

@@ -1,4 +1,4 @@
-"""What acts on a mechanism: motors and springs of its hinges, the ground under it, the water around it."""
+"""Forces on a mechanism: motors and springs of its hinges, the ground under it, the water around it."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ SLIP = 0.02  # m/s: friction is at 71 % of its limit at this speed
 
 
 class Hinges(NamedTuple):
-    """What hinges do by themselves.
+    """Springs, dampers and ranges of hinges.
 
     Attributes:
       rest: angle at which their springs are loose; between link and parent, in rad.

@@ -135,7 +135,7 @@ def mechanism(links: Sequence[Link], *, is_anchored: bool = False) -> Mechanism:
 
 
 def lever(shape: Mechanism, link: int, at: float) -> Float[np.ndarray, "links"]:
-    """What leads from the first link's start to a point on a link, `at` between 0, the link's start, and 1, its end.
+    """The row from the first link's start to a point on a link, `at` between 0, the link's start, and 1, its end.
 
     Example:
       >>> from jmeta.domains.rl.environments.robots.physics import Link, lever, mechanism
@@ -282,7 +282,7 @@ def advance(solid: Body, motion: Motion, push: Push, *, gravity: float, dt: floa
 
 
 def _solve(matrix: Float[Array, "n n"], vector: Float[Array, "n"]) -> Float[Array, "n"]:
-    """Of a positive definite matrix, by elimination without exchange of rows: n fused products, for a batch at once."""
+    """Solve, for a positive definite matrix, by elimination without pivoting: n fused products, for a batch at once."""
     rows = jnp.concatenate([matrix, vector[:, None]], 1)
     for i, unit in enumerate(np.eye(vector.shape[0])):
         rows = rows - (rows[:, i] - jnp.asarray(unit, rows.dtype))[:, None] * (rows[i] / rows[i, i])[None, :]

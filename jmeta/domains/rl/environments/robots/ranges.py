@@ -1,4 +1,4 @@
-"""What differs between tasks of one robot, and samplers of it from ranges.
+"""The differences between tasks of one robot, and samplers of them from ranges.
 
 Tasks to be trained on and tasks to be tested on outside of these, heavier ones say, are two ranges of one robot.
 """
@@ -17,7 +17,7 @@ Range = tuple[float, float]
 
 
 class RobotParams(NamedTuple):
-    """A task. What the robot is not told: observations show it only by what comes of actions.
+    """A task, hidden from the robot: observations show it only by what comes of actions.
 
     Attributes:
       goal: what to do; see the robot for its meaning and unit.

@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from ..environment import Box, Environment, environment
+from ..environment import Environment, environment
+from ..spaces import Box
 from .forces import Hinges, at_hinges, together
 from .physics import Body, Mechanism, Motion, Push, advance, body
 from .ranges import Ranges, RobotParams, middle_of, sampler
@@ -49,7 +50,7 @@ class Design(NamedTuple):
       num_substeps: of the physics in a step.
       num_sensors: numbers in an observation.
       start: `(solid, key) -> motion`, of a rollout.
-      world: `(solid, motion, params) -> push`: what acts on the body beside weight and hinges.
+      world: `(solid, motion, params) -> push`: forces on the body other than weight and hinges.
       observe: `(solid, motion) -> observation`, without sensor offsets.
       reward: `(solid, before, after, goal) -> reward` of a step, without its cost.
     """
