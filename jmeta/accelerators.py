@@ -6,6 +6,8 @@ Rows are measured by `experiments.benchmarks.accelerator`; a card without a row 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+__all__ = ["Choice", "GUESS", "MEASURED", "choice"]
+
 
 class Choice(NamedTuple):
     """The settings that `"auto"` takes on one card.

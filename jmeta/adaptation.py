@@ -14,6 +14,8 @@ from .adjoints import Adjoint, InnerLoop, MakeOptimizer, Objective
 from .losses import checked_loss
 from .types import Aux, PyTree, RandomKey
 
+__all__ = ["descend"]
+
 
 def descend(
     objective: Objective,

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+__all__ = ["Trial", "Plan", "plan", "describe"]
+
 
 class Trial(NamedTuple):
     """The measurements of one candidate.

@@ -17,6 +17,17 @@ from jaxtyping import Array, Key
 from .accelerators import choice
 from .types import PyTree, RandomKey
 
+__all__ = [
+    "CACHE_BYTES",
+    "over_tasks",
+    "task_keys",
+    "count_tasks",
+    "tasks_at_once",
+    "largest_divisor",
+    "chunk_size",
+    "computed_bytes",
+]
+
 CACHE_BYTES = 32 * 2**20
 """Largest size of the intermediate values computed at once on a CPU. Measured on two cores with 32 MB of cache: for a
 meta-step of MAML on a thousand sinusoids it gives 125 tasks at once, which takes half the time of all at once. Any

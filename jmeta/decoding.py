@@ -14,6 +14,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+__all__ = ["MAX_BYTES", "UnreadableError", "shown", "decoding", "read_regular", "read_npz"]
+
 MAX_BYTES = 2**30
 """Largest file, and largest content of an archive, that is read into memory."""
 

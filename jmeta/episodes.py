@@ -15,6 +15,8 @@ import numpy as np
 from .losses import check_labels, checked_loss, without_padding
 from .types import Aux, Batch, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
 
+__all__ = ["episode", "plain_episode", "check_predictions", "task_without_padding"]
+
 
 def episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
     """Build the episode that meta-trains a learner: its own one where it has one, or else the plain one.

@@ -16,6 +16,8 @@ import numpy as np
 from .losses import without_padding
 from .types import Batch, Learner, PyTree, RandomKey, Task
 
+__all__ = ["LeakReport", "leaks", "support_and_one_query", "three_ways", "compared"]
+
 
 class LeakReport(NamedTuple):
     """Whether, and by how much, predictions depend on the company they are made in.

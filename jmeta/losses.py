@@ -14,6 +14,8 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from .types import Aux, Batch, PyTree
 
+__all__ = ["checked_loss", "without_padding", "masked_mean", "cross_entropy", "squared_error", "check_labels"]
+
 
 def checked_loss(result: Any, of: str) -> tuple[Any, Aux]:
     """Return the result of a loss function after checking that it is `(loss, aux)`: a scalar and a dictionary.

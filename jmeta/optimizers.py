@@ -10,6 +10,8 @@ from jax.extend.core import Literal
 
 from .types import PyTree
 
+__all__ = ["safe_at_zero", "learned_rates"]
+
 
 def safe_at_zero(
     optimizer: optax.GradientTransformation, *, smallest: float = 1e-15

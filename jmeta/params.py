@@ -7,6 +7,8 @@ import jax
 
 from .types import PyTree
 
+__all__ = ["partition", "merge", "path_name"]
+
 
 def partition(params: PyTree, is_adapted: Callable[[str], bool]) -> tuple[PyTree, PyTree]:
     """Split parameters into those an inner loop adapts and those it leaves alone.

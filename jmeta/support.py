@@ -7,6 +7,8 @@ from .losses import without_padding
 from .models.chain import apply_and_calibrate
 from .types import Aux, Batch, LossFn, Model, PyTree, RandomKey
 
+__all__ = ["apply_to_support", "with_support_statistics", "support_loss"]
+
 
 def apply_to_support(model: Model, params: PyTree, support: Batch, key: RandomKey | None) -> tuple[PyTree, PyTree]:
     """Return `(outputs, params)` of a model on a support; if the model stores statistics, `params` hold the support's.

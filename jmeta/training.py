@@ -19,6 +19,19 @@ from .losses import checked_loss
 from .tasks.few_shot import as_partial
 from .types import Aux, GradFn, MetaTrainer, PyTree, RandomKey, Task
 
+__all__ = [
+    "SampleTasks",
+    "MetaState",
+    "meta_trainer",
+    "start_counting",
+    "count_step",
+    "step_keys",
+    "sampled_steps",
+    "fed_steps",
+    "with_progress",
+    "all_finite",
+]
+
 SampleTasks = Callable[[RandomKey], PyTree]
 """`key -> stacked tasks`. A sampler that holds arrays is a `jax.tree_util.Partial`, so that they are arguments, not
 constants, of the compiled function."""

@@ -12,6 +12,22 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Key
 
+__all__ = [
+    "PyTree",
+    "RandomKey",
+    "Aux",
+    "Batch",
+    "Task",
+    "Model",
+    "SequenceModel",
+    "LossFn",
+    "EpisodeFn",
+    "Learner",
+    "GradFn",
+    "MetaTrainer",
+    "ChunkMap",
+]
+
 PyTree = Any
 RandomKey = Key[Array, ""]
 Aux = dict[str, Any]  # named scalars that a loss or an episode reports with its value

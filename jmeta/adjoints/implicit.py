@@ -25,6 +25,8 @@ from ..types import Aux, PyTree, RandomKey
 from .inner_loop import Adjoint, InnerLoop, MakeOptimizer, Objective, inner_gradient, scanned_loop
 from .perturbed import Partition, as_values, is_zero, partition
 
+__all__ = ["MatVec", "Solver", "conjugate_gradient", "neumann_series", "lineax_solver", "implicit"]
+
 MatVec = Callable[[PyTree], PyTree]
 """A symmetric matrix, given as the function that multiplies a vector by it."""
 

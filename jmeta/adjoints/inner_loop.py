@@ -9,6 +9,20 @@ import optax
 
 from ..types import Aux, PyTree, RandomKey
 
+__all__ = [
+    "Objective",
+    "MakeOptimizer",
+    "InnerLoop",
+    "Adjoint",
+    "InnerGradient",
+    "Scan",
+    "inner_gradient",
+    "stopped_gradient",
+    "scanned_loop",
+    "checked_optimizer",
+    "rematerialized_scan",
+]
+
 Objective = Callable[[PyTree, PyTree, Any, RandomKey], tuple[Any, Aux]]
 """`(params, context, step, key) -> (loss, aux)`: the loss that an inner loop descends. Everything that a meta-gradient
 may flow into, other than `params`, is in `context`; `step` counts from 0."""

@@ -32,6 +32,8 @@ from .inner_loop import (
 from .perturbed import Partition, as_values, is_zero, partition
 from .unrolling import block_of, check_block_size
 
+__all__ = ["mixed_mode"]
+
 
 def mixed_mode(*, block_size: int | str | None = None) -> Adjoint:
     """Differentiate through every step, with second derivatives in forward mode: exact, less memory, often faster.

@@ -14,6 +14,8 @@ from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from ..types import PyTree
 
+__all__ = ["Partition", "partition", "as_values", "is_zero"]
+
 
 @partial(jax.tree_util.register_dataclass, data_fields=["moving", "still"], meta_fields=["treedef", "is_moving"])
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from .inner_loop import (
     stopped_gradient,
 )
 
+__all__ = ["unrolled", "first_order", "truncated", "rematerialized", "check_block_size", "block_of"]
+
 
 def unrolled() -> Adjoint:
     """Differentiate through every step: the exact meta-gradient, at the cost of storing every step.

@@ -12,10 +12,9 @@ same order, with the same arguments, on a folder that they share: each writes th
 that its devices need, and all return, or all raise.
 """
 
-from .files import DamagedCheckpointError as DamagedCheckpointError
-from .files import steps as steps
-from .guarded import RefusedFileError as RefusedFileError
-from .restoring import restore as restore
-from .restoring import restore_part as restore_part
-from .saving import AsyncSaver as AsyncSaver
-from .saving import save as save
+from .files import DamagedCheckpointError, steps
+from .guarded import RefusedFileError
+from .restoring import restore, restore_part
+from .saving import AsyncSaver, save
+
+__all__ = ["DamagedCheckpointError", "steps", "RefusedFileError", "restore", "restore_part", "AsyncSaver", "save"]

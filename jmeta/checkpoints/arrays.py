@@ -24,6 +24,8 @@ from etils import epath
 from . import leaves
 from .files import NO_DAMAGE, DamagedCheckpointError
 
+__all__ = ["write_arrays", "merge_arrays", "Stored", "open_arrays", "read_array", "read_through"]
+
 
 def write_arrays(path: pathlib.Path, arrays: dict[str, Any], on_copied: Callable[[], None]) -> None:
     """Write the shards that this process owns; `merge_arrays` makes those of all processes one.

@@ -15,6 +15,8 @@ import jax
 from ..jax_internals import coordination_service
 from .files import DamagedCheckpointError
 
+__all__ = ["SilentProcessError", "Operation", "is_first"]
+
 _PATIENCE_S = 30 * 60  # for the slowest process's disk; that a process died, JAX itself notices sooner
 _numbers = itertools.count()
 

@@ -20,6 +20,26 @@ from typing import Any
 from . import guarded
 from .guarded import list_files
 
+__all__ = [
+    "MANIFEST",
+    "FORMAT",
+    "NO_DAMAGE",
+    "DamagedCheckpointError",
+    "usable",
+    "steps",
+    "step_name",
+    "identity",
+    "make_temporary",
+    "put_in_place",
+    "prune",
+    "best_step",
+    "remove",
+    "to_disk",
+    "write_manifest",
+    "read_manifest",
+    "verify_files",
+]
+
 MANIFEST = "manifest.json"
 FORMAT = 2  # 1 had no number, and compressed arrays
 _STEP_FOLDER = re.compile(r"step_([0-9]{8,18})")

@@ -17,6 +17,22 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
+__all__ = [
+    "MAX_JSON_BYTES",
+    "MAX_LINE_BYTES",
+    "MAX_DIGITS",
+    "RefusedFileError",
+    "open_file",
+    "read_json",
+    "read_lines",
+    "parse_json",
+    "sha256",
+    "digest",
+    "list_files",
+    "verify",
+    "short",
+]
+
 MAX_JSON_BYTES = 1 << 26
 MAX_LINE_BYTES = 1 << 20
 MAX_DIGITS = 300

@@ -11,6 +11,18 @@ import numpy as np
 
 from ..types import PyTree
 
+__all__ = [
+    "named_leaves",
+    "describe",
+    "stored_form",
+    "stored_forms",
+    "fingerprint",
+    "num_bytes",
+    "to_stored",
+    "sharding_of",
+    "from_stored",
+]
+
 _NUMBERS = {bool: np.bool_, int: np.int64, float: np.float64}
 
 

@@ -11,6 +11,8 @@ from . import arrays, cluster, files, leaves
 from .files import DamagedCheckpointError
 from .guarded import short
 
+__all__ = ["restore", "restore_part", "verify"]
+
 
 def restore(
     folder: str | os.PathLike[str], like: PyTree, *, best: bool = False, up_to: int | None = None

@@ -21,6 +21,8 @@ from . import arrays, cluster, files, leaves
 from .files import DamagedCheckpointError
 from .restoring import verify
 
+__all__ = ["save", "AsyncSaver"]
+
 
 def save(
     folder: str | os.PathLike[str], step: int, state: PyTree, *, score: float | None = None, keep_last: int = 3

@@ -15,6 +15,8 @@ from jaxtyping import Array, Key
 
 from ..types import Aux, EpisodeFn, GradFn, PyTree, RandomKey
 
+__all__ = ["evolution_strategies", "check_pairs"]
+
 
 def evolution_strategies(
     episode_fn: EpisodeFn, *, num_pairs: int, sigma: float, pairs_at_once: int | None = None

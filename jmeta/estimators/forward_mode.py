@@ -14,6 +14,8 @@ from jaxtyping import Array
 
 from ..types import Aux, EpisodeFn, GradFn, PyTree, RandomKey
 
+__all__ = ["forward_mode"]
+
 
 def forward_mode(episode_fn: EpisodeFn, *, directions_at_once: int | None = None) -> GradFn:
     """Compute the exact meta-gradient, by one Jacobian-vector product for each number in the meta-parameters.

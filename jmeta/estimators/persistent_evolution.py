@@ -20,6 +20,8 @@ from jaxtyping import Array, Int
 from ..types import Aux, PyTree, RandomKey
 from .evolution import check_pairs
 
+__all__ = ["Unroll", "ParticlesState", "PersistentEstimator", "persistent_evolution_strategies"]
+
 Unroll = Callable[[PyTree, PyTree, PyTree, RandomKey], tuple[PyTree, Array, Aux]]
 """`(meta_params, inner_state, task, key) -> (inner_state, loss, aux)`: a few steps of an inner loop."""
 

@@ -15,6 +15,8 @@ from jaxtyping import Array, Float
 
 from ..types import Aux, EpisodeFn, GradFn, PyTree, RandomKey
 
+__all__ = ["magic_box", "score_function"]
+
 
 def magic_box(log_prob: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Return 1, with the derivatives of `exp(log_prob)` relative to its value.

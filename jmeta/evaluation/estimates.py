@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
+__all__ = ["Estimate", "Interval", "estimate", "proportion_interval", "paired_difference"]
+
 
 class Estimate(NamedTuple):
     """A mean with its uncertainty.

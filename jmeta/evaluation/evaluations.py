@@ -25,6 +25,8 @@ from .per_task import (
     scalars,
 )
 
+__all__ = ["Evaluation", "evaluate", "evaluate_episodes", "adaptation_curve"]
+
 
 class Evaluation(NamedTuple):
     """What was measured, and how; it prints as one line for the protocol and one for each kind of estimates.

@@ -17,6 +17,18 @@ from ..losses import checked_loss
 from ..tasks.few_shot import as_partial
 from ..types import Aux, ChunkMap, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
 
+__all__ = [
+    "evaluation_episode",
+    "scalars",
+    "map_on_one_device",
+    "ONE_DEVICE",
+    "per_task_values",
+    "per_task",
+    "check_numbers",
+    "keys_of_dispatches",
+    "draw_stacked",
+]
+
 
 def evaluation_episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
     """Build the episode that evaluates a learner: adapt to the support with a key, predict the query without one.

@@ -23,6 +23,8 @@ from ..adjoints import Adjoint
 from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
 
+__all__ = ["cavia"]
+
 
 class _Adapted(NamedTuple):
     context: Float[Array, " num_context"]

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, Shaped
 from ..support import apply_to_support
 from ..types import Batch, Model, PyTree, RandomKey
 
+__all__ = ["check_num_ways", "embed_support", "embed", "one_hot_labels", "class_means", "directions", "exclude_absent"]
+
 
 def check_num_ways(num_ways: int) -> None:
     """Raises `ValueError` if `num_ways` is not positive."""

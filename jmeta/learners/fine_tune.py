@@ -27,6 +27,8 @@ from ..support import support_loss
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, directions, embed, embed_support, exclude_absent, one_hot_labels
 
+__all__ = ["FineTuned", "fine_tune"]
+
 _HEADS = ("cosine", "linear")
 
 

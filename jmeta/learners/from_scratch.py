@@ -15,6 +15,8 @@ import optax
 from ..types import Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
 from .maml import maml
 
+__all__ = ["from_scratch"]
+
 
 def from_scratch(
     model: Model,

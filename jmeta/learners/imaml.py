@@ -24,6 +24,8 @@ from ..params import merge, partition
 from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
 
+__all__ = ["imaml"]
+
 
 def imaml(
     model: Model,

@@ -23,6 +23,8 @@ from ..params import merge, partition
 from ..support import apply_to_support, support_loss, with_support_statistics
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
 
+__all__ = ["maml", "first_order_maml", "boil", "anil"]
+
 
 def maml(
     model: Model,

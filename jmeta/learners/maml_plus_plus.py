@@ -27,6 +27,16 @@ from ..params import merge, partition
 from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
 
+__all__ = [
+    "InnerSteps",
+    "maml_plus_plus",
+    "per_step_rates",
+    "per_step_norms",
+    "at_step",
+    "multi_step_loss",
+    "multi_step_weights",
+]
+
 
 class InnerSteps(NamedTuple):
     """An inner loop taken apart, so that a loss may look at every step of it.

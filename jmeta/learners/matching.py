@@ -29,6 +29,8 @@ from jaxtyping import Array, Bool, Float
 from ..types import Batch, Learner, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, directions, embed, embed_support, exclude_absent, one_hot_labels
 
+__all__ = ["Memory", "matching"]
+
 _NEVER = -1e30  # an attention score that weighs exactly 0 next to a real one; -inf would make NaN gradients
 
 

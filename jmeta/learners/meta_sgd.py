@@ -23,6 +23,8 @@ from ..params import merge, partition
 from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
 
+__all__ = ["meta_sgd"]
+
 
 class _Context(NamedTuple):
     rates: PyTree

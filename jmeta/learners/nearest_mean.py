@@ -16,6 +16,8 @@ from jaxtyping import Array, Float
 from ..types import Batch, Learner, PyTree, RandomKey, Task
 from .comparison import check_num_ways, class_means, exclude_absent, one_hot_labels
 
+__all__ = ["ClassMeans", "nearest_mean"]
+
 
 class ClassMeans(NamedTuple):
     """`means`: `[ways, pixels]`; `counts`: `[ways]`, real examples of each class."""

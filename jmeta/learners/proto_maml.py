@@ -24,6 +24,8 @@ from ..params import merge, partition
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, class_means, embed, embed_support, exclude_absent, one_hot_labels
 
+__all__ = ["proto_maml"]
+
 
 class _Head(NamedTuple):
     kernel: Float[Array, "features ways"]

@@ -22,6 +22,8 @@ from jaxtyping import Array, Float
 from ..types import Batch, Learner, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, class_means, directions, embed, embed_support, exclude_absent, one_hot_labels
 
+__all__ = ["Prototypes", "protonet"]
+
 _DISTANCES = ("euclidean", "cosine", "mahalanobis")
 
 

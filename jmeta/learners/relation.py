@@ -24,6 +24,8 @@ from ..support import apply_to_support
 from ..types import Aux, Batch, Learner, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, class_means, exclude_absent, one_hot_labels
 
+__all__ = ["ClassEmbeddings", "relation", "relation_loss"]
+
 
 class ClassEmbeddings(NamedTuple):
     """The adapted state: everything inferred from a support.

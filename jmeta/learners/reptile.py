@@ -28,6 +28,8 @@ from ..params import merge, partition, path_name
 from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
 
+__all__ = ["reptile"]
+
 
 class _WithState(NamedTuple):
     params: PyTree

@@ -20,6 +20,8 @@ from jaxtyping import Array, Float
 from ..types import Batch, Learner, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, embed, embed_support, exclude_absent, one_hot_labels
 
+__all__ = ["RidgeHead", "ridge"]
+
 
 class RidgeHead(NamedTuple):
     """The adapted state: everything inferred from a support.

@@ -15,6 +15,8 @@ from ..tasks.class_arrays import check_positive
 from ..types import PyTree, RandomKey, SequenceModel
 from .dense import dense, init_dense
 
+__all__ = ["KeyValueCache", "causal_transformer", "attend"]
+
 
 class KeyValueCache(NamedTuple):
     """The memory of a causal transformer.

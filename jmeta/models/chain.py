@@ -7,6 +7,8 @@ import jax
 
 from ..types import Model, PyTree, RandomKey
 
+__all__ = ["chain", "apply_and_calibrate"]
+
 
 def chain(body: Model, head: Model) -> Model:
     """`head(body(x))`, with parameters `{"body": ..., "head": ...}`.

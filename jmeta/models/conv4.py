@@ -17,6 +17,8 @@ from ..types import Model
 from .norms import Norm, as_model, check_policy
 from .primitives import convolution, max_pool
 
+__all__ = ["conv4", "check_images", "head"]
+
 
 def conv4(
     num_outputs: int | None,

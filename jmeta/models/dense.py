@@ -6,6 +6,8 @@ from jaxtyping import Array, Float
 
 from ..types import PyTree, RandomKey
 
+__all__ = ["init_dense", "dense"]
+
 
 def init_dense(
     key: RandomKey,

@@ -5,6 +5,8 @@ from jaxtyping import Array, Float
 
 from ..types import Model, PyTree, RandomKey, SequenceModel
 
+__all__ = ["forgetful"]
+
 
 def forgetful(model: Model, *, num_features: int | None = None) -> SequenceModel:
     """A network of the present step alone, in the place of a memory.

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from ..types import Model, PyTree, RandomKey
 from .states import as_leaves, from_leaves
 
+__all__ = ["from_equinox"]
+
 
 def from_equinox(make: Callable[[RandomKey], Any], *, axis_name: str = "batch", transductive: bool = False) -> Model:
     """Use an Equinox module as a model.

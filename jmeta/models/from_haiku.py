@@ -13,6 +13,8 @@ import jax
 from ..types import Model, PyTree, RandomKey
 from .states import as_leaves, from_leaves
 
+__all__ = ["from_haiku"]
+
 
 def from_haiku(
     transformed: Any,

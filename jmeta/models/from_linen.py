@@ -13,6 +13,8 @@ from flax import linen as nn
 from ..types import Model, PyTree, RandomKey
 from .states import exact_averages
 
+__all__ = ["from_linen"]
+
 
 def from_linen(
     module: nn.Module,

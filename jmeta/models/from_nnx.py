@@ -14,6 +14,8 @@ import jax
 from ..types import Model, PyTree, RandomKey
 from .states import as_leaves, from_leaves
 
+__all__ = ["from_nnx"]
+
 
 def from_nnx(make: Callable[[Any], Any], *, transductive: bool = False) -> Model:
     """Use an NNX module as a model.

@@ -12,6 +12,8 @@ from jaxtyping import Array, Shaped
 
 from ..types import Model, PyTree, RandomKey
 
+__all__ = ["mlp"]
+
 
 def mlp(
     features: Sequence[int],

@@ -28,6 +28,18 @@ from jaxtyping import Array, Float
 
 from ..types import Model, PyTree, RandomKey
 
+__all__ = [
+    "POLICIES",
+    "is_norm",
+    "is_head",
+    "is_statistic",
+    "but_statistics",
+    "frozen",
+    "Norm",
+    "check_policy",
+    "as_model",
+]
+
 POLICIES = ("batch", "support", "group", "layer", "none")
 
 _NORM_NAME = re.compile(r"norm|(?<![a-z])bn(?![a-z])")

@@ -21,6 +21,8 @@ from jaxtyping import Array, Float
 
 from ..accelerators import choice
 
+__all__ = ["convolution", "patch_conv", "max_pool"]
+
 _NHWC = lax.ConvDimensionNumbers(lhs_spec=(0, 3, 1, 2), rhs_spec=(3, 2, 0, 1), out_spec=(0, 3, 1, 2))
 
 

@@ -15,6 +15,8 @@ from jaxtyping import Array, Float
 from ..tasks.class_arrays import check_positive
 from ..types import PyTree, RandomKey, SequenceModel
 
+__all__ = ["LSTMMemory", "UNROLL", "gru", "lstm"]
+
 LSTMMemory = tuple[Array, Array]
 
 UNROLL = 4

@@ -20,6 +20,8 @@ from .conv4 import check_images, head
 from .norms import Norm, as_model, check_policy
 from .primitives import convolution, max_pool
 
+__all__ = ["resnet12", "drop_squares"]
+
 
 def resnet12(
     num_outputs: int | None,

@@ -17,6 +17,8 @@ from ..types import PyTree, RandomKey, SequenceModel
 from .causal_transformer import attend
 from .dense import dense, init_dense
 
+__all__ = ["SnailMemory", "snail"]
+
 
 class SnailMemory(NamedTuple):
     """The memory of SNAIL: a window of the last steps, the latest last; steps before the first are zeros.

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from ..types import PyTree
 
+__all__ = ["as_leaves", "from_leaves", "exact_averages"]
+
 
 def as_leaves(state: PyTree) -> PyTree:
     """`state` with its integers and flags as floating point; exact up to 2²⁴."""

@@ -16,6 +16,8 @@ from typing import Any
 
 from ..checkpoints.guarded import open_file
 
+__all__ = ["Board"]
+
 
 class Board:
     """Appends scalars and texts to a new file in a folder, which is made if it is not there.

@@ -19,6 +19,18 @@ import rich.text
 
 from ..checkpoints import DamagedCheckpointError
 
+__all__ = [
+    "StoppedError",
+    "USER_ERRORS",
+    "run_command",
+    "use_compilation_cache",
+    "CompileClock",
+    "compile_clock",
+    "Progress",
+    "progress",
+    "print_table",
+]
+
 
 class StoppedError(Exception):
     """A run that cannot go on, for a reason that its message tells."""

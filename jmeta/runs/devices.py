@@ -10,6 +10,8 @@ from jax.sharding import PartitionSpec as P
 from .. import sharding
 from ..sharding import Sharing
 
+__all__ = ["parse_axes", "sharing_of", "own_tasks"]
+
 
 def parse_axes(text: str) -> dict[str, int]:
     """The axes of a mesh.

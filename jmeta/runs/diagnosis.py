@@ -19,6 +19,8 @@ from ..types import PyTree, RandomKey
 from .devices import own_tasks
 from .experiment import Experiment
 
+__all__ = ["TaskReport", "advice_on", "sample_step", "examine_step"]
+
 
 class TaskReport(NamedTuple):
     """What one task contributed to a meta-step.

@@ -18,6 +18,8 @@ from .devices import own_tasks
 from .experiment import Experiment
 from .state import RunState
 
+__all__ = ["Dispatch", "dispatcher"]
+
 Dispatch = Callable[[Sequence[RunState]], list[tuple[RunState, Aux]]]
 """`states -> [(state, aux), ...]`: one dispatch of `steps_per_dispatch` meta-steps of each seed."""
 

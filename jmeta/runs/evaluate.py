@@ -25,6 +25,32 @@ from . import folder as run_folder
 from .experiment import Experiment, is_image_task
 from .recipes import Recipe
 
+__all__ = [
+    "Command",
+    "Timed",
+    "Loaded",
+    "recipe_of",
+    "load_run",
+    "tested_otherwise",
+    "timed_evaluation",
+    "evaluation_of",
+    "evaluated",
+    "table_row",
+    "main_metric",
+    "shown",
+    "gains",
+    "curve",
+    "store",
+    "as_json",
+    "evaluate_seed",
+    "NotStoredError",
+    "overridden",
+    "draw_episode",
+    "draw_curve",
+    "evaluate_all",
+    "command",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Command:

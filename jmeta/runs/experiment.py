@@ -18,6 +18,8 @@ from ..tasks import HostTasks, Source
 from ..types import EpisodeFn, GradFn, Learner, LossFn, MetaTrainer, PyTree, RandomKey, Task
 from . import devices
 
+__all__ = ["Metric", "Training", "Testing", "Experiment", "is_image_task", "check", "check_steps", "check_positive"]
+
 Metric = Literal["accuracy", "loss", "return"]
 """The metric that models are chosen by and that results show."""
 

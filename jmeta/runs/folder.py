@@ -36,6 +36,23 @@ from . import options as options_
 from .console import StoppedError
 from .files import refuse_links, replace_text
 
+__all__ = [
+    "FORMAT",
+    "FolderInUseError",
+    "LostFolderError",
+    "Watch",
+    "locked",
+    "check_files",
+    "Config",
+    "write_config",
+    "write_record",
+    "check_split",
+    "seed_folders",
+    "read_config",
+    "num_cpus",
+    "record_session",
+]
+
 FORMAT = 2
 """Version of `config.json`; version 1 recorded recipes that were composed of parts."""
 

@@ -23,6 +23,24 @@ import time
 from collections.abc import Callable
 from typing import IO, TextIO
 
+__all__ = [
+    "EXIT_MISTAKE",
+    "EXIT_USAGE",
+    "EXIT_LOST",
+    "EXIT_PREEMPTED",
+    "SECONDS_TO_END",
+    "SECONDS_TO_SETTLE",
+    "SECONDS_HELD",
+    "SECONDS_BETWEEN_LOOKS",
+    "PR_SET_PDEATHSIG",
+    "Child",
+    "Job",
+    "launch",
+    "free_port",
+    "environment_of",
+    "main",
+]
+
 EXIT_MISTAKE = 1
 """A user's mistake, or an exception: the same command would end in the same way."""
 EXIT_USAGE = 2

@@ -17,6 +17,8 @@ from .board import Board
 from .files import Line, replace_text
 from .folder import Watch
 
+__all__ = ["MetricsLog", "NoLog", "read_metrics", "cut_metrics"]
+
 
 class MetricsLog:
     """Appends lines of metrics to `metrics.jsonl` and TensorBoard, first cutting those after the step resumed from."""

@@ -29,6 +29,18 @@ from .folder import record_session
 from .log import MetricsLog, NoLog
 from .state import RunState, init_state, is_finished, with_score
 
+__all__ = [
+    "DivergedError",
+    "never",
+    "mean_metrics",
+    "split_key",
+    "valid_protocol",
+    "inner_steps",
+    "validator",
+    "run",
+    "run_seeds",
+]
+
 
 class DivergedError(console.StoppedError):
     """Too many meta-steps in a row had a loss, gradient or result that was not finite."""

@@ -9,6 +9,8 @@ from typing import Any
 
 from .experiment import Experiment
 
+__all__ = ["USAGE", "cli", "main", "run"]
+
 USAGE = """usage: jmeta COMMAND ...
 
   jmeta recipes                            list the recipes that come with jmeta

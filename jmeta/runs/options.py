@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar, Union
 
 from . import files
 
+__all__ = ["DataclassT", "recorded", "hash_of", "restored", "flat", "differences", "replaced"]
+
 DataclassT = TypeVar("DataclassT")
 
 _LARGEST = 2**63 - 1  # of JAX's whole numbers

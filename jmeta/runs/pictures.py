@@ -16,6 +16,8 @@ from ..evaluation import Estimate
 from ..types import Task
 from . import files, folder, log
 
+__all__ = ["TRAIN", "VALID", "RIGHT", "WRONG", "NEUTRAL", "STYLE", "learning_curve", "episode", "adaptation_curve"]
+
 TRAIN, VALID, RIGHT, WRONG, NEUTRAL = "#8fa3b8", "#1f5fa8", "#2a8f4f", "#c8382e", "#9a9a9a"
 STYLE: Any = {
     "font.size": 9,

@@ -26,6 +26,20 @@ from ..jax_internals import process_id
 from .console import StoppedError
 from .launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED
 
+__all__ = [
+    "ADDRESS",
+    "NUM_PROCESSES",
+    "PROCESS_ID",
+    "PreemptedError",
+    "LostProcessError",
+    "join",
+    "is_main",
+    "meet",
+    "agreed",
+    "preemption",
+    "run",
+]
+
 ADDRESS, NUM_PROCESSES, PROCESS_ID = "JAX_COORDINATOR_ADDRESS", "JMETA_NUM_PROCESSES", "JMETA_PROCESS_ID"
 """Environment variables: where process 0 listens, as `host:port`; how many processes there are; which of them it is."""
 

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, cast
 from . import files
 from .experiment import Experiment, Testing, Training
 
+__all__ = ["Recipe", "folder", "names", "summaries", "load", "ours", "in_file", "from_module", "recipe_of"]
+
 
 class Recipe(NamedTuple):
     """One recipe.

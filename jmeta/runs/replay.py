@@ -17,6 +17,8 @@ from .evaluate import recipe_of
 from .experiment import Experiment
 from .state import RunState, init_state
 
+__all__ = ["Command", "state_before", "replay", "show", "command"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Command:

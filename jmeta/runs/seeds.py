@@ -14,6 +14,8 @@ import numpy as np
 from ..evaluation import Estimate, estimate
 from . import files
 
+__all__ = ["FILE", "store", "over"]
+
 FILE = "over_seeds.json"
 
 

@@ -15,6 +15,8 @@ from ..types import PyTree, RandomKey
 from .devices import own_tasks
 from .experiment import Experiment, Training
 
+__all__ = ["RunState", "init_state", "host_stream_state", "check_memory", "with_score", "is_finished"]
+
 
 class RunState(NamedTuple):
     """What a run needs to go on: a pytree, and the content of its checkpoints.

@@ -12,6 +12,8 @@ import sys
 import threading
 from typing import Any, TextIO
 
+__all__ = ["EXIT_INTERRUPTED", "prepare", "lasting"]
+
 _PLAIN = {"±": "+-", "−": "-", "…": "...", "²": "^2", "→": "->"}
 EXIT_INTERRUPTED = 130
 

@@ -19,6 +19,19 @@ from .experiment import Experiment, check, is_image_task
 from .recipes import Recipe
 from .state import RunState, check_memory, host_stream_state
 
+__all__ = [
+    "Run",
+    "parse",
+    "Trained",
+    "train_one",
+    "train_together",
+    "with_seed",
+    "folder_of",
+    "train",
+    "say",
+    "command",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:

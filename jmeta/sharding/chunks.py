@@ -13,6 +13,8 @@ from ..types import ChunkMap, PyTree
 from .devices import map_over_devices
 from .placing import place, to_local_device
 
+__all__ = ["chunks_over_devices"]
+
 
 def chunks_over_devices(mesh: Mesh) -> ChunkMap:
     """Have devices draw and compute chunks of tasks, each its own; see `Sharing.chunk_map`."""

@@ -14,6 +14,8 @@ from ..types import PyTree, RandomKey
 from .isolated import isolated_map, sum_in_order, tree_sum
 from .placing import MODEL, TASKS, divided_axis, shardings_of
 
+__all__ = ["MeanFn", "mean_over_devices", "map_over_devices"]
+
 MeanFn = Callable[[PyTree, PyTree, RandomKey], Any]
 """`(meta_params, stacked tasks, key) -> mean result`, as `over_tasks` returns; `key` may be one for each task."""
 

@@ -11,6 +11,8 @@ from jaxtyping import Array, Int
 from ..types import PyTree
 from .isolated import isolated_call
 
+__all__ = ["gathered_over_devices", "take_from_blocks"]
+
 
 def gathered_over_devices(fn: Callable[[PyTree], PyTree], mesh: Mesh) -> Callable[[PyTree], PyTree]:
     """Gather on every device what `fn` reads of all tasks, and keep each device's own share of what it changes.

@@ -14,6 +14,8 @@ from ..batching import count_tasks
 from ..types import PyTree
 from .placing import is_key
 
+__all__ = ["isolated_map", "isolated_call", "tree_sum", "sum_in_order"]
+
 
 def isolated_map(fn: Callable[[PyTree], PyTree], rows: PyTree) -> PyTree:
     """Map `fn` over stacked rows in a loop that XLA neither unrolls nor fuses, and compiles alike for any row count.

@@ -12,6 +12,18 @@ from jax.sharding import PartitionSpec as P
 
 from ..types import PyTree
 
+__all__ = [
+    "TASKS",
+    "MODEL",
+    "LEAST_TO_DIVIDE",
+    "make_mesh",
+    "shardings_of",
+    "divided_axis",
+    "place",
+    "to_local_device",
+    "is_key",
+]
+
 TASKS, MODEL = "tasks", "model"
 """Axes of a mesh. Tasks are shared among all devices of both; parameters are divided along `model` alone."""
 

@@ -18,6 +18,8 @@ from .devices import MeanFn, map_over_devices, mean_over_devices
 from .gathered import gathered_over_devices, take_from_blocks
 from .placing import place, shardings_of
 
+__all__ = ["Sharing"]
+
 
 @dataclass(frozen=True)
 class Sharing:

@@ -4,15 +4,26 @@
 device come through `host_fed`.
 """
 
-from .class_arrays import ClassArrays as ClassArrays
-from .class_arrays import group_by_class as group_by_class
-from .few_shot import few_shot as few_shot
-from .few_shot import stacked as stacked
-from .gaussian_blobs import gaussian_blobs as gaussian_blobs
-from .host_fed import host_fed as host_fed
-from .ragged import pad_task as pad_task
-from .ragged import ragged as ragged
-from .sinusoid import sinusoid as sinusoid
-from .source import HostTasks as HostTasks
-from .source import Source as Source
-from .supervised import supervised as supervised
+from .class_arrays import ClassArrays, group_by_class
+from .few_shot import few_shot, stacked
+from .gaussian_blobs import gaussian_blobs
+from .host_fed import host_fed
+from .ragged import pad_task, ragged
+from .sinusoid import sinusoid
+from .source import HostTasks, Source
+from .supervised import supervised
+
+__all__ = [
+    "ClassArrays",
+    "group_by_class",
+    "few_shot",
+    "stacked",
+    "gaussian_blobs",
+    "host_fed",
+    "pad_task",
+    "ragged",
+    "sinusoid",
+    "HostTasks",
+    "Source",
+    "supervised",
+]

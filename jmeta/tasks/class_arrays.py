@@ -15,6 +15,23 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from ..types import PyTree, RandomKey
 
+__all__ = [
+    "Augment",
+    "ClassArrays",
+    "group_by_class",
+    "examples_by_label",
+    "rotate",
+    "sampled_dtype",
+    "is_scaled",
+    "finish",
+    "finish_all",
+    "as_class_arrays",
+    "check_values",
+    "large_enough",
+    "check_rotations",
+    "check_positive",
+]
+
 Augment = Callable[[Float[Array, "*shape"], RandomKey], Float[Array, "*shape"]]
 
 

@@ -33,6 +33,8 @@ from .class_arrays import (
     rotate,
 )
 
+__all__ = ["few_shot", "stacked", "as_partial", "draw_distinct"]
+
 
 def few_shot(
     data: PyTree | ClassArrays,

@@ -17,6 +17,8 @@ from jaxtyping import Int, Shaped
 from ..types import Batch, Task
 from .class_arrays import check_positive, check_values, examples_by_label, is_scaled, sampled_dtype
 
+__all__ = ["host_fed"]
+
 
 def host_fed(
     source: Sequence[Any] | np.ndarray,

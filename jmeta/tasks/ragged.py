@@ -16,6 +16,8 @@ from ..types import Batch, PyTree, RandomKey, Task
 from .class_arrays import check_positive
 from .few_shot import as_partial
 
+__all__ = ["pad_task", "ragged"]
+
 
 def pad_task(task: Task, *, num_support: int, num_query: int) -> Task:
     """Pad a task to fixed numbers of examples.

@@ -7,6 +7,8 @@ from jax.tree_util import Partial
 
 from ..types import Task
 
+__all__ = ["HostTasks", "Source"]
+
 
 class HostTasks(NamedTuple):
     """Training tasks that the host draws, for data that do not fit on the device.

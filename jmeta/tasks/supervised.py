@@ -22,6 +22,8 @@ from .class_arrays import (
     rotate,
 )
 
+__all__ = ["supervised"]
+
 
 def supervised(
     data: PyTree | ClassArrays,

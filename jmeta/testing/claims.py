@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from ..params import path_name
 from ..types import PyTree
 
+__all__ = ["claim", "assert_close", "assert_same_avals", "all_equal", "check_finite"]
+
 
 def claim(holds: bool, violation: str) -> None:
     """Raise an `AssertionError` that names the violation unless the claim holds."""

@@ -11,6 +11,8 @@ from ..params import path_name
 from ..types import EpisodeFn, GradFn, PyTree, RandomKey
 from .claims import assert_close, assert_same_avals, check_finite, claim
 
+__all__ = ["check_estimator", "check_meta_gradient", "check_gradients"]
+
 
 def check_estimator(
     estimator: Callable[[EpisodeFn], GradFn], episode_fn: EpisodeFn, meta_params: PyTree, task: PyTree, key: RandomKey

@@ -15,6 +15,8 @@ from .claims import assert_close, assert_same_avals, claim
 from .gradients import check_gradients
 from .samplers import Sampler
 
+__all__ = ["check_learner"]
+
 
 def check_learner(
     learner: Learner,

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from ..types import Batch, RandomKey, Task
 from .claims import all_equal, assert_close, assert_same_avals, check_finite, claim
 
+__all__ = ["Sampler", "check_sampler"]
+
 Sampler = Callable[[RandomKey], Any]
 
 

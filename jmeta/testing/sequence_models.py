@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from ..types import PyTree, RandomKey, SequenceModel
 from .claims import assert_close, assert_same_avals, claim
 
+__all__ = ["check_sequence_model"]
+
 
 def check_sequence_model(
     model: SequenceModel, key: RandomKey, *, num_features: int = 3, num_steps: int = 6, rtol: float = 1e-4

@@ -6,6 +6,8 @@ from jmeta import losses
 from jmeta.learners import from_scratch, nearest_mean
 from jmeta.types import Learner, Model
 
+__all__ = ["NEAREST_MEAN", "NUM_SCRATCH_STEPS", "FROM_SCRATCH", "baselines"]
+
 NEAREST_MEAN = "nearest mean of the inputs"
 NUM_SCRATCH_STEPS = 100
 FROM_SCRATCH = f"from scratch, {NUM_SCRATCH_STEPS} steps"

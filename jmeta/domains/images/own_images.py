@@ -17,6 +17,8 @@ from .datasets import ImageSplits, folder
 from .datasets.pixels import Conversion, Fit
 from .protocols import Protocol
 
+__all__ = ["own_images"]
+
 
 def own_images(
     path: str | os.PathLike,

@@ -23,6 +23,8 @@ from .datasets import glyphs as glyphs_data
 from .datasets import omniglot
 from .datasets.image_classes import ImageClasses, ImageSplits, split_hash
 
+__all__ = ["Samplers", "Protocol", "glyphs", "vinyals", "finn2017", "reptile2018", "lake"]
+
 
 class Samplers(NamedTuple):
     """Samplers of one task, `sample(key) -> Task`, for each split; meta_valid draws its tasks as meta_test does."""

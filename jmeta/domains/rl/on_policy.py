@@ -19,6 +19,8 @@ from jmeta.types import Aux, MetaTrainer, PyTree, RandomKey, Task
 
 from .policy_gradients import Collect
 
+__all__ = ["on_policy_trainer"]
+
 
 def on_policy_trainer(
     trainer: MetaTrainer,

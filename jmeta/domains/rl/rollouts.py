@@ -13,6 +13,8 @@ from .environments.spaces import shaped_action
 from .environments.stepping import check_alike, take_reset, take_step
 from .policies import Policy, PolicyInput, PolicyOutput, first_input
 
+__all__ = ["Trajectory", "RunEpisode", "run_episode", "return_episode", "init_policy"]
+
 
 class Trajectory(NamedTuple):
     """All that happened in an episode; the steps are on the first axis of every leaf.

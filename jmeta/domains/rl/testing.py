@@ -13,6 +13,8 @@ from .environments import spaces, stepping
 from .policies import Policy
 from .rollouts import init_policy, run_episode
 
+__all__ = ["check_environment", "check_policy"]
+
 
 def check_environment(
     environment: Any, sample: Sampler, key: RandomKey, *, num_steps: int = 8, rtol: float = 1e-4

@@ -17,6 +17,8 @@ from jmeta.losses import checked_loss
 from jmeta.training import MetaState, all_finite, count_step, start_counting
 from jmeta.types import Aux, EpisodeFn, MetaTrainer, PyTree, RandomKey
 
+__all__ = ["Decide", "Divergence", "trust_region_trainer"]
+
 Decide = Callable[[PyTree, PyTree, RandomKey], PyTree]
 """`(meta_params, tasks, key) -> decisions`: what is bounded, such as the adapted policies' distributions."""
 

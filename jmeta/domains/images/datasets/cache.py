@@ -17,6 +17,8 @@ import numpy as np
 
 from jmeta.decoding import read_npz, read_regular, shown
 
+__all__ = ["Arrays", "cached_arrays"]
+
 Arrays = dict[str, np.ndarray]
 
 

@@ -22,6 +22,8 @@ from .layout import IncompleteError as IncompleteError
 from .pixels import SUFFIXES as SUFFIXES
 from .pixels import Conversion, Fit, read_picture
 
+__all__ = ["load"]
+
 _DEEP_ENOUGH = 2**12  # the brightest value of 16 bits below which hardly any of the 256 levels are used
 
 

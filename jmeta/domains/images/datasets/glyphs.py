@@ -27,6 +27,19 @@ from ..augment import distort
 from .cache import cached_arrays
 from .image_classes import ImageClasses, ImageSplits
 
+__all__ = [
+    "SCRIPTS",
+    "META_TRAIN",
+    "META_VALID",
+    "META_TEST",
+    "FACES",
+    "MIN_FACES",
+    "SAME_LETTER",
+    "SAME_IMAGE",
+    "DISTORTION",
+    "load",
+]
+
 SCRIPTS = ("LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "LAO", "GEORGIAN")
 META_TRAIN, META_VALID, META_TEST = (0, 1, 2), (3, 4), (5,)  # indices into SCRIPTS
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+__all__ = ["ImageClasses", "ImageSplits", "split_hash"]
+
 
 class ImageClasses(NamedTuple):
     """Images by class, one after the other: classes of any sizes take the memory of their images and no more.

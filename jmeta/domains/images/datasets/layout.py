@@ -16,6 +16,8 @@ from jmeta.tasks.class_arrays import check_positive
 
 from .pixels import SUFFIXES
 
+__all__ = ["SPLITS", "IncompleteError", "ClassFolder", "Parts", "find", "names"]
+
 SPLITS = ("meta_train", "meta_valid", "meta_test")
 _SPLIT_WORDS = (("train", "training"), ("valid", "val", "validation", "dev"), ("test", "testing"))
 _LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")

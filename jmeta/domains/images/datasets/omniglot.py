@@ -27,6 +27,20 @@ from jmeta.tasks.class_arrays import group_by_class
 
 from .image_classes import ImageClasses, ImageSplits
 
+__all__ = [
+    "FILE_NAME",
+    "HOW_TO_PREPARE",
+    "EVALUATION_ALPHABETS",
+    "VINYALS_VALID",
+    "VINYALS_TEST",
+    "VINYALS_TEST_OF_GURMUKHI",
+    "load",
+    "split_vinyals",
+    "split_lake",
+    "split_random",
+    "resize",
+]
+
 FILE_NAME = "omniglot_28_u8.npz"
 _RESTORE = "restore the file, or make it again"
 HOW_TO_PREPARE = "prepare it once, where TensorFlow is installed: `tfds build omniglot --file_format=array_record`"

@@ -25,6 +25,8 @@ from jmeta.decoding import UnreadableError, decoding, read_regular, shown
 
 from . import png
 
+__all__ = ["SUFFIXES", "FORMATS", "MAX_PIXELS", "Fit", "Conversion", "Picture", "read_picture"]
+
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"),

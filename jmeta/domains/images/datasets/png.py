@@ -8,6 +8,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+__all__ = ["SIGNATURE", "check"]
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # by colour type
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}

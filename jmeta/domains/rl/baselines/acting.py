@@ -11,6 +11,16 @@ from jmeta.types import PyTree, RandomKey
 
 from ..policies import Categorical, Policy, PolicyInput, PolicyOutput
 
+__all__ = [
+    "Scalar",
+    "untrained",
+    "choice",
+    "uniformly_random",
+    "uniform_over_best",
+    "mixed_with_uniform",
+    "check_range",
+]
+
 Scalar = float | int | Float[Array, ""]
 """A number to tune: as an array it may be traced, so that one compiled function tries several."""
 

@@ -25,6 +25,22 @@ from .acting import Scalar, check_range, choice, mixed_with_uniform, uniform_ove
 from .draws import beta
 from .gittins import finite_horizon_indices, gittins_indices
 
+__all__ = [
+    "ArmCounts",
+    "Index",
+    "index_policy",
+    "greedy",
+    "epsilon_greedy",
+    "ucb1",
+    "thompson_sampling",
+    "optimistic_thompson_sampling",
+    "gittins",
+    "tabled",
+    "finite_horizon_gittins",
+    "no_counts",
+    "counted",
+]
+
 
 class ArmCounts(NamedTuple):
     """The memory of the policies.

@@ -23,6 +23,8 @@ from ..policies import Categorical, Policy, PolicyInput, PolicyOutput
 from .acting import uniform_over_best, untrained
 from .bandits import ArmCounts, counted, no_counts
 
+__all__ = ["Arms", "bayes_optimal_value", "bayes_optimal"]
+
 Arms = tuple[tuple[int, int], ...]  # (successes, failures) of the arms that were pulled, sorted
 
 

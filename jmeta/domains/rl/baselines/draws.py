@@ -11,6 +11,8 @@ from jaxtyping import Array, Float
 
 from jmeta.types import RandomKey
 
+__all__ = ["gamma", "beta", "dirichlet"]
+
 
 def gamma(concentration: Float[Array, "*shape"], key: RandomKey) -> Float[Array, "*shape"]:
     """Gamma numbers of rate 1, by squeezing a cubed normal: d (1 + x/√(9d))³ with d = concentration − 1/3.

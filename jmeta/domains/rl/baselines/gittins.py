@@ -21,6 +21,8 @@ import numpy as np
 
 from jmeta.tasks.class_arrays import check_positive
 
+__all__ = ["gittins_indices", "finite_horizon_indices"]
+
 _MOST_AHEAD = 1000  # pulls beyond the table; what an arm that was pulled so often may still teach is worth nothing
 
 

@@ -17,6 +17,8 @@ from ..environments.tabular_mdp import TabularMDPParams
 from .acting import Scalar
 from .draws import dirichlet
 
+__all__ = ["MDPPosterior", "prior", "experienced", "posterior_mean", "posterior_sample"]
+
 
 class MDPPosterior(NamedTuple):
     """The posterior of an MDP, as counts and sums.

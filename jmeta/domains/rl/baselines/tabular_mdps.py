@@ -24,6 +24,16 @@ from .acting import Scalar, check_range, choice, mixed_with_uniform, uniform_ove
 from .mdp_posterior import MDPPosterior, experienced, posterior_mean, posterior_sample, prior
 from .value_iteration import Plan, optimistic_expected, planned_backwards, value_iteration
 
+__all__ = [
+    "MakePlan",
+    "PlannerMemory",
+    "planning_policy",
+    "epsilon_greedy_planning",
+    "psrl",
+    "optimistic_psrl",
+    "ucrl2",
+]
+
 MakePlan = Callable[[MDPPosterior, RandomKey], Plan]
 """`(posterior, key) -> plan`: scores of actions for the next rollout, from what is known."""
 

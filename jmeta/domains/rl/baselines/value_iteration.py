@@ -14,6 +14,8 @@ from jmeta.tasks.class_arrays import check_positive
 
 from ..environments.tabular_mdp import TabularMDPParams
 
+__all__ = ["Plan", "planned_backwards", "value_iteration", "optimal_value", "expected", "optimistic_expected"]
+
 Plan = Float[Array, "horizon states actions"]
 
 

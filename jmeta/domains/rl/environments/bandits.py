@@ -18,6 +18,8 @@ from jmeta.types import RandomKey
 from .environment import Environment, environment
 from .spaces import Box, Discrete
 
+__all__ = ["BanditParams", "bernoulli_bandit", "gaussian_bandit"]
+
 
 class BanditParams(NamedTuple):
     """A task.

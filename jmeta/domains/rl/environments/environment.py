@@ -19,6 +19,8 @@ from jmeta.types import PyTree, RandomKey
 from .spaces import described
 from .stepping import as_end, as_reset, as_reward, check_alike
 
+__all__ = ["Environment", "environment"]
+
 
 class Environment(NamedTuple):
     """An environment whose parameters are the task.

@@ -18,6 +18,8 @@ from jmeta.types import RandomKey
 from .environment import Environment, environment
 from .spaces import Box
 
+__all__ = ["BACKENDS", "BodyParams", "BraxState", "from_brax"]
+
 BACKENDS = ("generalized", "positional", "spring")
 
 

@@ -14,6 +14,8 @@ from jmeta.types import RandomKey
 from .environment import Environment, environment
 from .spaces import Box, Discrete
 
+__all__ = ["NUM_ENTITIES", "NUM_COLOURS", "NUM_CONDITIONS", "LayoutParams", "from_navix"]
+
 NUM_ENTITIES, NUM_COLOURS, NUM_CONDITIONS = 11, 6, 4  # of Navix: a cell is what is there, its colour, how it is turned
 
 

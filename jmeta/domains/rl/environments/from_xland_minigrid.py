@@ -14,6 +14,8 @@ from jmeta.types import PyTree, RandomKey
 from .environment import Environment, environment
 from .spaces import Box, Discrete
 
+__all__ = ["HINT", "RulesetParams", "from_xland_minigrid", "hidden_goal_benchmark"]
+
 HINT = 'this needs XLand-MiniGrid; install it with `pip install "jmeta[environments]"`'
 
 

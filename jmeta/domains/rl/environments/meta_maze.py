@@ -21,6 +21,8 @@ from jmeta.types import RandomKey
 from .environment import Environment, environment
 from .spaces import Box, Discrete
 
+__all__ = ["MOVES", "MazeParams", "MazeState", "meta_maze"]
+
 MOVES = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]], np.int32)  # up, down, left, right: as rows and columns change
 
 

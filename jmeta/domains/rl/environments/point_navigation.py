@@ -20,6 +20,8 @@ from jmeta.types import RandomKey
 from .environment import Environment, environment
 from .spaces import Box
 
+__all__ = ["MAX_VELOCITY", "PointParams", "PointState", "point_navigation", "sparse_point_navigation"]
+
 MAX_VELOCITY = 0.1  # of each coordinate, in one step
 
 

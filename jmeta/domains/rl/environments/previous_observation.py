@@ -10,6 +10,8 @@ from jmeta.types import PyTree, RandomKey
 from .environment import Environment
 from .spaces import Box, as_vector, num_features, vector_bounds
 
+__all__ = ["with_previous_observation"]
+
 
 def with_previous_observation(environment: Any) -> Environment:
     """Observe `[oₜ, oₜ₋₁]`, as vectors; choices are one-hot, pixels in [0, 1].

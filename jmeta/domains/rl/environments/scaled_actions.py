@@ -11,6 +11,8 @@ from jmeta.types import PyTree, RandomKey
 from .environment import Environment
 from .spaces import Box
 
+__all__ = ["scaled_actions"]
+
 
 def scaled_actions(environment: Any) -> Environment:
     """Let actions in [−1, 1] stand for the lowest to the highest that an environment takes; others are clipped.

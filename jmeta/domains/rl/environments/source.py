@@ -4,6 +4,8 @@ from jax.tree_util import Partial
 
 from jmeta.tasks import Source
 
+__all__ = ["source"]
+
 
 def source(sample: Partial, name: str, *, sample_test: Partial | None = None, tested_on: str = "") -> Source:
     """Tasks of environments, for an experiment.

@@ -15,6 +15,23 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jmeta.types import PyTree, RandomKey
 
+__all__ = [
+    "Discrete",
+    "Box",
+    "Space",
+    "parts_of",
+    "part_of",
+    "as_numbers",
+    "as_vector",
+    "num_features",
+    "vector_bounds",
+    "sample",
+    "contains",
+    "flat_action_space",
+    "shaped_action",
+    "described",
+]
+
 _MOST = 2**30
 """Bound of integers that are drawn where a box of integers has none."""
 

@@ -13,6 +13,8 @@ from jmeta.types import PyTree, RandomKey
 
 from .spaces import described
 
+__all__ = ["STEP", "Step", "take_reset", "take_step", "as_reset", "as_step", "as_reward", "as_end", "check_alike"]
+
 STEP = "(observation, state, reward, terminated, truncated, info)"
 
 

@@ -18,6 +18,8 @@ from jmeta.types import RandomKey
 from .environment import Environment, environment
 from .spaces import Discrete
 
+__all__ = ["TabularMDPParams", "TabularMDPState", "tabular_mdp"]
+
 
 class TabularMDPParams(NamedTuple):
     """A task.

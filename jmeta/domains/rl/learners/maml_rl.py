@@ -25,6 +25,8 @@ from jmeta.types import Aux, Batch, EpisodeFn, Learner, LossFn, PyTree, RandomKe
 
 from ..policies import Policy, PolicyInput, PolicyOutput
 
+__all__ = ["RollOut", "maml_rl", "collect_adaptation"]
+
 RollOut = Any  # `(params, env_params, key) -> Batch`; policy_gradients.RollOut, which needs an extra
 
 

@@ -18,6 +18,8 @@ from jmeta.types import Batch, Learner, PyTree, RandomKey, Task
 
 from ..policies import Policy, PolicyInput, PolicyOutput
 
+__all__ = ["rl2"]
+
 
 def rl2(policy: Policy) -> Learner:
     """Remember what was experienced; act from there on.

@@ -28,6 +28,8 @@ from ..environments.spaces import as_vector, flat_action_space, num_features
 from ..policies import ActionMask, Normal, Policy, actor_critic, features
 from .rl2 import rl2
 
+__all__ = ["Belief", "TaskInference", "task_inference", "varibad_policy", "varibad"]
+
 
 class Belief(NamedTuple):
     """The belief of VariBAD about a task.

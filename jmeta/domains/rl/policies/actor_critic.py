@@ -13,6 +13,8 @@ from ..environments.spaces import as_numbers
 from .heads import ActionMask, action_head, encoded
 from .policy import Policy, PolicyInput, PolicyOutput, features, with_feedback
 
+__all__ = ["actor_critic"]
+
 
 def actor_critic(
     memory: SequenceModel,

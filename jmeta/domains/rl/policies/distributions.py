@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, Int
 
 from jmeta.types import RandomKey
 
+__all__ = ["Categorical", "Normal", "Distribution"]
+
 
 class Categorical(NamedTuple):
     """One of several actions.

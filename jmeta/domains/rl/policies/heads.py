@@ -15,6 +15,8 @@ from jmeta.types import Model, PyTree, RandomKey
 from ..environments.spaces import as_numbers, flat_action_space
 from .distributions import Categorical, Distribution, Normal
 
+__all__ = ["ActionMask", "Head", "action_head", "encoded"]
+
 ActionMask = Callable[[PyTree], Array]
 """`observation -> [actions]` of one step, bool: which actions are legal."""
 

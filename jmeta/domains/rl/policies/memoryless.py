@@ -12,6 +12,8 @@ from ..environments.spaces import as_numbers, as_vector
 from .heads import ActionMask, action_head, encoded
 from .policy import Policy, PolicyInput, PolicyOutput
 
+__all__ = ["memoryless"]
+
 
 def memoryless(
     model: Model,

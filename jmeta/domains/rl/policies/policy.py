@@ -16,6 +16,8 @@ from jmeta.types import PyTree, RandomKey
 from ..environments.spaces import as_vector, flat_action_space
 from .distributions import Distribution
 
+__all__ = ["PolicyInput", "PolicyOutput", "Policy", "first_input", "features", "with_feedback"]
+
 
 class PolicyInput(NamedTuple):
     """The input of a policy at a step: the observation, and what came of the previous action.

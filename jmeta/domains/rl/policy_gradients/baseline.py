@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+__all__ = ["linear_baseline", "bootstrapped_baseline"]
+
 
 def linear_baseline(
     observations: Float[Array, "rollouts steps features"],

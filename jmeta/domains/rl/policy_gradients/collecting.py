@@ -14,6 +14,8 @@ from jmeta.types import Aux, Batch, EpisodeFn, LossFn, PyTree, RandomKey, Task
 from ..rollouts import RunEpisode, Trajectory
 from .returns import generalized_advantages
 
+__all__ = ["Acted", "Collect", "collect_episode", "acting_episode", "judged", "with_normalized_advantages"]
+
 
 class Acted(NamedTuple):
     """The action of each step, and how good it turned out to be: the targets `y` of a batch of steps.

@@ -10,6 +10,8 @@ from jmeta.types import Aux, Batch, EpisodeFn, LossFn, PyTree, RandomKey, Task
 from ..policies import PolicyOutput
 from .collecting import Acted
 
+__all__ = ["a2c_loss", "ppo_loss", "with_fading_entropy"]
+
 
 def a2c_loss(*, value_weight: float = 0.5, entropy_weight: float = 0.0) -> LossFn:
     """−Â log π(a) + w_v ½(V − target)² − w_e H(π), averaged over steps; an advantage actor-critic.

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+__all__ = ["discounted_sums", "generalized_advantages"]
+
 
 def discounted_sums(values: Float[Array, " steps"], discounts: Float[Array, " steps"]) -> Float[Array, " steps"]:
     """Gₜ = xₜ + γₜ Gₜ₊₁; nothing follows the last step. Of rewards these are returns.

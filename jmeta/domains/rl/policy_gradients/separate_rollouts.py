@@ -16,6 +16,8 @@ from .baseline import bootstrapped_baseline, linear_baseline
 from .collecting import Acted
 from .returns import discounted_sums, generalized_advantages
 
+__all__ = ["RollOut", "roll_out"]
+
 RollOut = Callable[[PyTree, PyTree, RandomKey], Batch]
 """`(params, env_params, key) -> Batch`: what a policy with these parameters did in one task, with its advantages."""
 

@@ -24,6 +24,8 @@ from jmeta.types import Aux, Batch, LossFn
 from ..policies import PolicyOutput
 from .collecting import Acted
 
+__all__ = ["reinforce", "likelihood_ratio", "dice"]
+
 
 def reinforce(outputs: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:
     """−log π(a) Â, averaged over steps: Williams' estimator, MAML's own.

@@ -5,16 +5,24 @@ between tasks: goals, masses, friction, motor strengths, a dead motor, sensor of
 recipes train on, and those outside of them that they are tested on.
 """
 
-from .arm import ANYWHERE as ANYWHERE
-from .arm import arm as arm
-from .crawler import DAMAGED as DAMAGED
-from .crawler import DAMAGED_OTHERWISE as DAMAGED_OTHERWISE
-from .crawler import FORWARD_OR_BACKWARD as FORWARD_OR_BACKWARD
-from .crawler import crawler as crawler
-from .crawler import on_speed as on_speed
-from .crawler import progress as progress
-from .eel import RIGHT_OR_LEFT as RIGHT_OR_LEFT
-from .eel import eel as eel
-from .ranges import Ranges as Ranges
-from .ranges import RobotParams as RobotParams
-from .robot import RobotState as RobotState
+from .arm import ANYWHERE, arm
+from .crawler import DAMAGED, DAMAGED_OTHERWISE, FORWARD_OR_BACKWARD, crawler, on_speed, progress
+from .eel import RIGHT_OR_LEFT, eel
+from .ranges import Ranges, RobotParams
+from .robot import RobotState
+
+__all__ = [
+    "ANYWHERE",
+    "arm",
+    "DAMAGED",
+    "DAMAGED_OTHERWISE",
+    "FORWARD_OR_BACKWARD",
+    "crawler",
+    "on_speed",
+    "progress",
+    "RIGHT_OR_LEFT",
+    "eel",
+    "Ranges",
+    "RobotParams",
+    "RobotState",
+]

@@ -20,6 +20,8 @@ from .physics import GRAVITY, Body, Link, Motion, Push, lever, mechanism, places
 from .ranges import Ranges, RobotParams
 from .robot import Design, posed, robot
 
+__all__ = ["GOAL_DISTANCE", "ANYWHERE", "arm", "arm_design"]
+
 GOAL_DISTANCE = 0.7  # m, of the goal from the shoulder; the arm is 1 m long
 
 ANYWHERE = Ranges(goal=((-math.pi, math.pi),), friction=(0.0, 0.0))

@@ -20,6 +20,17 @@ from .physics import GRAVITY, Body, Link, Motion, lever, mechanism, places
 from .ranges import Ranges
 from .robot import Design, posed, robot
 
+__all__ = [
+    "FORWARD_OR_BACKWARD",
+    "DAMAGED",
+    "DAMAGED_OTHERWISE",
+    "Reward",
+    "progress",
+    "on_speed",
+    "crawler",
+    "crawler_design",
+]
+
 FORWARD_OR_BACKWARD = Ranges(goal=((-1.0, -1.0), (1.0, 1.0)), friction=(0.8, 0.8))
 """Two tasks: the way to go; all else is alike."""
 

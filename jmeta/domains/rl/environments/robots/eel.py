@@ -19,6 +19,8 @@ from .physics import Body, Link, Motion, Push, lever, mechanism
 from .ranges import Ranges, RobotParams
 from .robot import Design, posed, robot
 
+__all__ = ["RIGHT_OR_LEFT", "ALONG", "ACROSS", "MIN_FRICTION", "eel", "eel_design"]
+
 RIGHT_OR_LEFT = Ranges(goal=((0.0, 0.0), (math.pi, math.pi)))
 """Two tasks: where to swim; all else is alike."""
 

@@ -9,6 +9,21 @@ from jaxtyping import Array, Float
 
 from .physics import Body, Mechanism, Motion, Push, jacobians, product
 
+__all__ = [
+    "LIMIT_STIFFNESS",
+    "LIMIT_DAMPING",
+    "GROUND_STIFFNESS",
+    "GROUND_DAMPING",
+    "SLIP",
+    "Hinges",
+    "bending",
+    "hinge_speeds",
+    "at_hinges",
+    "from_ground",
+    "from_water",
+    "together",
+]
+
 LIMIT_STIFFNESS = 60.0  # Nm/rad, of a hinge beyond its range
 LIMIT_DAMPING = 1.0  # Nm s/rad, likewise
 GROUND_STIFFNESS = 4000.0  # N/m, of one point

@@ -22,6 +22,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+__all__ = [
+    "GRAVITY",
+    "Link",
+    "Mechanism",
+    "Body",
+    "Motion",
+    "Push",
+    "mechanism",
+    "lever",
+    "body",
+    "mass_matrix",
+    "energy",
+    "places",
+    "jacobians",
+    "advance",
+    "product",
+]
+
 GRAVITY = 9.81  # m/s²
 
 

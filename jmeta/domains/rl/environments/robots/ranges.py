@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 
 from jmeta.types import RandomKey
 
+__all__ = ["Range", "RobotParams", "Ranges", "sampler", "middle_of"]
+
 Range = tuple[float, float]
 
 

@@ -23,6 +23,8 @@ from .forces import Hinges, at_hinges, together
 from .physics import Body, Mechanism, Motion, Push, advance, body
 from .ranges import Ranges, RobotParams, middle_of, sampler
 
+__all__ = ["RobotState", "Design", "robot", "driven", "posed"]
+
 
 class RobotState(NamedTuple):
     """Where a robot is in its rollout.
