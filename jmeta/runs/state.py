@@ -44,11 +44,10 @@ def init_state(experiment: Experiment, seed: int) -> RunState:
     """The state of a run at step 0, on the devices that share its tasks.
 
     Raises:
-      ValueError: if the parameters alone, or the tasks of one meta-step, are larger than the machine's memory, which
-        what was recorded by others may be.
+      ValueError: if the parameters are larger than the machine's memory, as those that others recorded may be.
     """
     key_init, key_run = jax.random.split(jax.random.key(seed))
-    check_memory(experiment)
+    _check_parameters(experiment)
     # through the host: a restored state has no weak types either, and both must meet the same compiled program
     meta_params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), experiment.init_fn(key_init))
     init, key = experiment.trainer.init, key_run
@@ -78,13 +77,17 @@ def host_stream_state(experiment: Experiment) -> dict[str, Any]:
 
 def check_memory(experiment: Experiment) -> None:
     """Raise `ValueError` if the parameters, or the tasks of one meta-step, are larger than the machine's memory."""
-    key = jax.random.key(0)
-    _check_size("the parameters", jax.eval_shape(experiment.init_fn, key), 1, "choose a smaller network")
+    _check_parameters(experiment)
     if not isinstance(experiment.meta_train, HostTasks):
-        task = jax.eval_shape(experiment.meta_train, key)
+        task = jax.eval_shape(experiment.meta_train, jax.random.key(0))
         num_tasks = experiment.training.tasks_per_step
         advice = "lower training.tasks_per_step"
         _check_size(f"the {num_tasks} tasks of a meta-step", task, num_tasks / jax.process_count(), advice)
+
+
+def _check_parameters(experiment: Experiment) -> None:
+    shapes = jax.eval_shape(experiment.init_fn, jax.random.key(0))
+    _check_size("the parameters", shapes, 1, "choose a smaller network")
 
 
 def _check_size(what: str, shapes: PyTree, count: int | float, advice: str) -> None:

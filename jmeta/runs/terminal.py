@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from typing import Any, TextIO
+from typing import Any
 
 __all__ = ["EXIT_INTERRUPTED", "prepare", "lasting"]
 
@@ -27,7 +27,7 @@ def prepare() -> None:
         signal.signal(signal.SIGINT, _interrupt)
 
 
-def lasting(stream: Any) -> TextIO:
+def lasting(stream: Any) -> Any:
     """The same stream, which goes on into nothing when nobody reads it, and spells out letters that it lacks."""
     try:
         descriptor = stream.fileno()

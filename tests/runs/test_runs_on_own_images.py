@@ -37,7 +37,7 @@ def test_a_run_says_what_it_was_trained_on_and_is_loaded_without_it(recipe, tmp_
     loaded = evaluate.load_run(run)
     assert bits(loaded.meta_params) == bits(whole.meta_params) == bits(state.best_meta_params)
     experiment = loaded.recipe.build(loaded.options)
-    assert experiment.judged.predict is not None
+    assert experiment.tested.predict is not None
     assert jmeta("evaluate", run) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path / 'images'} is not a folder")
