@@ -1,10 +1,28 @@
 """What `import jmeta` brings with it; who may import whom is import-linter's law, in `pyproject.toml`."""
 
 import ast
+import pathlib
 import subprocess
 import sys
 
 import pytest
+
+LIBRARY = pathlib.Path(__file__).parents[1] / "jmeta"
+
+
+def test_every_module_says_what_is_public():
+    """Every function and class whose name does not begin with `_` is in the `__all__` of its module."""
+    for file in sorted(LIBRARY.rglob("*.py")):
+        body = ast.parse(file.read_text()).body
+        named = [each for each in body if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "__all__"]
+        defined = [each.name for each in body if isinstance(each, (ast.FunctionDef, ast.ClassDef))]
+        public = {name for name in defined if not name.startswith("_")}
+        if not named:
+            assert not public, f"{file.relative_to(LIBRARY.parent)} has no __all__, but defines {sorted(public)}"
+            continue
+        names = ast.literal_eval(named[0].value)
+        assert len(set(names)) == len(names), file
+        assert public <= set(names), f"{file}: {sorted(public - set(names))} begin without _ but are not in __all__"
 
 
 def test_the_core_needs_no_extra():
