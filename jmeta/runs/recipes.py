@@ -77,7 +77,7 @@ def load(name: str) -> Recipe:
 
     Example:
       >>> load("blobs_protonet").summary
-      'Prototypical networks on Gaussian blobs, a run of seconds without any data.'
+      'Prototypical networks on Gaussian blobs: a run of seconds that needs no data.'
     """
     return in_file(name) if name.endswith(".py") else ours(name)
 

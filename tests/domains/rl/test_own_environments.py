@@ -256,7 +256,7 @@ def test_rl2_updates_on_dictionaries(name):
     acting = rl.acting.with_memory(
         mine, policy, episode_fn, optax.adam(1e-2), num_steps=6, discount=0.9, gae_lambda=0.5
     )
-    trainer = acting.trainer(None)
+    trainer = acting.trainer
     state = trainer.init(acting.init(KEY))
     after, aux = jax.jit(trainer.update)(state, jnp.zeros(2), KEY)
     assert int(aux["is_skipped"]) == 0

@@ -117,7 +117,7 @@ def test_maml_rolls_out_adapts_and_updates(kind, bootstraps):
     rolls = policy_gradients.roll_out(env, policy, num_rollouts=3, num_steps=5, bootstraps=bootstraps)
     inner = rl.acting.Adapting(env, policy, policy_gradients.likelihood_ratio, optax.sgd(0.1), rolls, 3)
     method = rl.acting.maml_with_ppo(inner, optax.adam(1e-2), num_steps=1)
-    trainer = method.trainer(None)
+    trainer = method.trainer
     state, aux = jax.jit(trainer.update)(trainer.init(method.init(KEY)), jnp.zeros(2), KEY)
     assert int(aux["is_skipped"]) == 0
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((state, aux)))

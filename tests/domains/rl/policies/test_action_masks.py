@@ -122,7 +122,7 @@ def test_methods_learn_under_masks():
         horizon=5,
     )
     for method in (acting, rl.acting.maml_with_ppo(inner, optax.adam(1e-2), num_steps=1, kl_weight=0.1)):
-        trainer = method.trainer(None)
+        trainer = method.trainer
         _, aux = jax.jit(trainer.update)(trainer.init(method.init(KEY)), jnp.zeros(2), KEY)
         assert int(aux["is_skipped"]) == 0
         assert np.isfinite(float(aux["loss"]))
