@@ -149,11 +149,11 @@ def _draw_first_task(folder: pathlib.Path, experiment: Experiment) -> None:
         return
     from . import pictures  # late, as above
 
-    sampler = experiment.meta_train
-    if isinstance(sampler, HostTasks):
-        task = jax.tree.map(lambda leaf: leaf[0], next(iter(sampler.open(range(1)))))
+    stream = experiment.meta_train
+    if isinstance(stream, HostTasks):
+        task = jax.tree.map(lambda leaf: leaf[0], next(iter(stream.open(range(1)))))
     else:
-        task = jax.device_get(jax.jit(sampler)(jax.random.key(experiment.training.seed)))
+        task = jax.device_get(jax.jit(stream)(jax.random.key(experiment.training.seed)))
     pictures.episode(path, task, None, title=f"a training task of {experiment.source.name}")
 
 
