@@ -3,9 +3,9 @@
     path ──► regular file? no link? ──► bounded size ──► JSON of bounded numbers and depth, or SHA-256 ──► caller
 
 Such a folder may come from someone who means harm. So nothing here executes what it reads, follows a link, opens a pipe
-or a device, or reads more than a stated number of bytes; whatever is refused ends as one `RefusedFileError`, whose
-message is one line without anything that a terminal would obey. The arrays themselves are read by TensorStore, after
-`verify` has compared every byte with the manifest (see `arrays`).
+or a device, or reads more than a stated number of bytes; every refusal raises `RefusedFileError`, whose message is one
+line without terminal control characters. TensorStore reads the arrays themselves, after `verify` has compared every
+byte with the manifest (see `arrays`).
 """
 
 import errno
@@ -36,13 +36,13 @@ __all__ = [
 MAX_JSON_BYTES = 1 << 26
 MAX_LINE_BYTES = 1 << 20
 MAX_DIGITS = 300
-"""Of a whole number in JSON: what has more is larger than any float."""
+"""Most digits of a whole number in JSON: a longer one is larger than any float."""
 
 _NOT_FOLLOWED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class RefusedFileError(ValueError):
-    """A file is not one that a run writes; `reason` says why without the path."""
+    """A file is not one that a run writes; `reason` explains why, without the path."""
 
     def __init__(self, path: str | os.PathLike[str], reason: str):
         self.reason = short(reason, 200)
@@ -50,10 +50,10 @@ class RefusedFileError(ValueError):
 
 
 def open_file(path: str | os.PathLike[str], mode: str = "r") -> IO[Any]:
-    """Open a regular file as `open` does, or one that is new.
+    """Open a regular file, or create a new one, as `open` does.
 
     Args:
-      path: of the file; its folder may be a link, the file may not.
+      path: path of the file; its folder may be a link, the file may not.
       mode: as for `open`.
 
     Raises:
@@ -68,14 +68,14 @@ def open_file(path: str | os.PathLike[str], mode: str = "r") -> IO[Any]:
 
     def opener(name: str, flags: int) -> int:
         try:
-            if not _is_plain(os.lstat(name).st_mode):  # before it is opened, which alone may do something to a device
+            if not _is_plain(os.lstat(name).st_mode):  # before it is opened: opening alone may affect a device
                 raise _special(path)
         except FileNotFoundError:
             pass
         try:
             descriptor = os.open(name, flags | _NOT_FOLLOWED, 0o666)
         except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENXIO):  # it came to be one since
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # it became one since
                 raise _special(path) from None
             raise
         if not _is_plain(os.fstat(descriptor).st_mode):
@@ -87,11 +87,11 @@ def open_file(path: str | os.PathLike[str], mode: str = "r") -> IO[Any]:
 
 
 def read_json(path: str | os.PathLike[str], *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Raises:
       RefusedFileError: if the file is larger than `max_bytes`, or holds something else.
-      OSError: as `open_file`.
+      OSError: as for `open_file`.
     """
     with open_file(path, "rb") as file:
         if (size := os.fstat(file.fileno()).st_size) > max_bytes:
@@ -107,9 +107,9 @@ def read_json(path: str | os.PathLike[str], *, max_bytes: int = MAX_JSON_BYTES) 
 
 
 def read_lines(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """The objects in a file of one to each line, up to the first line that is none; none if there is no file.
+    """Yield the objects of a file with one per line, up to the first line that is none; nothing if there is no file.
 
-    A line that a kill has torn ends the file, since nothing after it can be trusted.
+    A line torn by a kill ends the file, since nothing after it can be trusted.
 
     Raises:
       RefusedFileError: if it is a link or a special file.
@@ -119,7 +119,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     except FileNotFoundError:
         return
     with file:
-        while text := file.readline(MAX_LINE_BYTES):  # a file without content may say that it has any length
+        while text := file.readline(MAX_LINE_BYTES):  # a sparse file may claim any length
             try:
                 line = parse_json(text.decode())
             except ValueError:
@@ -130,10 +130,10 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Raises:
-      ValueError: if it is none, has a whole number of more than `MAX_DIGITS` digits, or is too deep to read.
+      ValueError: if it is not JSON, has a whole number of more than `MAX_DIGITS` digits, or is nested too deeply.
 
     Example:
       >>> parse_json("[1, 2.5]")
@@ -155,23 +155,23 @@ def parse_json(text: str) -> Any:
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a regular file, in hexadecimal digits."""
+    """Return the SHA-256 of a regular file, in hexadecimal digits."""
     opened: Any = open_file(path, "rb")
     with opened as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(value: Any) -> str:
-    """The SHA-256 of what JSON holds, whatever the order of its names."""
+    """Return the SHA-256 of a JSON value, whatever the order of its names."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def list_files(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
-    """All files below a folder, sorted.
+    """List all files below a folder, sorted.
 
     Raises:
-      RefusedFileError: if there is anything but regular files and folders: to follow a link may lead out of the
-        folder, and to read a pipe may last for ever.
+      RefusedFileError: if there is anything but regular files and folders: following a link may lead out of the folder,
+        and reading a pipe may never end.
     """
     found, folders = [], [os.fspath(folder)]
     while folders:
@@ -195,18 +195,18 @@ def verify(
     manifest: str | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> None:
-    """Check that a folder holds exactly the files of a manifest, and that their bytes are those that were written.
+    """Check that a folder holds exactly the files of a manifest, with the bytes that were written.
 
     Args:
-      folder: of the files.
-      stated: by path within the folder, the file's SHA-256.
-      max_bytes: more than the files together can have. A file without content may have any size, and to hash it would
+      folder: folder of the files.
+      stated: SHA-256 of each file, by path within the folder.
+      max_bytes: upper bound on the total size of the files. A sparse file may claim any size, and hashing it would
         never end.
-      manifest: the name of the file that states all this, and has a digest of its own.
+      manifest: the name of the file with these hashes, which has a digest of its own.
       share: `(i, n)`: hash the files i, i + n, ...; other processes hash the others.
 
     Raises:
-      RefusedFileError: if a file is missing, too many, too large or changed, or is no regular file.
+      RefusedFileError: if a file is missing, unexpected, too large or changed, or is not a regular file.
     """
     files = {str(file.relative_to(folder)): file for file in list_files(folder)}
     files.pop(manifest or "", None)
@@ -221,7 +221,7 @@ def verify(
 
 
 def short(value: Any, length: int = 80) -> str:
-    """What stands in a file, for a message: one line, and nothing that a terminal would obey.
+    """Return content of a file for a message: one line, without terminal control characters.
 
     Example:
       >>> short("\\x1b[2J" + "a" * 100, 10)
@@ -232,7 +232,7 @@ def short(value: Any, length: int = 80) -> str:
 
 
 def _is_plain(mode: int) -> bool:
-    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)  # a folder: the system's own error says so
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)  # for a folder, the system's own error says so
 
 
 def _special(path: str | os.PathLike[str]) -> RefusedFileError:

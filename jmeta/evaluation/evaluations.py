@@ -1,4 +1,4 @@
-"""What `jmeta.evaluate` returns, and the functions that evaluate a learner or an episode function over fresh tasks."""
+"""The functions that evaluate a learner or an episode function over fresh tasks, and the `Evaluation` they return."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -29,14 +29,14 @@ __all__ = ["Evaluation", "evaluate", "evaluate_episodes", "adaptation_curve"]
 
 
 class Evaluation(NamedTuple):
-    """What was measured, and how; it prints as one line for the protocol and one for each kind of estimates.
+    """The result and protocol of an evaluation; prints as one line for the protocol and one for each kind of estimates.
 
     Attributes:
       protocol: name of the evaluation protocol.
       num_tasks: number of tasks.
-      inductive: estimates by name, each query predicted without the others. For a learner that uses the statistics of
-        its queries, each query is predicted together with the support alone.
-      transductive: estimates by name, all queries of a task predicted together; `None` if that makes no difference.
+      inductive: estimates by name, each query predicted without the others. If a learner uses the statistics of its
+        queries, each query is predicted together with the support alone.
+      transductive: estimates by name, all queries of a task predicted together; `None` if there is no difference.
     """
 
     protocol: str
@@ -65,22 +65,22 @@ def evaluate(
     tasks_at_once: int = 1,
     chunk_map: ChunkMap = ONE_DEVICE,
 ) -> Evaluation:
-    """Adapt to `num_tasks` fresh tasks and average what `loss_fn` reports on their queries.
+    """Adapt to `num_tasks` fresh tasks and average the metrics that `loss_fn` reports on their queries.
 
     Adaptation has a random key; prediction is deterministic (no dropout). The same `key` draws the same tasks for any
     learner, so two learners may be compared task by task with `paired_difference`.
 
     Args:
-      learner: with the number of inner steps to be tested.
+      learner: the learner, with the number of inner steps to test.
       loss_fn: `(outputs, batch) -> (loss, aux)`; each scalar of `aux` is reported, and the loss as `"loss"`.
-      meta_params: what was meta-learned.
+      meta_params: the meta-learned parameters.
       sample: `key -> Task`.
-      key: draws the tasks.
+      key: key that draws the tasks.
       protocol: name of the protocol that the numbers belong to.
       num_tasks: at least 2.
-      tasks_at_once: tasks in one `vmap`; a matter of speed and memory only.
-      chunk_map: how chunks of `tasks_at_once` tasks are computed: one after another, or as another one says, such as
-        `jmeta.sharding`'s.
+      tasks_at_once: tasks in one `vmap`; affects speed and memory only.
+      chunk_map: maps the computation over chunks of `tasks_at_once` tasks: one after another by default, on several
+        devices with `Sharing.chunk_map` of `jmeta.sharding`.
 
     Returns:
       An `Evaluation`: by name, means over tasks with 95 % intervals; inductive, and transductive where that differs. A
@@ -132,20 +132,20 @@ def evaluate_episodes(
     tasks_at_once: int = 1,
     chunk_map: ChunkMap = ONE_DEVICE,
 ) -> Evaluation:
-    """Average what an episode function reports over fresh tasks: for methods that are evaluated by acting.
+    """Average the scalars that an episode function reports over fresh tasks: for methods evaluated by acting.
 
     Args:
       episode_fn: `(meta_params, task, key) -> (loss, aux)`, such as `rollouts.return_episode(...)`; each scalar of
         `aux` is reported, and the loss as `"loss"`.
-      sample: `key -> task`, whatever the episode function takes.
+      sample: `key -> task`, in the form that the episode function takes.
 
     The other arguments are those of `evaluate`.
 
     Returns:
-      An `Evaluation`; there are no queries to be predicted together, so its `transductive` is `None`.
+      An `Evaluation`; there are no queries to predict together, so its `transductive` is `None`.
 
     Raises:
-      ValueError: as `evaluate`.
+      ValueError: as for `evaluate`.
 
     Example:
       >>> import jax
@@ -167,7 +167,7 @@ def evaluate_episodes(
 
 
 def _estimates(values: dict[str, np.ndarray]) -> dict[str, Estimate]:
-    """Estimate each metric; one may be undefined in a task, but the NaN of a loss stays in sight."""
+    """Estimate each metric; a metric may be undefined in a task, but the NaN of a loss stays visible."""
     return {name: estimate(array, skip_undefined=name != "loss") for name, array in values.items()}
 
 
@@ -181,14 +181,14 @@ def _is_transductive(
     tasks_at_once: int,
     chunk_map: ChunkMap,
 ) -> bool:
-    """Whether predictions for the first task's queries depend on each other; checks its labels on the way.
+    """Return whether predictions for the first task's queries depend on each other; check its labels on the way.
 
     The task is the first of the first dispatch, so that on one device no sampler is compiled for it alone.
     """
     keys_of, _ = keys_of_dispatches(key, num_tasks, tasks_at_once, 1)
     tasks = draw_stacked(chunk_map.to_local(as_partial(sample)), keys_of, np.int32(0))
     check_predictions(learner, loss_fn, meta_params, jax.tree.map(_labels_or_shape, tasks))
-    if jax.tree.leaves(tasks.query.x)[0].shape[2] < 2:  # a single query has none to depend on
+    if jax.tree.leaves(tasks.query.x)[0].shape[2] < 2:  # a single query has no others to depend on
         return False
     run = three_ways(learner)
 
@@ -200,7 +200,7 @@ def _is_transductive(
 
 
 def _labels_or_shape(leaf: Array) -> np.ndarray | jax.ShapeDtypeStruct:
-    """Return a leaf of stacks of tasks as one of stacked tasks: the values of integers, the shape of others."""
+    """Turn a leaf of stacks of tasks into one of stacked tasks: the values of integers, the shape of others."""
     shape = (leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])
     if leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.integer):
         return np.asarray(leaf).reshape(shape)
@@ -208,7 +208,7 @@ def _labels_or_shape(leaf: Array) -> np.ndarray | jax.ShapeDtypeStruct:
 
 
 def _both_kinds(learner: Learner, loss_fn: LossFn) -> Callable[[PyTree, Task, RandomKey], dict[str, dict[str, Array]]]:
-    """Predict a task's queries each with the support alone, and all together, after one adaptation."""
+    """Build the function that adapts once and predicts a task's queries each with the support alone, and together."""
     one_by_one = support_and_one_query(learner)
 
     def one_task(meta_params: PyTree, task: Task, key: RandomKey) -> dict[str, dict[str, Array]]:
@@ -235,7 +235,7 @@ def adaptation_curve(
     nums_steps: tuple[int, ...],
     tasks_at_once: int = 1,
 ) -> dict[int, Evaluation]:
-    """The same tasks evaluated after different numbers of inner steps.
+    """Evaluate the same tasks after different numbers of inner steps.
 
     Args:
       make_learner: `num_steps -> Learner`, all sharing `meta_params`.

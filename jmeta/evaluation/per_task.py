@@ -1,4 +1,4 @@
-"""Scalars of each of many tasks: a few tasks in one `vmap`, again and again."""
+"""Per-task scalars of many tasks: a few tasks in one `vmap`, repeated."""
 
 import functools
 import math
@@ -34,7 +34,7 @@ def evaluation_episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
     """Build the episode that evaluates a learner: adapt to the support with a key, predict the query without one.
 
     Args:
-      learner: with the number of inner steps to be tested; its `episode` is ignored.
+      learner: the learner, with the number of inner steps to test; its `episode` is ignored.
       loss_fn: `(outputs, batch) -> (loss, aux)`.
 
     Returns:
@@ -63,7 +63,7 @@ def evaluation_episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
 
 
 def scalars(value: Any, source: str) -> Aux:
-    """The scalars of an episode's or a loss's `aux` by name, and the loss as `"loss"`; `source` names it in errors."""
+    """Return the scalars of an episode's or a loss's `aux` by name, with the loss as `"loss"`; errors name `source`."""
     loss, aux = checked_loss(value, source)
     return {**{name: value for name, value in aux.items() if jnp.ndim(value) == 0}, "loss": loss}
 
@@ -79,11 +79,11 @@ def map_on_one_device(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
 
 ONE_DEVICE = ChunkMap(map_on_one_device, num_at_once=1, to_local=lambda tree: tree)
-"""Chunks of tasks one after another, on the default device."""
+"""The chunk map that computes chunks of tasks one after another, on the default device."""
 
 
 def per_task_values(episode_fn: EpisodeFn, *, chunk_map: ChunkMap = ONE_DEVICE) -> Callable[..., dict[str, np.ndarray]]:
-    """Build the function under `evaluate`, which is compiled once and called often: every task's scalars.
+    """Build the function under `evaluate`, which is compiled once and called often; it returns every task's scalars.
 
     Args:
       episode_fn: `(meta_params, task, key) -> (loss, aux)`, such as `evaluation_episode(learner, loss_fn)`.
@@ -145,13 +145,13 @@ _CHUNKS_PER_DISPATCH = 16
 
 
 def keys_of_dispatches(key: RandomKey, num_tasks: int, tasks_at_once: int, chunks_at_once: int) -> tuple[Partial, int]:
-    """The keys of the tasks, dispatch by dispatch, and the number of dispatches.
+    """Return the keys of the tasks, dispatch by dispatch, and the number of dispatches.
 
-    All dispatches have one shape, so that one program serves: the last is filled up, and the filling dropped.
+    All dispatches have one shape, so that one program serves all: the last is padded, and the padding dropped.
 
     Returns:
-      `keys_of`, whose leaves are the numbers of the keys, and `num_dispatches`; `keys_of(dispatch)` are `[chunks,
-      tasks, 2]`, of each task the key to draw it and the key to adapt to it.
+      `keys_of`, whose leaves are the numbers of the keys, and `num_dispatches`; `keys_of(dispatch)` has the shape
+      `[chunks, tasks, 2]`: for each task, the key that draws it and the key that adapts to it.
     """
     each = min(_CHUNKS_PER_DISPATCH, -(-num_tasks // (tasks_at_once * chunks_at_once)))
     shape = (each * chunks_at_once, tasks_at_once)
@@ -170,7 +170,7 @@ class _KeysOf:
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _key_numbers(key: RandomKey, num_tasks: int, shape: tuple[int, ...]) -> Array:
-    key = jax.random.clone(key)  # evaluating several learners on the tasks of one key is no misuse of it
+    key = jax.random.clone(key)  # using one key for several learners is intended
     keys = jax.vmap(jax.random.split)(jax.random.split(key, num_tasks))
     return jax.random.key_data(keys)[np.arange(math.prod(shape)).reshape(shape) % num_tasks]
 
@@ -179,6 +179,6 @@ def _key_numbers(key: RandomKey, num_tasks: int, shape: tuple[int, ...]) -> Arra
 def draw_stacked(sample: Partial, keys_of: Partial, dispatch: Any) -> PyTree:
     """Draw the tasks of one dispatch, `[chunks, tasks]`, by the first key of each pair.
 
-    A program of its own, so that all learners share it: samplers can be slow to compile.
+    This is a separate program, so that all learners share it: samplers can be slow to compile.
     """
     return jax.lax.map(jax.vmap(sample), keys_of(dispatch)[..., 0])  # one chunk is quicker to compile than all

@@ -1,8 +1,8 @@
-"""TensorBoard's file of a run, written by the thread that logs.
+"""The TensorBoard file of a run, written by the thread that logs.
 
-tensorboardX writes in a thread of its own. When the clock is set back, or the disk is full, that thread dies, and who
-logs next waits for ever for room in its queue; and it opens a file by a name that can be guessed, whatever lies there.
-So only the format is tensorboardX's here: a record for each event, with its length and two checksums.
+tensorboardX writes in a thread of its own. When the clock is set back, or the disk is full, that thread dies, and the
+next call that logs waits forever for room in its queue. It also opens a file whose name can be guessed, whatever lies
+there. So this module takes only the format from tensorboardX: one record per event, with its length and two checksums.
 """
 
 import importlib
@@ -20,15 +20,15 @@ __all__ = ["Board"]
 
 
 class Board:
-    """Appends scalars and texts to a new file in a folder, which is made if it is not there.
+    """Appender of scalars and texts to a new file in a folder, which is created if it is missing.
 
     Args:
       folder: where TensorBoard looks.
-      first_step: what an earlier session has written of this step and later ones is not shown.
+      first_step: the first step of this session; TensorBoard hides what an earlier session wrote from this step on.
     """
 
     def __init__(self, folder: pathlib.Path, first_step: int) -> None:
-        from tensorboardX import record_writer, summary  # when used: they bring PyTorch where that is installed
+        from tensorboardX import record_writer, summary  # imported when used: they import PyTorch where it is installed
 
         event_pb2: Any = importlib.import_module("tensorboardX.proto.event_pb2")
         self._checksum, self._summary, self._event = record_writer.masked_crc32c, summary, event_pb2.Event
@@ -40,12 +40,12 @@ class Board:
         self._write(self._event(step=first_step, session_log=start))
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        """One point of a curve; a number too large for 32 bits is left out."""
+        """Write one point of a curve; a number too large for 32 bits is left out."""
         if abs(value) < 3.4e38:
             self._write(self._event(step=step, summary=self._summary.scalar(name, value)))
 
     def add_text(self, name: str, text: str, step: int) -> None:
-        """A text."""
+        """Write a text."""
         self._write(self._event(step=step, summary=self._summary.text(name, text)))
 
     def to_disk(self) -> None:
@@ -54,7 +54,7 @@ class Board:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Write what is left, and close the file."""
+        """Write the rest and close the file."""
         self._file.close()
 
     def _write(self, event: Any) -> None:

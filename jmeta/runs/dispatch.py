@@ -1,4 +1,4 @@
-"""Many meta-steps in one call: of one seed or several, on tasks that are drawn on the devices or come from the host."""
+"""Many meta-steps in one call: for one seed or several, on tasks drawn on the devices or supplied by the host."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,13 +25,13 @@ Dispatch = Callable[[Sequence[RunState]], list[tuple[RunState, Aux]]]
 
 
 def dispatcher(experiment: Experiment, starts: Sequence[RunState]) -> Dispatch:
-    """Dispatches of one seed, which use the state given up; or of several seeds in one `vmap`, which do not.
+    """Build the dispatch of one seed, which donates the state, or of several seeds in one `vmap`, which does not.
 
-    What becomes of a seed depends on how many seeds there are and on its place among them, up to rounding, but not on
-    the states of the others: they may be at other steps, and one that is finished may be dispatched and not looked at.
+    A seed's result depends on the number of seeds and its place among them, up to rounding, but not on the states of
+    the others: they may be at other steps, and a finished one may be dispatched and its result ignored.
 
     Raises:
-      ValueError: for several seeds on tasks that come from the host: every seed has its own stream of them.
+      ValueError: for several seeds on tasks from the host: every seed has its own stream of them.
     """
     options, stream, num_total_steps = experiment.training, experiment.meta_train, experiment.num_total_steps
     if isinstance(stream, HostTasks):
@@ -50,7 +50,7 @@ def dispatcher(experiment: Experiment, starts: Sequence[RunState]) -> Dispatch:
         meta, aux = run(state.meta, sample, state.key)
         return [(state._replace(meta=meta), aux)]
 
-    @jax.jit  # stacked and taken apart inside, where it costs nothing to speak of
+    @jax.jit  # stacked and unstacked inside, where it costs next to nothing
     def run_together(metas: list[MetaState], sample: training.SampleTasks, keys: list[RandomKey]) -> list[Any]:
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *metas)
         results = jax.vmap(run, in_axes=(0, None, 0))(stacked, sample, jnp.stack(keys))
@@ -82,7 +82,7 @@ def _fed_dispatcher(experiment: Experiment, stream: HostTasks, start: RunState) 
 
 
 def _of_all_processes(fed: PyTree, sharing: Sharing, num_tasks: int) -> PyTree:
-    """Tasks that each process drew for itself, as arrays of the whole job; nothing is sent."""
+    """Turn the tasks that each process drew for itself into arrays of the whole job; nothing is sent."""
     first = own_tasks(sharing, num_tasks).start
 
     def of_leaf(own: np.ndarray) -> jax.Array:

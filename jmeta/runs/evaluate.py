@@ -1,9 +1,9 @@
 """Evaluate a trained run on meta_test: `jmeta evaluate RUN [--baselines] [--inner-steps 0 1 5 10] [--overrides]`.
 
-RUN is the folder of one seed or that of all seeds of a recipe. The parameters are those chosen on meta_valid. Any
-option of the recipe can be given another value, such as `--num-ways 20`, if the parameters keep their shapes. Results
-are printed, with the name of their protocol, and kept in the run folder as `evaluation.json`, one entry a protocol; the
-interval over several seeds in `over_seeds.json` of their common folder.
+RUN is the folder of one seed, or the folder of all seeds of a recipe. The parameters are the best on meta_valid. Any
+option of the recipe can have another value, such as `--num-ways 20`, if the parameters keep their shapes. Results are
+printed with the name of their protocol, and stored in the run folder as `evaluation.json`, one entry per protocol; the
+interval over several seeds goes to `over_seeds.json` in their common folder.
 """
 
 import dataclasses
@@ -57,22 +57,22 @@ class Command:
     """Evaluate a trained run on meta_test."""
 
     run: tyro.conf.Positional[pathlib.Path]
-    """Folder of one seed's run, or the one that has the folders of all seeds."""
+    """Folder of one seed's run, or the folder that holds the folders of all seeds."""
     recipe: str | None = None
-    """The recipe file of a run that is not one of ours; nothing that a run folder names is executed by itself."""
+    """The recipe file, if the run is not one of ours; a file that only the run folder names is never executed."""
     inner_steps: tuple[int, ...] = ()
     """Numbers of inner steps to draw the adaptation curve for, such as 0 1 5 10."""
     baselines: bool = False
-    """Evaluate the recipe's baselines on the same tasks, which learn nothing from other tasks. It may take a while."""
+    """Evaluate the recipe's baselines, which learn nothing from other tasks, on the same tasks. It may take a while."""
 
 
 class Timed(NamedTuple):
-    """An evaluation and what it took.
+    """An evaluation and the time that it took.
 
     Attributes:
       evaluation: the estimates.
-      seconds: without compilation.
-      compile_seconds: tracing and compiling.
+      seconds: time without compilation.
+      compile_seconds: time spent tracing and compiling.
     """
 
     evaluation: Evaluation
@@ -84,9 +84,9 @@ class Loaded(NamedTuple):
     """A trained run.
 
     Attributes:
-      recipe: that it was trained with.
-      options: its options.
-      meta_params: those with the best score on meta_valid.
+      recipe: the recipe that it was trained with.
+      options: the recipe's options.
+      meta_params: the meta-parameters with the best score on meta_valid.
     """
 
     recipe: Recipe
@@ -95,10 +95,10 @@ class Loaded(NamedTuple):
 
 
 def recipe_of(folder: pathlib.Path, named: str | None) -> tuple[Recipe, Any]:
-    """The recipe of a run and its recorded options.
+    """Return the recipe of a run and its recorded options.
 
     Args:
-      folder: of one seed's run.
+      folder: folder of one seed's run.
       named: the user's recipe file, if it is one.
 
     Raises:
@@ -149,12 +149,12 @@ def load_run(folder: str | os.PathLike[str], named: str | None = None) -> Loaded
 
 
 def tested_otherwise(recipe: Recipe, trained: Any, tested: Any) -> Experiment:
-    """The experiment of a trained run with other options, for testing.
+    """Build the experiment of a trained run with other options, for testing.
 
     Args:
-      recipe: of the run.
-      trained: the options it was trained with.
-      tested: those it is tested with.
+      recipe: the run's recipe.
+      trained: the options that it was trained with.
+      tested: the options that it is tested with.
 
     Raises:
       ValueError: if the other options change the parameters' shapes, or test on classes that were trained on.
@@ -185,9 +185,9 @@ def tested_otherwise(recipe: Recipe, trained: Any, tested: Any) -> Experiment:
 def timed_evaluation(
     experiment: Experiment, tested: Learner | EpisodeFn, meta_params: PyTree, *, num_steps: int | None = None
 ) -> Timed:
-    """Evaluate on the fixed tasks of meta_test, the same for all; `num_steps` goes with the protocol.
+    """Evaluate on the fixed tasks of meta_test, the same for all; the protocol's name includes `num_steps`.
 
-    A learner is evaluated by its predictions, an episode function by what it reports.
+    A learner is evaluated by its predictions, an episode function by the values that it reports.
     """
     start = time.perf_counter()
     steps = "" if num_steps is None else f", {loop.inner_steps(num_steps)}"
@@ -199,7 +199,7 @@ def timed_evaluation(
 def evaluation_of(
     experiment: Experiment, tested: Learner | EpisodeFn, meta_params: PyTree, key: RandomKey, *, steps: str
 ) -> Evaluation:
-    """Evaluate a learner by its predictions, or an episode function by what it reports, on the tasks of a key."""
+    """Evaluate a learner by its predictions, or an episode function by its reports, on the tasks drawn with `key`."""
     arguments = (meta_params, experiment.source.meta_test, key)
     numbers: Any = {
         "protocol": experiment.test_protocol + steps,
@@ -212,12 +212,12 @@ def evaluation_of(
 
 
 def evaluated(experiment: Experiment, meta_params: PyTree) -> Timed:
-    """The experiment's own learner on meta_test."""
+    """Evaluate the experiment's own learner on meta_test."""
     return timed_evaluation(experiment, experiment.tested, meta_params, num_steps=experiment.num_test_steps)
 
 
 def table_row(name: str, timed: Timed) -> dict[str, str]:
-    """One line of the table of results."""
+    """Return one line of the table of results."""
     evaluation = timed.evaluation
     metric = main_metric(evaluation)
     both = evaluation.transductive
@@ -233,19 +233,19 @@ def table_row(name: str, timed: Timed) -> dict[str, str]:
 
 
 def main_metric(evaluation: Evaluation) -> str:
-    """Accuracy or return where there is one, else loss."""
+    """Return the name of the main metric: accuracy or return where there is one, else loss."""
     return next(name for name in ("accuracy", "return", "loss") if name in evaluation.inductive)
 
 
 def shown(metric: str, value: Estimate) -> str:
-    """An estimate as text; accuracy in per cent."""
+    """Return an estimate as text; accuracy in per cent."""
     if metric != "accuracy":
         return f"{value.mean:.3f} ± {value.half_width:.3f}"
     return f"{100 * value.mean:.2f} ± {100 * value.half_width:.2f} %"
 
 
 def gains(results: dict[str, Timed], over: str) -> dict[str, str]:
-    """How far each result is from that of one name on the same tasks, inductive, as text; accuracy in points."""
+    """Return, as text, each result's paired inductive difference from the result named `over`; accuracy in points."""
     metric = main_metric(results[over].evaluation)
     others = {name: timed.evaluation.inductive[metric] for name, timed in results.items() if name != over}
     differences = {
@@ -259,7 +259,7 @@ def gains(results: dict[str, Timed], over: str) -> dict[str, str]:
 
 
 def curve(experiment: Experiment, meta_params: PyTree, nums_steps: tuple[int, ...]) -> dict[int, Timed]:
-    """The same test tasks after different numbers of inner steps.
+    """Evaluate the same test tasks after different numbers of inner steps.
 
     Raises:
       ValueError: if the learner has no inner steps.
@@ -284,7 +284,7 @@ def store(folder: pathlib.Path, split_hash: str | None, results: dict[str, Timed
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """What is written of an evaluation: means and half-widths, without the values of single tasks."""
+    """Return the stored form of an evaluation: means and half-widths, without the values of single tasks."""
 
     def plain(estimates: dict[str, Estimate] | None) -> dict[str, Any] | None:
         if estimates is None:
@@ -322,13 +322,13 @@ def evaluate_seed(folder: pathlib.Path, command: Command, overrides: list[str]) 
             draw_curve(folder, name, experiment.test_protocol, by_steps)
         if is_image_task(experiment):
             draw_episode(folder, name, experiment, meta_params)
-    except OSError as error:  # a folder of others, or a full disk: what was computed is printed all the same
+    except OSError as error:  # someone else's folder, or a full disk: the results are printed all the same
         raise NotStoredError(timed, f"what is printed above could not be stored ({error})") from error
     return timed
 
 
 class NotStoredError(console.StoppedError):
-    """An evaluation was printed, and the system did not let it be stored."""
+    """An evaluation that was printed but that the system did not let us store."""
 
     def __init__(self, timed: Timed, message: str):
         super().__init__(message)
@@ -336,16 +336,16 @@ class NotStoredError(console.StoppedError):
 
 
 def overridden(recipe: Recipe, trained: Any, words: list[str], *, program: str = "jmeta evaluate RUN") -> Any:
-    """The options of a run with other values, as a command line gives them.
+    """Return the options of a run with the values that a command line overrides.
 
     Args:
-      recipe: of the run.
-      trained: its options.
-      words: of the command line, such as `["--num-ways", "20"]`; any option of the recipe.
-      program: what help and errors call the command.
+      recipe: the run's recipe.
+      trained: the run's options.
+      words: words of the command line, such as `["--num-ways", "20"]`; any option of the recipe.
+      program: name of the command in help and errors.
 
     Raises:
-      SystemExit: after printing help, or what is wrong with an option.
+      SystemExit: after printing help, or the fault in an option.
     """
     if not words:
         return trained
@@ -356,7 +356,7 @@ def overridden(recipe: Recipe, trained: Any, words: list[str], *, program: str =
 
 
 def draw_episode(folder: pathlib.Path, name: str, experiment: Experiment, meta_params: PyTree) -> pathlib.Path:
-    """The first test task with the learner's predictions, as `test_episode.png`."""
+    """Draw the first test task with the learner's predictions, as `test_episode.png`."""
     key_task, key_adapt = jax.random.split(jax.random.split(loop.split_key("meta_test"), 2)[0])
     learner = experiment.tested
     assert isinstance(learner, Learner)
@@ -367,7 +367,7 @@ def draw_episode(folder: pathlib.Path, name: str, experiment: Experiment, meta_p
         adapted = learner.adapt(meta_params, task.support, key_adapt)
         return task, learner.predict(meta_params, adapted, task.query.x, None)
 
-    from . import pictures  # late: it brings Matplotlib, which `--help` does not need
+    from . import pictures  # imported late: it needs Matplotlib, which `--help` does not
 
     task, logits = jax.device_get(predictions(meta_params))
     title = f"{name}, a test task of {experiment.source.name}"
@@ -375,8 +375,8 @@ def draw_episode(folder: pathlib.Path, name: str, experiment: Experiment, meta_p
 
 
 def draw_curve(folder: pathlib.Path, name: str, protocol: str, by_steps: dict[int, Timed]) -> pathlib.Path:
-    """The adaptation curve as `adaptation_curve.png`, inductive and, where it differs, transductive."""
-    from . import pictures  # late, as above
+    """Draw the adaptation curve as `adaptation_curve.png`: inductive and, where it differs, transductive."""
+    from . import pictures  # imported late, as above
 
     first = next(iter(by_steps.values())).evaluation
     metric = main_metric(first)
@@ -388,7 +388,7 @@ def draw_curve(folder: pathlib.Path, name: str, protocol: str, by_steps: dict[in
 
 
 def evaluate_all(command: Command, overrides: list[str]) -> None:
-    """Evaluate every seed's run, and print and store the interval over several."""
+    """Evaluate every seed's run, then print and store the interval over seeds."""
     run = files.named_by_user(command.run)
     results, refused = {}, []
     for folder in run_folder.seed_folders(run):
@@ -415,7 +415,7 @@ def _over_seeds(run: pathlib.Path, results: dict[str, Evaluation]) -> None:
 
 
 def command(arguments: list[str]) -> int:
-    """Run `jmeta evaluate`; returns the exit status."""
+    """Run `jmeta evaluate` and return the exit status."""
     parsed, overrides = tyro.cli(Command, args=arguments, prog="jmeta evaluate", return_unknown_args=True)
     console.use_compilation_cache()
     return console.run_command(lambda: evaluate_all(parsed, overrides), if_interrupted="what was printed is stored")

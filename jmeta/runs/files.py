@@ -17,30 +17,30 @@ __all__ = ["Line", "add_to_json", "as_argument", "named_by_user", "read_lines", 
 
 
 def named_by_user(folder: pathlib.Path) -> pathlib.Path:
-    """A run's folder as a command line names it: of any name, with a leading `~` for the home folder.
+    """Return the path of a run's folder from a command line; any name is allowed, and `~` is the home folder.
 
     Raises:
-      ValueError: before anything is written, if it is an address such as `gs://bucket`, or cannot hold checkpoints.
+      ValueError: if it is an address such as `gs://bucket`, or cannot hold checkpoints; nothing has been written.
     """
     usable(folder)
     return pathlib.Path(os.path.expanduser(folder))
 
 
 def as_argument(folder: pathlib.Path) -> str:
-    """A folder as a command line takes it, to be shown to the user."""
+    """Return a folder as a word of a command line, to show to the user."""
     text = str(folder)
     return shlex.quote(f".{os.sep}{text}" if text[:1] in ("-", "~") else text)
 
 
 def refuse_links(paths: Iterable[pathlib.Path]) -> None:
-    """Raise `ValueError` if one of the seeds' folders is a link: it may lead anywhere, and would be written to."""
+    """Raise `ValueError` if one of the seeds' folders is a link, which may lead anywhere and would be written to."""
     for path in paths:
         if path.is_symlink():
             raise ValueError(f"{short(path, 300)} is a link, which no run makes; name where it leads, or take it away")
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:
-    """Give a file new content in one step: a reader, or a crash, sees the old or the new."""
+    """Replace a file's content atomically: a reader, or a crash, sees the old content or the new."""
     temporary = path.with_name(f".{path.name}.tmp")
     with open_file(temporary, "w") as file:
         file.write(text)
@@ -50,7 +50,7 @@ def replace_text(path: pathlib.Path, text: str) -> None:
 
 
 def add_to_json(path: pathlib.Path, entries: Mapping[str, Any]) -> None:
-    """Put entries into the object in a JSON file, in place of those of the same names, one process after the other."""
+    """Add entries to the object in a JSON file, replacing those of the same names; processes take turns."""
     with open_file(path.with_name(f".{path.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
         stored = read_json(path) if path.exists() else {}

@@ -1,15 +1,15 @@
-"""A run's folder: what was asked for, what happened, and who is writing.
+"""A run's folder: the request, the results so far, and the process that writes.
 
     config.json        the recipe's name, whether it is ours, every option, and their hash
-    data.json          the classes of the splits and how the data were prepared, where a source says so
-    sessions.jsonl     one line for each time the run was started: versions, device, git commit, step resumed from, and
-                       the seeds that it shared its dispatches with
+    data.json          the classes of the splits and how the data were prepared, if a source says so
+    sessions.jsonl     one line for each start of the run: versions, device, git commit, step resumed from, and the
+                       seeds that shared its dispatches
     metrics.jsonl      one line for each log interval and each evaluation; also as TensorBoard files in tensorboard/
     checkpoints/       see `jmeta.checkpoints`
     lock               held by the process that writes; the system releases it, however that process ends
 
-A folder may come from someone else. So what is read is checked, and a link in it, which may lead anywhere, is refused
-before anything is written; `jmeta.checkpoints` does the same for what is its own.
+A folder may come from someone else. So everything that is read is checked, and a link in it, which may lead anywhere,
+is refused before anything is written; `jmeta.checkpoints` does the same for its own files.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ __all__ = [
 FORMAT = 2
 """Version of `config.json`; version 1 recorded recipes that were composed of parts."""
 
-_MAX_DEPTH = 8  # of options in options
+_MAX_DEPTH = 8  # of nested options
 
 
 class FolderInUseError(StoppedError):
@@ -64,24 +64,24 @@ class FolderInUseError(StoppedError):
 
 
 class LostFolderError(StoppedError):
-    """The folder that a run writes to was moved, deleted or taken over by another process."""
+    """The run's folder was moved, deleted or taken over by another process."""
 
 
 class Watch:
-    """Tells whether a run folder still is the one that this process began to write to.
+    """A check that a run folder still is the one that this process began to write to.
 
     Args:
-      folder: of the run; held by this process, with its log open.
+      folder: the run's folder; held by this process, with its log open.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder, self._begun = folder, _identities(folder)
 
     def check(self) -> None:
-        """Look once more.
+        """Check the folder again.
 
         Raises:
-          LostFolderError: if not: what was written from now on would be torn, or meet what another run writes.
+          LostFolderError: if it is another one: later writes would be torn, or mix with those of another run.
         """
         if _identities(self._folder) != self._begun:
             raise LostFolderError(
@@ -96,7 +96,7 @@ def _identities(folder: pathlib.Path) -> list[tuple[int, int] | None]:
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Hold a run folder, making it if need be; no other process can, until this block or this process ends.
+    """Hold a run folder, creating it if needed; no other process can hold it until this block or this process ends.
 
     Raises:
       FolderInUseError: if a process holds it; its id is in the message.
@@ -125,9 +125,9 @@ _CHECKED_WHEN_READ = ("checkpoints", "diverged")
 
 
 def check_files(folder: pathlib.Path) -> None:
-    """Raise `ValueError` if there is something else than files and folders in a run folder, at any depth.
+    """Raise `ValueError` if a run folder contains anything but files and folders, at any depth.
 
-    Checkpoints look after themselves, since a damaged one may give way to the one before it.
+    Checkpoints are not checked here, since a damaged one may give way to the one before it.
     """
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -142,12 +142,12 @@ def check_files(folder: pathlib.Path) -> None:
 
 
 class Config(NamedTuple):
-    """What a run folder says about its run.
+    """The recorded configuration of a run.
 
     Attributes:
-      recipe: its name.
-      is_ours: whether the recipe is one of ours; else it is a user's file, which nobody runs who is not asked to.
-      values: its options, as recorded.
+      recipe: the recipe's name.
+      is_ours: whether the recipe is one of ours; otherwise it is a user's file, which is run only if the user names it.
+      values: the recorded options.
     """
 
     recipe: str
@@ -158,10 +158,10 @@ class Config(NamedTuple):
 def write_config(
     folder: pathlib.Path, recipe_name: str, options: Any, split_hash: str | None, *, is_ours: bool
 ) -> None:
-    """Record a recipe and how its classes are split in a run folder; what is recorded already must be the same.
+    """Record a recipe and the split of its classes in a run folder; an existing record must be the same.
 
     Raises:
-      ValueError: if the folder belongs to other options, the first ones that differ are named; or to another split.
+      ValueError: if the folder belongs to other options, the first of which are named; or to another split.
     """
     values = options_.recorded(options)
     config = {
@@ -195,14 +195,14 @@ def write_config(
 
 
 def write_record(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Write what data a run is trained on, once: the split is checked by its hash, so it cannot change."""
+    """Record, once, the data that a run is trained on: the hash of the split is checked, so it cannot change."""
     path = folder / "data.json"
     if not path.exists():
         replace_text(path, json.dumps(record, indent=2) + "\n")
 
 
 def check_split(folder: pathlib.Path, split_hash: str | None) -> None:
-    """Raise `ValueError` unless the classes are split as when the run began: else it would be judged on its own."""
+    """Raise `ValueError` unless the split is that of the run's start: else a run would be tested on what it learnt."""
     recorded = _read_config(folder / "config.json")["split_hash"]
     if recorded != split_hash:
         raise ValueError(
@@ -213,7 +213,7 @@ def check_split(folder: pathlib.Path, split_hash: str | None) -> None:
 
 
 def seed_folders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The folders of the seeds' runs in a folder, which may be such a one itself.
+    """Return the folders of the seeds' runs in a folder, which may itself be one.
 
     Raises:
       ValueError: if there is none.
@@ -230,7 +230,7 @@ def seed_folders(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_config(folder: pathlib.Path) -> Config:
-    """The recipe and options of a run.
+    """Return the recipe and options of a run.
 
     Raises:
       ValueError: if the folder holds no run, or its configuration is damaged or of another version.
@@ -279,25 +279,25 @@ def _is_shallow(value: Any, depth: int) -> bool:
 
 
 def num_cpus() -> int | None:
-    """CPU cores that this process may use, where the system tells."""
+    """Return the number of CPU cores that this process may use, where the system reports it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def record_session(
     folder: pathlib.Path, *, seed: int, resumed_from: int, trained_together: list[int], has_blocks: bool = False
 ) -> str:
-    """Append what this start of the run runs on.
+    """Append a line about this start of the run: versions, device and options that affect bits.
 
     Args:
-      folder: of the run.
-      seed: of the run.
-      resumed_from: step; 0 for the beginning.
+      folder: the run's folder.
+      seed: the run's seed.
+      resumed_from: step that the run resumes from; 0 at the beginning.
       trained_together: seeds that share dispatches.
-      has_blocks: whether sums are in one order, whatever the number of devices.
+      has_blocks: whether sums have one order, whatever the number of devices.
 
     Returns:
-      In words, what the bits of the run's numbers depend on that is not as in the session before; empty if nothing, or
-      if nothing of that session is used.
+      A text that names what affects the bits of the run's numbers and differs from the session before; empty if nothing
+      does, or if nothing of that session is used.
     """
     device = jax.devices()[0]
     session = {
@@ -332,7 +332,7 @@ def record_session(
 
 
 def _num_threads(platform: str) -> int | None:
-    """The size of XLA's pool on CPUs, by which it divides products of matrices."""
+    """Return the size of XLA's thread pool on CPUs, by which it divides matrix products."""
     if platform != "cpu":
         return None
     said = os.environ.get("NPROC", "")

@@ -1,7 +1,7 @@
-"""The log of a run's metrics: `metrics.jsonl`, and TensorBoard's files beside it.
+"""The log of a run's metrics: `metrics.jsonl` and TensorBoard files.
 
-Metrics are written before the checkpoint of their step. So after a kill, whatever the restored step did not see is the
-tail of the log, and is cut.
+Metrics are written before the checkpoint of their step. So after a kill, the lines after the restored step are the tail
+of the log, and are cut.
 """
 
 import itertools
@@ -21,7 +21,7 @@ __all__ = ["MetricsLog", "NoLog", "read_metrics", "cut_metrics"]
 
 
 class MetricsLog:
-    """Appends lines of metrics to `metrics.jsonl` and TensorBoard, first cutting those after the step resumed from."""
+    """A log in `metrics.jsonl` and TensorBoard; opening it cuts the lines after the step resumed from."""
 
     def __init__(self, folder: pathlib.Path, *, last_step: int) -> None:
         self.path = folder / "metrics.jsonl"
@@ -32,9 +32,9 @@ class MetricsLog:
         self._board = Board(folder / "tensorboard", last_step + 1)
 
     def append(self, step: int, split: str, metrics: Mapping[str, float], *, protocol: str | None = None) -> None:
-        """Log the metrics of one step, by a protocol; a number that is not finite is written as `null`.
+        """Log the metrics of one step, with their protocol; a number that is not finite is written as `null`.
 
-        If that cannot be written, `to_disk` says so: of several processes, all are there to hear of it.
+        A failure to write is raised by `to_disk`, which all processes of a job call together.
         """
         if self._failed is not None:
             return
@@ -75,7 +75,7 @@ class MetricsLog:
 
 
 class NoLog:
-    """A log of nothing, for processes beside the one that writes."""
+    """A log that keeps nothing, for all processes but the one that writes."""
 
     def append(self, step: int, split: str, metrics: Mapping[str, float], *, protocol: str | None = None) -> None:
         """Nothing."""
@@ -88,20 +88,20 @@ class NoLog:
 
 
 def read_metrics(folder: pathlib.Path, split: str | None = None) -> list[Line]:
-    """The logged lines of a run, of one split or of all; a torn last line is left out."""
+    """Return the logged lines of a run, of one split or of all; a torn last line is left out."""
     lines = _whole_metrics(folder / "metrics.jsonl")
     return [line for line in lines if split in (None, line["split"])]
 
 
 def cut_metrics(path: pathlib.Path, last_step: int) -> None:
-    """Remove, atomically, the lines after `last_step` and a line that was being written when its process died."""
+    """Remove, atomically, the lines after `last_step` and a line that was torn when its process died."""
     if path.exists():
         kept = [json.dumps(line) + "\n" for line in _whole_metrics(path) if line["step"] <= last_step]
         replace_text(path, "".join(kept))
 
 
 def _whole_metrics(path: pathlib.Path) -> list[Line]:
-    """Lines up to the first that is not of metrics."""
+    """Return the lines up to the first that does not hold metrics."""
 
     def is_number(value: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

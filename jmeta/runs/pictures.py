@@ -32,15 +32,15 @@ STYLE: Any = {
 
 
 def learning_curve(run: pathlib.Path) -> pathlib.Path:
-    """What was descended, loss and accuracy, on meta_train and meta_valid; the best step is marked.
+    """Draw the training objective, loss and accuracy on meta_train and meta_valid, with the best step marked.
 
-    A panel has one quantity; its tasks, their ways and the inner steps may be others on meta_train than on meta_valid.
+    A panel shows one quantity; tasks, ways and inner steps may differ between meta_train and meta_valid.
     """
     train, valid = (log.read_metrics(run, split) for split in ("meta_train", "meta_valid"))
     ordered = ("objective", "loss", "accuracy", "reward", "return")
     names = [name for name in ordered if any(name in line for line in (*train, *valid))]
     if "return" in names:
-        names = [name for name in names if name != "loss"]  # which is minus the return
+        names = [name for name in names if name != "loss"]  # here the loss is minus the return
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.2), squeeze=False, layout="constrained")
         for axis, name in zip(axes[0], names, strict=True):
@@ -51,7 +51,7 @@ def learning_curve(run: pathlib.Path) -> pathlib.Path:
         name = recipe if run.name.startswith(recipe) else f"{recipe}, {run.name}"
         protocol = valid[-1].get("protocol") if valid else None
         title = f"{name}\nmeta_valid: {protocol}" if protocol else name
-        figure.suptitle(title, x=0.01, ha="left", fontsize=9, parse_math=False)  # no dollars of a run folder are obeyed
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9, parse_math=False)  # no math: dollars are plain text
         return _saved(figure, run / "learning_curve.png")
 
 
@@ -78,7 +78,7 @@ def _curve(axis: Axes, name: str, train: list[files.Line], valid: list[files.Lin
 
 
 def _mark_best(axes: np.ndarray, names: list[str], valid: list[files.Line]) -> None:
-    """A vertical line at the step that was chosen, its value in the legend."""
+    """Draw a vertical line at the selected step, with its value in the legend."""
     name = names[-1]
     steps, values = _series(valid, name)
     if not np.isfinite(values).any():
@@ -96,7 +96,7 @@ def _series(lines: list[files.Line], name: str) -> tuple[np.ndarray, np.ndarray]
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Mean over a window of a twentieth of the run, gaps left out."""
+    """Return the mean over a window of a twentieth of the run, without gaps."""
     width = max(1, len(values) // 20)
     known = np.isfinite(values)
     sums, counts = (np.convolve(v, np.ones(width), "same") for v in (np.where(known, values, 0.0), known.astype(float)))
@@ -106,14 +106,14 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 def episode(
     path: pathlib.Path, task: Task, logits: np.ndarray | None, *, title: str, max_queries: int = 6
 ) -> pathlib.Path:
-    """One episode of images: a row for each class with its support and its queries, framed by right and wrong.
+    """Draw one episode of images: a row for each class with its support and its queries, framed by right and wrong.
 
     Args:
       path: the PNG to write.
       task: with images `[height, width, channels]`.
-      logits: `[queries, ways]`, the predictions; `None` shows the task alone.
-      title: of the picture.
-      max_queries: shown of each class.
+      logits: predictions, `[queries, ways]`; `None` shows the task alone.
+      title: title of the picture.
+      max_queries: the most queries to show of each class.
     """
     support, query = task.support, task.query
     num_ways = int(np.max(support.y)) + 1
@@ -163,7 +163,7 @@ def _image(axis: Axes, image: np.ndarray, frame: str) -> None:
 def adaptation_curve(
     path: pathlib.Path, curves: Mapping[str, Mapping[int, Estimate]], *, metric: str, title: str
 ) -> pathlib.Path:
-    """A metric against the number of inner steps, with 95 % intervals; one line for each named curve."""
+    """Draw a metric against the number of inner steps, with 95 % intervals; one line for each named curve."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(4.6, 3.2), layout="constrained")
         for (name, curve), color in zip(curves.items(), (VALID, RIGHT, WRONG, TRAIN), strict=False):

@@ -1,4 +1,4 @@
-"""All that a run depends on, as one pytree: what a checkpoint holds, and what a run that was stopped goes on from."""
+"""The state of a run as one pytree: the content of a checkpoint, and all that a stopped run needs to resume."""
 
 import math
 import os
@@ -19,16 +19,16 @@ __all__ = ["RunState", "init_state", "host_stream_state", "check_memory", "with_
 
 
 class RunState(NamedTuple):
-    """What a run needs to go on: a pytree, and the content of its checkpoints.
+    """The state of a run: a pytree, and the content of its checkpoints.
 
     Attributes:
       meta: parameters, optimizer, step, counts of skipped steps.
-      key: the run's; the keys of every step follow from it.
-      sampler: of tasks that come from the host, where to go on; nothing where they are drawn on the device.
-      best_meta_params: those with the best score on meta_valid so far.
+      key: the run's key; the keys of every step follow from it.
+      sampler: position in the stream of tasks from the host; empty where tasks are drawn on the device.
+      best_meta_params: the meta-parameters with the best score on meta_valid so far.
       best_score: their score, higher is better; -inf before the first evaluation.
-      best_step: their step.
-      num_stale: evaluations since then.
+      best_step: the step of that evaluation.
+      num_stale: number of evaluations since then.
     """
 
     meta: MetaState
@@ -41,10 +41,11 @@ class RunState(NamedTuple):
 
 
 def init_state(experiment: Experiment, seed: int) -> RunState:
-    """The state of a run at step 0, on the devices that share its tasks.
+    """Return the state of a run at step 0, on the devices that share its tasks.
 
     Raises:
-      ValueError: if the parameters are larger than the machine's memory, as those that others recorded may be.
+      ValueError: if the parameters are larger than the machine's memory, as recorded options from elsewhere may make
+        them.
     """
     key_init, key_run = jax.random.split(jax.random.key(seed))
     _check_parameters(experiment)
@@ -53,7 +54,7 @@ def init_state(experiment: Experiment, seed: int) -> RunState:
     init, key = experiment.trainer.init, key_run
     if experiment.sharing is not None:
         meta_params = experiment.sharing.place(meta_params)
-        # a divided state is larger than the parameters, and no device makes the whole of it
+        # a sharded state is larger than the parameters, and no device holds the whole of it
         shardings = shardings_of(jax.eval_shape(init, meta_params), experiment.sharing.mesh)
         init, key = jax.jit(init, out_shardings=shardings), experiment.sharing.replicate(key)
     return RunState(
@@ -68,7 +69,7 @@ def init_state(experiment: Experiment, seed: int) -> RunState:
 
 
 def host_stream_state(experiment: Experiment) -> dict[str, Any]:
-    """Where a stream of tasks from the host begins; nothing where tasks are drawn on the device."""
+    """Return the start of a stream of tasks from the host; empty where tasks are drawn on the device."""
     if not isinstance(experiment.meta_train, HostTasks):
         return {}
     own = own_tasks(experiment.sharing, experiment.training.tasks_per_step)
@@ -101,15 +102,15 @@ def _check_size(what: str, shapes: PyTree, count: int | float, advice: str) -> N
 
 
 def with_score(state: RunState, score: float) -> RunState:
-    """The state after an evaluation on meta_valid: a new best, or one more without."""
+    """Return the state after an evaluation on meta_valid: a new best, or one more stale evaluation."""
     if not score > float(state.best_score):
         return state._replace(num_stale=state.num_stale + 1)
-    copied = jax.tree.map(jnp.copy, state.meta.meta_params)  # the others are donated to the next dispatch
+    copied = jax.tree.map(jnp.copy, state.meta.meta_params)  # the originals are donated to the next dispatch
     step = np.array(int(state.meta.step))
     return state._replace(best_meta_params=copied, best_score=np.array(score), best_step=step, num_stale=np.array(0))
 
 
 def is_finished(state: RunState, training: Training) -> bool:
-    """Whether all steps are done, or meta_valid has seen no progress for too long."""
+    """Return whether all steps are done, or meta_valid has seen no progress for too long."""
     is_stale = training.patience is not None and int(state.num_stale) >= training.patience
     return is_stale or int(state.meta.step) >= training.num_steps

@@ -1,7 +1,7 @@
-"""Standard output, standard error and Ctrl-C of a command, whatever they lead to.
+"""Standard output, standard error and Ctrl-C of a command, wherever the streams lead.
 
-A run of days must not end because a viewer of its lines did (`| head -1`), or because the terminal has no letter `±`
-(`PYTHONIOENCODING=ascii`); and Ctrl-C, also a second one, ends in one line and not in a traceback.
+A run of days must not end because a viewer of its lines did (`| head -1`), or because the terminal's encoding has no
+`±` (`PYTHONIOENCODING=ascii`); and Ctrl-C, even a second one, ends in one line and not in a traceback.
 """
 
 import codecs
@@ -19,7 +19,7 @@ EXIT_INTERRUPTED = 130
 
 
 def prepare() -> None:
-    """Have the streams and Ctrl-C of this process behave so; for commands, not for a library's user."""
+    """Make the streams and Ctrl-C of this process behave so; for commands, not for users of the library."""
     codecs.register_error("jmeta.plain", _plain)
     sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
     is_ours = threading.current_thread() is threading.main_thread()
@@ -28,7 +28,7 @@ def prepare() -> None:
 
 
 def lasting(stream: Any) -> Any:
-    """The same stream, which goes on into nothing when nobody reads it, and spells out letters that it lacks."""
+    """Wrap a stream: it discards output that nobody reads, and spells out characters that its encoding lacks."""
     try:
         descriptor = stream.fileno()
     except (AttributeError, OSError):  # closed, or in memory
@@ -49,7 +49,7 @@ class _Lasting(io.FileIO):
             return super().write(data)
         except BrokenPipeError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())  # also for what this process starts
+            os.dup2(nowhere, self.fileno())  # also for processes that this one starts
             os.close(nowhere)
             return len(data)
 
@@ -67,6 +67,6 @@ def _interrupt(*_: object) -> None:
 
 
 def _leave(*_: object) -> None:
-    """The second time, at once: what is half written has no name yet."""
+    """Exit at once at the second Ctrl-C: a half-written file has no name yet."""
     os.write(2, b"interrupted again; what was being saved is given up\n")
     os._exit(EXIT_INTERRUPTED)

@@ -7,13 +7,13 @@ wrapper: `Sharing(mesh, num_blocks).trainer(trainer)` is the same trainer on tas
 samples those tasks, and its `chunk_map` is for `jmeta.evaluate`. Trainers, estimators, recipes and checkpoints know
 nothing of it.
 
-**The same bits.** A sum of floating-point numbers depends on its order, and a compiled program on the shapes it was
-compiled for. With `num_blocks`, tasks are computed in blocks of one shape whatever the number of devices, in a loop
-whose length the compiler does not know, and the blocks' results are added in one fixed binary tree, of which each
-device adds its own branch. So 1, 2, 4 and 8 devices get the same bits from 8 blocks, if the devices are of one kind.
-(XLA on CPUs divides matrix products by the size of its pool of threads, which is the larger of the number of cores and
-of devices; the environment variable `NPROC` sets one size for all.) Without `num_blocks` each device takes its tasks
-together and the sum is JAX's all-reduce: the same up to rounding.
+**The same bits.** A sum of floating-point numbers depends on its order, and the rounding of a compiled program on the
+shapes that it was compiled for. With `num_blocks`, tasks are computed in blocks of one shape whatever the number of
+devices, in a loop whose length the compiler does not know, and the blocks' results are added in one fixed binary tree,
+of which each device adds its own branch. So 1, 2, 4 and 8 devices get the same bits from 8 blocks, if the devices are
+of one kind. (XLA on CPUs divides matrix products by the size of its thread pool, which is the larger of the number of
+cores and of devices; the environment variable `NPROC` sets one size for all.) Without `num_blocks` each device computes
+its tasks together, and the sum is JAX's all-reduce: the result is the same up to rounding.
 """
 
 from .devices import MeanFn

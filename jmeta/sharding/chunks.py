@@ -1,4 +1,4 @@
-"""Chunks of tasks of an evaluation, which devices share."""
+"""Chunks of evaluation tasks, shared among devices."""
 
 import functools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ __all__ = ["chunks_over_devices"]
 
 
 def chunks_over_devices(mesh: Mesh) -> ChunkMap:
-    """Have devices draw and compute chunks of tasks, each its own; see `Sharing.chunk_map`."""
+    """Build the chunk map in which each device draws and computes its own chunks of tasks; see `Sharing.chunk_map`."""
     replicated = NamedSharding(mesh, P())
 
     def map_chunks(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -40,6 +40,6 @@ def chunks_over_devices(mesh: Mesh) -> ChunkMap:
 
 
 def _placed(tree: PyTree, replicated: NamedSharding) -> PyTree:
-    """Replicate what is not on the devices of the mesh yet; arrays that are, which may be divided, stay."""
+    """Replicate leaves that are not on the devices of the mesh yet; arrays already there, divided or not, stay."""
     is_placed = lambda leaf: isinstance(leaf, jax.Array) and leaf.sharding.device_set == replicated.device_set  # noqa: E731
     return jax.tree.map(lambda leaf: leaf if is_placed(leaf) else place(leaf, replicated), tree)

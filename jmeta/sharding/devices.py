@@ -17,7 +17,7 @@ from .placing import MODEL, TASKS, divided_axis, shardings_of
 __all__ = ["MeanFn", "mean_over_devices", "map_over_devices"]
 
 MeanFn = Callable[[PyTree, PyTree, RandomKey], Any]
-"""`(meta_params, stacked tasks, key) -> mean result`, as `over_tasks` returns; `key` may be one for each task."""
+"""`(meta_params, stacked tasks, key) -> mean result`, like the result of `over_tasks`; `key` may be one per task."""
 
 
 def mean_over_devices(mean_fn: MeanFn, mesh: Mesh, num_blocks: int | None) -> MeanFn:
@@ -60,7 +60,7 @@ def map_over_devices(fn: MeanFn, mesh: Mesh, num_blocks: int | None) -> Callable
 
 
 def _divided_mean(own: PyTree, mesh: Mesh) -> PyTree:
-    """The mean over devices; of a leaf that is divided along `model` a device gets its own slice, and sends no more."""
+    """Return the mean over devices; a device sends and keeps only its own slice of a leaf divided along `model`."""
     leaves, structure = jax.tree.flatten(own)
     axes = [divided_axis(leaf, mesh) for leaf in leaves]
     whole = {index: leaves[index] for index, axis in enumerate(axes) if axis is None}
@@ -82,7 +82,7 @@ def _on_shares(fn: MeanFn, mesh: Mesh, num_blocks: int, out_specs: Callable[...,
             raise ValueError(f"{num_tasks} tasks in {num_blocks} blocks; let the tasks of a meta-step be a multiple")
         shared = P(mesh.axis_names)
         arguments = (meta_params, tasks, task_keys(key, num_tasks))
-        return jax.shard_map(  # without its bookkeeping of what varies, which would sum gradients inside
+        return jax.shard_map(  # without `check_vma`, which would sum gradients inside
             fn, mesh=mesh, in_specs=(P(), shared, shared), out_specs=out_specs(*arguments), check_vma=False
         )(*arguments)
 

@@ -15,7 +15,7 @@ __all__ = ["gathered_over_devices", "take_from_blocks"]
 
 
 def gathered_over_devices(fn: Callable[[PyTree], PyTree], mesh: Mesh) -> Callable[[PyTree], PyTree]:
-    """Gather on every device what `fn` reads of all tasks, and keep each device's own share of what it changes.
+    """Gather on every device the leaves that `fn` reads, and keep each device's own share of those that it changes.
 
     Every device computes all of `fn`, so no sum depends on the number of devices. Leaves that `fn` does not read are
     not gathered, and leaves that it returns unchanged stay where they are.
@@ -28,7 +28,7 @@ def gathered_over_devices(fn: Callable[[PyTree], PyTree], mesh: Mesh) -> Callabl
         gathered = {index: jax.lax.all_gather(own[index], mesh.axis_names, tiled=True) for index in read}
 
         def only_changed(gathered: dict[int, Array]) -> list[Array]:
-            # of the others nothing but the shape is used
+            # only the shapes of the others are used
             leaves = [
                 gathered[index] if index in gathered else jnp.broadcast_to(leaf[:1], of_all[index].shape)
                 for index, leaf in enumerate(own)
@@ -64,7 +64,7 @@ def take_from_blocks(tasks: PyTree, rows: Int[Array, "blocks rows"], mesh: Mesh)
 def _read_and_changed(
     fn: Callable[[list[Array]], list[Array]], shapes: list[jax.ShapeDtypeStruct]
 ) -> tuple[list[int], list[int]]:
-    """The indices of the arguments that a function computes with, and of the results that are not just an argument."""
+    """Return the indices of the arguments that a function computes with, and of the results that it changes."""
     program = jax.make_jaxpr(fn)(shapes).jaxpr
     changed = [index for index, result in enumerate(program.outvars) if result is not program.invars[index]]
     used = [variable for equation in program.eqns for variable in equation.invars]

@@ -1,4 +1,4 @@
-"""Computations that XLA compiles alike in any program, and sums in one order on any number of devices."""
+"""Computations that XLA compiles in the same way in any program, and sums in one order on any number of devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,11 +21,11 @@ def isolated_map(fn: Callable[[PyTree], PyTree], rows: PyTree) -> PyTree:
     """Map `fn` over stacked rows in a loop that XLA neither unrolls nor fuses, and compiles alike for any row count.
 
     XLA unrolls a short loop of known length, and then fuses it with its surroundings. A single row needs no slice and
-    no update of a larger array, so XLA would move its computation out of the loop, or fuse it differently; hence the
-    arrays have room for two rows at least.
+    no update of a larger array, so XLA would move its computation out of the loop or fuse it differently. Hence the
+    arrays have room for at least two rows.
     """
     count = count_tasks(rows)
-    # keys as their numbers, since `jax_debug_key_reuse` takes a key that a loop indexes for one that it reuses
+    # keys as their numbers, since `jax_debug_key_reuse` mistakes a key that a loop indexes for a reused one
     wrap, numbers = _unwrapped_keys(rows)
     numbers = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]) if count == 1 else leaf, numbers)
     one_row = jax.eval_shape(lambda rows: jax.tree.map(lambda leaf: leaf[0], rows), rows)
@@ -45,7 +45,7 @@ def isolated_map(fn: Callable[[PyTree], PyTree], rows: PyTree) -> PyTree:
 
 
 def _unwrapped_keys(tree: PyTree) -> tuple[Callable[[PyTree], PyTree], PyTree]:
-    """A tree with the numbers of keys in their place, and the function that makes keys of them again."""
+    """Return the function that turns key numbers back into keys, and the tree with numbers in place of keys."""
     impls = [jax.random.key_impl(leaf) if is_key(leaf) else None for leaf in jax.tree.leaves(tree)]
 
     def wrap(numbers: PyTree) -> PyTree:
@@ -72,7 +72,7 @@ def _without_calls(fn: Callable[[PyTree], PyTree], argument: PyTree) -> Callable
     In a program for one device the arguments of a nested call have the default layout, and in one for several devices
     the layout of whatever computed them. XLA on CPUs chooses its routine for matrix-vector products by that layout.
     """
-    if not hasattr(jax, "Inline"):  # before jax 0.11, where both routines were seen to round alike
+    if not hasattr(jax, "Inline"):  # before jax 0.11, where both routines rounded alike in our measurements
         return fn
     jaxpr, shapes = jax.make_jaxpr(fn, return_shape=True)(argument)
     flat_fn = core.jaxpr_as_fun(_inlined(jaxpr))
@@ -102,9 +102,9 @@ def tree_sum(terms: Array) -> Array:
 
 
 def sum_in_order(own: PyTree, mesh: Mesh) -> PyTree:
-    """Sum over devices in one binary tree: each device sums one slice of the numbers of all, and sends it to all.
+    """Sum over devices in one binary tree: each device sums one slice of all devices' numbers, and sends it to all.
 
-    It sends as much as an all-reduce: each device sends a slice to every other device, and gets one back.
+    It sends as much as an all-reduce: each device sends a slice to every other device, and receives one back.
     """
     leaves, structure = jax.tree.flatten(own)
     summed: dict[int, Array] = {}

@@ -1,4 +1,4 @@
-"""A mesh of devices, and where arrays are placed on it: whole on every device, or divided where they are large."""
+"""A mesh of devices, and the placement of arrays on it: replicated on every device, or divided where they are large."""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ TASKS, MODEL = "tasks", "model"
 """Axes of a mesh. Tasks are shared among all devices of both; parameters are divided along `model` alone."""
 
 LEAST_TO_DIVIDE = 2**16
-"""A parameter of fewer numbers than this is not divided: it would save less than gathering it costs."""
+"""A parameter with fewer numbers than this is not divided: that would save less than gathering it costs."""
 
 
 def make_mesh(axes: Mapping[str, int]) -> Mesh:
@@ -38,7 +38,7 @@ def make_mesh(axes: Mapping[str, int]) -> Mesh:
       axes: the number of devices along `"tasks"`, and along `"model"` to divide large parameters.
 
     Raises:
-      ValueError: if an axis has another name or no device, or there are fewer devices; if devices of a process would
+      ValueError: if an axis has another name or no device, there are too few devices, or devices of a process would be
         be left out.
 
     Example:
@@ -62,15 +62,15 @@ def make_mesh(axes: Mapping[str, int]) -> Mesh:
 
 
 def shardings_of(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The shardings of a state: large leaves are divided along `model`, by their longest axis; others are replicated.
+    """Return the shardings of a state: large leaves are divided along `model`, by their longest axis.
 
-    The rule looks at nothing but shapes, so parameters and the optimizer's state for them are divided alike. This is
-    fully sharded data parallelism: each step gathers whole parameters, and each device keeps its slice of the mean
-    gradient.
+    Other leaves are replicated. The rule depends only on shapes, so parameters and the optimizer's state for them are
+    divided alike. This is fully sharded data parallelism: each step gathers whole parameters, and each device keeps its
+    slice of the mean gradient.
 
     Args:
-      tree: of arrays or shapes.
-      mesh: as `make_mesh` returns.
+      tree: tree of arrays or shapes.
+      mesh: a mesh from `make_mesh`.
 
     Returns:
       A tree of `NamedSharding`s.
@@ -90,7 +90,7 @@ def shardings_of(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def divided_axis(leaf: Any, mesh: Mesh) -> int | None:
-    """The axis along which `shardings_of` divides a leaf; None if the leaf is replicated."""
+    """Return the axis along which `shardings_of` divides a leaf; None if the leaf is replicated."""
     shape, num_slices = np.shape(leaf), mesh.shape.get(MODEL, 1)
     divisible = [axis for axis, size in enumerate(shape) if size % num_slices == 0]
     if num_slices == 1 or math.prod(shape) < LEAST_TO_DIVIDE or not divisible:
@@ -99,11 +99,11 @@ def divided_axis(leaf: Any, mesh: Mesh) -> int | None:
 
 
 def place(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Turn arrays that every process has into arrays of the whole job; nothing is sent between processes.
+    """Turn arrays that every process holds into arrays of the whole job; nothing is sent between processes.
 
     Args:
-      tree: of NumPy or JAX arrays, typed keys and numbers, the same in all processes.
-      shardings: a tree of shardings of its structure, or one for all leaves.
+      tree: tree of NumPy or JAX arrays, typed keys and numbers, the same in all processes.
+      shardings: a tree of shardings with the same structure, or one for all leaves.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -128,7 +128,7 @@ def place(tree: PyTree, shardings: PyTree) -> PyTree:
 
 
 def to_local_device(tree: PyTree) -> PyTree:
-    """Copy the whole of a state to this process's first device, so that one process can compute with it alone.
+    """Copy a whole state to this process's first device, so that one process can compute with it alone.
 
     Divided leaves are gathered, so all processes call it together; other leaves are not sent.
 
@@ -153,5 +153,5 @@ def to_local_device(tree: PyTree) -> PyTree:
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether a leaf is an array of typed random keys."""
+    """Return whether a leaf is an array of typed random keys."""
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -1,4 +1,4 @@
-"""Devices that share tasks, as one value: what it wraps computes the same on one device and on many."""
+"""Devices that share tasks, as one value; its methods wrap functions so that one device and many compute the same."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ class Sharing:
     """The devices that share tasks, and the blocks that fix the order of sums.
 
     Attributes:
-      mesh: as `make_mesh` returns.
-      num_blocks: into how many blocks tasks are divided, a power of two, for the same bits on every number of devices
-        that divides it; if not given, one for each device, and the fastest sum. A device holds the results of all its
-        blocks, and has room for two at least, each as large as the meta-parameters if it is a gradient.
+      mesh: a mesh from `make_mesh`.
+      num_blocks: number of blocks that tasks are divided into, a power of two, for the same bits on every number of
+        devices that divides it; if not given, one per device, and the fastest sum. A device holds the results of all
+        its blocks, and has room for at least two, each as large as the meta-parameters if it is a gradient.
 
     Raises:
-      ValueError: if `num_blocks` is no power of two, or the devices do not divide it.
+      ValueError: if `num_blocks` is not a power of two, or the devices do not divide it.
 
     Example:
       >>> import jax, jax.numpy as jnp, jmeta, optax
@@ -62,10 +62,10 @@ class Sharing:
             raise ValueError(f"num_blocks={blocks}; expected a power of two, as their results are added in pairs")
 
     def trainer(self, trainer: MetaTrainer) -> MetaTrainer:
-        """The same trainer on tasks that the devices share; its states stay where `place` has put them.
+        """Build the same trainer on tasks that the devices share; its states stay where `place` has put them.
 
         Args:
-          trainer: any that has a `share`, as `jmeta.meta_trainer` returns.
+          trainer: a trainer with a `share`, as `jmeta.meta_trainer` returns.
 
         Raises:
           ValueError: if its meta-steps are computed on one device.
@@ -85,17 +85,16 @@ class Sharing:
         return MetaTrainer(shared.init, update)
 
     def mean(self, mean_fn: MeanFn) -> MeanFn:
-        """The same mean over tasks, with the tasks shared among the devices.
+        """Build the same mean over tasks, with the tasks shared among the devices.
 
         Args:
-          mean_fn: `(meta_params, stacked tasks, keys) -> mean result` of some of the tasks, on one device: what
-            `jmeta.over_tasks` returns, or the gradient of that. Every leaf of the result is a floating-point mean.
+          mean_fn: `(meta_params, stacked tasks, keys) -> mean result` of some of the tasks, on one device: the result
+            of `jmeta.over_tasks`, or its gradient. Every leaf of the result is a floating-point mean.
 
         Returns:
-          `(meta_params, tasks, key) -> mean result` over all tasks, the same on every device; without `num_blocks`
-          leaves that `shardings_of` divides are summed slice by slice, each where it belongs. Up to rounding the
-          result is that of `mean_fn` on all tasks. It raises `ValueError` at trace time if blocks do not divide the
-          tasks.
+          `(meta_params, tasks, key) -> mean result` over all tasks, the same on every device; without `num_blocks`,
+          leaves that `shardings_of` divides are summed slice by slice, each where it belongs. The result equals
+          `mean_fn` on all tasks up to rounding. It raises `ValueError` at trace time if blocks do not divide the tasks.
 
         Example:
           >>> import jax, jax.numpy as jnp, jmeta
@@ -108,10 +107,10 @@ class Sharing:
         return mean_over_devices(mean_fn, self.mesh, self.num_blocks)
 
     def map(self, fn: MeanFn) -> MeanFn:
-        """The same function of stacked tasks, whose results are stacked likewise, each device with its own tasks.
+        """Build the same function of stacked tasks with stacked results, each device computing its own tasks.
 
         Args:
-          fn: `(meta_params, stacked tasks, keys) -> stacked results`, of some of the tasks; such as a collection of
+          fn: `(meta_params, stacked tasks, keys) -> stacked results` of some of the tasks, such as a collection of
             experience.
 
         Returns:
@@ -129,7 +128,7 @@ class Sharing:
         return map_over_devices(fn, self.mesh, self.num_blocks)
 
     def gathered(self, fn: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
-        """The same function of all stacked tasks together: devices gather what it reads, and keep their own tasks.
+        """Build the same function of all stacked tasks: devices gather what it reads, and keep their own tasks.
 
         Args:
           fn: `stacked tasks -> stacked tasks`, of the same structure and shapes, such as
@@ -149,10 +148,10 @@ class Sharing:
 
         Args:
           tasks: stacked, block after block.
-          rows: for each block, the places of those to take.
+          rows: for each block, the positions of the tasks to take.
 
         Returns:
-          As many stacked tasks as there are rows.
+          One stacked task for each entry of `rows`.
 
         Example:
           >>> import jax, jax.numpy as jnp
@@ -164,7 +163,7 @@ class Sharing:
         return take_from_blocks(tasks, rows, self.mesh)
 
     def stacked(self, sample: Callable[[RandomKey], PyTree], num_tasks: int) -> Partial:
-        """As `tasks.stacked`, but each device draws its own tasks, so that none is sent.
+        """Build the sampler that `tasks.stacked` builds, but each device draws its own tasks, so that none is sent.
 
         Args:
           sample: a sampler of one task. If it is a `Partial`, its arrays stay leaves.
@@ -189,24 +188,24 @@ class Sharing:
         return Partial(_SharedDraw(self, num_tasks), as_partial(sample))
 
     def place(self, state: PyTree) -> PyTree:
-        """A state that every process has, on the devices: large leaves divided by `shardings_of`, others replicated."""
+        """Place a state that every process holds: large leaves are divided by `shardings_of`, others replicated."""
         return place(state, shardings_of(state, self.mesh))
 
     def replicate(self, tree: PyTree) -> PyTree:
-        """A tree that every process has, whole on every device."""
+        """Replicate a tree that every process holds on every device."""
         return place(tree, self.replicated)
 
     @property
     def replicated(self) -> NamedSharding:
-        """The sharding of what every device has whole."""
+        """The sharding of arrays that every device holds whole."""
         return NamedSharding(self.mesh, P())
 
     @property
     def chunk_map(self) -> ChunkMap:
-        """For `jmeta.evaluate`: the devices share the chunks of tasks, and the result comes to all.
+        """The chunk map for `jmeta.evaluate`: the devices share the chunks of tasks, and all receive the result.
 
-        It has the same bits on any number of devices of one kind, whatever `num_blocks` is. All processes of a job
-        call `evaluate` together.
+        The result has the same bits on any number of devices of one kind, whatever `num_blocks` is. All processes of a
+        job call `evaluate` together.
         """
         return chunks_over_devices(self.mesh)
 
