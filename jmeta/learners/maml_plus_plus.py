@@ -173,6 +173,7 @@ def per_step_norms(params: PyTree, *, num_steps: int) -> tuple[PyTree, PyTree]:
     Args:
       params: parameters of a model whose norm layers `models.is_norm` recognises by their names; stored statistics go
         with them.
+      num_steps: number of copies, at least one.
 
     Returns:
       `(shared, norms)`: two trees like `params`, each with `None` where the other one has the leaf. The leaves of

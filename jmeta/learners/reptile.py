@@ -67,14 +67,12 @@ def reptile(
         steps and does not.
       is_adapted: as in `maml`. Reptile learns from the displacement by inner steps, so a parameter that they leave
         unchanged is never learned either: its meta-gradient θ − φ is zero. That suits a pre-trained part that should
-          stay fixed; to
-        learn shared parameters, use `first_order_maml`.
+        stay fixed; to learn shared parameters, use `first_order_maml`.
 
     Returns:
       A learner whose meta-parameters and whose adapted state are both parameters of `model`, or parameters and a state
       of the optimizer. Its training episode's loss is ½‖θ − φ‖², whose gradient is θ − φ; `aux` is that of the loss on
-      the
-      query, which has no part in the gradient.
+      the query, which has no part in the gradient.
 
     Raises:
       ValueError: if `num_steps` is negative or `batch_size` is not positive; from `init`, if the optimizer's state
