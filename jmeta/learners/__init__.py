@@ -1,7 +1,7 @@
-"""Learners: one method a file, with its aliases, each a factory that returns a `jmeta.Learner`.
+"""Learners: one method per file, with its aliases, each a factory that returns a `jmeta.Learner`.
 
 Some methods train on more than a loss of query predictions: MAML++, iMAML, Reptile and Baseline++. The learner's fourth
-function, `episode`, says how, and `jmeta.episode` uses it. Learners that act in environments are in
+function, `episode`, defines their objective, and `jmeta.episode` uses it. Learners that act in environments are in
 `jmeta.domains.rl.learners`.
 """
 

@@ -2,11 +2,11 @@
 
 A body f and a head are trained as an ordinary classifier of all meta_train classes: the learner's training episode. A
 task freezes f and fits a fresh head to the embedded support by a few optimizer steps on the cross-entropy. The cosine
-head of Baseline++ has logits s cos(f(x), wₖ), the linear one of Baseline wₖ · f(x) + bₖ. Nothing is adapted in
-training, and yet this is a baseline that many a meta-learner does not beat. Paper: Chen, Liu, Kira, Wang, Huang, "A
-Closer Look at Few-shot Classification", 2019, arXiv:1904.04232, section 3.2.
+head of Baseline++ has logits s cos(f(x), wₖ), the linear one of Baseline wₖ · f(x) + bₖ. Training adapts nothing, and
+yet many meta-learners do not beat this baseline. Paper: Chen, Liu, Kira, Wang, Huang, "A Closer Look at Few-shot
+Classification", 2019, arXiv:1904.04232, section 3.2.
 
-What differs from the paper: each step uses the whole support instead of a random part of it; the optimizer is the
+Differences from the paper: each step uses the whole support instead of a random part of it; the optimizer is the
 caller's; cosine weights start as unit vectors in random directions, and have no learned length.
 """
 
@@ -47,8 +47,8 @@ class FineTuned(NamedTuple):
 
 
 class _Context(NamedTuple):
-    rest: PyTree  # what the steps leave alone
-    features: Float[Array, "examples features"]  # of the body before any step
+    rest: PyTree  # parameters that the steps leave unchanged
+    features: Float[Array, "examples features"]  # features of the body before any step
     support: Batch
 
 
@@ -65,8 +65,8 @@ def fine_tune(
 ) -> Learner:
     """Freeze a pre-trained body, or most of it, and fit a fresh head to the support.
 
-    Its training episode pre-trains body and head. The loss is that of the classifier of all classes on a task's query,
-    a batch with labels in `0..num_classes-1`, such as `tasks.supervised` draws; the support is ignored.
+    Its training episode pre-trains body and head. The loss is that of the classifier over all classes on a task's
+    query, a batch with labels in `0..num_classes-1`, such as `tasks.supervised` draws; the support is ignored.
 
     Args:
       body: embeds inputs; `apply` returns `[examples, features]`. It sees the support without dropout.
@@ -74,19 +74,19 @@ def fine_tune(
       num_classes: number of classes that the body is pre-trained on.
       num_ways: number of classes in a task; labels are `0..num_ways-1`. A class without a real support example gets a
         logit of -inf.
-      num_steps: steps of the head, at least 0; the paper takes 100.
+      num_steps: steps of the head, at least 0; the paper uses 100.
       head: `"cosine"` (Baseline++) or `"linear"` (Baseline).
-      scale: what a cosine is multiplied by to be a logit, positive. The linear head ignores it.
-      is_adapted: says of the path of a parameter of the body whether a task's steps change it with the head. None is
-        the papers' method, and embeds the support once; `lambda _: True` fine-tunes the whole network.
+      scale: factor from a cosine to a logit, positive. The linear head ignores it.
+      is_adapted: whether a task's steps change the body's parameter with this path, along with the head. The papers'
+        method selects none, and embeds the support once; `lambda _: True` fine-tunes the whole network.
 
     Returns:
       A learner whose meta-parameters are `{"body": ..., "head": ...}`; `adapt` uses the body alone, and its adapted
       state is `FineTuned`. It is differentiable, so `jmeta.plain_episode` would train the body, too.
 
     Raises:
-      ValueError: if a number is out of its range or `head` is neither of the two; at trace time if the body's outputs
-        or the labels are not what is written above.
+      ValueError: if a number is out of range or `head` is neither of the two; at trace time if the body's outputs or
+        the labels do not have the form above.
 
     Example:
       >>> import jax, jax.numpy as jnp, jmeta, optax
@@ -163,7 +163,7 @@ def _make_head(head: str, num_outputs: int, scale: float) -> Model:
 
 
 def _linear_head(num_outputs: int) -> Model:
-    """wₖ · x + bₖ for each of the weight vectors, which start with a mean square of 1 / features."""
+    """Build a head with outputs wₖ · x + bₖ, whose weight vectors start with a mean square of 1 / features."""
 
     def init(key: RandomKey, x: Float[Array, "examples features"]) -> PyTree:
         weights = jax.random.normal(key, (num_outputs, x.shape[1]), x.dtype) / x.shape[1] ** 0.5
@@ -177,7 +177,7 @@ def _linear_head(num_outputs: int) -> Model:
 
 
 def _cosine_head(num_outputs: int, scale: float) -> Model:
-    """s cos(x, wₖ) for each of the weight vectors, which start with length 1."""
+    """Build a head with outputs s cos(x, wₖ), whose weight vectors start with length 1."""
 
     def init(key: RandomKey, x: Float[Array, "examples features"]) -> PyTree:
         return {"weights": directions(jax.random.normal(key, (num_outputs, x.shape[1]), x.dtype))}
@@ -190,6 +190,6 @@ def _cosine_head(num_outputs: int, scale: float) -> Model:
 
 
 def _cross_entropy_of_present(outputs: Shaped[Array, "examples ways"], batch: Batch) -> tuple[Float[Array, ""], Aux]:
-    """The cross-entropy among the classes that the batch shows: padded ways do not push the others' logits."""
+    """Return the cross-entropy among the classes of the batch: padded ways do not affect the others' logits."""
     counts = one_hot_labels(batch, outputs.shape[1], outputs.dtype).sum(0)
     return cross_entropy(exclude_absent(outputs, counts), batch)

@@ -1,9 +1,9 @@
 """Training from scratch: a random initialisation, trained on the support of the task alone.
 
-The floor of every comparison: MAML whose initialisation is not learned but drawn anew for each task,
-φ₀ ~ init, φₜ₊₁ = φₜ − α ∇L(φₜ; support). What other tasks bring is the distance to this number. It is the "from
+This is the lower bound of every comparison: MAML whose initialisation is not learned but drawn anew for each task,
+φ₀ ~ init, φₜ₊₁ = φₜ − α ∇L(φₜ; support). The gain over this number is what other tasks contribute. It is the "from
 scratch" row of, among others, Chen et al., "A Closer Look at Few-shot Classification", 2019, arXiv:1904.04232, and
-the random initialisation of Finn, Abbeel, Levine, 2017, arXiv:1703.03400, section 5.1; nothing differs but the number
+the random initialisation of Finn, Abbeel, Levine, 2017, arXiv:1703.03400, section 5.1; it differs only in the number
 of steps.
 """
 
@@ -32,11 +32,11 @@ def from_scratch(
       model: outputs one row for each example.
       loss_fn: `(outputs, batch) -> (loss, aux)`, descended on the support.
       optimizer: any optax transformation.
-      num_steps: steps on the whole support, at least 0; without an initialisation to start from it takes hundreds.
-      is_adapted: as in `maml`; the other parameters stay as they were drawn.
+      num_steps: steps on the whole support, at least 0; without a learned initialisation it takes hundreds.
+      is_adapted: as in `maml`; the other parameters keep their initial values.
 
     Returns:
-      A learner whose adapted state are parameters of `model`, drawn with the key of `adapt`. Its meta-parameters are
+      A learner whose adapted state is parameters of `model`, drawn with the key of `adapt`. Its meta-parameters are
       `{}`: there is nothing to meta-train.
 
     Raises:

@@ -1,9 +1,9 @@
 """Model-agnostic meta-learning: an initialisation from which a few gradient steps suffice.
 
 From meta-parameters θ a task is learned by gradient descent on its support, φ₀ = θ, φₜ₊₁ = φₜ − α ∇L(φₜ; support), and
-θ is trained so that L(φ_T; query) is small. The meta-gradient goes through the steps, hence second derivatives; how is
-the choice of the `adjoint`. Three methods of the literature are MAML under another name, and follow it here:
-`first_order_maml` by its adjoint, `anil` and `boil` by which part of the network inner steps change.
+θ is trained so that L(φ_T; query) is small. The meta-gradient goes through the steps, hence the second derivatives; the
+`adjoint` chooses how. Three methods of the literature are variants of MAML, and follow it here: `first_order_maml` has
+another adjoint, `anil` and `boil` adapt another part of the network.
 
 Reference: Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", 2017,
 arXiv:1703.03400, algorithm 1-2, eq. 1. Differs from the paper: any optax transformation may take the inner steps.
@@ -44,7 +44,7 @@ def maml(
         needs its `eps_root`, or an exactly zero gradient makes the meta-gradient NaN.
       num_steps: inner steps, at least 0.
       adjoint: how the inner loop is differentiated.
-      is_adapted: says of a parameter's path, such as `"params/conv_0/kernel"`, whether inner steps change it; the
+      is_adapted: whether inner steps change the parameter with this path, such as `"params/conv_0/kernel"`; the
         others are shared by all tasks. Statistics of norm layers are never changed by gradient steps.
 
     Returns:
@@ -94,10 +94,10 @@ def first_order_maml(
     num_steps: int,
     is_adapted: Callable[[str], bool] = lambda _: True,
 ) -> Learner:
-    """MAML that takes every inner gradient for a constant: no second derivatives.
+    """Build first-order MAML, which treats every inner gradient as a constant: no second derivatives.
 
-    The meta-gradient is that of the query loss at the adapted parameters, ∇L(φ_T; query): about half the work, and on
-    Omniglot 5-way nearly the accuracy.
+    The meta-gradient is that of the query loss at the adapted parameters, ∇L(φ_T; query). It costs about half the work,
+    and on Omniglot 5-way reaches nearly the same accuracy.
 
     Args:
       model, loss_fn, inner_optimizer, num_steps, is_adapted: as in `maml`.
@@ -131,9 +131,9 @@ def boil(
     num_steps: int,
     adjoint: Adjoint = adjoints.unrolled(),
 ) -> Learner:
-    """BOIL, "body only update in inner loop": MAML that adapts the body and leaves the head alone.
+    """Build BOIL, "body only update in inner loop": MAML that adapts the body and leaves the head unchanged.
 
-    With the head fixed, inner steps must move the representation of the support: features change, where ANIL reuses
+    With the head fixed, inner steps must change the representation of the support: features change, where ANIL reuses
     them.
 
     Args:
@@ -171,10 +171,10 @@ def anil(
     num_steps: int,
     adjoint: Adjoint = adjoints.unrolled(),
 ) -> Learner:
-    """ANIL, "almost no inner loop": MAML of the head, on features that the body computes once for all inner steps.
+    """Build ANIL, "almost no inner loop": MAML of the head, on features computed once for all inner steps.
 
-    An inner step costs a head's gradient and no more, φₜ₊₁ = φₜ − α ∇L(h(f(x); φₜ); support) with h the head and f the
-    body; the body learns through its features, and from the query.
+    An inner step costs only the head's gradient, φₜ₊₁ = φₜ − α ∇L(h(f(x); φₜ); support) with h the head and f the body;
+    the body learns through its features, and from the query.
 
     Args:
       body: embeds inputs; never changed by inner steps.
@@ -182,9 +182,9 @@ def anil(
       loss_fn, inner_optimizer, num_steps, adjoint: as in `maml`.
 
     Returns:
-      A learner with meta-parameters `{"body": ..., "head": ...}` and an adapted state of the same form: those of
-      `maml(models.chain(body, head), ...)` that adapts the parameters under `"head"`, where the body draws no dropout.
-      If it does, ANIL draws it once a task, unlike the paper.
+      A learner with meta-parameters `{"body": ..., "head": ...}` and an adapted state of the same form. Unless the body
+      draws dropout, it equals `maml(models.chain(body, head), ...)` that adapts the parameters under `"head"`. With
+      dropout, ANIL draws it once per task, unlike the paper.
 
     Raises:
       ValueError: as `maml`.

@@ -1,13 +1,13 @@
-"""MAML++: MAML with the repairs that make it train reliably.
+"""MAML++: MAML with the changes that make it train reliably.
 
-Three of them live here, each a function of its own that other learners can use. Each parameter array has its own
-learned rate for each inner step (`per_step_rates`); each inner step has its own scales and biases of the norm layers,
-learned but not adapted (`per_step_norms`); and early in training the query loss is taken after *every* inner step,
-Σₜ wₜ L(φₜ; query), the weights moving from uniform to the last step alone (`multi_step_loss`).
+Three of them are here, each a function of its own that other learners can use. Each parameter array has its own learned
+rate for each inner step (`per_step_rates`); each inner step has its own scales and biases of the norm layers, learned
+but not adapted (`per_step_norms`); and early in training the query loss is taken after *every* inner step,
+Σₜ wₜ L(φₜ; query), while the weights move from uniform to the last step alone (`multi_step_loss`).
 
 Reference: Antoniou, Edwards, Storkey, "How to train your MAML", 2019, arXiv:1810.09502, section 4. Differs from the
-paper: statistics of norm layers are those that the model's policy says, never running averages; no switch from first to
-second order in mid-training; the weights move with every meta-step, where the authors' code moves them once an epoch.
+paper: the model's policy chooses the statistics of norm layers, never running averages; no switch from first to second
+order in mid-training; the weights change with every meta-step, in the authors' code once per epoch.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ __all__ = [
 
 
 class InnerSteps(NamedTuple):
-    """An inner loop taken apart, so that a loss may look at every step of it.
+    """An inner loop divided into steps, so that a loss may use every step of it.
 
     Attributes:
       start: `meta_params -> state`, before the first step; any pytree of arrays.
@@ -54,9 +54,9 @@ class InnerSteps(NamedTuple):
 
 
 class _Context(NamedTuple):
-    rates: PyTree  # of all steps
+    rates: PyTree  # rates of all steps
     first_step: Int[Array, ""]
-    rest: PyTree  # what this step leaves alone
+    rest: PyTree  # parameters that this step leaves unchanged
     support: Batch
 
 
@@ -72,13 +72,13 @@ def maml_plus_plus(
 ) -> Learner:
     """Learn an initialisation, a rate for each parameter array and step, and norm parameters for each step.
 
-    With more inner steps than were trained, the rates and norms of the last trained step serve for the rest. Its
+    With more inner steps than in training, the rates and norms of the last trained step are used for the rest. Its
     training episode is `multi_step_loss`.
 
     Args:
       model, loss_fn, num_steps, adjoint: as in `maml`.
       initial_lr: inner learning rate that every parameter array and step starts with.
-      annealed_until: share of training after which only the last step counts, above 0.
+      annealed_until: fraction of training after which only the last step counts, above 0.
       is_adapted: as in `maml`; scales and biases of norm layers are never adapted.
 
     Returns:
@@ -130,10 +130,10 @@ def maml_plus_plus(
 
 
 def per_step_rates(rates: PyTree, *, first_step: Int[Array, ""] | int = 0) -> optax.GradientTransformation:
-    """Gradient descent with a learning rate for each step and leaf of the parameters: ∆ₜ = −rateₜ gradient.
+    """Build gradient descent with a learning rate for each step and leaf of the parameters: ∆ₜ = −rateₜ gradient.
 
-    Give it to `descend` as `lambda context: per_step_rates(context.rates)`, and the rates get a meta-gradient. The last
-    rate serves for all later steps.
+    Pass it to `descend` as `lambda context: per_step_rates(context.rates)`, and the rates receive a meta-gradient. The
+    last rate is used for all later steps.
 
     Args:
       rates: a tree like the parameters; each leaf has the steps on its first axis, `[steps]` or `[steps, *shape]`.
@@ -165,14 +165,15 @@ def per_step_rates(rates: PyTree, *, first_step: Int[Array, ""] | int = 0) -> op
 
 
 def per_step_norms(params: PyTree, *, num_steps: int) -> tuple[PyTree, PyTree]:
-    """Split parameters of a model into shared ones and those of norm layers, one copy of them for each inner step.
+    """Split a model's parameters into shared ones and those of norm layers, with one copy of the latter per inner step.
 
     The copies are meta-learned, and no inner step changes them. The model of step t is
     `merge(shared, at_step(norms, t))`.
 
     Args:
-      params: of a model whose norm layers `models.is_norm` knows by their names; stored statistics go with them.
-      num_steps: copies, at least one.
+      params: parameters of a model whose norm layers `models.is_norm` recognises by their names; stored statistics go
+        with them.
+      num_steps: number of copies, at least one.
 
     Returns:
       `(shared, norms)`: two trees like `params`, each with `None` where the other one has the leaf. The leaves of
@@ -213,20 +214,20 @@ def multi_step_loss(
     num_steps: int,
     annealed_until: float = 0.1,
 ) -> Callable[[LossFn], EpisodeFn]:
-    """Build a learner's training episode that weighs the query loss after every inner step, Σₜ wₜ L(φₜ; query).
+    """Build a learner's training episode, which weights the query loss after every inner step, Σₜ wₜ L(φₜ; query).
 
     The weights are those of `multi_step_weights` at `task.progress`, which `training.sampled_steps` sets.
 
     Args:
       steps: the inner loop.
-      predict: the learner's.
+      predict: the learner's `predict`.
       num_steps: inner steps.
-      annealed_until: share of training after which only the last step counts, above 0; from then on this is the plain
-        episode.
+      annealed_until: fraction of training after which only the last step counts, above 0; from then on this is the
+        plain episode.
 
     Returns:
-      `loss_fn -> episode_fn`, to be the fourth function of a `jmeta.Learner`. The `aux` of the episode is that of the
-      last step.
+      `loss_fn -> episode_fn`, for use as the fourth function of a `jmeta.Learner`. The `aux` of the episode is that of
+      the last step.
 
     Raises:
       ValueError: from the returned function, if `num_steps` is less than 1, and at trace time if tasks have no
@@ -283,15 +284,15 @@ def multi_step_loss(
 def multi_step_weights(
     progress: Float[Array, ""], *, num_steps: int, annealed_until: float
 ) -> Float[Array, " num_steps"]:
-    """Weigh the query losses after each of N inner steps: uniformly at first, and in the end the last one alone.
+    """Weight the query losses after each of N inner steps: uniformly at first, and in the end the last one alone.
 
-    With s = progress / annealed_until, a step but the last weighs max(1 − s, 0.03) / N while s < 1, and nothing from
-    then on; the last one weighs what is left of 1. The floor of 0.03 / N is that of the authors' code.
+    With s = progress / annealed_until, every step but the last weighs max(1 − s, 0.03) / N while s < 1, and nothing
+    from then on; the last one has the rest of the total weight 1. The floor of 0.03 / N is that of the authors' code.
 
     Args:
-      progress: share of meta-training done, in [0, 1].
+      progress: fraction of meta-training that is done, in [0, 1].
       num_steps: N, at least 1.
-      annealed_until: share of training after which only the last step counts, above 0.
+      annealed_until: fraction of training after which only the last step counts, above 0.
 
     Example:
       >>> import jax.numpy as jnp
@@ -308,7 +309,7 @@ def multi_step_weights(
 
 
 def _inner_steps(model: Model, loss_fn: LossFn, adjoint: Adjoint, is_adapted: Callable[[str], bool]) -> InnerSteps:
-    """Gradient descent in single steps: it keeps no state between them, so a scan over them is the whole loop."""
+    """Build gradient descent in single steps: it keeps no state between them, so a scan over them is the whole loop."""
     loss_on_support = support_loss(model, loss_fn)
 
     def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:

@@ -48,8 +48,8 @@ def meta_sgd(
       initial_lr: inner learning rate that every parameter starts with.
 
     Returns:
-      A learner with meta-parameters `{"params": ..., "lr": ...}`, two trees of one form (`None` in `lr` for parameters
-      that are not adapted), whose adapted state are parameters of `model`.
+      A learner with meta-parameters `{"params": ..., "lr": ...}`, two trees of one structure (`None` in `lr` for
+      parameters that are not adapted), whose adapted state is parameters of `model`.
 
     Raises:
       ValueError: if `num_steps` is negative; at trace time if no parameter is adapted.

@@ -1,9 +1,9 @@
 """Nearest mean: the honest baseline of few-shot classification, which learns nothing.
 
-Prototypical networks without a network: the logit of class k for an input x is −‖x − cₖ‖², where cₖ is the mean of
-the raw inputs of class k in the support. What a meta-learner gains over this number is what meta-learning brought.
+This is a prototypical network without a network: the logit of class k for an input x is −‖x − cₖ‖², where cₖ is the
+mean of the raw inputs of class k in the support. A meta-learner's gain over this number is the gain from meta-learning.
 
-What differs from the literature: nothing; this is the nearest-centroid classifier (Tibshirani et al., "Diagnosis of
+Differences from the literature: none; this is the nearest-centroid classifier (Tibshirani et al., "Diagnosis of
 multiple cancer types by shrunken centroids of gene expression", 2002, without the shrinkage).
 """
 
@@ -20,7 +20,7 @@ __all__ = ["ClassMeans", "nearest_mean"]
 
 
 class ClassMeans(NamedTuple):
-    """`means`: `[ways, pixels]`; `counts`: `[ways]`, real examples of each class."""
+    """The adapted state: `means`, `[ways, pixels]`, and `counts`, `[ways]`, the real examples of each class."""
 
     means: Array
     counts: Array
@@ -34,7 +34,7 @@ def nearest_mean(*, num_ways: int) -> Learner:
         logit of -inf.
 
     Returns:
-      A learner of inputs `[examples, ...]`, which it flattens. Its meta-parameters are `{}`: there is nothing to
+      A learner for inputs `[examples, ...]`, which it flattens. Its meta-parameters are `{}`: there is nothing to
       train.
 
     Raises:

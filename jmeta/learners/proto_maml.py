@@ -1,8 +1,8 @@
-"""ProtoMAML: MAML whose linear head starts, for each task, as the prototypical network of that task.
+"""ProtoMAML: MAML whose linear head starts each task as the prototypical network of that task.
 
 Squared Euclidean distance to a prototype cₖ is a linear function of an embedding up to a term that all classes share,
-so Wₖ = 2cₖ and bₖ = −‖cₖ‖² are a prototypical network written as a head. From there body and head take MAML's inner
-steps, and the meta-gradient flows through the head's start as well.
+so Wₖ = 2cₖ and bₖ = −‖cₖ‖² are a prototypical network written as a head. From there, MAML's inner steps change body and
+head, and the meta-gradient flows through the initial head as well.
 
 Reference: Triantafillou, Zhu, Dumoulin, et al., "Meta-Dataset: A Dataset of Datasets for Learning to Learn from Few
 Examples", 2020, arXiv:1903.03096, section 4. Differs from the paper: nothing.
@@ -39,7 +39,7 @@ class _Adapted(NamedTuple):
 
 
 class _Context(NamedTuple):
-    rest: PyTree  # what inner steps leave alone
+    rest: PyTree  # parameters that inner steps leave unchanged
     class_sizes: Float[Array, " ways"]
     support: Batch
 
@@ -60,11 +60,11 @@ def proto_maml(
       model: embeds inputs; `apply` returns `[examples, features]`.
       loss_fn, inner_optimizer, num_steps, adjoint: as in `maml`.
       num_ways: number of classes in a task; labels are `0..num_ways-1`.
-      is_adapted: as in `maml`, of the embedding's parameters; the head is always adapted, so it may select none.
+      is_adapted: as in `maml`, for the embedding's parameters; the head is always adapted, so it may select none.
 
     Returns:
       A learner whose meta-parameters are parameters of `model`; with 0 steps it is `protonet(model, num_ways=num_ways)`
-      up to a constant that leaves probabilities alone.
+      up to a constant that does not change probabilities.
 
     Raises:
       ValueError: if `num_ways` is not positive or `num_steps` is negative.

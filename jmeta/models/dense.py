@@ -1,4 +1,4 @@
-"""A dense layer written out, for networks that are not Flax modules: those with memory, and heads of policies."""
+"""A dense layer in plain JAX, for networks that are not Flax modules: those with memory, and heads of policies."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def init_dense(
     num_outputs: int,
     initializer: jax.nn.initializers.Initializer = jax.nn.initializers.glorot_uniform(),  # noqa: B008
 ) -> dict[str, Array]:
-    """Draw `{"kernel": ..., "bias": ...}` in float32: a kernel by the initializer, and a bias of zeros.
+    """Draw `{"kernel": ..., "bias": ...}` in float32: a kernel from the initializer, and a bias of zeros.
 
     Example:
       >>> import jax
