@@ -45,8 +45,7 @@ def causal_transformer(*, width: int, num_layers: int, num_heads: int, max_steps
       num_heads: number of attention heads; a divisor of `width`.
       max_steps: steps that can be remembered, those of memory and sequence together. Later steps have no position, and
         their outputs are NaN: `meta_trainer` sees a loss that is not finite and skips it, but would not notice outputs
-          with wrong
-        positions.
+        with wrong positions.
 
     Returns:
       A sequence model whose memory is a `KeyValueCache`, and whose outputs are `[steps, width]`.

@@ -117,8 +117,8 @@ def run(
 
     Raises:
       ValueError: if numbers of steps are not multiples of `steps_per_dispatch`.
-      DivergedError: after `max_skipped_in_a_row` skipped steps. processes.PreemptedError: after saving, if the run was
-      asked to stop.
+      DivergedError: after `max_skipped_in_a_row` skipped steps.
+      processes.PreemptedError: after saving, if the run was asked to stop.
     """
     seed = experiment.training.seed
     return run_seeds(experiment, {seed: folder}, name=name, is_preempted=is_preempted)[seed]

@@ -181,8 +181,9 @@ def train(recipe: Recipe, chosen: Any, run: Run, is_preempted: Callable[[], bool
       is_preempted: called after every dispatch; True when the run is to save and stop.
 
     Raises:
-      loop.DivergedError: if any seed diverged, after all others are trained. processes.PreemptedError: after saving, if
-      the run was asked to stop. ValueError: if the options contradict each other, or the folder cannot hold a run.
+      loop.DivergedError: if any seed diverged, after all others are trained.
+      processes.PreemptedError: after saving, if the run was asked to stop.
+      ValueError: if the options contradict each other, or the folder cannot hold a run.
     """
     folder = files.named_by_user(run.run_dir or folder_of(recipe, chosen, pathlib.Path("runs")))
     check(chosen.training, chosen.testing)

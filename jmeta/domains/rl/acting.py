@@ -1,4 +1,4 @@
-"""Methods that act, ready to be trained and tested: what experiments of reinforcement learning are made of.
+"""Methods that act, ready to be trained and tested: the building blocks of reinforcement-learning experiments.
 
     policy, episode ──► with_memory: collect an episode, then update on it          (RL², VariBAD, no adaptation)
     adapting ──► maml_with_ppo, maml_with_trpo: collect an adaptation, then update  (MAML by policy gradients)
@@ -43,9 +43,9 @@ class Acting(NamedTuple):
     Attributes:
       init: `key -> meta_params`.
       trainer: its meta-steps take stacked parameters of environments.
-      episode_fn: collects in one task and learns from that, as at the beginning of training; for looking at single
-        tasks.
-      tested: the episode that tests: its `aux` has the `return`.
+      episode_fn: collects in one task and learns from it, as at the beginning of training; for the examination of
+        single tasks.
+      tested: the test episode: its `aux` has the `return`.
     """
 
     init: Callable[[RandomKey], PyTree]
@@ -72,24 +72,24 @@ def with_memory(
     num_rollouts: int = 0,
     is_greedy: bool = True,
 ) -> Acting:
-    """Act for one episode in every task, and update on what happened, with advantages normalised over all tasks.
+    """Act for one episode in every task, and update on the experience, with advantages normalised over all tasks.
 
     Args:
-      environment: whose parameters are the task.
-      policy: acts, such as `policies.actor_critic(models.gru(64), environment)`.
-      episode_fn: `(meta_params, task, key) -> (loss, aux)` on what was collected, such as `jmeta.episode(
+      environment: the environment, whose parameters are the task.
+      policy: the acting policy, such as `policies.actor_critic(models.gru(64), environment)`.
+      episode_fn: `(meta_params, task, key) -> (loss, aux)` on the collected experience, such as `jmeta.episode(
         rl.learners.rl2(policy), policy_gradients.ppo_loss())`.
-      optimizer: of the meta-parameters; its schedule counts updates, `num_epochs * num_minibatches` in a meta-step.
+      optimizer: optimizer of the meta-parameters; its schedule counts updates, `num_epochs * num_minibatches` in a meta-step.
       num_steps: steps of an episode, over all its rollouts.
-      discount, gae_lambda, reward_scale, bootstraps: of the advantages, as for `policy_gradients.collect_episode`.
+      discount, gae_lambda, reward_scale, bootstraps: define the advantages, as for `policy_gradients.collect_episode`.
       num_epochs, num_minibatches, num_total_steps: as for `on_policy_trainer`.
-      batching: tasks of an update at once, as for `jmeta.over_tasks`; `"auto"` is all, since they share one product a
+      batching: tasks of an update at once, as for `jmeta.over_tasks`; `"auto"` is all, since they share one product per
         step.
-      num_rollouts: rollouts whose returns are reported one by one at test, from the first on.
+      num_rollouts: number of rollouts, from the first on, whose returns are reported separately at test.
       is_greedy: whether the policy takes its most probable actions at test.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax, jmeta, optax
@@ -130,15 +130,15 @@ def with_memory(
 
 
 class Adapting(NamedTuple):
-    """A policy without memory, and how an inner step changes it.
+    """A policy without memory, and the inner step that changes it.
 
     Attributes:
-      environment: where it acts.
-      policy: acts.
+      environment: the environment that it acts in.
+      policy: the acting policy.
       surrogate: the loss that an inner step descends.
       optimizer: the inner optimizer.
-      roll_out: the rollouts that an inner step learns from.
-      num_rollouts: how many these are.
+      roll_out: produces the rollouts that an inner step learns from.
+      num_rollouts: number of these rollouts.
     """
 
     environment: Environment
@@ -161,19 +161,19 @@ def adapting(
     gae_lambda: float = 1.0,
     bootstraps: bool = False,
 ) -> Adapting:
-    """Put a policy and its inner steps together, for `maml_with_ppo` and `maml_with_trpo`.
+    """Join a policy and its inner steps, for `maml_with_ppo` and `maml_with_trpo`.
 
     Args:
-      environment: whose parameters are the task.
-      policy: without memory, such as `policies.memoryless(models.mlp([100, 100, 2]), environment)`.
-      surrogate: descended in each inner step: `policy_gradients.reinforce`, `likelihood_ratio` or `dice(...)`.
-      optimizer: the inner one, such as `optax.sgd(0.1)`.
+      environment: the environment, whose parameters are the task.
+      policy: a policy without memory, such as `policies.memoryless(models.mlp([100, 100, 2]), environment)`.
+      surrogate: the loss of each inner step: `policy_gradients.reinforce`, `likelihood_ratio` or `dice(...)`.
+      optimizer: the inner optimizer, such as `optax.sgd(0.1)`.
       num_rollouts: rollouts of each inner step, and of the adapted policy.
       horizon: steps of a rollout, at most.
-      discount, gae_lambda, bootstraps: of the advantages, as for `policy_gradients.roll_out`.
+      discount, gae_lambda, bootstraps: define the advantages, as for `policy_gradients.roll_out`.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
     """
     rolls = roll_out(
         environment,
@@ -198,19 +198,19 @@ def maml_with_ppo(
     exploration_weight: float = 0.0,
     batching: str | int = "auto",
 ) -> Acting:
-    """MAML by policy gradients with PPO as its meta-optimizer: several updates on the rollouts of each meta-step.
+    """Build MAML by policy gradients with PPO as its meta-optimizer: several updates on the rollouts of each meta-step.
 
     Args:
       inner: as returned by `adapting`.
-      optimizer: of the meta-parameters; its schedule counts updates, `num_epochs` in a meta-step.
-      num_steps: inner steps, in training and of `tested`.
-      clip: of PPO.
+      optimizer: optimizer of the meta-parameters; its schedule counts updates, `num_epochs` in a meta-step.
+      num_steps: number of inner steps, in training and in `tested`.
+      clip: clipping range of PPO.
       num_epochs: updates on the same rollouts.
       kl_weight, exploration_weight: the terms of ProMP and E-MAML, as for `rl.learners.maml_rl`.
       batching: tasks at once, as for `jmeta.over_tasks`.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax, optax
@@ -245,7 +245,7 @@ def maml_with_trpo(
     exploration_weight: float = 0.0,
     batching: str | int = "auto",
 ) -> Acting:
-    """MAML by policy gradients with TRPO as its meta-optimizer, as in the paper; on one device.
+    """Build MAML by policy gradients with TRPO as its meta-optimizer, as in the paper; on one device.
 
     Devices cannot share the tasks of its `trainer`: it has no `share`.
 
@@ -254,13 +254,13 @@ def maml_with_trpo(
       max_divergence: bound on the mean KL divergence of the adapted policies from those before the meta-step.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
     """
     learner, collect = _learner_and_collect(inner, num_steps, kl_weight, exploration_weight)
     episode_fn = jmeta.episode(learner, likelihood_ratio)
 
     def decide(meta_params: PyTree, tasks: Task, key: RandomKey) -> PyTree:
-        """The adapted policies' distributions of actions at the steps of their queries."""
+        """Return the adapted policies' distributions of actions at the steps of their queries."""
 
         def of_one(task: Task) -> PyTree:
             adapted = learner.adapt(meta_params, task.support, key)
@@ -281,7 +281,7 @@ def maml_with_trpo(
 
 
 def returns_after(inner: Adapting, num_steps: int) -> EpisodeFn:
-    """The episode that tests after so many inner steps: the mean return of a rollout, over `inner.num_rollouts`.
+    """Build the test episode with this number of inner steps: the mean return of `inner.num_rollouts` rollouts.
 
     Args:
       inner: as returned by `adapting`.
@@ -300,14 +300,14 @@ def returns_after(inner: Adapting, num_steps: int) -> EpisodeFn:
 def _learner_and_collect(
     inner: Adapting, num_steps: int, kl_weight: float, exploration_weight: float
 ) -> tuple[Learner, Collect]:
-    """The learner that adapts again on stored rollouts, and how these are collected."""
+    """Return the learner that adapts again on stored rollouts, and the function that collects them."""
     steps = (inner.policy, inner.surrogate, inner.optimizer)
     learner = maml_rl(*steps, num_steps=num_steps, kl_weight=kl_weight, exploration_weight=exploration_weight)
     return learner, collect_adaptation(*steps, inner.roll_out, num_steps=num_steps)
 
 
 def _collected_first(collect: Collect, episode_fn: EpisodeFn) -> EpisodeFn:
-    """An episode that first collects the task it learns from, as at the beginning of training."""
+    """Build an episode that first collects the task it learns from, as at the beginning of training."""
 
     def collected(meta_params: PyTree, env_params: PyTree, key: RandomKey) -> tuple[jax.Array, Aux]:
         key_collect, key_episode = jax.random.split(key)

@@ -57,7 +57,7 @@ def trust_region_trainer(
       step, and `step_share`, the part of the longest step that was taken, 0 if none.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Parts that the baselines share: from scores of actions to a choice among them, and from a step to a whole policy."""
+"""Shared parts of the baselines: from scores of actions to a choice among them, and from a step to a whole policy."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ Scalar = float | int | Float[Array, ""]
 def untrained(
     start: Callable[[], PyTree], decide: Callable[[PyTree, PolicyInput, RandomKey], tuple[PyTree, PolicyOutput]]
 ) -> Policy:
-    """A policy that has no parameters.
+    """Build a policy that has no parameters.
 
     Args:
       start: `() -> memory`.
@@ -67,7 +67,7 @@ def untrained(
 
 
 def choice(logits: Float[Array, "actions"]) -> PolicyOutput:
-    """A decision among actions, with no guess of what it will bring.
+    """Build a decision among actions, without an estimate of its value.
 
     Example:
       >>> import jax.numpy as jnp
@@ -78,7 +78,7 @@ def choice(logits: Float[Array, "actions"]) -> PolicyOutput:
 
 
 def uniformly_random(num_actions: int) -> Policy:
-    """Any action, all alike.
+    """Build a policy that takes all actions with equal probability.
 
     Raises:
       ValueError: if `num_actions` is not positive.
@@ -96,7 +96,7 @@ def uniformly_random(num_actions: int) -> Policy:
 
 
 def uniform_over_best(scores: Shaped[Array, "actions"]) -> Float[Array, "actions"]:
-    """Logits of a choice among the actions of the highest score, all alike: 0 for these, -∞ for others.
+    """Return logits of a uniform choice among the actions of the highest score: 0 for these, -∞ for others.
 
     Example:
       >>> import jax.numpy as jnp
@@ -107,7 +107,7 @@ def uniform_over_best(scores: Shaped[Array, "actions"]) -> Float[Array, "actions
 
 
 def mixed_with_uniform(logits: Float[Array, "actions"], epsilon: Scalar) -> Float[Array, "actions"]:
-    """Logits of a choice that is made by `logits` with probability 1 − ε, and else among all actions alike.
+    """Return logits of a choice by `logits` with probability 1 − ε, and else uniformly among all actions.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -64,7 +64,7 @@ def index_policy(num_arms: int, index: Index) -> Policy:
     """Pull an arm of the highest index.
 
     Args:
-      num_arms: of the bandit.
+      num_arms: number of arms.
       index: how much each arm deserves it.
 
     Raises:
@@ -105,11 +105,11 @@ def epsilon_greedy(num_arms: int, *, epsilon: Scalar) -> Policy:
     """Pull as `greedy` does with probability 1 − ε, and else any arm.
 
     Args:
-      num_arms: of the bandit.
+      num_arms: number of arms.
       epsilon: ε, in [0, 1].
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax
@@ -135,11 +135,11 @@ def ucb1(num_arms: int, *, scale: Scalar = 1.0) -> Policy:
     that no arm has to be pulled first; t numbers the pull from 1. c = 1 is the paper's bound; less is better here.
 
     Args:
-      num_arms: of the bandit.
+      num_arms: number of arms.
       scale: c, at least 0.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax
@@ -216,12 +216,12 @@ def gittins(num_arms: int, *, num_pulls: int, discount: float) -> Policy:
     one is to be found by trying.
 
     Args:
-      num_arms: of the bandit.
+      num_arms: number of arms.
       num_pulls: the most that an episode has; the table of indices is that large, squared.
       discount: γ, in [0, 1).
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax
@@ -241,7 +241,7 @@ def tabled(num_arms: int, indices: Float[Array, "successes failures"]) -> Policy
     """Pull an arm of the highest index, which a table has by its successes and failures.
 
     Args:
-      num_arms: of the bandit.
+      num_arms: number of arms.
       indices: as from `gittins_indices`; they may be traced.
 
     Raises:
@@ -265,8 +265,8 @@ def finite_horizon_gittins(num_arms: int, *, num_pulls: int) -> Policy:
     alone, stopping at will and at the episode's end at the latest, earns nothing.
 
     Args:
-      num_arms: of the bandit.
-      num_pulls: of the episode; the table of indices is that large, cubed.
+      num_arms: number of arms.
+      num_pulls: pulls of an episode; the table of indices is that large, cubed.
 
     Raises:
       ValueError: if a number is not positive.

@@ -1,7 +1,7 @@
-"""The Bayes-optimal policy of Bernoulli bandits with uniform priors, exactly: what no learner can beat on average.
+"""The exact Bayes-optimal policy of Bernoulli bandits with uniform priors: no learner can beat it on average.
 
-What is known of a bandit is each arm's successes and failures. Arms are alike, so their order does not matter: states
-are multisets of counts, few enough to be listed for ten pulls or twenty. From the last pull backwards, with
+The state of knowledge is each arm's successes and failures. Arms are interchangeable, so their order does not matter:
+states are multisets of counts, few enough to list for ten or twenty pulls. From the last pull backwards, with
 p = (1 + s) / (2 + s + f) the posterior mean of an arm,
 
     Vₘ(state) = max over arms of  p [1 + Vₘ₋₁(with a success)] + (1 − p) Vₘ₋₁(with a failure),   V₀ = 0.
@@ -29,19 +29,19 @@ Arms = tuple[tuple[int, int], ...]  # (successes, failures) of the arms that wer
 
 
 class _Plan(NamedTuple):
-    value: float  # of the pulls that remain
-    arm: tuple[int, int]  # the counts of the one to pull
+    value: float  # value of the remaining pulls
+    arm: tuple[int, int]  # counts of the arm to pull
 
 
 def bayes_optimal_value(num_arms: int, *, num_pulls: int) -> float:
-    """Expected total reward of the best policy there is, over arms with probabilities uniform in [0, 1].
+    """Return the expected total reward of the optimal policy, over arms with probabilities uniform in [0, 1].
 
-    Time and memory grow by the half and more with each pull: there are 2,000 states for ten pulls of five arms, and
-    45,000, a second's work, for sixteen.
+    Time and memory grow by half or more with each pull: there are 2,000 states for ten pulls of five arms, and 45,000,
+    a second's work, for sixteen.
 
     Args:
-      num_arms: of the bandit.
-      num_pulls: of the episode.
+      num_arms: number of arms.
+      num_pulls: pulls of an episode.
 
     Raises:
       ValueError: if a number is not positive.
@@ -54,18 +54,18 @@ def bayes_optimal_value(num_arms: int, *, num_pulls: int) -> float:
 
 
 def bayes_optimal(num_arms: int, *, num_pulls: int) -> Policy:
-    """The policy that reaches `bayes_optimal_value`, by looking up what to pull.
+    """Build the policy that reaches `bayes_optimal_value`, by table lookup.
 
-    Where several arms have the counts to pull, any of them; where several counts are as good, those of more successes.
-    The `value` of its decisions is the expected reward of the pulls that remain. After `num_pulls` pulls it knows
-    nothing, and pulls any arm.
+    Among several arms with the counts to pull, it chooses any; among several equally good counts, those with more
+    successes. The `value` of its decisions is the expected reward of the remaining pulls. After `num_pulls` pulls it
+    knows nothing, and pulls any arm.
 
     Args:
-      num_arms: of the bandit.
-      num_pulls: of the episode.
+      num_arms: number of arms.
+      num_pulls: pulls of an episode.
 
     Raises:
-      ValueError: if a number is not positive, or there are more states than could be told apart by 32 bits.
+      ValueError: if a number is not positive, or there are more states than 32 bits can distinguish.
 
     Example:
       >>> import jax
@@ -95,8 +95,8 @@ def bayes_optimal(num_arms: int, *, num_pulls: int) -> Policy:
 class _Table(NamedTuple):
     """All states, sorted by name.
 
-    A state's name is the sum of its arms' codes, random 32-bit numbers of their counts, modulo 2³²: no sorting of arms
-    is needed to find it. That no two states share a name was checked when the table was made.
+    A state's name is the sum of its arms' codes, random 32-bit numbers of their counts, modulo 2³²: finding it needs no
+    sorting of arms. When the table is built, it is checked that no two states share a name.
     """
 
     codes: UInt32[Array, "successes failures"]
@@ -121,7 +121,7 @@ def _table(plans: dict[Arms, _Plan], num_pulls: int) -> _Table:
 
 
 def _plans(num_arms: int, num_pulls: int) -> dict[Arms, _Plan]:
-    """The best arm in every state that can be reached before the last pull."""
+    """Return the best arm in every state that can be reached before the last pull."""
     check_positive({"num_arms": num_arms, "num_pulls": num_pulls})
     layers: list[set[Arms]] = [{()}]
     for _ in range(num_pulls - 1):
@@ -134,14 +134,14 @@ def _plans(num_arms: int, num_pulls: int) -> dict[Arms, _Plan]:
 
 
 def _judged(arms: Arms, arm: tuple[int, int], plans: dict[Arms, _Plan]) -> _Plan:
-    """The expected reward of pulling an arm and going on as planned."""
+    """Return the expected reward of pulling an arm and continuing as planned."""
     mean = (1 + arm[0]) / (2 + sum(arm))
     after = [plans[state].value if (state := _pulled(arms, arm, paid)) in plans else 0.0 for paid in (0, 1)]
     return _Plan(mean * (1 + after[1]) + (1 - mean) * after[0], arm)
 
 
 def _options(arms: Arms, num_arms: int) -> set[tuple[int, int]]:
-    """The different counts of arms, an arm never pulled among them if there is one."""
+    """Return the distinct counts of arms, including an arm never pulled if there is one."""
     return set(arms) | ({(0, 0)} if len(arms) < num_arms else set())
 
 

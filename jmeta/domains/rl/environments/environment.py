@@ -26,7 +26,7 @@ class Environment(NamedTuple):
     """An environment whose parameters are the task.
 
     Attributes:
-      name: of the family.
+      name: name of the family.
       reset: `(key, params) -> (observation, state)`, the start of a rollout.
       step: `(key, state, action, params) -> (observation, state, reward, terminated, truncated, info)`. Where a rollout
         ends, by its rules (`terminated`) or its time limit (`truncated`), observation and state are those of the next
@@ -63,7 +63,7 @@ def environment(
     """Make an environment from a start, a step and a time limit.
 
     Args:
-      name: of the family.
+      name: name of the family.
       reset: `(key, params) -> (observation, state)`.
       step: `(key, state, action, params) -> (observation, state, reward, terminated)`; the state counts its time. The
         reward is a scalar and `terminated` a bool; Python's own `1.0` and `False` will do.

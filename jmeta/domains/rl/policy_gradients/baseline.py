@@ -63,7 +63,7 @@ def bootstrapped_baseline(
 
     The guess V(o) = φ(o)ᵀw is the fixed point of its own fit: the w at which least squares to the returns
     Gₜ + dₜ V(o_T) gives w again, Φᵀ(Φ − d φ(o_T)ᵀ) w = Φᵀ G. Features are o, o² and 1, as for `linear_baseline`, but
-    not the time: what follows for ever does not depend on it. They are brought to mean 0 and standard deviation 1, and
+    not the time: what follows forever does not depend on it. They are brought to mean 0 and standard deviation 1, and
     the coefficient of 1 is not kept small, so that rewards that are alike are valued without a bias.
 
     Args:

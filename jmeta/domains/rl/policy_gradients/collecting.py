@@ -52,7 +52,7 @@ def collect_episode(
 
     A time limit is no part of other problems: there a rollout that it cuts off would have gone on. With `bootstraps`
     each rollout is judged apart. Nothing follows its last step if the rules ended it (`terminated`), and γ V of the
-    last observation does if a time limit did (`truncated`), or the end of the episode: rewards of 1 for ever are then
+    last observation does if a time limit did (`truncated`), or the end of the episode: rewards of 1 forever are then
     worth 1 / (1 − γ), once the guess is right.
 
     Args:

@@ -39,7 +39,7 @@ def roll_out(
     By default nothing follows the last step, so that `num_steps` and the environment's time limit are part of the
     problem: the first of 10 steps of reward 1 is worth Σ γᵏ over these 10. With `bootstraps` a rollout that a time
     limit cut off, or that has `num_steps` steps, would have gone on, and γ V of its last observation stands for what
-    would have followed, V being `bootstrapped_baseline`: rewards of 1 for ever are worth 1 / (1 − γ).
+    would have followed, V being `bootstrapped_baseline`: rewards of 1 forever are worth 1 / (1 − γ).
 
     Args:
       environment: an `Environment`, or one of gymnax, with observations of any space.
@@ -57,7 +57,7 @@ def roll_out(
       advantages are constants.
 
     Raises:
-      ValueError: if a number is out of its range, or `bootstraps` without a discount below 1; at trace time if
+      ValueError: if a number is out of range, or `bootstraps` without a discount below 1; at trace time if
         `bootstraps` and the environment gives no final observation.
 
     Example:

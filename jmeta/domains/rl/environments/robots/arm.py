@@ -41,12 +41,12 @@ def arm(ranges: Ranges = ANYWHERE, *, num_steps: int = 50, effort_cost: float = 
     """Reach for a hidden goal, at a reward of minus the tip's distance from it, in m.
 
     Observations are sines and cosines of the links' angles in the world, and their hinges' speeds. Actions are the
-    motors' torques as shares of their limits, 16, 7 and 2 Nm; holding out the arm takes 7.5, 2.4 and 0.4 Nm. A step is
-    0.05 s. Rollouts start with the arm hanging down, with a little noise, and end by time alone.
+    motors' torques as fractions of their limits, 16, 7 and 2 Nm; holding out the arm takes 7.5, 2.4 and 0.4 Nm. A step
+    is 0.05 s. Rollouts start with the arm hanging down, with a little noise, and end by time alone.
 
     Args:
-      ranges: of the tasks. The goal is an angle, in rad, of 0 to the right and π/2 above, 0.7 m from the shoulder;
-        the hinges' damping is 1 + `friction` times their own.
+      ranges: ranges of the tasks. The goal is an angle, in rad, of 0 to the right and π/2 above, 0.7 m from the
+        shoulder; the hinges' damping is 1 + `friction` times their own.
       num_steps: time limit of a rollout.
       effort_cost: taken from a step's reward for each motor, times its squared action.
 
@@ -54,7 +54,7 @@ def arm(ranges: Ranges = ANYWHERE, *, num_steps: int = 50, effort_cost: float = 
       `(environment, sample)`, with `sample(key) -> RobotParams`.
 
     Raises:
-      ValueError: if a number or a range is not possible.
+      ValueError: if a number or a range is invalid.
 
     Example:
       >>> import jax, jax.numpy as jnp

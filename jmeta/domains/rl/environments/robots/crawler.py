@@ -102,12 +102,12 @@ def crawler(
 
     Observations are the torso's height, its angle as sine and cosine, the velocity of the centre of mass, the torso's
     spin, and the angles and speeds of the hinges (back hip, back knee, front hip, front knee); all near 1 in size, and
-    none of them says what the task is. Actions are the motors' torques as shares of their limits, 18 Nm in a hip and
+    none of them says what the task is. Actions are the motors' torques as fractions of their limits, 18 Nm in a hip and
     15 Nm in a knee. A step is 0.05 s. Rollouts start at rest on the feet, with a little noise, and end by time alone.
 
     Args:
-      ranges: of the tasks. The goal is a velocity to the right, in m/s, or only its sign, see `reward`; `friction` is
-        the ground's coefficient. Other ranges make another sampler of the same environment.
+      ranges: ranges of the tasks. The goal is a velocity to the right, in m/s, or only its sign, see `reward`;
+        `friction` is the ground's coefficient. Other ranges make another sampler of the same environment.
       reward: `(velocity, goal) -> reward` of a step: `progress`, `on_speed`, or another.
       num_steps: time limit of a rollout.
       effort_cost: taken from a step's reward for each motor, times its squared action.
@@ -116,7 +116,7 @@ def crawler(
       `(environment, sample)`, with `sample(key) -> RobotParams`.
 
     Raises:
-      ValueError: if a number or a range is not possible.
+      ValueError: if a number or a range is invalid.
 
     Example:
       >>> import jax, jax.numpy as jnp

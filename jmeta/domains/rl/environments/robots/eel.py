@@ -44,12 +44,12 @@ def eel(
     """Swim towards the goal, at a reward of the velocity of the centre of mass that way, in m/s; the body is 1 m long.
 
     Observations are sine and cosine of the middle link's angle in the world, the velocity of the centre of mass, and
-    the angles and speeds of the hinges. Actions are the motors' torques as shares of their limit of 1 Nm. A step is
+    the angles and speeds of the hinges. Actions are the motors' torques as fractions of their limit of 1 Nm. A step is
     0.1 s. Rollouts start at rest and straight, the first link to the left, with a little noise, and end by time alone.
 
     Args:
-      ranges: of the tasks. The goal is an angle in rad, of 0 to the right; `friction` is a multiple of the water's
-        drag.
+      ranges: ranges of the tasks. The goal is an angle in rad, of 0 to the right; `friction` is a multiple of the
+        water's drag.
       num_steps: time limit of a rollout.
       effort_cost: taken from a step's reward for each motor, times its squared action.
 
@@ -57,7 +57,7 @@ def eel(
       `(environment, sample)`, with `sample(key) -> RobotParams`.
 
     Raises:
-      ValueError: if a number or a range is not possible.
+      ValueError: if a number or a range is invalid.
 
     Example:
       >>> import jax, jax.numpy as jnp
