@@ -28,7 +28,7 @@ LIMIT = 2.0e9
 RESERVED = 3.0e9
 """Bytes that must be free for each worker: its own, and those of the processes that its tests start."""
 
-RELEASED_ABOVE = 1.4e9
+RELEASED_ABOVE = 1.3e9
 """Bytes from which on a worker lets go of what it has compiled."""
 
 PROGRAMS_PER_CONTEXT = 200

@@ -207,11 +207,23 @@ class AsyncSaver:
                     files.prune(self._folder, self._keep_last, newest=content["step"])
         except BaseException:
             if cluster.is_first():
-                with contextlib.suppress(OSError):
-                    files.remove(temporary)
-                    if self._is_lost():  # TensorStore makes folders for its files, even where ours used to be
-                        os.removedirs(self._folder)
+                self._clear(temporary)
             raise
+
+    def _clear(self, temporary: pathlib.Path) -> None:
+        """Remove an unfinished checkpoint; if the folder was lost, remove also the one that TensorStore made instead.
+
+        TensorStore makes folders for its files, even where ours used to be, and its threads may still write some.
+        """
+        for _ in range(20):
+            with contextlib.suppress(OSError):
+                files.remove(temporary)
+                if not self._is_lost():
+                    return
+                os.removedirs(self._folder)
+            if not self._is_lost() or not self._folder.exists():
+                return
+            threading.Event().wait(0.1)
 
     def _complete(self, temporary: pathlib.Path, content: dict[str, Any]) -> None:
         """Complete a checkpoint: the first process's work, when all have written."""

@@ -29,6 +29,7 @@ STYLE: Any = {
     "axes.titlesize": 10,
     "legend.frameon": False,
 }
+_LARGEST_SHOWN = 1e100
 
 
 def learning_curve(run: pathlib.Path) -> pathlib.Path:
@@ -90,9 +91,11 @@ def _mark_best(axes: np.ndarray, names: list[str], valid: list[files.Line]) -> N
 
 
 def _series(lines: list[files.Line], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps and values of a metric; values that no axis can show, as a diverged loss may be, are gaps."""
     kept = [(line["step"], line[name]) for line in lines if name in line]
     steps, values = zip(*kept, strict=True) if kept else ((), ())
-    return np.array(steps), np.array([np.nan if value is None else value for value in values], float)
+    numbers = np.array([np.nan if value is None else value for value in values], float)
+    return np.array(steps), np.where(np.abs(numbers) < _LARGEST_SHOWN, numbers, np.nan)
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
