@@ -79,7 +79,8 @@ def with_memory(
       policy: the acting policy, such as `policies.actor_critic(models.gru(64), environment)`.
       episode_fn: `(meta_params, task, key) -> (loss, aux)` on the collected experience, such as `jmeta.episode(
         rl.learners.rl2(policy), policy_gradients.ppo_loss())`.
-      optimizer: optimizer of the meta-parameters; its schedule counts updates, `num_epochs * num_minibatches` in a meta-step.
+      optimizer: optimizer of the meta-parameters; its schedule counts updates, `num_epochs * num_minibatches` per
+        meta-step.
       num_steps: steps of an episode, over all its rollouts.
       discount, gae_lambda, reward_scale, bootstraps: define the advantages, as for `policy_gradients.collect_episode`.
       num_epochs, num_minibatches, num_total_steps: as for `on_policy_trainer`.

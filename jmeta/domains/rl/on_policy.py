@@ -1,8 +1,8 @@
-"""Meta-steps on data that the learner brings about itself: collect with the present parameters, then update on that.
+"""Meta-steps on data that the learner produces: collect with the current parameters, then update on the result.
 
-On-policy reinforcement learning needs what was done by the policy that is being improved. A meta-step is then one
-collection, over all its tasks, and several updates of any `MetaTrainer` on it; the trainer that comes out is one like
-any other, so that scanned runs, checkpoints and sharding apply unchanged.
+On-policy reinforcement learning needs the actions of the policy that is being improved. A meta-step is then one
+collection, over all its tasks, and several updates of any `MetaTrainer` on it. The result is a trainer like any other,
+so scanned runs, checkpoints and sharding apply unchanged.
 """
 
 from collections.abc import Callable
@@ -34,19 +34,19 @@ def on_policy_trainer(
     """Build a trainer whose tasks are collected at every meta-step, by its own parameters, and used several times.
 
     Devices may share its tasks (`jmeta.sharding.Sharing.trainer`) if they may share those of `trainer`. Each then
-    collects in its own environments and keeps what it collects; what `prepare` reads is gathered on all. A minibatch
-    has an equal share of each block, so without blocks it depends on the number of devices which tasks are updated on
-    together.
+    collects in its own environments and keeps the result; the data that `prepare` reads is gathered on all. A minibatch
+    has an equal share of each block, so without blocks the tasks that are updated on together depend on the number of
+    devices.
 
     Args:
       trainer: makes the updates, such as `meta_trainer`'s; its state counts meta-steps.
-      collect: `(meta_params, env_params, key) -> Task`, of one task.
-      num_epochs: times that what was collected is gone through, in a new order each time.
-      num_minibatches: updates in an epoch, on equal shares of the tasks; whole episodes, so that what a policy
-        remembers at a step is what it remembered then, up to its own change.
-      prepare: a function of all collected tasks together, before they are shared out, such as
+      collect: `(meta_params, env_params, key) -> Task`, for one task.
+      num_epochs: passes over the collected tasks, in a new order each time.
+      num_minibatches: updates in an epoch, on equal shares of the tasks; whole episodes, so that a policy's memory at a
+        step is what it was then, up to the policy's own change.
+      prepare: a function of all collected tasks together, before they are divided, such as
         `policy_gradients.with_normalized_advantages`.
-      num_total_steps: meta-steps of the whole run; when given, collected tasks carry the share of them that is done as
+      num_total_steps: meta-steps of the whole run; if given, collected tasks carry the fraction of them that is done as
         their `progress`.
 
     Returns:
@@ -54,7 +54,7 @@ def on_policy_trainer(
       over updates. A meta-step counts as skipped if any of its updates was.
 
     Raises:
-      ValueError: if a number is not positive; at trace time if the tasks cannot be shared out equally.
+      ValueError: if a number is not positive; at trace time if the tasks cannot be divided equally.
 
     Example:
       >>> import jax, jmeta, optax
@@ -99,7 +99,7 @@ class _OverTasks(NamedTuple):
       collect: `(meta_params, env_params, keys) -> tasks`.
       prepare: `tasks -> tasks`.
       take: `(tasks, rows) -> tasks`, those in `[blocks, rows]` of each block.
-      num_blocks: of equal size.
+      num_blocks: number of blocks, of equal size.
     """
 
     collect: MeanFn
@@ -124,7 +124,7 @@ def _on_policy_update(
 
         def one_epoch(inner: MetaState, key: RandomKey) -> tuple[MetaState, Aux]:
             key_order, key_updates = jax.random.split(key)
-            if num_minibatches == 1:  # order is nothing to a mean, and gathering costs a copy
+            if num_minibatches == 1:  # a mean ignores the order, and gathering costs a copy
                 inner, aux = trainer.update(inner, tasks, key_updates)
                 return inner, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], aux)
             keys = [key_order] if num_blocks == 1 else list(jax.random.split(key_order, num_blocks))
@@ -148,7 +148,7 @@ def _on_policy_update(
 
 
 def _mean_in_sequence(leaf: Array) -> Array:
-    """The mean of all numbers, added one after another: XLA would choose an order by what is around."""
+    """Return the mean of all numbers, added one after another: XLA would choose an order by the surrounding code."""
     numbers = leaf.reshape(-1).astype(jnp.result_type(leaf.dtype, jnp.float32))
     total, _ = jax.lax.scan(lambda total, number: (total + number, None), jnp.zeros((), numbers.dtype), numbers)
     return total / numbers.size

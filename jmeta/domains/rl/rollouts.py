@@ -17,20 +17,20 @@ __all__ = ["Trajectory", "RunEpisode", "run_episode", "return_episode", "init_po
 
 
 class Trajectory(NamedTuple):
-    """All that happened in an episode; the steps are on the first axis of every leaf.
+    """The record of an episode; the steps are on the first axis of every leaf.
 
     Attributes:
-      inputs: of the policy.
-      outputs: of the policy.
-      action: taken; numbers of any shape are one vector.
-      log_prob: of the action, in nats.
-      reward: of the action.
+      inputs: inputs of the policy.
+      outputs: outputs of the policy.
+      action: action taken; numbers of any shape are one vector.
+      log_prob: log-probability of the action, in nats.
+      reward: reward of the action.
       is_over: whether the action ended a rollout, by the rules or by the time limit.
       terminated: whether the rules of the environment ended the rollout: nothing would have followed.
-      truncated: whether its time limit did: the rollout would have gone on.
-      final_observation: to which the action led, also where the next input is the start of another rollout; `None` if
-        the environment does not say.
-      final_value: the policy's guess of the return from there on, had no rollout ended; `None` if it was not asked for.
+      truncated: whether its time limit did: the rollout would have continued.
+      final_observation: observation that the action led to, even where the next input is the start of another rollout;
+        `None` if the environment does not provide it.
+      final_value: the policy's value from there on, had no rollout ended; `None` if not requested.
     """
 
     inputs: PolicyInput
@@ -55,23 +55,23 @@ def run_episode(
     """Run episodes of a policy: steps in one task, rollout after rollout, from an empty memory.
 
     The memory is kept when a rollout ends and the next one starts, and begins anew with each episode. Decisions are
-    differentiable in the parameters at the actions that were taken; through actions, into what follows them, nothing
-    flows back.
+    differentiable in the parameters at the actions that were taken; no gradient flows back through actions into later
+    steps.
 
     Args:
       environment: an `Environment`, or one of gymnax.
-      policy: acts; it sees the reward and the end of a rollout with the next observation.
+      policy: the acting policy; it sees the reward and the end of a rollout with the next observation.
       num_steps: steps of the environment in an episode, over all its rollouts.
-      is_greedy: whether the most probable action is taken, and not one by its probability.
-      with_final_values: whether the policy also guesses, after every step, what would follow if no rollout ended there:
-        `final_value`, which bootstrapping at time limits needs. It evaluates the policy twice a step.
+      is_greedy: whether the policy takes the most probable action instead of a sample.
+      with_final_values: whether the policy also computes, after every step, the value if no rollout ended there:
+        `final_value`, which bootstrapping at time limits needs. This evaluates the policy twice per step.
 
     Returns:
       `(params, env_params, key) -> Trajectory`.
 
     Raises:
-      ValueError: if `num_steps` is not positive; at trace time if the environment returns something else than
-        `Environment` says, its spaces are none that policies act in, or it gives no final observation to value.
+      ValueError: if `num_steps` is not positive; at trace time if the environment does not return what `Environment`
+        says, policies cannot act in its spaces, or it gives no final observation to value.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -93,7 +93,7 @@ def run_episode(
         action_space = environment.action_space(env_params)
         inputs = first_input(observation, action_space)
 
-        # for those who differentiate outputs: a step is computed again on the way back, and only memories are stored
+        # for callers that differentiate outputs: the backward pass computes a step again, and only memories are stored
         decide = jax.checkpoint(policy.step, prevent_cse=False)
 
         def one_step(carry: Any, key: RandomKey) -> tuple[Any, Trajectory]:
@@ -142,15 +142,15 @@ def _required(last: PyTree, environment: Any) -> PyTree:
 
 
 def return_episode(run: RunEpisode, *, num_rollouts: int = 0) -> EpisodeFn:
-    """Judge episodes: the loss is minus the sum of all rewards.
+    """Build the episode function whose loss is minus the sum of all rewards.
 
     Args:
       run: as returned by `run_episode`.
-      num_rollouts: rollouts whose returns are reported one by one, from the first on; 0 for none.
+      num_rollouts: number of rollouts, from the first on, whose returns are reported separately; 0 for none.
 
     Returns:
-      An episode function of environments' parameters; `aux` has the `return`, and the `return_of_rollout_1` and so on
-      that were asked for.
+      An episode function of environments' parameters; `aux` has the `return`, and the requested `return_of_rollout_1`
+      and so on.
 
     Example:
       >>> import jax
@@ -178,7 +178,7 @@ def return_episode(run: RunEpisode, *, num_rollouts: int = 0) -> EpisodeFn:
 
 
 def init_policy(environment: Any, policy: Policy) -> Callable[[RandomKey], PyTree]:
-    """`key -> params` of a policy, for an environment's shapes.
+    """Build `key -> params` of a policy, for an environment's shapes.
 
     Example:
       >>> import jax

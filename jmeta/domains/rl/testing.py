@@ -32,8 +32,8 @@ def check_environment(
     Args:
       environment: an `Environment`, or one of gymnax.
       sample: `key -> params`.
-      key: for tasks and actions.
-      num_steps: of the rollouts that are tried.
+      key: key of tasks and actions.
+      num_steps: steps of the test rollouts.
       rtol: relative tolerance of comparisons under `jit` and `vmap`.
 
     Raises:
@@ -46,7 +46,7 @@ def check_environment(
     """
     try:
         _check_environment(environment, sample, key, num_steps, rtol)
-    except ValueError as error:  # of what was returned, found while it was traced
+    except ValueError as error:  # in a result, found while tracing
         raise AssertionError(str(error)) from error
 
 
@@ -119,7 +119,7 @@ def _check_spaces(environment: Any, params: PyTree) -> None:
 
 
 def _check_types(environment: Any, params: PyTree, key: RandomKey) -> list[str]:
-    """Trace a reset and a step, and look at what they return before a scan makes arrays of it.
+    """Trace a reset and a step, and check what they return before a scan makes arrays of it.
 
     Returns sentences about Python's own numbers: episodes run with them, but not all code that is written for arrays.
     """
@@ -178,11 +178,11 @@ def check_policy(
     finite. Memories keep their structure, shapes and dtypes. The same key gives the same episode.
 
     Args:
-      policy: what is checked.
-      environment: in which it acts.
-      params: of the environment.
-      key: for parameters, actions and steps.
-      num_steps: of the episode.
+      policy: the policy to check.
+      environment: the environment that it acts in.
+      params: parameters of the environment.
+      key: key of parameters, actions and steps.
+      num_steps: steps of the episode.
       uses_key: whether decisions are random themselves, as in Thompson sampling; then steps are not compared with
         `unroll`, which splits its key.
       rtol: relative tolerance of all comparisons.

@@ -1,8 +1,8 @@
-"""Environments: pure functions under the names of gymnax's interface, its parameters being the task.
+"""Environments: pure functions with the names of gymnax's interface, whose parameters are the task.
 
 A family of tasks is one environment and a sampler `key -> params` of its parameters: arms, transitions, masses. Any
-environment of gymnax (1.0 or newer) has these names and may stand in for an `Environment`, and an `Environment` may be
-given to code that was written for gymnax.
+environment of gymnax (1.0 or newer) has these names and may replace an `Environment`, and an `Environment` may be
+passed to code written for gymnax.
 
 Reference: Lange, "gymnax: A JAX-based Reinforcement Learning Environment Library", 2022; its interface, not its code.
 """
@@ -29,15 +29,15 @@ class Environment(NamedTuple):
       name: name of the family.
       reset: `(key, params) -> (observation, state)`, the start of a rollout.
       step: `(key, state, action, params) -> (observation, state, reward, terminated, truncated, info)`. Where a rollout
-        ends, by its rules (`terminated`) or its time limit (`truncated`), observation and state are those of the next
-        one's start, and `info["final_observation"]` is the last observation of the one that ended.
-      reset_env: as `reset`.
-      step_env: `(key, state, action, params) -> (observation, state, reward, terminated, info)`, without time limit and
-        without a new start.
+        ends, by its rules (`terminated`) or its time limit (`truncated`), observation and state are those at the start
+        of the next one, and `info["final_observation"]` is the last observation of the one that ended.
+      reset_env: the same as `reset`.
+      step_env: `(key, state, action, params) -> (observation, state, reward, terminated, info)`, without a time limit
+        and without a restart.
       observation_space: `params -> space`: a `Discrete`, a `Box`, or a dictionary or tuple of spaces.
       action_space: `params -> space`, a `Discrete` or a `Box` of floating-point numbers of any shape, whose bounds may
         depend on the parameters.
-      default_params: some parameters; of most use for their shapes.
+      default_params: example parameters; mostly used for their shapes.
     """
 
     name: str
@@ -60,7 +60,7 @@ def environment(
     action_space: Any,
     default_params: PyTree,
 ) -> Environment:
-    """Make an environment from a start, a step and a time limit.
+    """Build an environment from a start, a step and a time limit.
 
     Args:
       name: name of the family.
@@ -68,14 +68,14 @@ def environment(
       step: `(key, state, action, params) -> (observation, state, reward, terminated)`; the state counts its time. The
         reward is a scalar and `terminated` a bool; Python's own `1.0` and `False` will do.
       is_truncated: `(state, params) -> bool`, whether the state is at the time limit.
-      observation_space, action_space: of all parameters, or functions `params -> space`.
-      default_params: some parameters.
+      observation_space, action_space: spaces for all parameters, or functions `params -> space`.
+      default_params: example parameters.
 
     Returns:
-      The environment; where a rollout ends, its `step` goes on at the next one's start.
+      The environment; where a rollout ends, its `step` continues at the start of the next one.
 
     Raises:
-      ValueError: at trace time if one of the functions returns something else.
+      ValueError: at trace time if one of the functions returns anything else.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Observations together with the ones before them, so that a policy sees whole transitions at once."""
+"""Observations together with the preceding ones, so that a policy sees whole transitions at once."""
 
 from typing import Any
 
@@ -14,19 +14,19 @@ __all__ = ["with_previous_observation"]
 
 
 def with_previous_observation(environment: Any) -> Environment:
-    """Observe `[oₜ, oₜ₋₁]`, as vectors; choices are one-hot, pixels in [0, 1].
+    """Wrap an environment to observe `[oₜ, oₜ₋₁]`, as vectors; choices are one-hot, pixels in [0, 1].
 
-    A policy sees where an action led and what it paid, and must remember where it was taken. With both observations,
-    a step's input is a whole transition, and "what did this action pay in this state?" takes one layer of attention in
-    the place of two that must find each other: random tabular MDPs are learned so.
+    A policy sees the result and reward of an action, and must remember where it was taken. With both observations, a
+    step's input is a whole transition, and the question "what was the reward of this action in this state?" takes one
+    layer of attention instead of two that must find each other: this is how random tabular MDPs are learned.
 
     Args:
-      environment: to be wrapped; one of gymnax, too.
+      environment: the environment to wrap, also one of gymnax.
 
     Returns:
-      The same environment, in other observations. An episode's first has zeros before it; a later rollout's first has
-      the observation before it that the last rollout's last action was taken at. States are pairs of the last
-      observation and the environment's own state.
+      The same environment with other observations. An episode's first observation is preceded by zeros; a later
+      rollout's first one is preceded by the observation at which the last rollout's last action was taken. States are
+      pairs of the last observation and the environment's own state.
 
     Example:
       >>> import jax
@@ -47,7 +47,7 @@ def with_previous_observation(environment: Any) -> Environment:
     space = environment.observation_space(environment.default_params)
     count = num_features(space)
     lowest, highest = vector_bounds(space)
-    both = Box(min(lowest, 0.0), max(highest, 0.0), (2 * count,))  # zeros are before the first
+    both = Box(min(lowest, 0.0), max(highest, 0.0), (2 * count,))  # zeros precede the first
 
     def joined(observation: PyTree, previous: Array) -> Float[Array, " features"]:
         return jnp.concatenate([as_vector(observation, space), previous])

@@ -1,4 +1,4 @@
-"""Actions in units of what an environment allows, so that a policy of standard deviation 1 is a sensible beginning."""
+"""Actions scaled to an environment's bounds, so that a policy of standard deviation 1 is a sensible start."""
 
 from typing import Any
 
@@ -15,18 +15,17 @@ __all__ = ["scaled_actions"]
 
 
 def scaled_actions(environment: Any) -> Environment:
-    """Let actions in [−1, 1] stand for the lowest to the highest that an environment takes; others are clipped.
+    """Map actions in [−1, 1] to the range from the lowest to the highest action of an environment; others are clipped.
 
-    On point navigation with velocities of at most 0.1, a normal policy of standard deviation 1 chooses between little
-    else than the two extremes; after scaling, two thirds of its actions are between them. Returns after adaptation
-    depend on it.
+    On point navigation with velocities of at most 0.1, a normal policy of standard deviation 1 chooses almost only the
+    two extremes; after scaling, two thirds of its actions lie between them. Returns after adaptation depend on it.
 
     Args:
-      environment: with a bounded `Box` of floating-point actions, of any shape; one of gymnax, too. Bounds may be
-        arrays, and may depend on the task: an action is scaled by the bounds of the parameters that it is taken under.
+      environment: an environment with a bounded `Box` of floating-point actions, of any shape, also one of gymnax.
+        Bounds may be arrays, and may depend on the task: an action is scaled by the bounds of the current parameters.
 
     Raises:
-      ValueError: if its actions are no bounded box under the default parameters.
+      ValueError: if its actions are not a bounded box under the default parameters.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -80,7 +79,7 @@ def _is_bounded_box(space: Any) -> bool:
 
 
 def _bound(bound: Any, space: Any) -> Any:
-    """A number as it is, and an array in the shape of the actions."""
+    """Return a number unchanged, and an array in the shape of the actions."""
     if isinstance(bound, int | float):
         return bound
     return jnp.broadcast_to(jnp.asarray(bound, space.dtype), space.shape)

@@ -1,7 +1,7 @@
-"""Spaces of observations and actions: which values there are, and how they become numbers that a network can read.
+"""Spaces of observations and actions: their values, and how these become numbers that a network can read.
 
-A space is a `Discrete`, a `Box`, or a dictionary or tuple of spaces. Those of gymnax have the same attributes and stand
-in for ours. `as_numbers` is where pixels become [0, 1] and choices one-hot, for every policy alike.
+A space is a `Discrete`, a `Box`, or a dictionary or tuple of spaces. Gymnax's spaces have the same attributes and may
+replace ours. `as_numbers` turns pixels into [0, 1] and choices into one-hot vectors, for every policy alike.
 """
 
 import math
@@ -33,11 +33,11 @@ __all__ = [
 ]
 
 _MOST = 2**30
-"""Bound of integers that are drawn where a box of integers has none."""
+"""Bound of drawn integers where a box of integers has none."""
 
 
 class Discrete(NamedTuple):
-    """The numbers 0 .. n-1.
+    """A space of the numbers 0 .. n-1.
 
     Example:
       >>> import jax
@@ -59,21 +59,21 @@ class Discrete(NamedTuple):
         return jnp.int32
 
     def sample(self, key: RandomKey) -> Int[Array, ""]:
-        """Draw one of them, all with the same probability."""
+        """Draw an element uniformly."""
         return jax.random.randint(key, (), 0, self.n, jnp.int32)
 
     def contains(self, x: Array) -> Bool[Array, ""]:
-        """Whether `x` is one of them."""
+        """Return whether `x` is an element."""
         return (x >= 0) & (x < self.n)
 
 
 class Box(NamedTuple):
-    """Arrays of one shape, every number of which is between `low` and `high`; either may be infinite.
+    """A space of arrays of one shape whose numbers lie between `low` and `high`; either may be infinite.
 
     Attributes:
       low, high: numbers, or arrays that broadcast to `shape`; they may depend on the task.
-      shape: of an element.
-      dtype: of an element. Elements of uint8 with bounds 0 and 255 are pixels.
+      shape: shape of an element.
+      dtype: dtype of an element. Elements of uint8 with bounds 0 and 255 are pixels.
 
     Example:
       >>> import jax
@@ -106,7 +106,7 @@ class Box(NamedTuple):
         return jnp.where(is_bounded, uniform, normal)
 
     def contains(self, x: Array) -> Bool[Array, ""]:
-        """Whether all numbers of `x` are within the bounds."""
+        """Return whether all numbers of `x` are within the bounds."""
         x = jnp.asarray(x)
         x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
         low, high = (
@@ -120,10 +120,10 @@ Space = Discrete | Box
 
 
 def parts_of(space: Any) -> dict[Any, Any] | None:
-    """The spaces that a dictionary or tuple of spaces has, by name or position; `None` for a simple space.
+    """Return the parts of a dictionary or tuple of spaces, by name or position; `None` for a simple space.
 
     Raises:
-      ValueError: if it is no space.
+      ValueError: if it is not a space.
 
     Example:
       >>> list(parts_of({"b": Discrete(2), "a": Discrete(3)}))
@@ -140,7 +140,7 @@ def parts_of(space: Any) -> dict[Any, Any] | None:
 
 
 def part_of(value: PyTree, name: Any, space: Any) -> PyTree:
-    """The element of a part, of an element of a dictionary or tuple of spaces.
+    """Return one part of an element of a dictionary or tuple of spaces.
 
     Raises:
       ValueError: if there is none.
@@ -158,13 +158,13 @@ def part_of(value: PyTree, name: Any, space: Any) -> PyTree:
 
 
 def as_numbers(value: PyTree, space: Any) -> PyTree:
-    """An element of a space as floating-point numbers in its own shape, for a network to read; steps come first.
+    """Convert an element of a space to floating-point numbers in its own shape, for a network; steps come first.
 
     Choices become one-hot on a last axis, and pixels (uint8 with the bounds 0 and 255) are divided by 255, as images
     are elsewhere. All other numbers stay as they are. A dictionary or tuple of spaces is taken part by part.
 
     Raises:
-      ValueError: if `space` is none, or `value` has not its shape.
+      ValueError: if `space` is not a space, or `value` does not have its shape.
 
     Example:
       >>> import jax.numpy as jnp
@@ -187,12 +187,12 @@ def as_numbers(value: PyTree, space: Any) -> PyTree:
 
 
 def as_vector(value: PyTree, space: Any) -> Float[Array, "*steps features"]:
-    """An element of a space as one vector: the numbers of `as_numbers` in a row; steps come first.
+    """Convert an element of a space to one vector: the numbers of `as_numbers` in a row; steps come first.
 
     Parts of a dictionary come in the order of their names.
 
     Raises:
-      ValueError: as `as_numbers`.
+      ValueError: as for `as_numbers`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -209,7 +209,7 @@ def as_vector(value: PyTree, space: Any) -> Float[Array, "*steps features"]:
 
 
 def num_features(space: Any) -> int:
-    """How many numbers `as_vector` makes of an element of a space.
+    """Return how many numbers `as_vector` returns for an element of a space.
 
     Example:
       >>> num_features(Box(0.0, 1.0, (2, 3))), num_features({"a": Discrete(5), "b": Box(0.0, 1.0, ())})
@@ -221,7 +221,7 @@ def num_features(space: Any) -> int:
 
 
 def vector_bounds(space: Any) -> tuple[float, float]:
-    """The lowest and the highest number that `as_vector` makes of elements of a space, whose bounds are concrete.
+    """Return the bounds of the numbers that `as_vector` returns for a space with concrete bounds.
 
     Example:
       >>> vector_bounds({"a": Discrete(5), "b": Box(-2.0, 0.5, ())})
@@ -250,7 +250,7 @@ def sample(space: Any, key: RandomKey) -> PyTree:
 
 
 def contains(space: Any, value: PyTree) -> Bool[Array, ""]:
-    """Whether a value is an element of a space.
+    """Return whether a value is an element of a space.
 
     Example:
       >>> import jax.numpy as jnp
@@ -264,10 +264,10 @@ def contains(space: Any, value: PyTree) -> Bool[Array, ""]:
 
 
 def flat_action_space(space: Any, name: str) -> Any:
-    """The space of actions as policies take them: choices as they are, and numbers of any shape as one vector.
+    """Return the space of actions in the form of policies: choices unchanged, numbers of any shape as one vector.
 
     Args:
-      space: of an environment's actions.
+      space: space of an environment's actions.
       name: of the environment, for the error.
 
     Raises:
@@ -296,15 +296,15 @@ def flat_action_space(space: Any, name: str) -> Any:
 
 
 def shaped_action(action: Array, space: Any, name: str) -> Array:
-    """An action as its environment takes it: a policy's vector in the shape of the space; choices as they are.
+    """Convert a policy's action to its environment's form: a vector in the shape of the space; choices unchanged.
 
     Args:
-      action: of a policy, without steps.
-      space: of the environment's actions.
+      action: a policy's action, without steps.
+      space: space of the environment's actions.
       name: of the environment, for the error.
 
     Raises:
-      ValueError: if it has not as many numbers as the space.
+      ValueError: if it does not have as many numbers as the space.
 
     Example:
       >>> import jax.numpy as jnp
@@ -317,7 +317,7 @@ def shaped_action(action: Array, space: Any, name: str) -> Array:
 
 
 def described(value: Any) -> str:
-    """A value in a few words, for an error.
+    """Describe a value in a few words, for an error.
 
     Example:
       >>> described((1, 2)), described(None)
@@ -337,7 +337,7 @@ def _are_pixels(space: Any) -> bool:
 
 
 def _like(space: Any, parts: dict[Any, PyTree]) -> PyTree:
-    """Parts in the structure of their space."""
+    """Put parts into the structure of their space."""
     if isinstance(getattr(space, "spaces", space), Mapping):
         return parts
     values = tuple(parts.values())

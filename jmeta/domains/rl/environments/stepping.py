@@ -1,6 +1,6 @@
-"""Resets and steps of any environment, with what it returns checked: mistakes in users' own are named in one sentence.
+"""Resets and steps of any environment, with checked results: one sentence names a mistake in a user's own environment.
 
-Everything here is looked at while a program is traced; nothing is added to the program.
+All checks run while a program is traced; they add nothing to the program.
 """
 
 from typing import Any, NamedTuple
@@ -22,10 +22,10 @@ class Step(NamedTuple):
     """The result of a step of an environment.
 
     Attributes:
-      observation, state: after the step; where it ended a rollout, those of the next one's start.
-      reward: of the action, a scalar.
+      observation, state: those after the step; where it ended a rollout, those at the start of the next one.
+      reward: reward of the action, a scalar.
       terminated: whether the rules of the environment ended the rollout.
-      truncated: whether its time limit did.
+      truncated: whether its time limit ended it.
       info: further facts, such as the `final_observation` of a rollout that ended.
     """
 
@@ -38,7 +38,7 @@ class Step(NamedTuple):
 
 
 def take_reset(environment: Any, key: RandomKey, params: PyTree) -> tuple[PyTree, PyTree]:
-    """`(observation, state)` of a rollout's start.
+    """Return `(observation, state)` at a rollout's start.
 
     Raises:
       ValueError: at trace time if the environment returns something else.
@@ -55,7 +55,7 @@ def take_reset(environment: Any, key: RandomKey, params: PyTree) -> tuple[PyTree
 
 
 def take_step(environment: Any, key: RandomKey, state: PyTree, action: Array, params: PyTree) -> Step:
-    """One step, its reward and ends as arrays.
+    """Take one step, and return its reward and ends as arrays.
 
     Raises:
       ValueError: at trace time if the environment returns something else.
@@ -72,14 +72,14 @@ def take_step(environment: Any, key: RandomKey, state: PyTree, action: Array, pa
 
 
 def as_reset(returned: Any, what: str) -> tuple[PyTree, PyTree]:
-    """The result of a reset, as `(observation, state)`; `ValueError` if it is no pair."""
+    """Check the result of a reset and return `(observation, state)`; `ValueError` if it is not a pair."""
     if not isinstance(returned, tuple | list) or len(returned) != 2:
         raise ValueError(f"{what} returns {described(returned)}; expected a tuple of 2, (observation, state)")
     return returned[0], returned[1]
 
 
 def as_step(returned: Any, what: str) -> Step:
-    """The result of a step, as a `Step`; `ValueError` in one sentence if it is none.
+    """Convert the result of a step to a `Step`; `ValueError` in one sentence if it is not one.
 
     Python's numbers and bools are accepted as rewards and ends, as are NumPy's.
 
@@ -104,7 +104,7 @@ truncated, info): where there was one `done`, return `terminated` for ends by th
 
 
 def as_reward(reward: Any, what: str) -> Shaped[Array, ""]:
-    """A reward as an array; `ValueError` if it is no single number."""
+    """Convert a reward to an array; `ValueError` if it is not a single number."""
     reward = _as_array(reward, "reward", what)
     if reward.shape != ():
         raise ValueError(
@@ -116,7 +116,7 @@ def as_reward(reward: Any, what: str) -> Shaped[Array, ""]:
 
 
 def as_end(end: Any, name: str, what: str) -> Bool[Array, ""]:
-    """`terminated` or `truncated` as an array; `ValueError` if it is no single bool."""
+    """Convert `terminated` or `truncated` to an array; `ValueError` if it is not a single bool."""
     end = _as_array(end, name, what)
     if end.dtype != bool:
         raise ValueError(f"{what} returns `{name}` of dtype {end.dtype}; it must be bool, such as `{name} > 0`")
@@ -155,7 +155,7 @@ def check_alike(one: PyTree, other: PyTree, what: str, whose: str, *, dtypes: bo
 
 
 class _Aval:
-    """Prints a leaf as its dtype and shape."""
+    """A leaf that prints as its dtype and shape."""
 
     def __init__(self, leaf: Any) -> None:
         self.text = f"{jnp.result_type(leaf)}[{','.join(map(str, jnp.shape(leaf)))}]"

@@ -1,8 +1,8 @@
-"""RL²: a fast learner inside a slow one. A recurrent policy whose memory is what it has learned of a task.
+"""RL²: a fast learner inside a slow one, a recurrent policy whose memory holds what it has learned of a task.
 
-Adapting is folding experience into the memory; predicting is acting from there on. Trained by any policy gradient to
-get the most reward over a whole episode of rollouts, the policy learns to explore first and exploit later. With an
-attentive memory in place of a recurrent one this is SNAIL.
+Adapting folds experience into the memory; predicting acts from there on. Any policy gradient trains the policy to
+maximise the reward over a whole episode of rollouts, so it learns to explore first and exploit later. With an attentive
+memory instead of a recurrent one this is SNAIL.
 
 Reference: Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel, "RL²: Fast Reinforcement Learning via Slow Reinforcement
 Learning", 2016, arXiv:1611.02779, section 2.2; Wang et al., "Learning to reinforcement learn", 2016, arXiv:1611.05763.
@@ -22,10 +22,10 @@ __all__ = ["rl2"]
 
 
 def rl2(policy: Policy) -> Learner:
-    """Remember what was experienced; act from there on.
+    """Remember experience; act from there on.
 
     Args:
-      policy: with memory, such as `policies.actor_critic(models.gru(64), environment)`.
+      policy: a policy with memory, such as `policies.actor_critic(models.gru(64), environment)`.
 
     Returns:
       A learner of streams of steps: the `x` of support and query are `PolicyInput`s with the steps on the first axis.

@@ -1,10 +1,10 @@
-"""VariBAD: infer which task it is, as a distribution, and act on the observation and on that belief.
+"""VariBAD: infer the task as a distribution, and act on the observation and on that belief.
 
-An encoder reads the experience τ_:t so far and says where an embedding m of the task may be: q(m | τ_:t) = N(μₜ, σₜ²).
-A decoder predicts from m the rewards of the whole episode, past and future, so that m is trained to be what is common
-to all of them: ELBOₜ = E_q[Σₖ log p(rₖ | oₖ, aₖ, m)] − KL(q(m | τ_:t) ‖ q(m | τ_:t−1)), where the first prior is
-N(0, 1). The policy is given the belief (μₜ, log σₜ) as part of its state and has no memory of its own; its loss moves
-no weight of the encoder.
+An encoder reads the experience τ_:t so far and returns a distribution of the task's embedding m: q(m | τ_:t) = N(μₜ,
+σₜ²). A decoder predicts from m the rewards of the whole episode, past and future, so that m learns what they have in
+common: ELBOₜ = E_q[Σₖ log p(rₖ | oₖ, aₖ, m)] − KL(q(m | τ_:t) ‖ q(m | τ_:t−1)), where the first prior is N(0, 1). The
+policy receives the belief (μₜ, log σₜ) as part of its state and has no memory of its own; its loss changes no weight of
+the encoder.
 
 Reference: Zintgraf, Shiarlis, Igl, Schulze, Gal, Hofmann, Whiteson, "VariBAD: A Very Good Method for Bayes-Adaptive
 Deep RL via Meta-Learning", 2020, arXiv:1910.08348, eq. 4-10. Differs from the paper: belief and policy are trained on
@@ -35,7 +35,7 @@ class Belief(NamedTuple):
     """The belief of VariBAD about a task.
 
     Attributes:
-      memory: of the encoder.
+      memory: memory of the encoder.
       posterior: q(m | τ), a `policies.Normal` of `[num_latents]`; before any experience the prior N(0, 1).
     """
 
@@ -44,14 +44,14 @@ class Belief(NamedTuple):
 
 
 class TaskInference(NamedTuple):
-    """How a task is inferred: a sequence model, its memory a `Belief` and its outputs posteriors, with its loss.
+    """Task inference: a sequence model whose memory is a `Belief` and whose outputs are posteriors, with its loss.
 
     Attributes:
       init: `(key, x) -> params` of encoder and decoder, `x` being `policies.features` of a sequence of steps.
       start: `params -> Belief`.
       step: `(params, belief, x) -> (belief, posterior)`, of one step.
       unroll: the same over a sequence.
-      negative_elbo: `(params, belief, batch, key) -> (loss, aux)`: of an episode's steps that follow the belief.
+      negative_elbo: `(params, belief, batch, key) -> (loss, aux)`, for the steps of an episode that follow the belief.
     """
 
     init: Callable[[RandomKey, Array], PyTree]
@@ -71,26 +71,26 @@ def task_inference(
     kl_weight: float = 1.0,
     num_elbo_terms: int | None = None,
 ) -> TaskInference:
-    """Posteriors of a task embedding from an encoder, trained by what a decoder makes of them.
+    """Build posteriors of a task embedding from an encoder, trained by a decoder's predictions from them.
 
     Args:
       encoder: reads the steps, such as `models.gru(64)`; a linear layer makes means and log-deviations of its outputs.
-      decoder: predicts a step's reward from embedding, observation and action, as one number; a normal likelihood of
-        variance 1 judges it, whose constant is left out.
+      decoder: predicts a step's reward from embedding, observation and action, as one number; its loss is a normal
+        likelihood of variance 1, without the constant.
       environment: its spaces give the shapes.
       num_latents: numbers in an embedding.
       predicts_observations: whether the decoder also predicts the next observation, as further numbers; for tasks that
-        differ in their dynamics. A rollout's last one is not seen, and not judged.
-      kl_weight: of the divergence from the previous posterior; 1 for the bound itself.
-      num_elbo_terms: steps t, drawn anew each time, whose posteriors are decoded, each into all steps of the episode;
-        `None` for all.
+        differ in their dynamics. A rollout's last observation is not seen, and does not count.
+      kl_weight: weight of the divergence from the previous posterior; 1 for the bound itself.
+      num_elbo_terms: number of steps t, drawn anew each time, whose posteriors are decoded, each into all steps of the
+        episode; `None` for all.
 
     Returns:
       The inference. Its loss is −ELBOₜ averaged over t; `aux` has its parts, the `reconstruction` and the `kl`.
 
     Raises:
-      ValueError: if a number is not positive, or `kl_weight` is negative; at trace time if the decoder's outputs are
-        not as many as it has to predict.
+      ValueError: if a number is not positive, or `kl_weight` is negative; at trace time if the number of the decoder's
+        outputs is wrong.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -172,11 +172,11 @@ def varibad_policy(
     initial_log_std: float = 0.0,
     action_mask: ActionMask | None = None,
 ) -> Policy:
-    """Make a policy of the observation and of the belief about the task: an actor-critic whose memory is a `Belief`.
+    """Build a policy of the observation and of the belief about the task: an actor-critic whose memory is a `Belief`.
 
     Args:
-      inference: as returned by `task_inference`. No gradient flows into it from what the policy decides.
-      trunk: from observation, means and log-deviations to what actor and critic share, which passes a tanh before them.
+      inference: as returned by `task_inference`. No gradient of the policy's decisions flows into it.
+      trunk: maps observation, means and log-deviations to the features that actor and critic share, after a tanh.
       environment, initial_log_std, action_mask: as for `policies.actor_critic`.
 
     Example:
@@ -232,9 +232,10 @@ def varibad(
     elbo_weight: float = 1.0,
     action_mask: ActionMask | None = None,
 ) -> Learner:
-    """Infer the task from what was experienced; act on that belief and go on inferring.
+    """Infer the task from experience; act on that belief and continue to infer.
 
-    Its training episode is the policy's loss on what was collected, and the bound on the likelihood of all its rewards.
+    Its training episode is the policy's loss on the collected experience, plus the bound on the likelihood of all
+    rewards.
 
     Args:
       inference, trunk, environment, initial_log_std, action_mask: as for `varibad_policy`.
@@ -288,14 +289,14 @@ def varibad(
 
 
 def _after(belief: Belief, posteriors: Normal) -> Normal:
-    """The belief's posterior, and then those of the steps after it."""
+    """Return the belief's posterior, followed by those of the steps after it."""
     return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), belief.posterior, posteriors)
 
 
 def _transitions(
     batch: Batch, observation_space: Any, action_space: Any, predicts_observations: bool
 ) -> tuple[Float[Array, "steps given"], Float[Array, "steps targets"], Array]:
-    """The decoder's inputs of each step, its targets, and `[steps, targets]`, where these are known."""
+    """Return the decoder's inputs of each step, its targets, and where these are known, `[steps, targets]`."""
     observed = as_vector(batch.x.observation, observation_space)
     given = jnp.concatenate([observed, as_vector(batch.y.action, action_space)], 1)
     is_real = jnp.ones(len(given), bool) if batch.mask is None else batch.mask
@@ -309,7 +310,7 @@ def _transitions(
 
 
 def _terms(batch: Batch, num_terms: int | None, key: RandomKey) -> Array:
-    """Which steps' posteriors are decoded."""
+    """Return the steps whose posteriors are decoded."""
     num_steps = batch.y.reward.shape[0]
     if num_terms is None or num_terms >= num_steps:
         return jnp.arange(num_steps, dtype=jnp.int32)

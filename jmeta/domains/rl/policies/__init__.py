@@ -1,4 +1,4 @@
-"""Policies: functions of all that they have seen, as `rl.policies.Policy`, and their distributions of actions."""
+"""Policies: functions of everything they have seen, as `rl.policies.Policy`, and their distributions of actions."""
 
 from .actor_critic import actor_critic
 from .distributions import Categorical, Distribution, Normal

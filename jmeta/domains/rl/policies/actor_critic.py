@@ -24,21 +24,20 @@ def actor_critic(
     encoder: Model | None = None,
     action_mask: ActionMask | None = None,
 ) -> Policy:
-    """Make a policy with memory: a sequence model between the encoded inputs and two linear heads.
+    """Build a policy with memory: a sequence model between the encoded inputs and two linear heads.
 
-    Actions of a discrete space are categorical; others are normal, their means linear in the output and their standard
-    deviations learned, alike in all states. Heads begin near zero, so that a new policy acts at random.
+    Actions of a discrete space are categorical; others are normal, with means linear in the output and learned standard
+    deviations that are the same in all states. Heads start near zero, so a new policy acts at random.
 
     Args:
-      memory: what carries experience from step to step.
+      memory: sequence model that carries experience from step to step.
       environment: its spaces give the shapes of inputs and heads.
-      initial_log_std: of normal actions.
-      encoder: from observations in their own shape, `[examples, ...]`, to features that the memory reads in their
-        place, such as `models.conv4(None, norm="layer")` for pixels. It sees floating-point numbers: pixels (uint8 with
-        the bounds 0 and 255) in [0, 1], choices one-hot. `None` gives the memory the observations' numbers.
-      action_mask: `observation -> [actions]` of one step, bool: which actions are legal, such as
-        `lambda observation: observation["action_mask"]`. Others are never drawn and have no gradient. Where none is
-        legal, all are.
+      initial_log_std: initial log standard deviation of normal actions.
+      encoder: maps observations in their own shape, `[examples, ...]`, to features that replace them as the memory's
+        input, such as `models.conv4(None, norm="layer")` for pixels. It sees floating-point numbers: pixels (uint8 with
+        the bounds 0 and 255) in [0, 1], choices one-hot. `None` passes the observations' numbers to the memory.
+      action_mask: `observation -> [actions]` of one step, bool: the legal actions, such as `lambda observation:
+        observation["action_mask"]`. Others are never drawn and have no gradient. Where none is legal, all are.
 
     Raises:
       ValueError: if the environment's actions are neither a `Discrete` nor a `Box` of floating-point numbers, or a mask

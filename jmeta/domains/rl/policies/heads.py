@@ -1,4 +1,4 @@
-"""From outputs of a network to a distribution of actions, with illegal actions left out; and encoded observations.
+"""From outputs of a network to a distribution of actions without illegal ones; and encoded observations.
 
 Both kinds of policies, with memory and without, begin and end in the same way.
 """
@@ -18,14 +18,14 @@ from .distributions import Categorical, Distribution, Normal
 __all__ = ["ActionMask", "Head", "action_head", "encoded"]
 
 ActionMask = Callable[[PyTree], Array]
-"""`observation -> [actions]` of one step, bool: which actions are legal."""
+"""`observation -> [actions]` of one step, bool: the legal actions."""
 
 
 class Head(NamedTuple):
     """The end of a policy.
 
     Attributes:
-      num_outputs: a network's: one logit for each action, or one mean for each number.
+      num_outputs: number of network outputs: one logit for each action, or one mean for each number.
       is_discrete: whether actions are choices.
       distribution: `(outputs, log_std, observation) -> Distribution`, of one step or of a sequence; choices have no
         `log_std`.
@@ -37,10 +37,10 @@ class Head(NamedTuple):
 
 
 def action_head(environment: Any, action_mask: ActionMask | None) -> Head:
-    """The head of a policy in an environment.
+    """Build the head of a policy in an environment.
 
     Args:
-      environment: whose actions are a `Discrete` or a `Box` of floating-point numbers.
+      environment: an environment whose actions are a `Discrete` or a `Box` of floating-point numbers.
       action_mask: which actions are legal, read from the observation of one step; `None` if all always are. Illegal
         actions have probability 0 and no gradient. Where none is legal, all are.
 
@@ -80,14 +80,15 @@ def action_head(environment: Any, action_mask: ActionMask | None) -> Head:
 def encoded(
     encoder: Model, params: PyTree, observation: PyTree, space: Any, key: RandomKey | None
 ) -> Float[Array, "steps features"]:
-    """Observations of a sequence through an encoder, each step apart, so that acting and learning see the same.
+    """Encode the observations of a sequence, each step separately, so that acting and learning see the same.
 
     Args:
-      encoder: of `[examples, ...]`, the space's shape; of a dictionary or tuple of spaces, of such a one.
-      params: of the encoder.
+      encoder: maps `[examples, ...]`, in the space's shape; a dictionary or tuple of spaces gives a dictionary or
+        tuple.
+      params: parameters of the encoder.
       observation: `[steps, ...]`, scaled as `environments.as_numbers` does.
-      space: of observations.
-      key: of dropout, or `None`.
+      space: space of observations.
+      key: key of dropout, or `None`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -115,5 +116,5 @@ def _masked(
             f"action_mask returns {is_legal.dtype} of shape {is_legal.shape[logits.ndim - 1 :]} for one step; expected "
             f"{logits.shape[-1]} bools, True for each action that is legal"
         )
-    is_legal = is_legal | ~is_legal.any(-1, keepdims=True)  # a step without any: so that nothing becomes NaN
+    is_legal = is_legal | ~is_legal.any(-1, keepdims=True)  # without a legal action all are: nothing becomes NaN
     return jnp.where(is_legal, logits, -jnp.inf)

@@ -1,4 +1,4 @@
-"""Policies without memory: the action depends on the present observation alone."""
+"""Policies without memory: the action depends on the current observation alone."""
 
 from typing import Any
 
@@ -23,22 +23,22 @@ def memoryless(
     encoder: Model | None = None,
     action_mask: ActionMask | None = None,
 ) -> Policy:
-    """Make a policy of the present observation, to be adapted by gradient steps and not by remembering.
+    """Build a policy of the current observation, which adapts by gradient steps and not by remembering.
 
     Args:
-      model: from the observation's numbers, as one vector, to one logit for each action, or one mean for each number of
-        a continuous action, whose standard deviations are learned apart, alike in all states.
+      model: maps the observation's numbers, as one vector, to one logit for each action, or one mean for each number of
+        a continuous action, whose standard deviations are separate parameters, the same in all states.
       environment: its spaces give the shapes.
-      initial_log_std: of continuous actions.
-      encoder: from observations in their own shape to the features that `model` reads in their place, as for
-        `actor_critic`; for pixels.
+      initial_log_std: initial log standard deviation of continuous actions.
+      encoder: maps observations in their own shape to the features that `model` reads instead, as for `actor_critic`;
+        for pixels.
       action_mask: which actions are legal, as for `actor_critic`.
 
     Returns:
-      A policy with an empty memory, whose guess of the return is always zero.
+      A policy with an empty memory, whose value is always zero.
 
     Raises:
-      ValueError: as `actor_critic`; at trace time if the model's outputs are not as many as actions.
+      ValueError: as for `actor_critic`; at trace time if the number of the model's outputs does not fit the actions.
 
     Example:
       >>> import jax, jax.numpy as jnp

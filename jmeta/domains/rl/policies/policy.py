@@ -1,8 +1,8 @@
-"""Policies: functions of all that they have seen, step by step or over a whole sequence.
+"""Policies: functions of everything they have seen, step by step or over a whole sequence.
 
-At every step a policy sees the observation and what came of its previous action. RL²'s paper calls the stream of
-steps that belong to one task a *trial*; here it is the *episode*, and one run of the environment, of which an episode
-has several, a *rollout*. What a policy remembers is kept over the rollouts of an episode.
+At every step a policy sees the observation and the result of its previous action. RL²'s paper calls the stream of steps
+that belong to one task a *trial*; here it is the *episode*, and one run of the environment, of which an episode has
+several, a *rollout*. A policy keeps its memory over the rollouts of an episode.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,13 @@ __all__ = ["PolicyInput", "PolicyOutput", "Policy", "first_input", "features", "
 
 
 class PolicyInput(NamedTuple):
-    """The input of a policy at a step: the observation, and what came of the previous action.
+    """The input of a policy at a step: the observation, and the result of the previous action.
 
     Attributes:
-      observation: the environment's, as it is: an array, or a dictionary or tuple of arrays.
-      action: the previous one, numbers of any shape as one vector; at the first step of an episode -1 or zeros, see
+      observation: the environment's observation, unchanged: an array, or a dictionary or tuple of arrays.
+      action: the previous action, numbers of any shape as one vector; -1 or zeros at the first step of an episode, see
         `first_input`.
-      reward: of the previous action.
+      reward: reward of the previous action.
       is_over: whether the previous action ended a rollout, so that the observation is a new one's first.
     """
 
@@ -40,8 +40,8 @@ class PolicyOutput(NamedTuple):
     """The output of a policy at a step.
 
     Attributes:
-      distribution: of the next action; numbers of any shape are one vector.
-      value: its guess of the return from here on; zero where it makes none.
+      distribution: distribution of the next action; numbers of any shape are one vector.
+      value: estimate of the return from here on; zero where the policy makes none.
     """
 
     distribution: Distribution
@@ -49,7 +49,7 @@ class PolicyOutput(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """A policy with memory, as four pure functions; one that stores nothing has an empty memory.
+    """A policy with memory, as four pure functions; a policy that stores nothing has an empty memory.
 
     Attributes:
       init: `(key, inputs) -> params`, from a sequence of `PolicyInput`s; only shapes and dtypes matter.
@@ -65,7 +65,7 @@ class Policy(NamedTuple):
 
 
 def first_input(observation: PyTree, action_space: Any) -> PolicyInput:
-    """The input at the first step of an episode, when there was no action yet.
+    """Return the input at the first step of an episode, before any action.
 
     Raises:
       ValueError: if no policy can act in the space.
@@ -82,7 +82,7 @@ def first_input(observation: PyTree, action_space: Any) -> PolicyInput:
 
 
 def features(inputs: PolicyInput, observation_space: Any, action_space: Any) -> Float[Array, "*steps features"]:
-    """Inputs as one vector a step: numbers as they are, pixels in [0, 1], choices one-hot, no action yet as zeros.
+    """Convert inputs to one vector per step: numbers unchanged, pixels in [0, 1], choices one-hot, no action as zeros.
 
     Example:
       >>> import jax.numpy as jnp
@@ -97,7 +97,7 @@ def features(inputs: PolicyInput, observation_space: Any, action_space: Any) -> 
 def with_feedback(
     observed: Float[Array, "*steps observed"], inputs: PolicyInput, action_space: Any
 ) -> Float[Array, "*steps features"]:
-    """Concatenate what was observed, as a vector, with the previous action, its reward and whether it ended a rollout.
+    """Concatenate the observation, as a vector, with the previous action, its reward and whether it ended a rollout.
 
     Example:
       >>> import jax.numpy as jnp

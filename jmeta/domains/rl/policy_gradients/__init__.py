@@ -1,8 +1,8 @@
-"""Policy gradients: from what happened in an episode to a task to learn from, and the losses that learn from it.
+"""Policy gradients: from an episode's experience to a task, and the losses that learn from it.
 
-`collect_episode` acts with the present policy and turns what happened into a `jmeta.Task`: nothing yet experienced as
-its support, the whole episode as its query. A2C's and PPO's losses are then ordinary `loss_fn`s of `jmeta.episode`.
-Methods that adapt by policy gradients of their own `roll_out` separate rollouts and descend a surrogate.
+`collect_episode` acts with the current policy and turns the experience into a `jmeta.Task`: nothing as its support, the
+whole episode as its query. A2C's and PPO's losses are then ordinary `loss_fn`s of `jmeta.episode`. Methods that adapt
+by their own policy gradients `roll_out` separate rollouts and descend a surrogate.
 """
 
 from .baseline import linear_baseline

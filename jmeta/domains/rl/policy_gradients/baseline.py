@@ -1,4 +1,4 @@
-"""The linear feature baseline: a guess of the return, fitted anew to the rollouts of one task."""
+"""The linear feature baseline: an estimate of the return, fitted anew to the rollouts of one task."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -13,15 +13,15 @@ def linear_baseline(
     *,
     ridge: float = 1e-5,
 ) -> Float[Array, "rollouts steps"]:
-    """Guess each step's return by a least-squares fit to polynomials of observation and time.
+    """Estimate each step's return by a least-squares fit to polynomials of observation and time.
 
-    Features are o, o², t, t², t³ and 1, with o clipped to [-10, 10] and t in units of 100 steps. Observations of so
+    Features are o, o², t, t², t³ and 1, with o clipped to [-10, 10] and t in units of 100 steps. Observations with so
     many numbers that there would be more coefficients than steps, such as pixels, are left out: such a fit would repeat
     the returns and leave no advantage.
 
     Args:
       observations: seen at each step.
-      returns: what followed each step, to be guessed.
+      returns: returns that followed each step, the targets.
       is_real: 1 for steps that count, 0 for those after a rollout's end.
       ridge: weight of the squared coefficients, for features that do not vary.
 
@@ -59,24 +59,24 @@ def bootstrapped_baseline(
     *,
     ridge: float = 1e-3,
 ) -> tuple[Float[Array, "rollouts steps"], Float[Array, " rollouts"]]:
-    """Guess each step's return, and that of last observations, where time limits have cut rollouts off.
+    """Estimate each step's return, and that of last observations where time limits cut rollouts off.
 
-    The guess V(o) = φ(o)ᵀw is the fixed point of its own fit: the w at which least squares to the returns
+    The estimate V(o) = φ(o)ᵀw is the fixed point of its own fit: the w for which least squares on the returns
     Gₜ + dₜ V(o_T) gives w again, Φᵀ(Φ − d φ(o_T)ᵀ) w = Φᵀ G. Features are o, o² and 1, as for `linear_baseline`, but
-    not the time: what follows forever does not depend on it. They are brought to mean 0 and standard deviation 1, and
-    the coefficient of 1 is not kept small, so that rewards that are alike are valued without a bias.
+    not the time, on which an endless future does not depend. They are normalised to mean 0 and standard deviation 1,
+    and the coefficient of 1 is not regularised, so that constant rewards are valued without bias.
 
     Args:
       observations: seen at each step.
       final_observations: the last ones of each rollout, to which its last action led.
       returns: G, the discounted rewards that followed each step within its rollout.
-      cut_discounts: d, the discount of what follows a rollout's last observation, γ to the number of steps until then;
+      cut_discounts: d, the discount of rewards after a rollout's last observation, γ to the number of steps until then;
         0 where the rules ended the rollout.
       is_real: 1 for steps that count, 0 for those after a rollout's end.
-      ridge: weight of the squared coefficients but the constant's, per step.
+      ridge: weight of the squared coefficients except the constant's, per step.
 
     Returns:
-      The guesses of all steps, and of the last observations.
+      The estimates for all steps, and for the last observations.
 
     Example:
       >>> import jax.numpy as jnp
@@ -99,7 +99,7 @@ def bootstrapped_baseline(
     every = polynomials(observations).reshape(num_rollouts * num_steps, -1)
     is_counted = is_real.reshape(-1, 1) > 0
     mean, std = every.mean(0, where=is_counted), every.std(0, where=is_counted)
-    std = jnp.where(std > 1e-4, std, 1)  # one that does not vary says nothing
+    std = jnp.where(std > 1e-4, std, 1)  # a constant feature has no information
 
     def features(observed: Float[Array, "*shape numbers"]) -> Float[Array, "*shape features"]:
         powers = polynomials(observed)
@@ -112,7 +112,7 @@ def bootstrapped_baseline(
     flat = lambda leaf: leaf.reshape(num_rollouts * num_steps, -1)  # noqa: E731
     weighted = flat(rows) * is_real.reshape(-1, 1) / is_real.sum()
     penalties = jnp.full((rows.shape[-1],), ridge, rows.dtype).at[-1].set(0)
-    # the best constant first, and then what it leaves: in float32 the whole system is too close to a singular one
+    # the best constant first, and then the residual: in float32 the whole system is too close to a singular one
     constant = (returns * is_real).sum() / ((1 - cut_discounts) * is_real).sum()
     left_over = returns - constant * (1 - cut_discounts)
     coefficients = jnp.linalg.solve(weighted.T @ flat(left) + jnp.diag(penalties), weighted.T @ left_over.reshape(-1))
@@ -120,5 +120,5 @@ def bootstrapped_baseline(
 
 
 def _is_fitted(num_numbers: int, num_rows: int) -> bool:
-    """Whether an observation's numbers and their squares are fewer than the steps, by as many as time takes."""
+    """Return whether an observation's numbers and squares are few enough, with those of time, to fit to the steps."""
     return 2 * num_numbers + 4 <= num_rows

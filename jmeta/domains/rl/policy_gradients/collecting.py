@@ -1,4 +1,4 @@
-"""From a trajectory to a task to learn from: each action judged by what followed it."""
+"""From a trajectory to a task: each action is evaluated by the rewards that followed it."""
 
 import functools
 from collections.abc import Callable
@@ -18,15 +18,15 @@ __all__ = ["Acted", "Collect", "collect_episode", "acting_episode", "judged", "w
 
 
 class Acted(NamedTuple):
-    """The action of each step, and how good it turned out to be: the targets `y` of a batch of steps.
+    """The action of each step, and its evaluation: the targets `y` of a batch of steps.
 
     Attributes:
-      action: taken; numbers of any shape are one vector.
-      log_prob: of the action then, in nats.
-      advantage: by how much it was better than the policy's guess.
-      target: of the guess: the return that followed, or its estimate.
-      reward: of the action.
-      value: the guess then, for a clipped value loss; `None` if the policy makes none.
+      action: action taken; numbers of any shape are one vector.
+      log_prob: log-probability of the action at that time, in nats.
+      advantage: by how much the action was better than the policy's value.
+      target: target of the value: the return that followed, or its estimate.
+      reward: reward of the action.
+      value: the policy's value at that time, for a clipped value loss; `None` if the policy makes none.
     """
 
     action: Array
@@ -38,30 +38,30 @@ class Acted(NamedTuple):
 
 
 Collect = Callable[[PyTree, PyTree, RandomKey], Task]
-"""`(meta_params, env_params, key) -> Task`: what happened in one episode of the present policy, to learn from."""
+"""`(meta_params, env_params, key) -> Task`: one episode of the current policy, to learn from."""
 
 
 def collect_episode(
     run: RunEpisode, *, discount: float, gae_lambda: float, reward_scale: float = 1.0, bootstraps: bool = False
 ) -> Collect:
-    """Act for one episode, and judge each action by what followed.
+    """Act for one episode, and evaluate each action by the rewards that followed.
 
     Advantages are Âₜ = Σₖ (γλ)ᵏ δₜ₊ₖ with δₜ = rₜ + γ V(sₜ₊₁) − V(sₜ). By default they reach over the ends of rollouts,
-    since what is learned in one pays in the next, and end with the episode, whose length is part of the problem: the
-    value of the first of 10 steps of reward 1 is Σ γᵏ over these 10.
+    since what a policy learns in one pays off in the next, and end with the episode, whose length is part of the
+    problem: the value of the first of 10 steps of reward 1 is Σ γᵏ over these 10.
 
-    A time limit is no part of other problems: there a rollout that it cuts off would have gone on. With `bootstraps`
-    each rollout is judged apart. Nothing follows its last step if the rules ended it (`terminated`), and γ V of the
-    last observation does if a time limit did (`truncated`), or the end of the episode: rewards of 1 forever are then
-    worth 1 / (1 − γ), once the guess is right.
+    In other problems a time limit is not part of the problem: a rollout that it cuts off would have continued. With
+    `bootstraps` each rollout is evaluated separately. Nothing follows its last step if the rules ended it
+    (`terminated`); γ V of the last observation follows if a time limit (`truncated`) or the end of the episode did:
+    endless rewards of 1 are then worth 1 / (1 − γ), once the value is accurate.
 
     Args:
       run: as returned by `rollouts.run_episode`; for `bootstraps`, one `with_final_values`.
       discount: γ, in [0, 1].
-      gae_lambda: λ, in [0, 1]; 1 trusts rewards alone, 0 the guesses.
-      reward_scale: what rewards are multiplied by before they are judged, positive. Guesses of returns far from 1 let
-        the critic's gradient rule a shared network: of 100 rewards, 0.1 was the difference between learning and not.
-      bootstraps: whether rollouts are judged apart, and guesses stand for what time limits cut off.
+      gae_lambda: λ, in [0, 1]; 1 trusts rewards alone, 0 the values.
+      reward_scale: factor of rewards, positive. Values far from 1 let the critic's gradient dominate a shared network:
+        with 100 rewards, a factor of 0.1 decided whether it learned.
+      bootstraps: whether rollouts are evaluated separately, with values in place of what time limits cut off.
 
     Returns:
       `(meta_params, env_params, key) -> Task`: an empty support, and as its query the steps of the episode, `x` the
@@ -109,23 +109,23 @@ def acting_episode(
     reward_scale: float = 1.0,
     bootstraps: bool = False,
 ) -> EpisodeFn:
-    """Make an episode that acts and is judged on that in one pass, for what is learned from once, as in A2C.
+    """Build an episode that acts and computes its loss in one pass, for experience that is used once, as in A2C.
 
     Its gradient is that of `collect_episode` followed by `jmeta.episode(learners.rl2(policy), loss_fn)`. Decisions are
-    made once and not again, which for a GRU of 256 takes 0.8 of the time. What the policy remembers is stored for every
+    computed once and not again, which for a GRU of 256 takes 0.8 of the time. The policy's memory is stored for every
     step: little for a recurrent network, much for one that remembers all steps.
 
     Args:
       run: as returned by `rollouts.run_episode`.
-      loss_fn: of decisions, such as `a2c_loss()`.
+      loss_fn: loss of decisions, such as `a2c_loss()`.
       discount, gae_lambda, reward_scale, bootstraps: as for `collect_episode`.
 
     Returns:
       An episode function of parameters of environments. Averaged by `jmeta.over_tasks`, its gradient makes meta-steps
-      of a plain `jmeta.meta_trainer`; advantages are as they are, not normalised over tasks.
+      of a plain `jmeta.meta_trainer`; advantages are not normalised over tasks.
 
     Raises:
-      ValueError: as `collect_episode`.
+      ValueError: as for `collect_episode`.
 
     Example:
       >>> import jax

@@ -1,4 +1,4 @@
-"""Losses of a policy on what was done: actor-critic and PPO, as `(outputs, batch) -> (loss, aux)`."""
+"""Losses of a policy on its experience: actor-critic and PPO, as `(outputs, batch) -> (loss, aux)`."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ __all__ = ["a2c_loss", "ppo_loss", "with_fading_entropy"]
 
 
 def a2c_loss(*, value_weight: float = 0.5, entropy_weight: float = 0.0) -> LossFn:
-    """−Â log π(a) + w_v ½(V − target)² − w_e H(π), averaged over steps; an advantage actor-critic.
+    """Build the loss −Â log π(a) + w_v ½(V − target)² − w_e H(π), averaged over steps; an advantage actor-critic.
 
     Args:
       value_weight: w_v.
@@ -50,7 +50,7 @@ def a2c_loss(*, value_weight: float = 0.5, entropy_weight: float = 0.0) -> LossF
 def ppo_loss(
     *, clip: float = 0.2, value_weight: float = 0.5, entropy_weight: float = 0.0, value_clip: float | None = None
 ) -> LossFn:
-    """PPO's clipped surrogate −min(ρ Â, clip(ρ, 1−ε, 1+ε) Â), with ρ = π(a) / π_old(a); value and entropy as for A2C.
+    """Build PPO's clipped surrogate −min(ρ Â, clip(ρ, 1−ε, 1+ε) Â), ρ = π(a) / π_old(a); value and entropy as in A2C.
 
     The paper's value loss is not clipped. The authors' code clips it: ½ max((V − target)², (V_old + clip(V − V_old, −c,
     c) − target)²), so that a guess that has moved by more than c towards its target is not moved further.
@@ -90,7 +90,7 @@ def ppo_loss(
         acted: Acted = batch.y
         ratio = jnp.exp(outputs.distribution.log_prob(acted.action) - acted.log_prob)
         advantage = jax.lax.stop_gradient(acted.advantage)
-        # of equal ones the second, so that the gradient at a ratio of 1 is whole
+        # among equal ones the second, so that the gradient at a ratio of 1 is whole
         actor = -jnp.fmin(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
         return _with_value_and_entropy(actor, outputs, batch, value_weight, entropy_weight, value_clip)
 
@@ -98,15 +98,15 @@ def ppo_loss(
 
 
 def with_fading_entropy(episode_fn: EpisodeFn, weight: float) -> EpisodeFn:
-    """An episode whose loss rewards entropy less and less: w (1 − progress) in the place of a constant weight.
+    """Build an episode whose loss rewards entropy less and less: w (1 − progress) in place of a constant weight.
 
-    Actions that are drawn at random teach a policy with memory about actions that it would not take. What it learns at
-    the end of training, when it hardly explores beyond what pays in the episode itself, is how to act greedily.
+    Random actions teach a policy with memory about actions that it would not take. At the end of training, when it
+    hardly explores beyond what pays off in the episode itself, it learns to act greedily.
 
     Args:
       episode_fn: `(meta_params, task, key) -> (loss, aux)`, with the `entropy` in `aux`, such as an episode with
         `ppo_loss()`; its tasks have a `progress`, which `on_policy_trainer(num_total_steps=...)` gives them.
-      weight: w, at the start.
+      weight: initial weight w.
 
     Raises:
       ValueError: at trace time, if the tasks have no `progress`, or `aux` has no `entropy`.

@@ -1,4 +1,4 @@
-"""Rollouts of a policy without memory, one by one, from which an adaptation computes its policy gradient."""
+"""Separate rollouts of a policy without memory, from which an adaptation computes its policy gradient."""
 
 import functools
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from .returns import discounted_sums, generalized_advantages
 __all__ = ["RollOut", "roll_out"]
 
 RollOut = Callable[[PyTree, PyTree, RandomKey], Batch]
-"""`(params, env_params, key) -> Batch`: what a policy with these parameters did in one task, with its advantages."""
+"""`(params, env_params, key) -> Batch`: the steps of a policy in one task, with their advantages."""
 
 
 def roll_out(
@@ -33,7 +33,7 @@ def roll_out(
     normalizes: bool = True,
     bootstraps: bool = False,
 ) -> RollOut:
-    """Roll out a policy several times, each time from a start of its own, and judge the rollouts together.
+    """Roll out a policy several times, each time from a new start, and evaluate the rollouts together.
 
     The baseline of advantages is `linear_baseline`, fitted to these rollouts. Steps after a rollout's end are masked.
     By default nothing follows the last step, so that `num_steps` and the environment's time limit are part of the
@@ -43,13 +43,13 @@ def roll_out(
 
     Args:
       environment: an `Environment`, or one of gymnax, with observations of any space.
-      policy: without memory; nothing is kept from rollout to rollout.
-      num_rollouts: in one call.
-      num_steps: of each rollout, at most.
+      policy: a policy without memory; nothing is kept from rollout to rollout.
+      num_rollouts: number of rollouts in one call.
+      num_steps: steps of each rollout, at most.
       discount: γ, in [0, 1].
       gae_lambda: λ of the advantages, in [0, 1].
       normalizes: whether advantages are brought to mean 0 and standard deviation 1.
-      bootstraps: whether a guess stands for what time limits cut off.
+      bootstraps: whether values replace what time limits cut off.
 
     Returns:
       `(params, env_params, key) -> Batch` of `num_rollouts * num_steps` examples, rollout after rollout: `x` the
@@ -113,13 +113,13 @@ def roll_out(
 
 
 def _until_the_end(trajectory: Trajectory) -> jax.Array:
-    """`[rollouts, steps]`: 1 up to the step that ends a rollout, 0 after it."""
+    """Return `[rollouts, steps]`: 1 up to the step that ends a rollout, 0 after it."""
     ended_before = jnp.cumsum(trajectory.is_over, 1, dtype=jnp.int32) - trajectory.is_over.astype(jnp.int32)
     return (ended_before == 0).astype(trajectory.reward.dtype)
 
 
 def _cut_off(trajectory: Trajectory, is_real: jax.Array, discount: float) -> tuple[jax.Array, jax.Array, PyTree]:
-    """Where rollouts were cut off, the discount at each step of what follows there, and their last observations."""
+    """Return where rollouts were cut off, the discount at each step of the future there, and the last observations."""
     if trajectory.final_observation is None or trajectory.terminated is None:
         raise ValueError(
             "bootstraps=True needs info['final_observation'], which the environment's `step` does not return"
@@ -137,6 +137,6 @@ def _cut_off(trajectory: Trajectory, is_real: jax.Array, discount: float) -> tup
 
 
 def _advantages(reward: jax.Array, discounts: jax.Array, values: jax.Array, gae_lambda: float) -> jax.Array:
-    """Advantages in each rollout; nothing follows its end but what rewards already hold."""
+    """Compute advantages in each rollout; nothing follows its end beyond what rewards already include."""
     following = jnp.concatenate([values, jnp.zeros_like(values[:, :1])], 1)
     return jax.vmap(functools.partial(generalized_advantages, gae_lambda=gae_lambda))(reward, discounts, following)

@@ -28,7 +28,7 @@ __all__ = ["reinforce", "likelihood_ratio", "dice"]
 
 
 def reinforce(outputs: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:
-    """−log π(a) Â, averaged over steps: Williams' estimator, MAML's own.
+    """Compute −log π(a) Â, averaged over steps: Williams' estimator, MAML's own.
 
     Example:
       >>> import jax.numpy as jnp, jmeta
@@ -46,7 +46,7 @@ def reinforce(outputs: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:
 
 
 def likelihood_ratio(outputs: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:
-    """−π(a)/π_old(a) Â, averaged over steps: ProMP's low-variance surrogate, which may be used off policy, too.
+    """Compute −π(a)/π_old(a) Â, averaged over steps: ProMP's low-variance surrogate, which also works off policy.
 
     Example:
       >>> import jax.numpy as jnp, jmeta
@@ -64,11 +64,11 @@ def likelihood_ratio(outputs: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:
 
 
 def dice(*, num_steps: int) -> LossFn:
-    """−(□≤ₜ − □<ₜ) Âₜ, averaged over steps: zero, but for its derivatives, which are right to every order.
+    """Build −(□≤ₜ − □<ₜ) Âₜ, averaged over steps: zero, except for its derivatives, which are correct to every order.
 
     Args:
-      num_steps: of a rollout; examples of a batch are rollouts of that length, one after the other, and the sums of □
-        are within each.
+      num_steps: steps of a rollout; examples of a batch are rollouts of that length, one after the other, and the sums
+        of □ are within each.
 
     Returns:
       `(outputs, batch) -> (loss, aux)`.

@@ -1,8 +1,8 @@
-"""Robots in the plane whose tasks are goals and bodies: physics of our own, light enough for two cores.
+"""Robots in the plane whose tasks are goals and bodies, with our own physics, light enough for two cores.
 
-A robot is an environment and a sampler of its parameters, `crawler()`, `arm()` or `eel()`. `Ranges` say what differs
-between tasks: goals, masses, friction, motor strengths, a dead motor, sensor offsets. `splits` has those that the
-recipes train on, and those outside of them that they are tested on.
+A robot is an environment and a sampler of its parameters: `crawler()`, `arm()` or `eel()`. `Ranges` define the
+differences between tasks: goals, masses, friction, motor strengths, a dead motor, sensor offsets. `splits` has the
+ranges that the recipes train on, and the ranges outside them for tests.
 """
 
 from .arm import ANYWHERE, arm

@@ -22,10 +22,10 @@ from .robot import Design, posed, robot
 __all__ = ["RIGHT_OR_LEFT", "ALONG", "ACROSS", "MIN_FRICTION", "eel", "eel_design"]
 
 RIGHT_OR_LEFT = Ranges(goal=((0.0, 0.0), (math.pi, math.pi)))
-"""Two tasks: where to swim; all else is alike."""
+"""Two tasks, which differ in the direction to swim; everything else is fixed."""
 
 ALONG, ACROSS = 0.25, 5.0  # N s/m, drag of a point; a link has two
-MIN_FRICTION = 0.1  # in less a body spins ever faster, and at some speed its steps are too coarse
+MIN_FRICTION = 0.1  # with less, a body spins ever faster, until its steps are too coarse
 
 _NUM_LINKS = 5
 _SHAPE = mechanism([Link(0.2, 0.2, parent=i - 1) for i in range(_NUM_LINKS)])
@@ -41,7 +41,7 @@ _HINGES = Hinges(
 def eel(
     ranges: Ranges = RIGHT_OR_LEFT, *, num_steps: int = 50, effort_cost: float = 0.01
 ) -> tuple[Environment, Partial]:
-    """Swim towards the goal, at a reward of the velocity of the centre of mass that way, in m/s; the body is 1 m long.
+    """Build an eel that swims towards the goal; the reward is its centre of mass's velocity that way, in m/s.
 
     Observations are sine and cosine of the middle link's angle in the world, the velocity of the centre of mass, and
     the angles and speeds of the hinges. Actions are the motors' torques as fractions of their limit of 1 Nm. A step is
