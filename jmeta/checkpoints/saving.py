@@ -144,7 +144,11 @@ class AsyncSaver:
         if self._begun is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._begun = files.identity(self._folder)
-        elif self._is_lost():
+        else:
+            self._check_kept()
+
+    def _check_kept(self) -> None:
+        if self._is_lost():
             raise FileNotFoundError(errno.ENOENT, "it was moved or deleted after the first save", str(self._folder))
 
     def _is_lost(self) -> bool:
@@ -203,6 +207,7 @@ class AsyncSaver:
                 self._read_back(temporary, content, forms)
             with operation.together():
                 if cluster.is_first():
+                    self._check_kept()
                     files.put_in_place(temporary, self._folder / files.step_name(content["step"]))
                     files.prune(self._folder, self._keep_last, newest=content["step"])
         except BaseException:
