@@ -114,7 +114,7 @@ class Protocol:
         """Build samplers of single tasks from the three splits.
 
         Args:
-          splits: what `load` returned.
+          splits: the result of `load`.
           num_ways: classes in a task at test.
           num_shots: support examples of each class at test.
           train_ways: classes in a task of meta_train, instead of the protocol's own number.
@@ -185,7 +185,7 @@ class Protocol:
         own.
 
         Args:
-          splits: what `load` returned.
+          splits: the result of `load`.
           batch_size: examples in a batch.
 
         Returns:

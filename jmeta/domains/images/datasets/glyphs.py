@@ -162,7 +162,7 @@ def _letters() -> tuple[list[str], Bool[np.ndarray, "letters faces"]]:
 def _render(
     letters: list[str], has_face: Bool[np.ndarray, "letters faces"]
 ) -> tuple[UInt8[np.ndarray, "letters faces 28 28"], Float[np.ndarray, "letters faces pixels"]]:
-    """Render each letter in each face twice: as the image of the data set, and as a stretched unit vector to compare."""
+    """Render each letter in each face twice: as an image of the data set, and as a stretched unit vector to compare."""
     images = np.zeros((*has_face.shape, 28, 28), np.uint8)
     shapes = np.zeros((*has_face.shape, 144), np.float32)
     for i, j in np.argwhere(has_face):
@@ -176,7 +176,7 @@ def _render(
 
 
 def _outline(face: str, letter: str) -> Float[np.ndarray, "edges 2 2"]:
-    """Return the edges (two points x, y each) of a letter's outline, in font units: no hinting, so any FreeType fits."""
+    """Return the edges (two points x, y each) of a letter's outline, in font units: no hinting, so FreeTypes agree."""
     from matplotlib import ft2font
     from matplotlib.path import Path
 
