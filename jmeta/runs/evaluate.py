@@ -128,13 +128,13 @@ def load_run(folder: str | os.PathLike[str], named: str | None = None) -> Loaded
       named: the user's recipe file, if the run's recipe is not one of ours.
 
     Raises:
-      ValueError: if the folder holds no run, one without a checkpoint yet, one that never had a finite score, or one with
-        other classes than the data now have.
+      ValueError: if the folder holds no run, one without a checkpoint yet, one that never had a finite score, or one
+        with other classes than the data now have.
     """
     folder = files.named_by_user(pathlib.Path(folder))
     recipe, chosen = recipe_of(folder, named)
     experiment = recipe.build(chosen)
-    if experiment.source.placeholder is None:  # otherwise there are no classes to compare
+    if experiment.source.placeholder is None:  # otherwise no classes to compare
         run_folder.check_split(folder, experiment.source.split_hash)
     like = state.init_state(experiment, chosen.training.seed)
     restored = checkpoints.restore(folder / "checkpoints", like, best=True)

@@ -222,7 +222,7 @@ def _fitted(image: Any, conversion: Conversion) -> tuple[Any, bool]:
 
 def _has_more_frames(image: Any, content: bytes, pillow: Any) -> bool:
     """Return whether a file has other frames; a JPEG's second picture (MPO) is a preview or a map of its brightness."""
-    if image.format in ("GIF", "TIFF"):  # which look for them, so that an image of which pixels are read would move on
+    if image.format in ("GIF", "TIFF"):  # these seek frames, so an image that is being read would move on
         image = pillow.open(io.BytesIO(content), formats=[image.format])
     return image.format != "MPO" and getattr(image, "is_animated", False)
 
