@@ -16,6 +16,8 @@ from jmeta.runs import evaluate, loop, options, recipes, state, train
 from jmeta.runs.diagnosis import examine_step
 from jmeta.runs.main import run as command
 
+from ..slow import slow
+
 RECIPES = [name for name in recipes.names() if name.startswith(("bandit", "navigation", "robot", "tabular"))]
 BANDIT = {"num_arms": 2, "num_pulls": 4, "num_epochs": 1}
 GRU = {"width": 4, "num_epochs": 1}
@@ -49,6 +51,13 @@ VARIANTS = {
     "e-maml": ("navigation_maml", {**ROLLOUTS, "later_inner_lr": None, "exploration_weight": 1.0}),
     "promp, rates that are halved": ("navigation_promp", {**ROLLOUTS, "num_epochs": 2, "halve_lr_every": 1}),
 }
+OF_OTHER_TESTS = [
+    "a transformer on transitions of mdps",
+    "snail",
+    "sparse navigation",
+    "dice, ppo, two inner steps",
+]
+"""Variants of which other tests train or judge the parts."""
 TINY = runs.Training(num_steps=4, tasks_per_step=2, steps_per_dispatch=2, evaluate_every=2, num_valid_tasks=4)
 
 
@@ -83,7 +92,7 @@ def test_a_recipe_is_built_and_traced_at_its_own_size(name):
     assert f"{experiment.num_test_tasks} tasks" in experiment.test_protocol
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in OF_OTHER_TESTS] + slow(*OF_OTHER_TESTS))
 def test_a_variant_trains_and_is_judged(name):
     experiment = built(VARIANTS[name][0], **VARIANTS[name][1])
     sample = tasks.stacked(experiment.meta_train, 2)

@@ -10,6 +10,7 @@ import pytest
 from jmeta import checkpoints
 from jmeta.runs import console, log
 
+from ..slow import slow
 from .commands import content, ended, jmeta, wait_for_checkpoint_after
 
 TINY = [
@@ -24,12 +25,12 @@ KILLED = [
     *shlex.split("--training.checkpoint-every 20 --training.patience 100 --training.seed 7"),
 ]
 ODD = [
+    "-rf",
     "runs/lr=[0.1]",
     "**",
     "[bold]/[/x]/[a",
     "a *?/b\nc/{d,e}",
     'it\'s "so" $HOME/%41#1',
-    "-rf",
     "s3:x/\u00e9/e\u0301",
 ]
 
@@ -42,7 +43,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path / "here"
 
 
-@pytest.mark.parametrize("name", ODD, ids=ascii)
+@pytest.mark.parametrize("name", ["/".join(ODD), *slow(*ODD)], ids=ascii)
 def test_a_run_in_a_folder_of_any_name(here, capsys, name):
     """Trained to the end, started again, judged and looked at, by the words that are shown for that."""
     train = ["train", *TINY, f"--run-dir={name}"]
