@@ -11,8 +11,6 @@ from jmeta import models
 from jmeta.domains.rl import environments, policies, rollouts
 from jmeta.domains.rl.environments.robots.splits import NUM_STEPS, ROBOTS, environment_and_source
 
-from ..slow import slow
-
 
 def robot_and_params(name):
     """`(environment, sampler of bodies to be tested on, policy, params)`; the policy sees the present alone."""
@@ -22,7 +20,7 @@ def robot_and_params(name):
     return environment, source.meta_test, policy, rollouts.init_policy(environment, policy)(jax.random.key(0))
 
 
-@pytest.mark.parametrize("name", ["crawler", *slow("arm", "eel")])
+@pytest.mark.parametrize("name", ROBOTS)
 def test_an_episode_of_every_robot_becomes_a_film(name, tmp_path, monkeypatch):
     monkeypatch.setattr(robot_pictures, "NUM_STEPS", 3)
     (environment, sample, policy, params), design = robot_and_params(name), ROBOTS[name].design

@@ -255,20 +255,23 @@ def test_a_reader_that_leaves_does_not_end_the_run(tmp_path):
     assert (status, output) == (0, "")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", *slow("latin-1", "cp437")])
-def test_a_terminal_without_our_letters(run, encoding):
+def test_a_terminal_without_our_letters(run):
     words = [sys.executable, "-m", "jmeta", "evaluate", str(run)]
-    done = subprocess.run(words, env=environment(PYTHONIOENCODING=encoding), cwd=ROOT, capture_output=True)
+    done = subprocess.run(words, env=environment(PYTHONIOENCODING="ascii"), cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert ("+-" if encoding == "ascii" else "±") in done.stdout.decode(encoding)
+    assert b"+-" in done.stdout
 
 
-def test_letters_that_are_spelt_out(tmp_path):
-    with (tmp_path / "out").open("w", encoding="ascii") as opened:
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("ascii", b"1 +- 2 -> \\xe9"), ("latin-1", b"1 \xb1 2 -> \xe9"), ("cp437", b"1 \xf1 2 -> \x82")],
+)
+def test_letters_that_are_spelt_out(tmp_path, encoding, shown):
+    with (tmp_path / "out").open("w", encoding=encoding) as opened:
         terminal.codecs.register_error("jmeta.plain", terminal._plain)
         lasting = terminal.lasting(opened)
         print("1 ± 2 → é", file=lasting, flush=True)
-    assert (tmp_path / "out").read_bytes() == b"1 +- 2 -> \\xe9\n"
+    assert (tmp_path / "out").read_bytes() == shown + b"\n"
 
 
 @pytest.mark.parametrize("seconds", [0.02, *slow(0.0, 0.3)])
