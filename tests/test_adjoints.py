@@ -146,3 +146,32 @@ def test_paths_are_words_with_slashes():
 def test_adapting_nothing_is_refused_and_the_parameters_are_named():
     with pytest.raises(ValueError, match=r"adapt nothing: none of the parameters \['body'\]"):
         partition({"body": 1}, lambda path: "head" in path)
+
+
+def test_a_truncated_gradient_may_have_the_wrong_sign(float64, key):
+    """One step too large on w² multiplies w by 1 − 2 · 0.75; the factors of cut steps are taken for 1."""
+    objective = lambda w, context, step, key: (w**2, {})
+
+    def derivative(adjoint):
+        loop = descend(objective, optax.sgd(0.75), num_steps=3, adjoint=adjoint)
+        return float(jax.grad(lambda start: loop(start, None, key)[0])(1.0))
+
+    assert derivative(adjoints.unrolled()) == (-0.5) ** 3
+    assert derivative(adjoints.truncated(2)) == (-0.5) ** 2
+
+
+@pytest.mark.parametrize("is_learned", [False, True])
+def test_truncation_stores_of_earlier_steps_what_learned_rates_need(is_learned, key):
+    def objective(params, context, step, key):
+        return jnp.mean((jnp.tanh(params) - context[1]) ** 2), {}
+
+    def memory(num_steps):
+        rate = lambda context: context[0] if is_learned else 0.1
+        loop = adjoints.truncated(10)(objective, lambda context: optax.adam(rate(context)), num_steps)
+        grads = jax.jit(jax.grad(lambda params, context: loop(params, context, key)[0].sum(), argnums=(0, 1)))
+        found = grads.lower(jnp.ones(1000), (0.1, jnp.ones(1000))).compile().memory_analysis()
+        assert found is not None
+        return found.temp_size_in_bytes
+
+    grown = memory(300) - memory(100)
+    assert 200 * 4000 <= grown < 1.1 * 200 * 4000 if is_learned else grown < 4000

@@ -69,6 +69,10 @@ def truncated(num_steps: int) -> Adjoint:
     So `truncated(0)` is `first_order()`, and with as many steps as the loop has it is `unrolled()`. Earlier steps cut
     neither the path to the loop's start, so an initialisation can be learned, nor the path to learned rates.
 
+    The gradient is biased. It may even have the wrong sign: where an earlier step overshoots the minimum, the exact
+    derivative of that step is negative, and the first-order one is 1. Nothing is stored of earlier steps, unless
+    learning rates are learned: then one number a parameter for each step.
+
     Args:
       num_steps: number of steps at the end of the loop, at least 0.
 

@@ -157,7 +157,7 @@ def _read_sequence(
         state = jax.tree.map(lambda new, old: jnp.where(is_real, new, old), new_state, state)
         return state, state[1]
 
-    start = jnp.zeros_like(xs[0])
+    start = jnp.zeros(xs.shape[1], xs.dtype)
     _, outputs = jax.lax.scan(step, (start, start), (xs, is_real), reverse=reverse)
     return outputs
 
@@ -183,4 +183,5 @@ def _process(
 def _log_votes(scores: Float[Array, "support"], one_hot: Float[Array, "support ways"]) -> Float[Array, "ways"]:
     """Return the logarithm of each class's share of softmax(scores); about -1e30, not -inf, for an empty class."""
     of_class = jnp.where(one_hot.T > 0, scores[None, :], _NEVER)
+    of_class = jnp.pad(of_class, ((0, 0), (0, 1)), constant_values=_NEVER)  # there may be no example at all
     return jax.nn.log_softmax(jax.nn.logsumexp(of_class, axis=1))
