@@ -8,6 +8,7 @@ function, `episode`, says how, and `jmeta.episode` uses it. Learners that act in
 from .anil import anil
 from .boil import boil
 from .cavia import cavia
+from .exact_gaussian_process import evidence, exact_gaussian_process
 from .fine_tune import fine_tune
 from .first_order_maml import first_order_maml
 from .from_scratch import from_scratch
@@ -27,6 +28,8 @@ __all__ = [
     "anil",
     "boil",
     "cavia",
+    "evidence",
+    "exact_gaussian_process",
     "fine_tune",
     "first_order_maml",
     "from_scratch",
