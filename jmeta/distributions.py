@@ -1,7 +1,8 @@
 """Predictive distributions over numbers, as pytrees: what a learner's `predict` returns when it is not sure.
 
 A distribution has `log_prob`, `mean`, `variance`, `sample` and `cdf`, elementwise: the numbers of an example are
-independent given the distribution, and the examples are on the first axis of every leaf. Class probabilities need nothing from here; they are logits.
+independent given the distribution. The examples are on the first axis of every leaf. Class probabilities need nothing
+from here; they are logits.
 """
 
 from typing import NamedTuple, Protocol, runtime_checkable
