@@ -18,9 +18,9 @@ class Options:
     Paper:    Duan et al., "RL²", 2016, arXiv:1611.02779, table 1.
     Command:  jmeta train bandit_rl2
     Time:     about 4 minutes on 2 CPU cores.
-    Expected: a total reward within 0.02 of 6.660, what the Bayes-optimal policy gets (the paper: 6.7).
+    Expected: a total reward within 0.02 of the Bayes-optimal policy's 6.660 (the paper: 6.7).
 
-    Differs from the paper: PPO in place of TRPO, a GRU of 64, and the critic is a head of the same network.
+    Differs from the paper: PPO in place of TRPO, a GRU of 64 units, and the critic is a head of the same network.
     """
 
     num_arms: int = 5
@@ -30,27 +30,27 @@ class Options:
     cell: Literal["gru", "lstm"] = "gru"
     width: int = 64
     max_span: int | None = None
-    """Steps that the longest-lived part of a new memory lasts; a few if not given."""
+    """Steps that the longest-lasting units of a new memory remember; a few if not given."""
     loss: Literal["ppo", "a2c"] = "ppo"
     discount: float = 0.99
     gae_lambda: float = 0.3
-    """Weight in generalised advantages: 1 trusts rewards alone, 0 the critic."""
+    """λ of generalised advantages: 1 uses the rewards alone, 0 the critic alone."""
     reward_scale: float = 1.0
-    """Factor of the rewards for the critic, so that its guesses are not far from 1."""
+    """Factor of the rewards that the critic sees; choose it so that values are near 1."""
     clip: float = 0.2
     """Clipping range of the probability ratio, for PPO."""
     value_weight: float = 0.5
     entropy_weight: float = 0.03
     entropy_schedule: Literal["constant", "linear"] = "constant"
-    """Whether that weight stays, or goes linearly to zero."""
+    """Whether the entropy weight stays constant or decays linearly to zero."""
     num_epochs: int = 2
-    """Passes over the collected episodes in a meta-step."""
+    """Passes over the collected episodes in each meta-step."""
     num_minibatches: int = 2
-    """Updates in a pass, each on an equal share of the episodes."""
+    """Minibatches of a pass: updates, each on an equal share of the episodes."""
     is_greedy: bool = True
-    """Take the most probable action when the policy is tested."""
+    """Whether the tested policy takes its most probable action instead of a sampled one."""
     meta_lr: float = 3e-3
-    """Goes linearly to zero."""
+    """Decays linearly to zero."""
     clip_norm: float = 1.0
     training: runs.Training = runs.Training(
         num_steps=10_000,
@@ -63,7 +63,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(meta_lr=options.meta_lr, clip_norm=options.clip_norm)
     make = environments.bernoulli_bandit if options.kind == "bernoulli" else environments.gaussian_bandit
     bandit, sample = make(options.num_arms)
@@ -107,8 +107,8 @@ def build(options: Options) -> runs.Experiment:
         metric="return",
         init=acting.init,
         episode_fn=acting.episode_fn,
-        make_trainer=acting.trainer,
-        evaluated=acting.judged,
+        meta_trainer=acting.trainer,
+        evaluated=acting.tested,
         training_names={"loss": "objective"},
         training=options.training,
         testing=options.testing,

@@ -21,30 +21,30 @@ class Options:
               of 256: 78.7 and 83.5).
 
     Differs from the paper: PPO in place of TRPO, a GRU of 64 whose units begin with memories of 1 to 50 steps, and the
-    critic is a head of the same network. Two things decide whether 100 pulls are learned from at all: those memories,
-    and rewards scaled so that the critic's guesses are near 1.
+    critic is a head of the same network. Learning from 100 pulls needs two things: those memories, and rewards scaled
+    so that the critic's values are near 1.
     """
 
     num_arms: int = 5
     num_pulls: int = 100
     width: int = 64
     max_span: int | None = 50
-    """Steps that the longest-lived part of a new memory lasts; a few if not given."""
+    """Steps that the longest-lasting units of a new memory remember; a few if not given."""
     discount: float = 0.99
     gae_lambda: float = 0.7
-    """Weight in generalised advantages: 1 trusts rewards alone, 0 the critic."""
+    """λ of generalised advantages: 1 uses the rewards alone, 0 the critic alone."""
     reward_scale: float = 0.1
-    """Factor of the rewards for the critic, so that its guesses are not far from 1."""
+    """Factor of the rewards that the critic sees; choose it so that values are near 1."""
     entropy_weight: float = 0.05
-    """Goes linearly to zero."""
+    """Decays linearly to zero."""
     num_epochs: int = 2
-    """Passes over the collected episodes in a meta-step."""
+    """Passes over the collected episodes in each meta-step."""
     num_minibatches: int = 4
-    """Updates in a pass, each on an equal share of the episodes."""
+    """Minibatches of a pass: updates, each on an equal share of the episodes."""
     is_greedy: bool = True
-    """Take the most probable action when the policy is tested."""
+    """Whether the tested policy takes its most probable action instead of a sampled one."""
     meta_lr: float = 2e-3
-    """Goes linearly to zero."""
+    """Decays linearly to zero."""
     clip_norm: float = 1.0
     training: runs.Training = runs.Training(
         num_steps=4000,
@@ -57,7 +57,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(meta_lr=options.meta_lr, clip_norm=options.clip_norm)
     bandit, sample = environments.bernoulli_bandit(options.num_arms)
     memory = models.gru(options.width, max_span=options.max_span)
@@ -90,8 +90,8 @@ def build(options: Options) -> runs.Experiment:
         metric="return",
         init=acting.init,
         episode_fn=acting.episode_fn,
-        make_trainer=acting.trainer,
-        evaluated=acting.judged,
+        meta_trainer=acting.trainer,
+        evaluated=acting.tested,
         training_names={"loss": "objective"},
         training=options.training,
         testing=options.testing,

@@ -9,7 +9,7 @@ from jmeta import learners, losses, models, runs, tasks
 
 @dataclass(frozen=True)
 class Options:
-    """Prototypical networks on Gaussian blobs, a run of seconds without any data.
+    """Prototypical networks on Gaussian blobs: a run of seconds that needs no data.
 
     Paper:    none; the method is Snell, Swersky, Zemel, "Prototypical Networks", 2017, arXiv:1703.05175.
     Command:  jmeta train blobs_protonet
@@ -22,7 +22,7 @@ class Options:
     num_queries: int = 5
     num_features: int = 8
     spread: float = 1.0
-    """Standard deviation of a blob, where those of the centres are 1."""
+    """Standard deviation within a blob; that of the centres is 1."""
     widths: tuple[int, ...] = (64, 32)
     """Widths of the network's layers."""
     meta_lr: float = 1e-3
@@ -33,7 +33,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(meta_lr=options.meta_lr)
     sample = tasks.gaussian_blobs(
         num_ways=options.num_ways,

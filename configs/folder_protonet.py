@@ -1,6 +1,7 @@
 """Prototypical networks on your own images."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import optax
 
@@ -19,12 +20,17 @@ class Options:
     """
 
     path: str = ""
-    """The folder of your images, with a folder for each class, or with meta_train, meta_valid and meta_test that have
-    them."""
+    """The folder of your images: one folder for each class, or folders meta_train, meta_valid and meta_test of such
+    folders."""
     size: tuple[int, int] | None = (28, 28)
-    """Height and width that images are resized to; as they are if not given."""
+    """Height and width that images are resized to; not resized if not given."""
     num_channels: int = 1
-    """1 for grey, 3 for colours."""
+    """1 for grey images, 3 for colour."""
+    fit: Literal["squash", "crop", "pad"] = "squash"
+    """How an image of another shape than `size` is fitted: `squash` scales its sides apart, `crop` cuts the longer
+    one, `pad` fills up the shorter one."""
+    background: int = 255
+    """Grey value behind transparent and padded images, from 0 (black) to 255 (white)."""
     num_ways: int = 5
     num_shots: int = 1
     num_queries: int = 5
@@ -44,7 +50,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(meta_lr=options.meta_lr)
     embedding = models.conv4(None, num_filters=options.num_filters, pooling="max", norm="group")
     classifier = models.conv4(options.num_ways, num_filters=options.num_filters, pooling="max", norm="group")
@@ -62,6 +68,8 @@ def build(options: Options) -> runs.Experiment:
             train_shots=options.train_shots,
             size=options.size,
             num_channels=options.num_channels,
+            fit=options.fit,
+            background=options.background,
             host_fed=options.host_fed,
             tasks_per_step=options.training.tasks_per_step,
             seed=options.training.seed,

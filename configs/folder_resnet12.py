@@ -1,6 +1,7 @@
 """Prototypical networks with a ResNet-12 on your own images."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import optax
 
@@ -16,19 +17,24 @@ class Options:
               is that of Lee, Maji, Ravichandran, Soatto, "Meta-Learning with Differentiable Convex Optimization", 2019,
               arXiv:1904.03758, section 4.1.
     Command:  jmeta train folder_resnet12 --path DIR [--host-fed]
-    Time:     depends on the images; was not run but for a few steps, and wants an accelerator.
+    Time:     depends on the images; only a few steps were run, and it needs an accelerator.
     Expected: depends on the images.
 
     Differs from the papers: group instead of batch normalisation, so that predictions are inductive.
     """
 
     path: str = ""
-    """The folder of your images, with a folder for each class, or with meta_train, meta_valid and meta_test that have
-    them."""
+    """The folder of your images: one folder for each class, or folders meta_train, meta_valid and meta_test of such
+    folders."""
     size: tuple[int, int] | None = (84, 84)
-    """Height and width that images are resized to; as they are if not given."""
+    """Height and width that images are resized to; not resized if not given."""
     num_channels: int = 3
-    """1 for grey, 3 for colours."""
+    """1 for grey images, 3 for colour."""
+    fit: Literal["squash", "crop", "pad"] = "squash"
+    """How an image of another shape than `size` is fitted: `squash` scales its sides apart, `crop` cuts the longer
+    one, `pad` fills up the shorter one."""
+    background: int = 255
+    """Grey value behind transparent and padded images, from 0 (black) to 255 (white)."""
     num_ways: int = 5
     num_shots: int = 1
     num_queries: int = 5
@@ -42,9 +48,9 @@ class Options:
     widths: tuple[int, ...] = (64, 160, 320, 640)
     """Channels of the network's blocks."""
     dropout_rate: float = 0.1
-    """Share of every block's output that is dropped in training."""
+    """Share of each block's output that is dropped in training."""
     drop_size: int = 5
-    """Side of the squares that are dropped: 1 is dropout, more is DropBlock."""
+    """Side of the dropped squares: 1 is dropout, more is DropBlock."""
     meta_lr: float = 1e-3
     """Halved every `halve_lr_every` meta-steps."""
     halve_lr_every: int = 5000
@@ -61,7 +67,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(meta_lr=options.meta_lr, halve_lr_every=options.halve_lr_every)
 
     def resnet12(num_outputs: int | None) -> Model:
@@ -88,6 +94,8 @@ def build(options: Options) -> runs.Experiment:
             train_shots=options.train_shots,
             size=options.size,
             num_channels=options.num_channels,
+            fit=options.fit,
+            background=options.background,
             host_fed=options.host_fed,
             tasks_per_step=options.training.tasks_per_step,
             seed=options.training.seed,

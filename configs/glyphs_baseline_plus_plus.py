@@ -31,9 +31,9 @@ class Options:
     scale: float = 10.0
     """Factor of the cosine, which makes it a logit."""
     batch_size: int = 64
-    """Examples in a batch; a meta-step sees `training.tasks_per_step` batches."""
+    """Examples in a batch; a meta-step uses `training.tasks_per_step` batches."""
     num_steps: int = 100
-    """Steps of a task's head."""
+    """Steps of fitting a task's head."""
     inner_lr: float = 0.01
     """Learning rate of the Adam that fits a task's head."""
     meta_lr: float = 2e-3
@@ -51,7 +51,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(inner_lr=options.inner_lr, meta_lr=options.meta_lr, halve_lr_every=options.halve_lr_every)
     protocol = images.protocols.glyphs
     splits = protocol.load(None)

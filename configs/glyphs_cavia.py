@@ -17,24 +17,25 @@ class Options:
     Time:     2.4 minutes of meta-steps, measured on one CPU core.
     Expected: 49.8 %, inductive (5-way 1-shot, 1000 test tasks), where the nearest mean of pixels has 43 %.
 
-    The context scales and shifts the feature maps. As constant channels of the image it reached 33.0 %: group norms
-    cancel most of what a constant adds. An inner rate of 10 was at chance after 100 meta-steps.
+    The context scales and shifts the feature maps. With the context as constant channels of the image the accuracy was
+    33.0 %: group norms cancel most of what a constant adds. With an inner rate of 10 it was at chance after 100
+    meta-steps.
     """
 
     num_ways: int = 5
     num_shots: int = 1
     num_filters: int = 32
     num_context: int = 32
-    """Numbers that are adapted."""
+    """Number of context parameters, which are all that is adapted."""
     num_steps: int = 2
-    """Inner steps in training, of the context alone."""
+    """Inner steps in training; they adapt the context alone."""
     num_test_steps: int | None = None
-    """As many as in training if not given."""
+    """Inner steps at test; as many as in training if not given."""
     inner_lr: float = 1.0
     first_order: bool = False
     """Ignore second derivatives."""
     meta_lr: float = 2e-3
-    """Goes linearly to zero."""
+    """Decays linearly to zero."""
     clip_norm: float = 10.0
     training: runs.Training = runs.Training(
         num_steps=1000,
@@ -48,7 +49,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(inner_lr=options.inner_lr, meta_lr=options.meta_lr, clip_norm=options.clip_norm)
     network, classifier = (
         models.conv4(

@@ -1,4 +1,4 @@
-"""iMAML on the embedded data set, with the meta-gradient of a minimum and not of the steps towards it."""
+"""iMAML on the embedded data set: the meta-gradient is that of a minimum, not of the steps towards it."""
 
 from dataclasses import dataclass
 
@@ -17,24 +17,24 @@ class Options:
     Command:  jmeta train glyphs_imaml
     Time:     3.7 minutes of meta-steps, measured on 2 CPU cores that were busy with other work too.
     Expected: 72.6 % inductive and 75.3 % transductive (5-way 1-shot, 1000 test tasks), where the nearest mean of
-              pixels has 43 %. The certificate (`implicit_is_valid`) says at every step that 16 inner steps have not
-              reached the minimum, so the meta-gradients are not those of it; they serve all the same.
+              pixels has 43 %. The certificate (`implicit_is_valid`) reports at every step that 16 inner steps have
+              not reached the minimum, so the meta-gradients are not exact; training works all the same.
     """
 
     num_ways: int = 5
     num_shots: int = 1
     num_filters: int = 32
     num_steps: int = 16
-    """Inner steps towards the minimum in training; they cost no memory."""
+    """Inner steps towards the minimum in training; they take no memory."""
     num_test_steps: int | None = None
-    """As many as in training if not given."""
+    """Inner steps at test; as many as in training if not given."""
     inner_lr: float = 0.4
     regularization: float = 0.3
-    """Weight of the tie to the start: the larger, the sooner steps converge and the less a task can move."""
+    """Weight of the proximal term: the larger, the sooner the loop converges and the less it can adapt."""
     num_cg_steps: int = 5
-    """Steps of conjugate gradient, each a product with second derivatives."""
+    """Steps of conjugate gradients, each one product with the Hessian."""
     meta_lr: float = 2e-3
-    """Goes linearly to zero."""
+    """Decays linearly to zero."""
     clip_norm: float = 10.0
     training: runs.Training = runs.Training(
         num_steps=2000, tasks_per_step=4, steps_per_dispatch=50, evaluate_every=500, num_valid_tasks=200
@@ -43,12 +43,12 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(inner_lr=options.inner_lr, meta_lr=options.meta_lr, clip_norm=options.clip_norm)
     network = models.conv4(options.num_ways, num_filters=options.num_filters, pooling="strided", norm="batch")
     implicit = adjoints.implicit(adjoints.conjugate_gradient(num_steps=options.num_cg_steps))
 
-    def imaml(num_steps: int, adjoint: Adjoint = adjoints.unrolled()) -> Learner:  # at test nothing is differentiated
+    def imaml(num_steps: int, adjoint: Adjoint = adjoints.unrolled()) -> Learner:  # no derivative is needed at test
         return learners.imaml(
             network,
             losses.cross_entropy,

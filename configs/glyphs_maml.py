@@ -1,4 +1,4 @@
-"""Second-order MAML on the embedded data set: the other half of what `make run` does."""
+"""Second-order MAML on the embedded data set: the second of the two trainings of `make run`."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class Options:
     first_order: bool = False
     """Ignore second derivatives."""
     meta_lr: float = 2e-3
-    """Goes linearly to zero."""
+    """Decays linearly to zero."""
     clip_norm: float = 10.0
     training: runs.Training = runs.Training(
         num_steps=3500,
@@ -42,7 +42,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(inner_lr=options.inner_lr, meta_lr=options.meta_lr, clip_norm=options.clip_norm)
     network = models.conv4(options.num_ways, num_filters=options.num_filters, pooling="strided", norm="batch")
     adjoint = adjoints.first_order() if options.first_order else adjoints.unrolled()

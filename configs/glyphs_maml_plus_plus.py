@@ -25,15 +25,15 @@ class Options:
     num_steps: int = 3
     """Inner steps in training."""
     num_test_steps: int | None = None
-    """As many as in training if not given."""
+    """Inner steps at test; as many as in training if not given."""
     initial_lr: float = 0.2
-    """Inner rate that every parameter array and step begins with."""
+    """Initial inner learning rate of every parameter array and step."""
     annealed_until: float = 0.1
-    """Share of training after which only the last inner step's loss counts."""
+    """Share of training, in [0, 1], after which only the last inner step's loss counts."""
     first_order: bool = False
     """Ignore second derivatives."""
     meta_lr: float = 2e-3
-    """Goes linearly to zero."""
+    """Decays linearly to zero."""
     clip_norm: float = 10.0
     training: runs.Training = runs.Training(
         num_steps=1000,
@@ -47,7 +47,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(initial_lr=options.initial_lr, meta_lr=options.meta_lr, clip_norm=options.clip_norm)
     network = models.conv4(options.num_ways, num_filters=options.num_filters, pooling="strided", norm="batch")
     adjoint = adjoints.first_order() if options.first_order else adjoints.unrolled()

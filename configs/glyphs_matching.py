@@ -23,7 +23,7 @@ class Options:
     num_shots: int = 1
     num_filters: int = 20
     full_context: bool = True
-    """Whether embeddings depend on the whole support."""
+    """Whether embeddings depend on the whole support (full context embeddings)."""
     num_process_steps: int = 5
     """Steps of the LSTM that embeds a query in that context."""
     meta_lr: float = 2e-3
@@ -41,7 +41,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(meta_lr=options.meta_lr, halve_lr_every=options.halve_lr_every)
     embedding = models.conv4(None, num_filters=options.num_filters, pooling="strided", norm="group")
     classifier = models.conv4(options.num_ways, num_filters=options.num_filters, pooling="strided", norm="group")

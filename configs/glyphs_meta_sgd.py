@@ -18,7 +18,7 @@ class Options:
     Expected: 71.7 % inductive and 73.9 % transductive (5-way 1-shot, 1000 test tasks), where the nearest
               mean of pixels has 43 %.
 
-    Training is short: in as many meta-steps `glyphs_maml` has 72.4 % inductive, and in its own 3500 about 85 %.
+    Training is short: after as many meta-steps `glyphs_maml` has 72.4 % inductive, and after its own 3500 about 85 %.
     """
 
     num_ways: int = 5
@@ -27,13 +27,13 @@ class Options:
     num_steps: int = 1
     """Inner steps in training."""
     num_test_steps: int | None = None
-    """As many as in training if not given."""
+    """Inner steps at test; as many as in training if not given."""
     initial_lr: float = 0.4
-    """Inner rate that every parameter begins with."""
+    """Initial inner learning rate of every parameter."""
     first_order: bool = False
     """Ignore second derivatives."""
     meta_lr: float = 2e-3
-    """Goes linearly to zero."""
+    """Decays linearly to zero."""
     clip_norm: float = 10.0
     training: runs.Training = runs.Training(
         num_steps=1000,
@@ -47,7 +47,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(initial_lr=options.initial_lr, meta_lr=options.meta_lr, clip_norm=options.clip_norm)
     network = models.conv4(options.num_ways, num_filters=options.num_filters, pooling="strided", norm="batch")
     adjoint = adjoints.first_order() if options.first_order else adjoints.unrolled()

@@ -23,14 +23,14 @@ class Options:
     num_shots: int = 1
     num_filters: int = 32
     num_steps: int = 3
-    """Inner steps in training, of the embedding and of a head that starts at the prototypes."""
+    """Inner steps in training; they adapt the embedding and a head that starts at the prototypes."""
     num_test_steps: int | None = None
-    """As many as in training if not given."""
+    """Inner steps at test; as many as in training if not given."""
     inner_lr: float = 0.01
     first_order: bool = False
     """Ignore second derivatives."""
     meta_lr: float = 2e-3
-    """Goes linearly to zero."""
+    """Decays linearly to zero."""
     clip_norm: float = 10.0
     training: runs.Training = runs.Training(
         num_steps=1000,
@@ -44,7 +44,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(inner_lr=options.inner_lr, meta_lr=options.meta_lr, clip_norm=options.clip_norm)
     embedding = models.conv4(None, num_filters=options.num_filters, pooling="strided", norm="group")
     classifier = models.conv4(options.num_ways, num_filters=options.num_filters, pooling="strided", norm="group")

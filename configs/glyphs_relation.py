@@ -24,9 +24,9 @@ class Options:
     num_shots: int = 1
     num_filters: int = 32
     hidden: tuple[int, ...] = (128, 32)
-    """Widths of the comparison network, but for its one output."""
+    """Widths of the comparison network's hidden layers."""
     meta_lr: float = 2e-3
-    """Goes linearly to zero."""
+    """Decays linearly to zero."""
     training: runs.Training = runs.Training(
         num_steps=1500,
         tasks_per_step=8,
@@ -39,7 +39,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(meta_lr=options.meta_lr)
     embedding = models.conv4(None, num_filters=options.num_filters, pooling="strided", norm="group")
     comparison = models.mlp((*options.hidden, 1))

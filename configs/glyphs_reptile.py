@@ -18,8 +18,8 @@ class Options:
     Expected: 61.0 % inductive and 64.3 % transductive (5-way 1-shot, 1000 test tasks), where the nearest
               mean of pixels has 43 %.
 
-    Far from converged: meta_valid still rose when these few meta-steps ended, of which the paper takes 100,000. With an
-    inner optimizer that starts afresh for every task it reached 46.9 % and 48.4 %.
+    Far from converged: the accuracy on meta_valid was still rising at the end of these few meta-steps; the paper takes
+    100,000. With an inner optimizer that starts afresh for every task it reached 46.9 % and 48.4 %.
     """
 
     num_ways: int = 5
@@ -35,9 +35,9 @@ class Options:
     test_batch_size: int = 5
     inner_lr: float = 3e-3
     learns_optimizer_state: bool = True
-    """Whether the running mean of squared gradients goes on from task to task, as in the paper's code."""
+    """Whether the running mean of squared gradients is kept from task to task, as in the paper's code."""
     meta_lr: float = 1.0
-    """Rate of the plain SGD that a meta-step is, at most 1 with a learned state; goes linearly to zero."""
+    """Learning rate of SGD in the meta-step, at most 1 with a learned state; decays linearly to zero."""
     training: runs.Training = runs.Training(
         num_steps=1000,
         tasks_per_step=5,
@@ -50,7 +50,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(inner_lr=options.inner_lr, meta_lr=options.meta_lr)
     if options.learns_optimizer_state and options.meta_lr > 1:
         raise ValueError(
@@ -59,7 +59,7 @@ def build(options: Options) -> runs.Experiment:
         )
     network = models.conv4(options.num_ways, num_filters=options.num_filters, pooling="strided", norm="batch")
     inner = optax.adam(options.inner_lr, b1=0.0)
-    if options.learns_optimizer_state:  # the same, without the count of steps that corrects a new task's mean
+    if options.learns_optimizer_state:  # Adam without its bias correction, which counts a task's steps
         inner = optax.rmsprop(options.inner_lr, decay=0.999, initial_scale=1e-4, eps_in_sqrt=False)
 
     def reptile(num_steps: int, batch_size: int = options.test_batch_size) -> Learner:
@@ -81,7 +81,7 @@ def build(options: Options) -> runs.Experiment:
         optimizer=optax.sgd(optax.linear_schedule(options.meta_lr, 0.0, options.training.num_steps)),
         with_num_steps=reptile,
         num_test_steps=options.num_test_steps,
-        training_names={"loss": "objective"},  # half the squared distance to where a task's training arrives
+        training_names={"loss": "objective"},  # half the squared distance to the adapted parameters
         baselines=images.baselines(network, num_ways=options.num_ways),
         training=options.training,
         testing=options.testing,

@@ -40,7 +40,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(meta_lr=options.meta_lr, halve_lr_every=options.halve_lr_every)
     embedding = models.conv4(None, num_filters=options.num_filters, pooling="strided", norm="group")
     classifier = models.conv4(options.num_ways, num_filters=options.num_filters, pooling="strided", norm="group")

@@ -1,4 +1,4 @@
-"""MAML for reinforcement learning on point navigation, the paper's first such experiment."""
+"""MAML with policy gradients on point navigation, the paper's first experiment of reinforcement learning."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,14 +18,15 @@ class Options:
     Command:  jmeta train navigation_maml
     Time:     about 10 minutes on 2 CPU cores.
     Expected: mean return of -39.0 and -12.7 after 0 and 1 gradient steps (the paper: -40.4 and -11.7). At the second
-              step a few tasks run away and rule the mean (the paper: -3.3); half of the tasks are above -6.8.
+              step a few tasks diverge and dominate the mean (the paper: -3.3); half of the tasks are above -6.8.
 
-    Inner REINFORCE at a rate of 0.1, and 0.05 from the second step on; outer TRPO; linear feature baseline; 20 rollouts
-    a gradient, 20 tasks. Models are chosen by their return after one step, as they are trained.
+    The inner loop is REINFORCE with a learning rate of 0.1, and 0.05 from the second step on; the outer loop is TRPO;
+    the baseline is linear in features; 20 rollouts a gradient, 20 tasks. The model with the best return after one step,
+    as in training, is kept.
     """
 
     horizon: int = 100
-    """Steps of a rollout, at most."""
+    """Largest number of steps of a rollout."""
     num_rollouts: int = 20
     """Rollouts of each inner step, and of the adapted policy."""
     hidden: tuple[int, ...] = (100, 100)
@@ -40,23 +41,23 @@ class Options:
     """The loss that an inner step descends."""
     discount: float = 0.99
     gae_lambda: float = 1.0
-    """Weight in generalised advantages: 1 trusts rewards alone, 0 the baseline."""
+    """λ of generalised advantages: 1 uses the rewards alone, 0 the baseline alone."""
     initial_log_std: float = 0.0
-    """Logarithm of the standard deviation of a new policy's actions."""
+    """Initial log standard deviation of the policy's actions."""
     outer: Literal["trpo", "ppo"] = "trpo"
-    """How the start is improved."""
+    """Optimizer of the initial policy."""
     max_divergence: float = 0.01
     """Bound on the mean KL divergence of a meta-step, for TRPO."""
     clip: float = 0.3
     """Clipping range of the probability ratio, for PPO."""
     num_epochs: int = 5
-    """Updates on the same rollouts, for PPO."""
+    """Updates on the same rollouts in a meta-step, for PPO."""
     meta_lr: float = 1e-3
-    """Clipping range of the probability ratio, for PPO."""
+    """Learning rate of the meta-optimizer Adam, for PPO."""
     kl_weight: float = 0.0
-    """Weight of ProMP's penalty on changes of the policies that rolled out."""
+    """Weight of ProMP's penalty: the KL divergence from the policies that collected the rollouts."""
     exploration_weight: float = 0.0
-    """Weight of E-MAML's term; with 1 the meta-gradient is that of the expected return."""
+    """Weight of E-MAML's exploration term; 1 gives the meta-gradient of the expected return."""
     training: runs.Training = runs.Training(
         num_steps=500, tasks_per_step=20, steps_per_dispatch=10, evaluate_every=50, num_valid_tasks=100
     )
@@ -64,7 +65,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(inner_lr=options.inner_lr, later_inner_lr=options.later_inner_lr, meta_lr=options.meta_lr)
     navigation, sample = environments.point_navigation(num_steps=options.horizon)
     navigation = environments.scaled_actions(navigation)
@@ -112,7 +113,7 @@ def build(options: Options) -> runs.Experiment:
         metric="return",
         init=acting.init,
         episode_fn=acting.episode_fn,
-        make_trainer=acting.trainer,
+        meta_trainer=acting.trainer,
         with_num_steps=lambda num_steps: rl.acting.returns_after(inner, num_steps),
         num_test_steps=options.num_steps if options.num_test_steps is None else options.num_test_steps,
         training_names={"loss": "objective"},

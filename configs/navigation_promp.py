@@ -12,17 +12,17 @@ from jmeta.domains.rl import environments, policies, policy_gradients
 
 @dataclass(frozen=True)
 class Options:
-    """ProMP on dense point navigation: `navigation_maml` with a surrogate of low variance within and PPO without.
+    """ProMP on dense point navigation: `navigation_maml` with a low-variance inner surrogate and outer PPO.
 
     Paper:    Rothfuss, Lee, Clavera, Asfour, Abbeel, "ProMP", 2019, arXiv:1810.06784; settings of its appendix.
     Command:  jmeta train navigation_promp
     Time:     about 5 minutes on one CPU core.
     Expected: mean returns of -39.5, -12.2, -7.7 and -6.7 after 0 to 3 gradient steps; with two inner steps in training,
-              of 0.3 and 0.1, in place of one, -38.9, -12.4, -4.1 and -4.0 (the command is in RESULTS.md).
+              at rates of 0.3 and 0.1, in place of one, -38.9, -12.4, -4.1 and -4.0 (the command is in RESULTS.md).
     """
 
     horizon: int = 100
-    """Steps of a rollout, at most."""
+    """Largest number of steps of a rollout."""
     num_rollouts: int = 20
     """Rollouts of each inner step, and of the adapted policy."""
     hidden: tuple[int, ...] = (100, 100)
@@ -37,18 +37,18 @@ class Options:
     """The loss that an inner step descends."""
     discount: float = 0.99
     gae_lambda: float = 1.0
-    """Weight in generalised advantages: 1 trusts rewards alone, 0 the baseline."""
+    """λ of generalised advantages: 1 uses the rewards alone, 0 the baseline alone."""
     initial_log_std: float = 0.0
-    """Logarithm of the standard deviation of a new policy's actions."""
+    """Initial log standard deviation of the policy's actions."""
     clip: float = 0.3
     """Clipping range of the probability ratio, for PPO."""
     num_epochs: int = 5
-    """Updates on the same rollouts."""
+    """Updates on the same rollouts in a meta-step."""
     meta_lr: float = 1e-3
     """Halved every `halve_lr_every` meta-steps, if that is given."""
     halve_lr_every: int | None = None
     kl_weight: float = 5e-4
-    """Weight of the penalty on changes of the policies that rolled out."""
+    """Weight of the penalty: the KL divergence from the policies that collected the rollouts."""
     training: runs.Training = runs.Training(
         num_steps=500, tasks_per_step=20, steps_per_dispatch=10, evaluate_every=50, num_valid_tasks=100
     )
@@ -56,7 +56,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(
         inner_lr=options.inner_lr,
         later_inner_lr=options.later_inner_lr,
@@ -109,7 +109,7 @@ def build(options: Options) -> runs.Experiment:
         metric="return",
         init=acting.init,
         episode_fn=acting.episode_fn,
-        make_trainer=acting.trainer,
+        meta_trainer=acting.trainer,
         with_num_steps=lambda num_steps: rl.acting.returns_after(inner, num_steps),
         num_test_steps=options.num_steps if options.num_test_steps is None else options.num_test_steps,
         training_names={"loss": "objective"},

@@ -13,43 +13,43 @@ from jmeta.domains.rl import environments, policies, policy_gradients
 
 @dataclass(frozen=True)
 class Options:
-    """RL² on dense point navigation; `navigation_varibad` is the same with VariBAD in its place.
+    """RL² on dense point navigation; `navigation_varibad` is the same problem with VariBAD.
 
     Paper:    Duan et al., "RL²", 2016, arXiv:1611.02779; the problem is from the MAML paper, in shorter rollouts.
     Command:  jmeta train navigation_rl2
     Time:     about a minute on one CPU core.
     Expected: returns of -3.1, -0.8 and -0.8 in the three rollouts; standing still has -7.7.
 
-    Rewards are scaled so that the critic's guesses are near 1: with rewards as they are, nothing is learned.
+    Rewards are scaled so that the critic's values are near 1: without scaling nothing is learned.
     """
 
     reward: Literal["dense", "sparse"] = "dense"
-    """Minus the distance to a goal in a square, or a reward only near a goal on a half circle."""
+    """`dense`: minus the distance to a goal in a square; `sparse`: a reward only near a goal on a half circle."""
     num_rollouts: int = 3
     """Rollouts of an episode."""
     horizon: int = 20
     """Steps of a rollout."""
     ends_at_goal: bool = False
-    """Whether a rollout with dense rewards ends at the goal. In an episode of several, that pays who stops short."""
+    """Whether a rollout with dense rewards ends at the goal. With several, that rewards stopping short of it."""
     width: int = 64
     max_span: int | None = 30
-    """Steps that the longest-lived part of a new memory lasts; a few if not given."""
+    """Steps that the longest-lasting units of a new memory remember; a few if not given."""
     discount: float = 0.97
     gae_lambda: float = 0.9
-    """Weight in generalised advantages: 1 trusts rewards alone, 0 the critic."""
+    """λ of generalised advantages: 1 uses the rewards alone, 0 the critic alone."""
     reward_scale: float = 0.1
-    """Factor of the rewards for the critic, so that its guesses are not far from 1."""
+    """Factor of the rewards that the critic sees; choose it so that values are near 1."""
     entropy_weight: float = 0.0
     num_epochs: int = 4
-    """Passes over the collected episodes in a meta-step."""
+    """Passes over the collected episodes in each meta-step."""
     num_minibatches: int = 2
-    """Updates in a pass, each on an equal share of the episodes."""
+    """Minibatches of a pass: updates, each on an equal share of the episodes."""
     initial_log_std: float = 0.0
-    """Logarithm of the standard deviation of a new policy's actions."""
+    """Initial log standard deviation of the policy's actions."""
     is_greedy: bool = True
-    """Take the most probable action when the policy is tested."""
+    """Whether the tested policy takes its most probable action instead of a sampled one."""
     meta_lr: float = 3e-3
-    """Goes linearly to zero."""
+    """Decays linearly to zero."""
     clip_norm: float = 1.0
     training: runs.Training = runs.Training(
         num_steps=800,
@@ -62,7 +62,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(meta_lr=options.meta_lr, clip_norm=options.clip_norm)
     if options.reward == "dense":
         goal_radius = 0.01 if options.ends_at_goal else 0.0
@@ -104,8 +104,8 @@ def build(options: Options) -> runs.Experiment:
         metric="return",
         init=acting.init,
         episode_fn=acting.episode_fn,
-        make_trainer=acting.trainer,
-        evaluated=acting.judged,
+        meta_trainer=acting.trainer,
+        evaluated=acting.tested,
         training_names={"loss": "objective"},
         training=options.training,
         testing=options.testing,

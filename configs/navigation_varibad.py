@@ -14,52 +14,52 @@ from jmeta.domains.rl.learners import task_inference, varibad, varibad_policy
 
 @dataclass(frozen=True)
 class Options:
-    """VariBAD on dense point navigation; `navigation_rl2` is the same with RL² in its place.
+    """VariBAD on dense point navigation; `navigation_rl2` is the same problem with RL².
 
-    Paper:    Zintgraf et al., "VariBAD", 2020, arXiv:1910.08348, figures 3 and 4 are of a like problem on a grid.
+    Paper:    Zintgraf et al., "VariBAD", 2020, arXiv:1910.08348, figures 3 and 4, a similar problem on a grid.
     Command:  jmeta train navigation_varibad
     Time:     about a minute on one CPU core.
-    Expected: returns of -2.6, -1.0 and -1.0 in the three rollouts: above RL²'s in the first and below them afterwards,
-              over the whole episode the same. It is as quick on its way, but in 3 % of tasks it rests more than 0.1
-              from the goal, and in the others 0.020 from it, where RL² does in none, and rests at 0.013.
+    Expected: returns of -2.6, -1.0 and -1.0 in the three rollouts: above RL²'s in the first, below them afterwards, and
+              the same over the whole episode. It moves as fast, but in 3 % of tasks it stops more than 0.1 from the
+              goal, in the others 0.020 from it; RL² never stops more than 0.1 away, and stops 0.013 from the goal.
     """
 
     reward: Literal["dense", "sparse"] = "dense"
-    """Minus the distance to a goal in a square, or a reward only near a goal on a half circle."""
+    """`dense`: minus the distance to a goal in a square; `sparse`: a reward only near a goal on a half circle."""
     num_rollouts: int = 3
     """Rollouts of an episode."""
     horizon: int = 20
     """Steps of a rollout."""
     ends_at_goal: bool = False
-    """Whether a rollout with dense rewards ends at the goal. In an episode of several, that pays who stops short."""
+    """Whether a rollout with dense rewards ends at the goal. With several, that rewards stopping short of it."""
     width: int = 64
     max_span: int | None = 30
-    """Steps that the longest-lived part of a new memory lasts; a few if not given."""
+    """Steps that the longest-lasting units of a new memory remember; a few if not given."""
     num_latents: int = 5
-    """Numbers of the task's embedding."""
+    """Dimension of the task's embedding."""
     kl_weight: float = 0.1
     num_elbo_terms: int | None = 15
-    """Steps of an episode whose beliefs are decoded in an update, drawn at random; all if not given."""
+    """Randomly drawn steps of an episode whose beliefs an update decodes; all if not given."""
     decoder: tuple[int, ...] = (64, 32)
     """Hidden widths of the network that predicts rewards from the embedding."""
     trunk: tuple[int, ...] = (64, 64)
     """Widths of the policy's network."""
     discount: float = 0.97
     gae_lambda: float = 0.9
-    """Weight in generalised advantages: 1 trusts rewards alone, 0 the critic."""
+    """λ of generalised advantages: 1 uses the rewards alone, 0 the critic alone."""
     reward_scale: float = 0.1
-    """Factor of the rewards for the critic, so that its guesses are not far from 1."""
+    """Factor of the rewards that the critic sees; choose it so that values are near 1."""
     entropy_weight: float = 0.0
     num_epochs: int = 4
-    """Passes over the collected episodes in a meta-step."""
+    """Passes over the collected episodes in each meta-step."""
     num_minibatches: int = 2
-    """Updates in a pass, each on an equal share of the episodes."""
+    """Minibatches of a pass: updates, each on an equal share of the episodes."""
     initial_log_std: float = 0.0
-    """Logarithm of the standard deviation of a new policy's actions."""
+    """Initial log standard deviation of the policy's actions."""
     is_greedy: bool = True
-    """Take the most probable action when the policy is tested."""
+    """Whether the tested policy takes its most probable action instead of a sampled one."""
     meta_lr: float = 3e-3
-    """Goes linearly to zero."""
+    """Decays linearly to zero."""
     clip_norm: float = 1.0
     training: runs.Training = runs.Training(
         num_steps=800,
@@ -72,7 +72,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(meta_lr=options.meta_lr, clip_norm=options.clip_norm)
     if options.reward == "dense":
         goal_radius = 0.01 if options.ends_at_goal else 0.0
@@ -123,8 +123,8 @@ def build(options: Options) -> runs.Experiment:
         metric="return",
         init=acting.init,
         episode_fn=acting.episode_fn,
-        make_trainer=acting.trainer,
-        evaluated=acting.judged,
+        meta_trainer=acting.trainer,
+        evaluated=acting.tested,
         training_names={"loss": "objective"},
         training=options.training,
         testing=options.testing,

@@ -17,10 +17,10 @@ class Options:
     Command:  jmeta train omniglot_finn2017_maml
               for first order add --first-order
               for 20 ways add --num-ways 20 --num-steps 5 --inner-lr 0.1 --training.tasks-per-step 16
-    Time:     73 ms a meta-step on 2 CPU cores (5-way), 0.9 s (20-way, one core); 60,000 were not run.
+    Time:     73 ms a meta-step on 2 CPU cores (5-way), 0.9 s (20-way, one core); the full 60,000 were not run.
     Expected: the paper has 98.7 ± 0.4 % (5-way 1-shot; first order 98.3 ± 0.5 %) and 95.8 ± 0.3 % (20-way 1-shot;
-              first order 89.4 ± 0.5 %), all transductive; RESULTS.md has what 15,000 (5-way) and 8,000 meta-steps of
-              half the tasks (20-way) reached, with `--meta-lr 2e-3 --schedule linear --clip-norm 10`.
+              first order 89.4 ± 0.5 %), all transductive; RESULTS.md has the results of 15,000 meta-steps (5-way) and
+              of 8,000 with half the tasks (20-way), with `--meta-lr 2e-3 --schedule linear --clip-norm 10`.
     """
 
     num_ways: int = 5
@@ -29,15 +29,15 @@ class Options:
     num_steps: int = 1
     """Inner steps in training."""
     num_test_steps: int | None = None
-    """If not given, the protocol's, 3 for 5 ways and 5 for 20; for others as many as in training."""
+    """Inner steps at test. If not given, the protocol's: 3 for 5 ways, 5 for 20, else as many as in training."""
     inner_lr: float = 0.4
     first_order: bool = False
     """Ignore second derivatives."""
     meta_lr: float = 1e-3
     schedule: Literal["constant", "linear"] = "constant"
-    """Whether that rate stays, or goes linearly to zero."""
+    """Whether the meta-learning rate stays constant or decays linearly to zero."""
     clip_norm: float | None = None
-    """Largest norm of a meta-gradient; none if not given."""
+    """Largest norm of a meta-gradient; no clipping if not given."""
     training: runs.Training = runs.Training(
         num_steps=60_000,
         tasks_per_step=32,
@@ -50,7 +50,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(inner_lr=options.inner_lr, meta_lr=options.meta_lr, clip_norm=options.clip_norm)
     protocol = images.protocols.finn2017
     network = models.conv4(options.num_ways, num_filters=options.num_filters, pooling="strided", norm="batch")

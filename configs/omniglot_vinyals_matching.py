@@ -15,9 +15,9 @@ class Options:
     Paper:    Vinyals et al., "Matching Networks for One Shot Learning", 2016, arXiv:1606.04080, section 4.1.1.
     Command:  jmeta train omniglot_vinyals_matching
               for 20 ways add --num-ways 20 --train-ways 20
-    Time:     0.2 to 0.5 s a meta-step on one CPU core; 20,000 were not run.
-    Expected: the paper has 98.1 % (5-way 1-shot), 98.9 % (5w5s), 93.8 % (20w1s), 98.5 % (20w5s); RESULTS.md has what
-              5,000 meta-steps with `--halve-lr-every 1250` reached.
+    Time:     0.2 to 0.5 s a meta-step on one CPU core; the full 20,000 were not run.
+    Expected: the paper has 98.1 % (5-way 1-shot), 98.9 % (5w5s), 93.8 % (20w1s), 98.5 % (20w5s); RESULTS.md has the
+              result of 5,000 meta-steps with `--halve-lr-every 1250`.
 
     Differs from the paper: group instead of batch normalisation, so that predictions are inductive.
     """
@@ -32,7 +32,7 @@ class Options:
     """Queries of each class in training."""
     num_filters: int = 64
     full_context: bool = True
-    """Whether embeddings depend on the whole support."""
+    """Whether embeddings depend on the whole support (full context embeddings)."""
     num_process_steps: int = 5
     """Steps of the LSTM that embeds a query in that context."""
     meta_lr: float = 1e-3
@@ -52,7 +52,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(meta_lr=options.meta_lr, halve_lr_every=options.halve_lr_every, clip_norm=options.clip_norm)
     embedding = models.conv4(None, num_filters=options.num_filters, pooling="max", norm="group")
     classifier = models.conv4(options.num_ways, num_filters=options.num_filters, pooling="max", norm="group")

@@ -1,4 +1,4 @@
-"""Prototypical networks on Omniglot, in the protocol that the paper made the usual one."""
+"""Prototypical networks on Omniglot, in the protocol that the paper established."""
 
 from dataclasses import dataclass
 
@@ -15,12 +15,12 @@ class Options:
     Paper:    Snell, Swersky, Zemel, "Prototypical Networks for Few-shot Learning", 2017, arXiv:1703.05175, section 3.1.
     Command:  jmeta train omniglot_vinyals_protonet
               jmeta evaluate RUN [--num-ways 20] [--num-shots 5]
-    Time:     0.7 to 1 s a meta-step on 2 CPU cores that do other work too; 20,000 were not run.
-    Expected: the paper has 98.8 % (5-way 1-shot), 99.7 % (5w5s), 96.0 % (20w1s), 98.9 % (20w5s); RESULTS.md has what a
-              shortened run with `--train-shots 1` reached.
+    Time:     0.7 to 1 s a meta-step on 2 CPU cores that were busy with other work too; the full 20,000 were not run.
+    Expected: the paper has 98.8 % (5-way 1-shot), 99.7 % (5w5s), 96.0 % (20w1s), 98.9 % (20w5s); RESULTS.md has the
+              result of a shortened run with `--train-shots 1`.
 
     Training tasks are 60-way 5-shot with 5 queries a class. Differs from the paper: group instead of batch
-    normalisation, so that predictions are inductive; meta_valid chooses the model and is not trained on afterwards.
+    normalisation, so that predictions are inductive; meta_valid selects the model and is never trained on.
     """
 
     num_ways: int = 5
@@ -42,7 +42,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(meta_lr=options.meta_lr, halve_lr_every=options.halve_lr_every)
     embedding = models.conv4(None, num_filters=options.num_filters, pooling="max", norm="group")
     classifier = models.conv4(options.num_ways, num_filters=options.num_filters, pooling="max", norm="group")

@@ -1,4 +1,4 @@
-"""MAML for reinforcement learning on a robot."""
+"""MAML with policy gradients on a robot."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -25,7 +25,7 @@ class Options:
 
     robot: RobotName = "crawler"
     tested_on: TestedOn = "held_out"
-    """Ranges that the bodies of meta_test are drawn from: outside of those of training, or the same."""
+    """Ranges of the meta_test bodies: `held_out`, outside those of training, or `trained`, the same."""
     num_rollouts: int = 20
     """Rollouts of each inner step, and of the adapted policy."""
     hidden: tuple[int, ...] = (64, 64)
@@ -40,23 +40,23 @@ class Options:
     """The loss that an inner step descends."""
     discount: float = 0.98
     gae_lambda: float = 0.97
-    """Weight in generalised advantages: 1 trusts rewards alone, 0 the baseline."""
+    """λ of generalised advantages: 1 uses the rewards alone, 0 the baseline alone."""
     initial_log_std: float = -0.5
-    """Logarithm of the standard deviation of a new policy's actions."""
+    """Initial log standard deviation of the policy's actions."""
     outer: Literal["trpo", "ppo"] = "trpo"
-    """How the start is improved."""
+    """Optimizer of the initial policy."""
     max_divergence: float = 0.01
     """Bound on the mean KL divergence of a meta-step, for TRPO."""
     clip: float = 0.3
     """Clipping range of the probability ratio, for PPO."""
     num_epochs: int = 5
-    """Updates on the same rollouts, for PPO."""
+    """Updates on the same rollouts in a meta-step, for PPO."""
     meta_lr: float = 1e-3
-    """Clipping range of the probability ratio, for PPO."""
+    """Learning rate of the meta-optimizer Adam, for PPO."""
     kl_weight: float = 0.0
-    """Weight of ProMP's penalty on changes of the policies that rolled out."""
+    """Weight of ProMP's penalty: the KL divergence from the policies that collected the rollouts."""
     exploration_weight: float = 0.0
-    """Weight of E-MAML's term; with 1 the meta-gradient is that of the expected return."""
+    """Weight of E-MAML's exploration term; 1 gives the meta-gradient of the expected return."""
     training: runs.Training = runs.Training(
         num_steps=400, tasks_per_step=20, steps_per_dispatch=5, evaluate_every=50, num_valid_tasks=100
     )
@@ -64,7 +64,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(inner_lr=options.inner_lr, later_inner_lr=options.later_inner_lr, meta_lr=options.meta_lr)
     robot, source = environment_and_source(options.robot, num_rollouts=1, tested_on=options.tested_on)
     (num_actions,) = robot.action_space(robot.default_params).shape
@@ -111,7 +111,7 @@ def build(options: Options) -> runs.Experiment:
         metric="return",
         init=acting.init,
         episode_fn=acting.episode_fn,
-        make_trainer=acting.trainer,
+        meta_trainer=acting.trainer,
         with_num_steps=lambda num_steps: rl.acting.returns_after(inner, num_steps),
         num_test_steps=options.num_steps if options.num_test_steps is None else options.num_test_steps,
         training_names={"loss": "objective"},

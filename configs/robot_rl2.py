@@ -1,4 +1,4 @@
-"""RL² on a robot that has to find out where to go and what is wrong with it."""
+"""RL² on a robot that has to find out where to go and how its body is damaged."""
 
 from dataclasses import dataclass
 
@@ -27,26 +27,26 @@ class Options:
     num_rollouts: int = 3
     """Rollouts of an episode."""
     tested_on: TestedOn = "held_out"
-    """Ranges that the bodies of meta_test are drawn from: outside of those of training, or the same."""
+    """Ranges of the meta_test bodies: `held_out`, outside those of training, or `trained`, the same."""
     width: int = 64
     max_span: int | None = None
-    """Steps that the longest-lived part of a new memory lasts; a few if not given."""
+    """Steps that the longest-lasting units of a new memory remember; a few if not given."""
     discount: float = 0.98
     gae_lambda: float = 0.95
-    """Weight in generalised advantages: 1 trusts rewards alone, 0 the critic."""
+    """λ of generalised advantages: 1 uses the rewards alone, 0 the critic alone."""
     reward_scale: float = 0.2
-    """Factor of the rewards for the critic, so that its guesses are not far from 1."""
+    """Factor of the rewards that the critic sees; choose it so that values are near 1."""
     entropy_weight: float = 0.0
     num_epochs: int = 4
-    """Passes over the collected episodes in a meta-step."""
+    """Passes over the collected episodes in each meta-step."""
     num_minibatches: int = 2
-    """Updates in a pass, each on an equal share of the episodes."""
+    """Minibatches of a pass: updates, each on an equal share of the episodes."""
     initial_log_std: float = -0.5
-    """Logarithm of the standard deviation of a new policy's actions."""
+    """Initial log standard deviation of the policy's actions."""
     is_greedy: bool = True
-    """Take the most probable action when the policy is tested."""
+    """Whether the tested policy takes its most probable action instead of a sampled one."""
     meta_lr: float = 1e-3
-    """Goes linearly to zero."""
+    """Decays linearly to zero."""
     clip_norm: float = 0.5
     training: runs.Training = runs.Training(
         num_steps=1000,
@@ -59,7 +59,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(meta_lr=options.meta_lr, clip_norm=options.clip_norm)
     robot, source = environment_and_source(
         options.robot, num_rollouts=options.num_rollouts, tested_on=options.tested_on
@@ -95,8 +95,8 @@ def build(options: Options) -> runs.Experiment:
         metric="return",
         init=acting.init,
         episode_fn=acting.episode_fn,
-        make_trainer=acting.trainer,
-        evaluated=acting.judged,
+        meta_trainer=acting.trainer,
+        evaluated=acting.tested,
         training_names={"loss": "objective"},
         training=options.training,
         testing=options.testing,

@@ -17,9 +17,9 @@ class Options:
     Expected: mean squared error at 5 shots after 1, 5, 10 steps at most the paper's 0.67, 0.38, 0.35.
 
     Trained with 10 shots, tested with 5, as in the paper. Differs from the paper: meta-gradients are clipped, and
-    meta_valid chooses the model by its loss after 10 inner steps. Trained for one step, a model goes on getting better
-    at one step, while 5 or 10 steps begin to diverge on a few tasks in 10,000, and such tasks rule the mean: without
-    clipping, a model chosen by 2,000 tasks had no finite mean over 10,000 after 10 steps.
+    meta_valid selects the model by its loss after 10 inner steps. A model trained for one step keeps getting better at
+    one step, but 5 or 10 steps begin to diverge on a few tasks in 10,000, and these tasks dominate the mean: without
+    clipping, a model selected on 2,000 tasks had no finite mean over 10,000 after 10 steps.
     """
 
     train_shots: int = 10
@@ -43,7 +43,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(inner_lr=options.inner_lr, meta_lr=options.meta_lr, clip_norm=options.clip_norm)
     trained = tasks.sinusoid(num_shots=options.train_shots, num_queries=options.train_queries)
     tested = tasks.sinusoid(num_shots=options.num_shots, num_queries=options.num_queries)

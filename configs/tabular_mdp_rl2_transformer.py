@@ -32,25 +32,25 @@ class Options:
     horizon: int = 10
     """Steps of a rollout."""
     observes_transitions: bool = True
-    """Observations come with the ones before them, so that one layer of attention sees whole transitions."""
+    """Whether observations include the previous one, so that one layer of attention sees whole transitions."""
     width: int = 64
     num_layers: int = 1
     num_heads: int = 2
     discount: float = 0.99
     gae_lambda: float = 0.5
-    """Weight in generalised advantages: 1 trusts rewards alone, 0 the critic."""
+    """λ of generalised advantages: 1 uses the rewards alone, 0 the critic alone."""
     reward_scale: float = 0.05
-    """Factor of the rewards for the critic, so that its guesses are not far from 1."""
+    """Factor of the rewards that the critic sees; choose it so that values are near 1."""
     entropy_weight: float = 0.02
-    """Goes linearly to zero."""
+    """Decays linearly to zero."""
     num_epochs: int = 2
-    """Passes over the collected episodes in a meta-step."""
+    """Passes over the collected episodes in each meta-step."""
     num_minibatches: int = 2
-    """Updates in a pass, each on an equal share of the episodes."""
+    """Minibatches of a pass: updates, each on an equal share of the episodes."""
     is_greedy: bool = True
-    """Take the most probable action when the policy is tested."""
+    """Whether the tested policy takes its most probable action instead of a sampled one."""
     meta_lr: float = 1e-3
-    """Goes linearly to zero."""
+    """Decays linearly to zero."""
     clip_norm: float = 1.0
     training: runs.Training = runs.Training(
         num_steps=4000,
@@ -63,7 +63,7 @@ class Options:
 
 
 def build(options: Options) -> runs.Experiment:
-    """The experiment with these options."""
+    """Build the experiment from its options."""
     runs.check_positive(meta_lr=options.meta_lr, clip_norm=options.clip_norm)
     mdp, sample = environments.tabular_mdp(
         num_states=options.num_states, num_actions=options.num_actions, horizon=options.horizon
@@ -111,8 +111,8 @@ def build(options: Options) -> runs.Experiment:
         metric="return",
         init=acting.init,
         episode_fn=acting.episode_fn,
-        make_trainer=acting.trainer,
-        evaluated=acting.judged,
+        meta_trainer=acting.trainer,
+        evaluated=acting.tested,
         training_names={"loss": "objective"},
         training=options.training,
         testing=options.testing,

@@ -1,7 +1,8 @@
-"""What `make run` does: two meta-learners from nothing to one honest table, in a few minutes on two CPU cores.
+"""The program of `make run`: meta-train two learners from nothing and print one table, in minutes on two CPU cores.
 
-Prototypical networks and second-order MAML are meta-trained on the embedded glyphs, and judged on a script that neither
-has seen, beside the nearest mean of pixels, on the same test tasks. Interrupted, it goes on where it was.
+Prototypical networks and second-order MAML are meta-trained on the embedded glyphs and evaluated on a script that
+neither has seen, on the same test tasks as the baseline, the nearest mean of pixels. An interrupted run continues where
+it stopped.
 """
 
 import dataclasses
@@ -19,28 +20,28 @@ BASELINE = "nearest mean of pixels"
 RECIPES = ("glyphs_protonet", "glyphs_maml")
 LEFT = {
     "config.json": "every option",
-    "metrics.jsonl": "what was logged; tensorboard/ has the same",
+    "metrics.jsonl": "all logged metrics; tensorboard/ has the same",
     "learning_curve.png": "meta_train and meta_valid over training",
-    "test_episode.png": "a task of meta_test with the predictions",
-    "evaluation.json": "the table's numbers",
+    "test_episode.png": "a meta_test task with its predictions",
+    "evaluation.json": "the numbers of the table",
     "checkpoints/": "the last few and the best",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Meta-train on glyphs and judge on an unseen script, in a few minutes."""
+    """Meta-train on glyphs and evaluate on an unseen script, in a few minutes."""
 
     run_dir: pathlib.Path = pathlib.Path("runs", "quickstart")
-    """Where everything is left: one run folder a method."""
+    """Folder of all output: one run folder for each method."""
     num_steps: int | None = None
-    """Meta-steps, rounded up to whole dispatches, in place of the recipes' (for a quick look)."""
+    """Number of meta-steps in place of the recipes', rounded up to whole dispatches (for a quick look)."""
     num_tasks: int | None = None
-    """Test tasks, in place of the recipes'."""
+    """Number of test tasks in place of the recipes'."""
 
 
 def run(options: Options) -> tuple[dict[str, evaluate.Timed], list[pathlib.Path]]:
-    """Train, evaluate, draw and store; returns the results by name, the baseline first, and the run folders."""
+    """Train, evaluate, draw and store; return the results by name, the baseline first, and the run folders."""
     folders, parent = {}, files.named_by_user(options.run_dir)
     for name in RECIPES:
         recipe = recipes.load(name)
@@ -48,7 +49,7 @@ def run(options: Options) -> tuple[dict[str, evaluate.Timed], list[pathlib.Path]
         if options.num_steps is not None:
             unit = chosen.training.steps_per_dispatch
             chosen = replaced(chosen, {"training.num_steps": -(-options.num_steps // unit) * unit})
-        # named by the options too: a recipe that has changed starts anew, and a quick look is in nobody's way
+        # the folder's name depends on the options: a changed recipe starts anew, and a quick look does not interfere
         folders[name] = train.folder_of(recipe, chosen, parent)
         train.train_one(recipe, chosen, folders[name])
     results: dict[str, evaluate.Timed] = {}
@@ -65,7 +66,7 @@ def run(options: Options) -> tuple[dict[str, evaluate.Timed], list[pathlib.Path]
 
 
 def show(options: Options) -> None:
-    """Run, and print the table and what is left where."""
+    """Run, and print the table and the list of files."""
     start = time.monotonic()
     results, folders = run(options)
     title = "meta_test: 95 % intervals over tasks, the same tasks for every row"
@@ -79,11 +80,11 @@ def show(options: Options) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     options = tyro.cli(Options, args=arguments, prog="python -m experiments.quickstart")
     console.use_compilation_cache()
     return console.run_command(
-        lambda: show(options), if_interrupted="the same command goes on from the last checkpoint"
+        lambda: show(options), if_interrupted="the same command continues from the last checkpoint"
     )
 
 

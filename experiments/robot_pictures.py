@@ -29,11 +29,11 @@ COLORS = ("#1f5fa8", "#2a8f4f", "#c8382e", "#8fa3b8", "#c8a13a")
 
 
 class Curve(NamedTuple):
-    """Return against rollouts in a new body.
+    """The return of a rollout against the number of earlier rollouts in the same new body.
 
     Attributes:
-      rollouts: seen before, `[points]`.
-      mean, half_width: of the return of a rollout after so many, with 95 % intervals.
+      rollouts: numbers of earlier rollouts, `[points]`.
+      mean, half_width: mean return after that many rollouts, and half of its 95 % interval, `[points]` each.
     """
 
     rollouts: list[int]
@@ -42,12 +42,12 @@ class Curve(NamedTuple):
 
 
 def adaptation_curves(path: pathlib.Path, curves: dict[str, Curve], *, title: str) -> None:
-    """All of them in one panel, on a logarithmic scale of rollouts that begins with none.
+    """Draw all curves in one panel, with a logarithmic scale of rollouts that begins at 0.
 
     Args:
-      path: of the PNG file.
-      curves: by what adapts.
-      title: of the figure.
+      path: the PNG file to write.
+      curves: one curve for each method, by name.
+      title: title of the figure.
     """
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
@@ -71,14 +71,14 @@ class Film(NamedTuple):
     """An episode, step by step; numpy arrays with the steps on the first axis."""
 
     ends: Any  # [steps, links, 2 ends, 2 numbers], in m
-    centre: Any  # [steps, 2], of mass
+    centre: Any  # [steps, 2], centre of mass
     reward: Any  # [steps]
 
 
 def filmed(
     there: Environment, design: Design, policy: Policy, params: PyTree, env_params: RobotParams, num_steps: int
 ) -> Film:
-    """An episode of a policy's most probable actions, with where all links were."""
+    """Run one episode of a policy's most probable actions and record the places of all links."""
     levers = np.stack([lever(design.shape, link, at) for link in range(len(design.shape.lengths)) for at in (0.0, 1.0)])
     solid = body(design.shape, env_params.mass, levers)
 
@@ -93,7 +93,7 @@ def filmed(
         action = decision.distribution.mode()
         ends, centre = seen(state.motion)
         observation, state, reward, terminated, truncated, _ = there.step(key_step, state, action, env_params)
-        after = policies.StepInput(observation, action, reward, terminated | truncated)
+        after = policies.PolicyInput(observation, action, reward, terminated | truncated)
         return (memory, state, after), Film(ends, centre, reward)
 
     def film(key: RandomKey) -> Film:
@@ -107,7 +107,7 @@ def filmed(
 
 
 def animate(path: pathlib.Path, film: Film, design: Design, params: RobotParams, *, num_rollouts: int) -> None:
-    """The first and the last rollout of an episode, side by side, as an animated GIF at true speed."""
+    """Write the first and the last rollout of an episode, side by side, as an animated GIF at true speed."""
     shown = {"rollout 1: the task is unknown": 0, f"rollout {num_rollouts}: after adapting": num_rollouts - 1}
     with plt.rc_context(STYLE | {"axes.grid": False}):
         figure, axes = plt.subplots(1, 2, figsize=(9.0, 3.9))
@@ -135,7 +135,7 @@ def animate(path: pathlib.Path, film: Film, design: Design, params: RobotParams,
 
 
 def _scene(axis: Axes, design: Design, params: RobotParams, part: Film) -> tuple[list[Any], Any, Any]:
-    """What stands still, and what will move: links, the trace, the text."""
+    """Draw the fixed part of a scene, and return the artists that move: links, the trace, the text."""
     axis.set(aspect="equal", xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     goal = float(params.goal)
@@ -189,13 +189,13 @@ def _running(design: Design, part: Film, frame: int) -> str:
 
 
 def described(design: Design, params: RobotParams) -> str:
-    """The task in two lines of words."""
+    """Describe a task in two lines of text."""
     goal = float(params.goal)
     if design.shape.is_anchored:
         aim = f"reach a place at {math.degrees(goal):.0f}°, hidden from the policy"
     else:
         aim = "go right" if _is_right(design, goal) else "go left"
-        aim += ", which the policy is not told"
+        aim += ", which the policy does not know"
     dead = np.flatnonzero(np.asarray(params.motor_strength) == 0)
     masses, strengths = (" ".join(f"{float(x):.1f}" for x in each) for each in (params.mass, params.motor_strength))
     body_of = f"masses ×({masses})   friction {float(params.friction):.2f}   motor strengths ×({strengths})"
@@ -203,7 +203,7 @@ def described(design: Design, params: RobotParams) -> str:
 
 
 def interesting(design: Design, sample: Any, key: RandomKey) -> RobotParams:
-    """A task to be shown: a goal to the left, where no robot goes by itself, and a dead motor if tasks have any.
+    """Choose a task to show: a goal to the left, where no robot goes untrained, and a dead motor if tasks have any.
 
     Raises:
       ValueError: if none of a hundred tasks has such a goal.
@@ -217,6 +217,6 @@ def interesting(design: Design, sample: Any, key: RandomKey) -> RobotParams:
 
 
 def _is_right(design: Design, goal: float) -> bool:
-    """Of a velocity, for robots on the ground, or else an angle."""
+    """Return whether a goal, a velocity for robots on the ground and else an angle, is to the right."""
     is_on_ground = design.gravity > 0 and not design.shape.is_anchored
     return (goal if is_on_ground else math.cos(goal)) > 0

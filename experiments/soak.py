@@ -1,12 +1,12 @@
 """Disturb a job for a long time: `python -m experiments.soak --minutes 30 --processes 2`.
 
-    seed ──► the run that nobody disturbs, in one process ──────────────────┐
+    seed ──► an undisturbed run, in one process ────────────────────────────┐
          └─► the same in several processes, killed again and again ──► the same bits?  memory and handles level?
 
-A small recipe is trained in several processes. Every now and then one of them is killed, or asked to leave, or the
-launcher is killed; then the same command is started again, until the run is at its end. That is compared, bit by bit,
-with the run of a single process that nobody disturbed. Further seeds follow until the time is over. All the while the
-memory and the open file handles of every process are looked at (in /proc, so on Linux only), and kept in the record.
+A small recipe is trained in several processes. Every now and then one of them gets SIGKILL or SIGTERM, or the launcher
+gets SIGKILL; then the same command is started again, until the run is complete. Its result is compared, bit by bit,
+with that of an undisturbed run in a single process. Further seeds follow until the time is over. All the while the
+memory and the open file handles of every process are sampled (in /proc, so on Linux only) and kept in the record.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ from jmeta.runs.state import init_state
 from .watching import Level, Sample, children_of, look_at, seconds_of, wait_until_gone
 
 NUM_BLOCKS = 8
-"""Of tasks, so that one process and several get the same bits (see `jmeta.sharding`)."""
+"""Number of blocks of tasks; with it one process and several compute the same bits (see `jmeta.sharding`)."""
 RECIPE = [
     "sinusoid_maml",
     *["--train-shots", "3", "--hidden", "8", "8", "--training.tasks-per-step", "8"],
@@ -48,34 +48,35 @@ RECIPE = [
 
 KILL, ASK, KILL_LAUNCHER = "SIGKILL to a process", "SIGTERM to a process", "SIGKILL to the launcher"
 STATUSES = {KILL: {EXIT_LOST}, ASK: {EXIT_PREEMPTED, EXIT_LOST}, KILL_LAUNCHER: {-signal.SIGKILL}, "": {0}}
-"""How a launcher may end after what was done to it. A process that is asked before it has joined the others is lost."""
+"""Exit statuses of a launcher allowed after each disturbance. A process that gets SIGTERM before it has joined the
+others counts as lost."""
 DECK = [KILL, KILL, ASK, KILL_LAUNCHER]
 
 SECONDS_TO_JUDGE = 30.0
-"""A process that trained for less says nothing about memory: it was compiling what comes first."""
+"""Shortest training in which a process's memory is judged: a shorter one is still compiling."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Kill the processes of a job again and again, and see that it ends as if nobody had."""
+    """Kill the processes of a job again and again, and check that it ends as if undisturbed."""
 
     minutes: float = 30.0
-    """Of jobs that are disturbed. Then nothing is killed any more, and the last run is brought to its end."""
+    """Minutes of disturbed jobs. After that nothing is killed any more, and the last run finishes."""
     processes: int = 2
-    """Of the run that is disturbed."""
+    """Processes of the disturbed run."""
     devices: int = 1
-    """CPU devices of each."""
+    """CPU devices of each process."""
     seconds_between: tuple[float, float] = (20.0, 60.0)
-    """Least and most between two disturbances, from when the job has saved something new. One in four is counted from
-    its start, so that it may come before that."""
+    """Shortest and longest time between two disturbances, counted from when the job has saved something new. One in
+    four is counted from the job's start, so that it may come before that."""
     steps: int = 350_000
-    """Meta-steps of a run; one that ends before the time is over is followed by one of the next seed."""
+    """Meta-steps of a run; after a run that ends before the time is over comes one of the next seed."""
     seed: int = 0
-    """Of the first run, and of the moments."""
+    """Seed of the first run, and of the moments of the disturbances."""
     folder: pathlib.Path | None = None
-    """For the runs; a temporary one, removed at the end, if not given."""
+    """Folder of the runs; a temporary one, removed at the end, if not given."""
     record: pathlib.Path = pathlib.Path("soak.json")
-    """Where to write what happened, as JSON."""
+    """JSON file of all that happened."""
 
 
 @dataclasses.dataclass
@@ -99,7 +100,7 @@ class Life:
 
 
 class Soak:
-    """All runs of one call."""
+    """The state of one soak: its runs, its jobs, and the disturbances to come."""
 
     def __init__(self, options: Options, folder: pathlib.Path) -> None:
         self.options, self.folder = options, folder
@@ -111,17 +112,17 @@ class Soak:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Seconds since the soak began."""
         return time.monotonic() - self._began
 
     @property
     def is_over(self) -> bool:
-        """Whether jobs were disturbed, or about to be, for as long as was asked for."""
+        """Whether the jobs that were, or were to be, disturbed have taken as long as requested."""
         lives = [life for life in self.lives if life.is_disturbed]
         return sum(life.after or self.seconds - life.began for life in lives) >= 60 * self.options.minutes
 
     def run_seed(self, seed: int) -> None:
-        """A run that nobody disturbs, the same run disturbed, and whether they end alike."""
+        """Do an undisturbed run and the same run disturbed, and record whether they end in the same bits."""
         began = self.seconds
         whole, disturbed = self.folder / f"whole_{seed}", self.folder / f"disturbed_{seed}"
         self._live(seed, whole, is_disturbed=False)
@@ -144,7 +145,7 @@ class Soak:
         _say(f"{self._clock()} seed {seed}: {'OTHER ' + ', '.join(differing) if differing else 'the same bits'}")
 
     def _live(self, seed: int, folder: pathlib.Path, *, is_disturbed: bool) -> Life:
-        """Start the command of a run once, and wait for its end, which it may be brought to."""
+        """Start the command of a run once, disturb it if `is_disturbed`, and wait for its end."""
         options = self.options
         arguments = [*RECIPE, "--training.num-steps", str(options.steps), "--training.seed", str(seed)]
         train = ["train", *arguments, "--run-dir", str(folder)]
@@ -166,14 +167,14 @@ class Soak:
         _say(f"{self._clock()} {name}: {what}, status {life.status} after {life.after:.0f} s, step {life.step} saved")
         if (not life.done_to_it and life.status) or life.status not in STATUSES[life.done_to_it] | {0}:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            raise console.StoppedError(f"a job ended with status {life.status} after {what}; it last said:\n{tail}")
+            raise console.StoppedError(f"a job ended with status {life.status} after {what}; its last output:\n{tail}")
         wait_until_gone(pids)
         return life
 
     def _watch(
         self, process: "subprocess.Popen[bytes]", life: Life, saved: pathlib.Path, delay: float | None
     ) -> set[int]:
-        """Look at the processes of a job until it ends, and do it harm when that is due; returns all that were seen."""
+        """Sample the processes of a job until it ends, and disturb it when due; return the ids of all processes."""
         seen, next_look, first_step = set(), 0.0, _last_step(saved)
         counts_from_start = self._moments.random() < 0.25
         while process.poll() is None:
@@ -182,7 +183,7 @@ class Soak:
             now, step = self.seconds - life.began, _last_step(saved)
             if life.trains_from is None and step > first_step:
                 life.trains_from = now
-            if now >= next_look and step < self.options.steps:  # then it draws pictures
+            if now >= next_look and step < self.options.steps:  # after its last step a run draws pictures
                 next_look = now + 1.0
                 for rank, pid in pids.items():
                     if (look := look_at(pid)) is not None:
@@ -195,7 +196,7 @@ class Soak:
         return seen
 
     def _may_disturb(self) -> bool:
-        """Until the time is over, and once in any case."""
+        """Return whether a disturbance is allowed: until the time is over, and once in any case."""
         return not self.is_over or not any(life.done_to_it for life in self.lives)
 
     def _disturb(self, process: "subprocess.Popen[bytes]", life: Life, pids: dict[int, int]) -> None:
@@ -206,7 +207,7 @@ class Soak:
             process.kill()
             return
         life.victim = self._moments.choice(sorted(pids))
-        with contextlib.suppress(ProcessLookupError):  # it is at its end
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
             os.kill(pids[life.victim], signal.SIGKILL if life.done_to_it == KILL else signal.SIGTERM)
 
     def _clock(self) -> str:
@@ -214,7 +215,7 @@ class Soak:
         return f"{minutes:3d}:{seconds:02d}"
 
     def groups(self) -> dict[str, Level]:
-        """How level memory and handles are, of the processes that lived alone and of those that were disturbed."""
+        """Return the growth of memory and handles, of processes that ran alone and of disturbed ones, by name."""
         names = {"alone, undisturbed": False, f"one of {self.options.processes}, disturbed": True}
         looks = {name: [] for name in names}
         for name, is_disturbed in names.items():
@@ -225,7 +226,7 @@ class Soak:
         return {name: Level.of(seen) for name, seen in long.items() if seen}
 
     def write_record(self) -> None:
-        """What has happened so far."""
+        """Write the record of all that has happened so far."""
         places = ("folder", "record")
         options = {name: value for name, value in dataclasses.asdict(self.options).items() if name not in places}
         content = {
@@ -245,7 +246,7 @@ class Soak:
 
 
 def outcome(folder: pathlib.Path) -> dict[str, Any]:
-    """What a run has come to, but for times: digests of all bits of its state and of its best parameters, and more."""
+    """Return the outcome of a run without times: digests of its state and best parameters, metrics, checkpoints."""
     recipe, options, best = evaluate.load_run(folder)
     like = init_state(recipe.build(options), options.training.seed)
     restored = checkpoints.restore(folder / "checkpoints", like)
@@ -268,8 +269,8 @@ def _digest(tree: Any) -> str:
 
 @contextlib.contextmanager
 def _started(command: list[str], log: IO[str]) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process of the command `jmeta` that does not outlive the block."""
-    # the size of XLA's pool of threads, on which bits depend, is the same for all numbers of processes
+    """Start the command `jmeta` in a process that does not outlive the block."""
+    # bits depend on the size of XLA's thread pool: make it the same for all numbers of processes
     environment = {"NPROC": str(NUM_BLOCKS), **os.environ, "JAX_PLATFORMS": "cpu"}
     program = [sys.executable, "-m", "jmeta", *command]
     process = subprocess.Popen(program, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -289,20 +290,20 @@ def _say(text: str) -> None:
 
 
 def soak(options: Options) -> bool:
-    """Do all of it, write the record and print what came out; returns whether all is as it should be.
+    """Run the whole soak, write the record and print a summary; return whether everything is as it should be.
 
     Raises:
-      ValueError: if the numbers make no job.
-      StoppedError: if a job ended otherwise than it may, or outlived its launcher.
+      ValueError: if an option is out of its range.
+      StoppedError: if a job ended with a status that is not allowed, or outlived its launcher.
     """
     num_devices = options.processes * options.devices
     if options.processes < 1 or options.devices < 1 or NUM_BLOCKS % num_devices:
         raise ValueError(
-            f"--processes {options.processes} --devices {options.devices}; expected {NUM_BLOCKS} or a part of it "
-            "as their product"
+            f"--processes {options.processes} --devices {options.devices}; expected a product of both that divides "
+            f"{NUM_BLOCKS}"
         )
     if not 0 < options.seconds_between[0] <= options.seconds_between[1]:
-        raise ValueError(f"--seconds-between {options.seconds_between}; expected the least and the most")
+        raise ValueError(f"--seconds-between {options.seconds_between}; expected two positive times, shortest first")
     with contextlib.ExitStack() as stack:
         folder = (
             files.named_by_user(options.folder)
@@ -311,7 +312,7 @@ def soak(options: Options) -> bool:
         )
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise ValueError(f"--folder {folder} is not empty; choose another, since runs there would be gone on with")
+            raise ValueError(f"--folder {folder} is not empty; choose another, since the runs there would be continued")
         all_of_it = Soak(options, folder)
         try:
             for seed in range(options.seed, sys.maxsize):
@@ -348,19 +349,19 @@ def _conclude(done: Soak) -> bool:
         console.print_table("memory and file handles, in the second half of each process's training", rows)
     if is_short := len(levels) < 2:
         seconds = f"{SECONDS_TO_JUDGE:.0f} s"
-        print(f"memory is not judged: that takes {seconds} of training, alone and disturbed; take more --steps")
+        print(f"memory is not judged: that needs {seconds} of training, alone and disturbed; pass more --steps")
     print(f"record: {done.options.record}")
     is_level = not is_short and all(level.is_level for level in levels.values())
     return is_level and not any(run["differing"] for run in done.runs)
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     options = tyro.cli(Options, args=arguments, prog="python -m experiments.soak")
     console.use_compilation_cache()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing that was started is left behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no started process is left behind
     verdicts = []
-    status = console.run_command(lambda: verdicts.append(soak(options)), if_interrupted="the record has what was done")
+    status = console.run_command(lambda: verdicts.append(soak(options)), if_interrupted="the record is complete so far")
     return status or int(not all(verdicts))
 
 

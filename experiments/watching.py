@@ -1,4 +1,4 @@
-"""Memory and open files of running processes, looked at from outside (in /proc, so on Linux only)."""
+"""Memory and open files of running processes, sampled from outside (in /proc, so on Linux only)."""
 
 import contextlib
 import os
@@ -12,14 +12,14 @@ import numpy as np
 from jmeta.runs import console
 
 SECONDS_TO_VANISH = 30.0
-"""After a launcher has ended, however it did, until none of its processes may be there any more."""
+"""Time after a launcher's end, of whatever kind, in which all of its processes must vanish."""
 LEVEL_MB_PER_MINUTE = 5.0
 LEVEL_HANDLES = 2
-"""Growth that is still called level: allocators and connections take a while to settle."""
+"""Largest growth that counts as level: allocators and connections take a while to settle."""
 
 
 class Sample(NamedTuple):
-    """One look at a process."""
+    """One sample of a process."""
 
     seconds: float
     rss_mb: float
@@ -27,15 +27,16 @@ class Sample(NamedTuple):
 
 
 class Level(NamedTuple):
-    """Memory and handles of processes, each in the second half of the time in which it trained.
+    """Memory and handles of several processes, each in the second half of its training.
 
     Attributes:
-      num_processes: that trained long enough to be judged.
-      longest: seconds.
-      rss_mb: the most that any had.
-      mb_per_minute: slope of a line through the memory of each; the median of all, weighted by how long they trained.
-      handles: the most that any had open.
-      more_handles: by how much the fewest in the last quarter of that time are more than in the one before; the most.
+      num_processes: number of processes that trained long enough to be judged.
+      longest: longest training, in seconds.
+      rss_mb: largest memory of any process, in MB.
+      mb_per_minute: slope of a line fitted to the memory of each; the median of all, weighted by their training time.
+      handles: largest number of open handles of any process.
+      more_handles: growth of the smallest number of handles from the third to the fourth quarter of the training; the
+        largest of all processes.
     """
 
     num_processes: int
@@ -47,7 +48,7 @@ class Level(NamedTuple):
 
     @classmethod
     def of(cls, lives: list[list[Sample]]) -> "Level":
-        """Of the samples of each process."""
+        """Compute the level from the samples of each process."""
         weighted, more = [], []
         for seen in lives:
             late = seen[len(seen) // 2 :]
@@ -70,7 +71,7 @@ class Level(NamedTuple):
 
 
 def children_of(pid: int) -> dict[int, int]:
-    """Ids of a launcher's processes by rank."""
+    """Return the ids of a launcher's processes, by rank."""
     found = {}
     for child in (_read(pathlib.Path(f"/proc/{pid}/task/{pid}/children")) or b"").split():
         environment = (_read(pathlib.Path("/proc", child.decode(), "environ")) or b"").split(b"\0")
@@ -80,7 +81,7 @@ def children_of(pid: int) -> dict[int, int]:
 
 
 def look_at(pid: int) -> tuple[float, int] | None:
-    """Megabytes in memory, and open file handles; nothing if it is gone."""
+    """Return a process's megabytes in memory and its number of open file handles; `None` if it is gone."""
     status = _read(pathlib.Path(f"/proc/{pid}/status")) or b""
     lines = [line.split() for line in status.splitlines() if line.startswith(b"VmRSS:")]
     try:
@@ -96,10 +97,10 @@ def _read(path: pathlib.Path) -> bytes | None:
 
 
 def wait_until_gone(pids: set[int]) -> None:
-    """Return when none of them is there.
+    """Wait until none of the processes exists.
 
     Raises:
-      StoppedError: if one is, after `SECONDS_TO_VANISH`.
+      StoppedError: if one still does after `SECONDS_TO_VANISH`.
     """
     until = time.monotonic() + SECONDS_TO_VANISH
     while left := [pid for pid in pids if b"\nVmRSS:" in (_read(pathlib.Path(f"/proc/{pid}/status")) or b"")]:
@@ -109,5 +110,5 @@ def wait_until_gone(pids: set[int]) -> None:
 
 
 def seconds_of(seen: list[Sample]) -> float:
-    """From the first to the last."""
+    """Return the seconds from the first sample to the last."""
     return seen[-1].seconds - seen[0].seconds if seen else 0.0

@@ -22,6 +22,7 @@ from . import (
     distributions,
     estimators,
     evaluation,
+    inductive,
     learners,
     losses,
     models,
@@ -62,6 +63,7 @@ __all__ = [
     "tasks",
     "training",
     "evaluation",
+    "inductive",
     "autotune",
     "sharding",
 ]

@@ -1,18 +1,20 @@
-"""What was measured to be fastest on which accelerator, for what `"auto"` decides there: convolutions, tasks at once.
+"""Settings that `"auto"` takes on each accelerator: the form of convolutions and the number of tasks at once.
 
-Rows come from `experiments.benchmarks.accelerator`; a card that has none gets a guess.
+Rows are measured by `experiments.benchmarks.accelerator`; a card without a row gets a guess.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+__all__ = ["Choice", "GUESS", "MEASURED", "choice"]
+
 
 class Choice(NamedTuple):
-    """What `"auto"` means on a card.
+    """The settings that `"auto"` takes on one card.
 
     Attributes:
-      conv: form of convolutions, as for `models.primitives.convolution`.
-      tasks_at_once: at most; `None` for all.
+      conv: form of convolutions, as in `models.primitives.convolution`.
+      tasks_at_once: largest number of tasks computed at once; `None` for all.
       measured: date of the measurement, such as `"2030-01-31"`; `None` for a guess.
     """
 
@@ -24,15 +26,16 @@ class Choice(NamedTuple):
 GUESS = Choice(conv="xla", tasks_at_once=None, measured=None)
 
 MEASURED: Mapping[str, Choice] = {}
-"""By the name that JAX gives the card, `jax.devices()[0].device_kind`. Empty: no accelerator has been measured yet."""
+"""Measured choices by the name that JAX gives the card, `jax.devices()[0].device_kind`. Empty: no accelerator has been
+measured yet."""
 
 
 def choice(device_kind: str, measured: Mapping[str, Choice] = MEASURED) -> Choice:
-    """What to do on a card: as measured on it, or else a guess.
+    """Return the measured settings of a card, or a guess if there are none.
 
     Args:
       device_kind: the card's name.
-      measured: by name.
+      measured: choices by card name.
 
     Example:
       >>> choice("a card that nobody measured").conv

@@ -1,7 +1,7 @@
 """Inner loops: gradient descent as a pure, differentiable function of its start and its context.
 
-This is what optimisation-based learners do inside `adapt`, and what a researcher composes to write a new one. How the
-loop is differentiated is an argument (see `jmeta.adjoints`), not another loop.
+Optimisation-based learners run one inside `adapt`, and a researcher composes them to write a new learner. How the loop
+is differentiated is an argument (see `jmeta.adjoints`), not another loop.
 """
 
 import numbers
@@ -14,6 +14,8 @@ from .adjoints import Adjoint, InnerLoop, MakeOptimizer, Objective
 from .losses import checked_loss
 from .types import Aux, PyTree, RandomKey
 
+__all__ = ["descend"]
+
 
 def descend(
     objective: Objective,
@@ -22,26 +24,26 @@ def descend(
     num_steps: int,
     adjoint: Adjoint = adjoints.unrolled(),
 ) -> InnerLoop:
-    """An inner loop: `num_steps` steps of `optimizer` on `objective`.
+    """Build an inner loop: `num_steps` steps of `optimizer` on `objective`.
 
     Args:
-      objective: `(params, context, step, key) -> (loss, aux)`. Whatever a meta-gradient shall flow into goes into
-        `params` or `context`, not into a closure; `step` is an integer scalar that counts from 0; each step has a fresh
+      objective: `(params, context, step, key) -> (loss, aux)`. Put everything that a meta-gradient must flow into in
+        `params` or `context`, not in a closure; `step` is an integer scalar that counts from 0; each step gets a fresh
         `key`.
       optimizer: any optax transformation, or a function `context -> transformation` when its hyper-parameters are
-        learned. One that divides by a root or a norm, such as Adam, needs `optimizers.safe_at_zero`. It may ask for the
-        loss (`value`, as `optax.contrib.reduce_on_plateau` does); line searches, which evaluate it anew, are not
+        learned. One that divides by a root or a norm, such as Adam, needs `optimizers.safe_at_zero`. It may use the
+        loss (`value`, as `optax.contrib.reduce_on_plateau` does); line searches, which evaluate the loss again, are not
         supported.
       num_steps: number of steps, at least 0.
       adjoint: how the loop is differentiated.
 
     Returns:
       `inner_loop(params, context, key) -> (params, aux)`; `aux["inner_losses"]` is `[num_steps]`, the objective
-      *before* each step, and `aux["optimizer_state"]` what the optimizer's state was at the end.
+      *before* each step, and `aux["optimizer_state"]` is the optimizer's final state.
 
     Raises:
-      ValueError: if `num_steps` is no integer or negative; at trace time, if the objective returns anything but a
-        scalar and a dictionary.
+      ValueError: if `num_steps` is not an integer or is negative; at trace time, if the objective returns anything but
+        a scalar and a dictionary.
 
     Example:
       >>> import jax, optax
@@ -52,10 +54,10 @@ def descend(
       0.75
     """
     if not isinstance(num_steps, numbers.Integral) or num_steps < 0:
-        raise ValueError(f"num_steps={num_steps}; expected an integer, 0 to leave the initial model as it is, or more")
+        raise ValueError(f"num_steps={num_steps}; expected an integer of at least 0 (0 leaves the model unchanged)")
     make_optimizer = optimizer if callable(optimizer) else lambda _: optimizer
 
     def checked(params: PyTree, context: PyTree, step: Any, key: RandomKey) -> tuple[Any, Aux]:
-        return checked_loss(objective(params, context, step, key), "what the objective of an inner loop returns")
+        return checked_loss(objective(params, context, step, key), "the result of an inner loop's objective")
 
     return adjoint(checked, make_optimizer, num_steps)

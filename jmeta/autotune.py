@@ -1,10 +1,10 @@
-"""Choose how a meta-step runs before the run: the fastest of several equal ways that fits into the memory.
+"""Choose how a meta-step runs, before the run: the fastest of several equivalent ways that fits into memory.
 
-A meta-gradient can be had in many ways that agree but for rounding: adjoints, rematerialisation policies, tasks at once
-or one after another, precisions. Which is fastest depends on the network, the number of tasks and the machine, and
-which fits is known before anything runs: the compiler has decided on every buffer.
+A meta-gradient can be computed in many ways that agree up to rounding: adjoints, rematerialisation policies, tasks at
+once or one after another, precisions. Which is fastest depends on the network, the number of tasks and the machine.
+Which ones fit is known before anything runs, since the compiler has allocated every buffer.
 
-Time is measured, not derived: the compiler's count of operations sees the body of a loop once.
+Time is measured, not derived: the compiler's count of operations includes the body of a loop only once.
 """
 
 import statistics
@@ -14,16 +14,18 @@ from typing import Any, NamedTuple
 
 import jax
 
+__all__ = ["Trial", "Plan", "plan", "describe"]
+
 
 class Trial(NamedTuple):
-    """What was found out about one candidate.
+    """The measurements of one candidate.
 
     Attributes:
-      name: the candidate's.
-      temporary_bytes: what the compiled program allocates for itself while it runs.
-      peak_bytes: that, its arguments and its results; buffers that are donated count once.
-      compile_seconds: tracing and compiling.
-      step_seconds: the median of the measured steps; `None` if it does not fit and was not run.
+      name: the candidate's name.
+      temporary_bytes: memory that the compiled program allocates for itself while it runs.
+      peak_bytes: temporary memory, arguments and results together; donated buffers count once.
+      compile_seconds: time of tracing and compiling.
+      step_seconds: median time of the measured steps; `None` if the candidate does not fit and was not run.
     """
 
     name: str
@@ -34,12 +36,12 @@ class Trial(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The choice, and why.
+    """The chosen candidate and the measurements behind the choice.
 
     Attributes:
       chosen: the name of the fastest candidate that fits.
-      trials: of every candidate, in the order given.
-      memory_bytes: the budget.
+      trials: one for each candidate, in the order given.
+      memory_bytes: the memory budget.
     """
 
     chosen: str
@@ -55,21 +57,21 @@ def plan(
     donate_argnums: int | tuple[int, ...] = (),
     num_steps: int = 3,
 ) -> Plan:
-    """Compile all candidates, run those that fit, and take the fastest.
+    """Compile all candidates, run those that fit, and choose the fastest.
 
-    Candidates are run in turns, so that a machine that slows down slows all of them; each runs once before it is timed.
+    Candidates run in turns, so that a machine that slows down slows all of them; each runs once before it is timed.
 
     Args:
-      candidates: name -> a function that `jax.jit` can compile; all of the same arguments and results. Nothing compares
-        those, so let them be ones that may stand for each other: adjoints and batchings, which give the same up to
-        rounding, or estimators of one gradient.
-      arguments: what they are called with, at the real size. They are copied where they are donated.
-      memory_bytes: the peak that is allowed, on one device; positive.
-      donate_argnums: as of `jax.jit`: the arguments that a run will give away, such as its state.
+      candidates: name -> a function that `jax.jit` can compile; all take the same arguments and return the same kind of
+        result. Results are not compared, so pass only functions that can replace each other: adjoints and batchings,
+        which agree up to rounding, or estimators of one gradient.
+      arguments: arguments of every candidate, at their real size. Donated ones are copied.
+      memory_bytes: largest peak allowed on one device; positive.
+      donate_argnums: as in `jax.jit`: the arguments that the run will donate, such as its state.
       num_steps: measured runs of each candidate, at least 1.
 
     Returns:
-      The choice and everything that was measured; `describe` puts it in words.
+      The choice and all measurements; `describe` prints them in words.
 
     Raises:
       ValueError: if there are no candidates, a number is out of its range, or nothing fits.
@@ -106,7 +108,7 @@ def plan(
     if not fitting:
         least = min(trials, key=lambda trial: trial.peak_bytes)
         raise ValueError(
-            f"nothing fits into {_in_words(memory_bytes)}: the least of {len(trials)} ways, {least.name}, takes "
+            f"nothing fits into {_in_words(memory_bytes)}: the smallest of {len(trials)} ways, {least.name}, takes "
             f"{_in_words(least.peak_bytes)}; allow more memory, or make the meta-step smaller"
         )
     donated = (donate_argnums,) if isinstance(donate_argnums, int) else donate_argnums
@@ -116,14 +118,14 @@ def plan(
 
 
 def describe(plan: Plan) -> str:
-    """The choice and the reasons in words, one line for each candidate, fastest first.
+    """Describe a plan in words: the choice, then one line for each candidate, fastest first.
 
     Example:
       >>> trials = Trial("a", 10**9, 2 * 10**9, 1.0, 0.5), Trial("b", 10**8, 10**9, 1.0, 0.7)
       >>> print(describe(Plan("a", trials, 3e9)))
       a: the fastest of the 2 of 2 ways that fit into 3.00 GB
-        a: 500.0 ms a step, peak 2.00 GB, of it 1.00 GB temporary
-        b: 700.0 ms a step, peak 1.00 GB, of it 100 MB temporary
+        a: 500.0 ms a step, peak 2.00 GB, 1.00 GB of it temporary
+        b: 700.0 ms a step, peak 1.00 GB, 100 MB of it temporary
     """
     num_fitting = sum(trial.step_seconds is not None for trial in plan.trials)
     ways = f"{num_fitting} of {len(plan.trials)} ways that fit into {_in_words(plan.memory_bytes)}"
@@ -131,16 +133,16 @@ def describe(plan: Plan) -> str:
     by_speed = lambda trial: (trial.step_seconds is None, trial.step_seconds or trial.peak_bytes)  # noqa: E731
     for trial in sorted(plan.trials, key=by_speed):
         speed = "does not fit" if trial.step_seconds is None else f"{trial.step_seconds * 1e3:.1f} ms a step"
-        sizes = f"peak {_in_words(trial.peak_bytes)}, of it {_in_words(trial.temporary_bytes)} temporary"
+        sizes = f"peak {_in_words(trial.peak_bytes)}, {_in_words(trial.temporary_bytes)} of it temporary"
         lines.append(f"  {trial.name}: {speed}, {sizes}")
     return "\n".join(lines)
 
 
 def _bytes(compiled: Any) -> tuple[int, int]:
-    """Temporary and peak bytes of a compiled program."""
+    """Return the temporary and peak bytes of a compiled program."""
     sizes = compiled.memory_analysis()
     if sizes is None:
-        raise ValueError(f"the backend {jax.default_backend()!r} does not say how much memory a program takes")
+        raise ValueError(f"the backend {jax.default_backend()!r} does not report how much memory a program takes")
     held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     return sizes.temp_size_in_bytes, held + sizes.temp_size_in_bytes
 

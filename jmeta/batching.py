@@ -1,9 +1,9 @@
-"""Functions of one task, over a batch of tasks: means, keys, and how many tasks to compute at once.
+"""Functions of one task, applied to a batch of tasks: means, keys, and how many tasks to compute at once.
 
-On accelerators all tasks at once keep the device busy, unless fewer were measured to (`jmeta.accelerators`). On a CPU a
-few are enough for that, and each further one only adds to what is in memory at a time; tasks of a convolutional network
-are best taken singly, those of a small multilayer perceptron by the hundred. What tells the two apart is the size of
-what one task computes.
+An accelerator is kept busy by all tasks at once, unless fewer were measured to be faster (`jmeta.accelerators`). A CPU
+needs only a few, and each further one only takes more memory: tasks of a convolutional network are best computed one by
+one, those of a small multilayer perceptron by the hundred. The size of the values that one task computes tells the two
+cases apart.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,13 +15,23 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, Key
 
 from .accelerators import choice
-from .tasks.drawn import draw
 from .types import PyTree, RandomKey
 
+__all__ = [
+    "CACHE_BYTES",
+    "over_tasks",
+    "task_keys",
+    "count_tasks",
+    "tasks_at_once",
+    "largest_divisor",
+    "chunk_size",
+    "computed_bytes",
+]
+
 CACHE_BYTES = 32 * 2**20
-"""Of intermediate values, at most, that are computed at once on a CPU. Measured on two cores with 32 MB of cache: a
-meta-step of MAML on a thousand sinusoids, where this gives 125 at once, takes half the time of all at once, and as long
-with any number from 10 to 250, while 500 at once take a third longer."""
+"""Largest size of the intermediate values computed at once on a CPU. Measured on two cores with 32 MB of cache: for a
+meta-step of MAML on a thousand sinusoids it gives 125 tasks at once, which takes half the time of all at once. Any
+number from 10 to 250 takes as long; 500 at once take a third longer."""
 
 
 def over_tasks(
@@ -29,25 +39,24 @@ def over_tasks(
 ) -> Callable[[PyTree, PyTree, RandomKey], Any]:
     """Average an episode function, or its gradient function, over stacked tasks.
 
-    Averaging the *gradient function* by `"scan"` holds one task's residuals at a time; the gradient of an averaged
-    episode function holds those of all tasks, unless it is the average of `jax.checkpoint(episode_fn)`, which computes
-    each task again on the way back. The results agree up to rounding.
+    Averaging the *gradient function* with `"scan"` holds one task's residuals at a time. The gradient of an averaged
+    episode function holds those of all tasks, unless `jax.checkpoint(episode_fn)` is averaged, which recomputes each
+    task on the backward pass. The results agree up to rounding.
 
     Args:
       fn: `(meta_params, task, key) -> result`; every leaf of the result is averaged over tasks, as floating point.
-      batching: `"vmap"`, all tasks at once; `"scan"`, one after another; a number of tasks, that many at once and the
-        chunks one after another; or `"auto"`, all at once on accelerators, unless fewer were measured to be faster
-        on the card, and on a CPU as many as its caches hold (`CACHE_BYTES`), decided when the function is
-        traced.
+      batching: `"vmap"`: all tasks at once; `"scan"`: one after another; a number: chunks of that many tasks, one chunk
+        after another; `"auto"`, decided when the function is traced: on accelerators all at once, unless fewer were
+        measured to be faster on the card, and on a CPU as many as its caches hold (`CACHE_BYTES`).
 
     Returns:
-      `(meta_params, tasks, key) -> mean result`, where every leaf of `tasks` has the tasks on its first axis. The task
-      at index i gets the i-th of `jax.random.split(key, num_tasks)`, whatever the batching; or the i-th of `key` if
-      that is a key for each task, as in a share of the tasks (see `jmeta.sharding`).
+      `(meta_params, tasks, key) -> mean result`, where every leaf of `tasks` has the tasks on its first axis. Task i
+      gets key i of `jax.random.split(key, num_tasks)`, whatever the batching; or `key[i]` if `key` holds one key for
+      each task, as it does where the tasks are sharded (see `jmeta.sharding`).
 
     Raises:
-      ValueError: if `batching` is none of these; at trace time if it does not divide the number of tasks, or if `tasks`
-        is not stacked.
+      ValueError: if `batching` is none of these; at trace time, if it does not divide the number of tasks, or if
+        `tasks` is not stacked.
 
     Example:
       >>> import jax, jax.numpy as jnp, jmeta
@@ -62,7 +71,6 @@ def over_tasks(
         )
 
     def mean_over_tasks(meta_params: PyTree, tasks: PyTree, key: Key[Array, "..."]) -> Any:
-        tasks = draw(tasks)
         num_tasks = count_tasks(tasks)
         keys = task_keys(key, num_tasks)
         chunk = chunk_size(batching, lambda task, key: fn(meta_params, task, key), (tasks, keys), num_tasks)
@@ -81,7 +89,7 @@ def over_tasks(
 
 
 def task_keys(key: Key[Array, "..."], num_tasks: int) -> Key[Array, "tasks"]:
-    """A key for each of stacked tasks: those that one key is split into, or those given.
+    """Return one key for each task: split a single key, or pass on keys that already are one for each task.
 
     Raises:
       ValueError: if there are several keys, but not one for each task.
@@ -100,7 +108,7 @@ def task_keys(key: Key[Array, "..."], num_tasks: int) -> Key[Array, "tasks"]:
 
 
 def count_tasks(tasks: PyTree) -> int:
-    """The number of stacked tasks: the common first axis of all leaves.
+    """Count stacked tasks: the length of the first axis that all leaves share.
 
     Raises:
       ValueError: if there is no leaf, or the leaves disagree.
@@ -123,11 +131,12 @@ def count_tasks(tasks: PyTree) -> int:
 
 
 def _mean_of_scan(fn: Callable[[Any], Any], xs: PyTree, count: int) -> Any:
-    """The sum of `fn(x)` over the leading axis of `xs`, by `count`; holds one result at a time.
+    """Sum `fn(x)` over the leading axis of `xs` and divide by `count`, holding one result at a time.
 
-    Sums are float32 at least; means have the dtypes that `jnp.mean` gives.
+    Sums are at least float32; means have the dtypes that `jnp.mean` gives.
     """
-    first = jax.eval_shape(fn, jax.tree.map(lambda leaf: leaf[0], xs))
+    # indexed inside, or `jax_debug_key_reuse` counts the first key as used twice
+    first = jax.eval_shape(lambda xs: fn(jax.tree.map(lambda leaf: leaf[0], xs)), xs)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.result_type(leaf.dtype, jnp.float32)), first)
 
     def add(total: PyTree, x: PyTree) -> tuple[PyTree, None]:
@@ -142,19 +151,20 @@ def _mean_dtype(dtype: jnp.dtype) -> jnp.dtype:
 
 
 def tasks_at_once(fn: Callable[..., Any], stacked: tuple[Any, ...], num_tasks: int) -> int:
-    """The largest divisor of `num_tasks` whose tasks compute no more than `CACHE_BYTES`, or as `choice` says of a card.
+    """Choose how many tasks to compute at once: the largest divisor of `num_tasks` that fits.
 
-    All, if the only divisors are far smaller than what would fit. On a CPU the function is traced once more for this.
+    On a CPU that many tasks compute no more than `CACHE_BYTES`; on an accelerator `choice` sets the limit. If all such
+    divisors are far below the limit, all tasks are taken at once. On a CPU this traces the function once more.
 
     Args:
-      fn: of one task.
-      stacked: its arguments for all tasks, which are on the first axis of every leaf.
-      num_tasks: in all, at least 1.
+      fn: function of one task.
+      stacked: its arguments for all tasks, with the tasks on the first axis of every leaf.
+      num_tasks: number of all tasks, at least 1.
 
     Example:
       >>> import jax.numpy as jnp
       >>> rows = jax.ShapeDtypeStruct((9, 2**21), jnp.float32)  # 8 MB of sines each
-      >>> tasks_at_once(lambda row: jnp.sin(row).sum(), (rows,), 9) in (3, 9)  # on a CPU four, which do not divide nine
+      >>> tasks_at_once(lambda row: jnp.sin(row).sum(), (rows,), 9) in (3, 9)  # a CPU fits 4, which do not divide 9
       True
     """
     if jax.default_backend() != "cpu":
@@ -164,7 +174,7 @@ def tasks_at_once(fn: Callable[..., Any], stacked: tuple[Any, ...], num_tasks: i
 
 
 def largest_divisor(num_tasks: int, at_most: int) -> int:
-    """The largest divisor of a number of tasks that is no larger than `at_most`; all if it is far smaller than that.
+    """Return the largest divisor of `num_tasks` up to `at_most`, or `num_tasks` if that divisor is far smaller.
 
     Example:
       >>> largest_divisor(32, 20), largest_divisor(31, 20), largest_divisor(32, 100)
@@ -176,11 +186,11 @@ def largest_divisor(num_tasks: int, at_most: int) -> int:
 
 
 def chunk_size(batching: str | int, fn: Callable[..., Any], stacked: tuple[Any, ...], num_tasks: int) -> int:
-    """How many tasks a `batching` computes at once: `"vmap"` all, `"scan"` one, a number so many, `"auto"` see above.
+    """Return the number of tasks that a `batching` computes at once.
 
     Args:
-      batching: as given to `over_tasks`.
-      fn, stacked, num_tasks: as for `tasks_at_once`; looked at for `"auto"` alone.
+      batching: as in `over_tasks`.
+      fn, stacked, num_tasks: as in `tasks_at_once`; `fn` and `stacked` are used by `"auto"` only.
 
     Example:
       >>> import jax.numpy as jnp
@@ -193,7 +203,7 @@ def chunk_size(batching: str | int, fn: Callable[..., Any], stacked: tuple[Any, 
 
 
 def computed_bytes(fn: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
-    """The size of all values that a function computes on the way: of a loop, its body once, and its results.
+    """Return the size in bytes of all values that a function computes; a loop counts its body once, and its results.
 
     Example:
       >>> import jax.numpy as jnp
@@ -209,15 +219,15 @@ def computed_bytes(fn: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
 
 
 def _equations(jaxpr: Jaxpr) -> Iterator[Any]:
-    """Those that compute something: not calls but what is in them, and loops with it."""
+    """Yield the equations that compute something: those inside calls, not the calls; loops and their bodies."""
     for equation in jaxpr.eqns:
         inner = [part for value in equation.params.values() for part in _jaxprs(value)]
         yield from (each for part in inner for each in _equations(part))
-        if not inner or equation.primitive.name == "scan":  # whose stacked results are computed beside its body's
+        if not inner or equation.primitive.name == "scan":  # a scan also computes its stacked results
             yield equation
 
 
 def _jaxprs(value: Any) -> list[Jaxpr]:
     values = value if isinstance(value, tuple | list) else [value]
     found = [each for each in values if isinstance(each, Jaxpr | ClosedJaxpr)]
-    return [each if isinstance(each, Jaxpr) else each.jaxpr for each in found]  # one class, in newer versions of JAX
+    return [each if isinstance(each, Jaxpr) else each.jaxpr for each in found]  # newer versions of JAX have one class

@@ -1,9 +1,10 @@
 """Losses of one task, as `(outputs, batch) -> (loss, aux)`.
 
-They are what an inner loop descends on the support and what an episode is judged by on the query. Each averages over
+An inner loop descends such a loss on the support, and an episode is evaluated by one on the query. Each averages over
 the real examples of the batch: padding, where `batch.mask` is False, changes neither value nor gradient.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -12,25 +13,35 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from .distributions import Distribution
-from .types import Aux, Batch
+from .types import Aux, Batch, PyTree
+
+__all__ = [
+    "checked_loss",
+    "without_padding",
+    "masked_mean",
+    "cross_entropy",
+    "squared_error",
+    "negative_log_likelihood",
+    "check_labels",
+]
 
 
 def checked_loss(result: Any, of: str) -> tuple[Any, Aux]:
-    """What a loss function returned, if it is `(loss, aux)`: a scalar and a dictionary.
+    """Return the result of a loss function after checking that it is `(loss, aux)`: a scalar and a dictionary.
 
     Args:
-      result: of the function.
-      of: what the result is called in the message.
+      result: the function's result.
+      of: name of the result in the error message.
 
     Raises:
       ValueError: if it is anything else, at trace time.
 
     Example:
-      >>> loss, aux = checked_loss((0.5, {}), "what loss_fn returns")
-      >>> checked_loss(0.5, "what loss_fn returns")
+      >>> loss, aux = checked_loss((0.5, {}), "the result of loss_fn")
+      >>> checked_loss(0.5, "the result of loss_fn")
       Traceback (most recent call last):
       ...
-      ValueError: what loss_fn returns must be (loss, aux), a scalar and a dictionary, but it is a float
+      ValueError: the result of loss_fn must be (loss, aux), a scalar and a dictionary, but it is a float
     """
     expected = f"{of} must be (loss, aux), a scalar and a dictionary, but it is"
     if not isinstance(result, tuple) or len(result) != 2:
@@ -46,8 +57,49 @@ def checked_loss(result: Any, of: str) -> tuple[Any, Aux]:
     return loss, aux
 
 
+def without_padding(batch: Batch) -> Batch:
+    """Put zeros into the inputs and targets of padding: whatever padding holds, even NaN, is gone.
+
+    Episodes do so with both batches of a task before anything is computed, since a NaN that is masked afterwards is
+    still in the gradient.
+
+    Raises:
+      ValueError: at trace time, if the mask is not one bool for each example.
+
+    Example:
+      >>> import jax.numpy as jnp, jmeta
+      >>> batch = jmeta.Batch(x=jnp.array([1.0, jnp.nan]), y=jnp.array([2, 7]), mask=jnp.array([True, False]))
+      >>> without_padding(batch).x.tolist(), without_padding(batch).y.tolist()
+      ([1.0, 0.0], [2, 0])
+    """
+    return batch._replace(x=_blank(batch.mask, batch.x), y=_blank(batch.mask, batch.y))
+
+
+def _blank(mask: Any, tree: PyTree) -> PyTree:
+    """The tree with zeros where the mask of its leaves' first axis is False."""
+    if mask is None:
+        return tree
+
+    def blank(leaf: Array) -> Array:
+        _check_mask(mask, jnp.shape(leaf)[:1])
+        return jnp.where(mask.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, jnp.zeros_like(leaf))
+
+    return jax.tree.map(blank, tree)
+
+
+def _check_mask(mask: Any, expected: tuple[int, ...]) -> None:
+    if mask.dtype != bool or mask.shape != expected:
+        raise ValueError(
+            f"a batch of examples {expected} has a mask of shape {mask.shape} and dtype {mask.dtype}; pass one bool "
+            "for each example, True where it is real; weights and masks of single outputs belong in a loss of your own"
+        )
+
+
 def masked_mean(values: Float[Array, "examples"], batch: Batch) -> Float[Array, ""]:
-    """The mean of `values` over the real examples of `batch`; 0 if there are none.
+    """Average `values` over the real examples of `batch`; 0 if there are none.
+
+    Raises:
+      ValueError: at trace time, if `values` is not one number, or the mask not one bool, for each example.
 
     Example:
       >>> import jax.numpy as jnp, jmeta
@@ -55,16 +107,20 @@ def masked_mean(values: Float[Array, "examples"], batch: Batch) -> Float[Array, 
       >>> float(masked_mean(jnp.array([1.0, 3.0, 100.0]), batch))
       2.0
     """
+    if values.ndim != 1:
+        raise ValueError(f"masked_mean expects one value for each example, but values have shape {values.shape}")
     if batch.mask is None:
-        return values.mean()
+        return values.mean() if values.size else jnp.zeros((), values.dtype)
+    _check_mask(batch.mask, values.shape)
     kept = jnp.where(batch.mask, values, 0.0)  # `where`, not a product: padding may hold NaN
     return kept.sum() / jnp.maximum(batch.mask.sum(), 1).astype(values.dtype)
 
 
 def cross_entropy(outputs: Shaped[Array, "examples ways"], batch: Batch) -> tuple[Float[Array, ""], Aux]:
-    """Softmax cross-entropy with integer labels, in nats; `aux` has the `accuracy`, in [0, 1].
+    """Compute the softmax cross-entropy with integer labels, in nats; `aux` has the `accuracy`, in [0, 1].
 
-    A logit of -inf says that the task has no such class.
+    A logit of -inf means that the task has no such class. The loss of a label out of range is NaN, so that training
+    skips the step and counts it.
 
     Raises:
       ValueError: if `batch.y` is not one integer label for each row of `outputs`.
@@ -76,18 +132,20 @@ def cross_entropy(outputs: Shaped[Array, "examples ways"], batch: Batch) -> tupl
       >>> float(aux["accuracy"])
       0.5
     """
-    labels = _checked_labels(outputs, batch)
+    outputs, labels = _blank(batch.mask, (outputs, _checked_labels(outputs, batch)))
+    num_ways = outputs.shape[-1]
+    within = jnp.where(labels < 0, num_ways, labels)  # a negative index would count from the end
     log_probs = jax.nn.log_softmax(outputs)
-    losses = -jnp.take_along_axis(log_probs, labels[:, None], axis=-1)[:, 0]
+    losses = -jnp.take_along_axis(log_probs, within[:, None], axis=-1, mode="fill")[:, 0]
     correct = (outputs.argmax(-1) == labels).astype(losses.dtype)
     return masked_mean(losses, batch), {"accuracy": masked_mean(correct, batch)}
 
 
 def squared_error(outputs: Shaped[Array, "examples ..."], batch: Batch) -> tuple[Float[Array, ""], Aux]:
-    """The mean squared error, averaged over the features of an example and then over examples; `aux` repeats it.
+    """Compute the mean squared error, averaged over the features of an example, then over examples; `aux` repeats it.
 
     Raises:
-      ValueError: if `outputs` and `batch.y` differ in shape (broadcasting here is a well-known silent fault).
+      ValueError: if `outputs` and `batch.y` differ in shape (broadcasting them is a well-known silent fault).
 
     Example:
       >>> import jax.numpy as jnp, jmeta
@@ -100,7 +158,9 @@ def squared_error(outputs: Shaped[Array, "examples ..."], batch: Batch) -> tuple
             f"squared_error expects outputs and targets of one shape, but outputs are {outputs.shape} and batch.y is "
             f"{batch.y.shape}; reshape one of them (a missing trailing axis of 1 is the usual cause)"
         )
-    losses = jnp.square(outputs - batch.y).reshape(outputs.shape[0], -1).mean(-1)
+    outputs, targets = _blank(batch.mask, (outputs, batch.y))
+    squares = jnp.square(outputs - targets).reshape(outputs.shape[0], math.prod(outputs.shape[1:]))
+    losses = squares.mean(-1)  # the reshape has no -1: there may be no example
     loss = masked_mean(losses, batch)
     return loss, {"squared_error": loss}
 
@@ -145,3 +205,28 @@ def _checked_labels(outputs: Shaped[Array, "examples ways"], batch: Batch) -> In
             f"shape {labels.shape} and dtype {labels.dtype}; pass labels in 0..{outputs.shape[-1] - 1}, not one-hot"
         )
     return labels
+
+
+def check_labels(labels: Any, num_ways: int, of: str) -> None:
+    """Look at labels, which are numbers at hand and no tracers.
+
+    Args:
+      labels: integers, of any shape, without padding.
+      num_ways: how many classes a learner tells apart.
+      of: what the message calls them.
+
+    Raises:
+      ValueError: if one is not in `0..num_ways-1`.
+
+    Example:
+      >>> check_labels([-1, 1], 2, "the support")
+      Traceback (most recent call last):
+      ...
+      ValueError: the support has labels -1, 1, but the learner tells 2 classes apart; pass labels in 0..1
+    """
+    found = np.unique(np.asarray(labels))
+    if found.size and (found[0] < 0 or found[-1] >= num_ways):
+        shown = ", ".join(map(str, found[:8])) + (", ..." if found.size > 8 else "")
+        raise ValueError(
+            f"{of} has labels {shown}, but the learner tells {num_ways} classes apart; pass labels in 0..{num_ways - 1}"
+        )

@@ -1,28 +1,34 @@
-"""Inner optimizers that optax does not have: safe at zero gradients, and with learned rates."""
+"""Inner optimizers that optax lacks: ones that are safe at zero gradients, and ones with learned rates."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import Literal
 
 from .types import PyTree
+
+__all__ = ["safe_at_zero", "learned_rates"]
 
 
 def safe_at_zero(
     optimizer: optax.GradientTransformation, *, smallest: float = 1e-15
 ) -> optax.GradientTransformationExtraArgs:
-    """The same optimizer, with a finite derivative where a gradient is exactly zero.
+    """Wrap an optimizer so that its derivative is finite where a gradient is exactly zero.
 
     Optimizers that divide by a root or a norm (Adam, RMSProp, LAMB, clipping by the global norm) have an infinite
-    derivative inside at zero, and 0 · ∞ makes the whole meta-gradient NaN: one black pixel is enough. Here steps and
-    state are the optimizer's own, to the bit, and their derivative is that at a gradient whose numbers below `smallest`
-    are put at `smallest`: for Adam, the limit at zero. LAMB and LARS scale a leaf's step to the norm of its parameters,
-    and have no limit where the whole gradient of a leaf is zero: the derivative there is finite, and very large.
+    inner derivative at zero, and 0 · ∞ makes the whole meta-gradient NaN: one black pixel is enough. The wrapped
+    optimizer takes bitwise the same steps and has the same state. They are differentiated at a gradient whose entries
+    smaller than `smallest` are replaced by `smallest`: for Adam, the limit at zero. A root of a negative number that
+    the optimizer computes but does not select, as RAdam does in its first steps, does not enter the derivative. LAMB
+    and LARS scale a leaf's step to the norm of its parameters and have no limit where the whole gradient of a leaf is
+    zero: the derivative there is finite, and very large.
 
     Args:
       optimizer: any optax transformation of gradients.
-      smallest: positive; its square, times one minus Adam's `b2`, must not underflow: not for float16.
+      smallest: positive; its square times (1 − Adam's `b2`) must not underflow, so float16 is not supported.
 
     Raises:
       ValueError: if `smallest` is not positive.
@@ -47,26 +53,59 @@ def safe_at_zero(
 
     def update(updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any) -> tuple[PyTree, Any]:
         exact = jax.lax.stop_gradient(optimizer.update(updates, state, params, **extra_args))
-        nearby = optimizer.update(jax.tree.map(away_from_zero, updates), state, params, **extra_args)
+        nearby = _with_defined_roots(optimizer.update)(
+            jax.tree.map(away_from_zero, updates), state, params, **extra_args
+        )
         return jax.tree.map(_with_derivative_of, exact, nearby)
 
     return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
+def _with_defined_roots(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Replace the square roots of negative numbers in a function by those of 1.
+
+    Both branches of a `jnp.where` are differentiated, and the NaN of the one that is not chosen spoils the derivative
+    of the other: 0 · NaN. No result that is a number changes.
+    """
+
+    def evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+        for eqn in jaxpr.eqns:
+            inputs = [var.val if isinstance(var, Literal) else values[var] for var in eqn.invars]
+            if eqn.primitive.name in ("jit", "pjit"):
+                outputs = evaluate(eqn.params["jaxpr"].jaxpr, eqn.params["jaxpr"].consts, inputs)
+            else:
+                if eqn.primitive.name in ("sqrt", "rsqrt"):
+                    inputs = [jnp.where(inputs[0] < 0, jnp.ones_like(inputs[0]), inputs[0])]
+                bound = eqn.primitive.get_bind_params(eqn.params)
+                fns, params = bound if isinstance(bound, tuple) else ((), bound)  # a pair before JAX 0.10
+                outputs = eqn.primitive.bind(*fns, *inputs, **params)
+            outputs = outputs if eqn.primitive.multiple_results else [outputs]
+            values.update(zip(eqn.outvars, outputs, strict=True))
+        return [var.val if isinstance(var, Literal) else values[var] for var in jaxpr.outvars]
+
+    def run(*args: Any, **kwargs: Any) -> PyTree:
+        closed, shapes = jax.make_jaxpr(lambda args, kwargs: fn(*args, **kwargs), return_shape=True)(args, kwargs)
+        leaves = evaluate(closed.jaxpr, closed.consts, jax.tree.leaves((args, kwargs)))
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+    return run
+
+
 def _with_derivative_of(value: Any, other: Any) -> Any:
-    """`value`, differentiated as `other`; counters have no derivative."""
+    """Return `value` with the derivative of `other`; counters have no derivative."""
     if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
         return value
     return value + (other - jax.lax.stop_gradient(other))
 
 
 def learned_rates(rates: PyTree) -> optax.GradientTransformation:
-    """Gradient descent with a learning rate for each leaf, or each number, of the parameters: ∆ = −rate ⊙ gradient.
+    """Build gradient descent with a learning rate for each leaf, or entry, of the parameters: ∆ = −rate ⊙ gradient.
 
-    `adaptation.descend` takes it as `lambda context: learned_rates(context.rates)`; the rates get a meta-gradient.
+    Pass `lambda context: learned_rates(context.rates)` to `adaptation.descend`; the rates then get a meta-gradient.
 
     Args:
-      rates: a tree like the parameters; each leaf a scalar or an array of the parameter's shape.
+      rates: a tree like the parameters; each leaf is a scalar or an array of the parameter's shape.
 
     Example:
       >>> optimizer = learned_rates({"w": 0.1})

@@ -1,4 +1,4 @@
-"""Trees of parameters: their leaves' names, and parts of them."""
+"""Trees of parameters: partition them, merge them, and name their leaves."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,20 +7,22 @@ import jax
 
 from .types import PyTree
 
+__all__ = ["partition", "merge", "path_name"]
+
 
 def partition(params: PyTree, is_adapted: Callable[[str], bool]) -> tuple[PyTree, PyTree]:
     """Split parameters into those an inner loop adapts and those it leaves alone.
 
     Args:
       params: any pytree of parameters.
-      is_adapted: says of a leaf's path, written as `"params/conv_0/kernel"`, whether the inner loop adapts it.
+      is_adapted: maps a leaf's path, such as `"params/conv_0/kernel"`, to whether the inner loop adapts that leaf.
 
     Returns:
       `(adapted, rest)`: two trees like `params`, with `None` where the other one has the leaf; `merge` is the
       inverse.
 
     Raises:
-      ValueError: if no leaf, or no such name, is selected.
+      ValueError: if no leaf is selected.
 
     Example:
       >>> partition({"body": 1.0, "head": 2.0}, lambda path: "head" in path)
@@ -36,7 +38,7 @@ def partition(params: PyTree, is_adapted: Callable[[str], bool]) -> tuple[PyTree
 
 
 def merge(adapted: PyTree, rest: PyTree) -> PyTree:
-    """The inverse of `partition`.
+    """Merge two trees into one; the inverse of `partition`.
 
     Example:
       >>> merge({"body": None, "head": 2.0}, {"body": 1.0, "head": None})
@@ -46,7 +48,7 @@ def merge(adapted: PyTree, rest: PyTree) -> PyTree:
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """A leaf's path, as `jax.tree_util` gives it, as one word.
+    """Return a leaf's path, as `jax.tree_util` gives it, as one string.
 
     Example:
       >>> import jax

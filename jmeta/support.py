@@ -1,20 +1,20 @@
-"""A model on a task's support: padding blanked, norm layers' statistics set, and the loss that inner loops descend."""
+"""A model on a task's support: blank padding, set the norm layers' statistics, compute the inner loop's loss."""
 
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
+from .losses import without_padding
 from .models.chain import apply_and_calibrate
 from .types import Aux, Batch, LossFn, Model, PyTree, RandomKey
 
+__all__ = ["apply_to_support", "with_support_statistics", "support_loss"]
+
 
 def apply_to_support(model: Model, params: PyTree, support: Batch, key: RandomKey | None) -> tuple[PyTree, PyTree]:
-    """`(outputs, params)` of a model on a support, the parameters holding its statistics if the model stores any.
+    """Return `(outputs, params)` of a model on a support; if the model stores statistics, `params` hold the support's.
 
-    Learners use this wherever they look at the support. The model sees padding as zeros, so what padding holds, even
-    NaN, changes nothing; but statistics over examples still count those zeros in.
+    Learners call this wherever they apply a model to the support. The model sees padding as zeros, so the values in
+    the padding, even NaN, change nothing; but statistics over examples still include those zeros.
 
     Example:
       >>> import jax, jax.numpy as jnp, jmeta
@@ -28,24 +28,8 @@ def apply_to_support(model: Model, params: PyTree, support: Batch, key: RandomKe
     return apply_and_calibrate(model, params, without_padding(support).x, key)
 
 
-def without_padding(batch: Batch) -> Batch:
-    """The batch with zeros for the inputs of its padding: whatever padding holds, even NaN, is gone.
-
-    Example:
-      >>> import jax.numpy as jnp, jmeta
-      >>> batch = jmeta.Batch(x=jnp.array([1.0, jnp.nan]), y=jnp.zeros(2), mask=jnp.array([True, False]))
-      >>> without_padding(batch).x.tolist()
-      [1.0, 0.0]
-    """
-    if batch.mask is None:
-        return batch
-    mask = batch.mask
-    blank = lambda leaf: jnp.where(mask.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, jnp.zeros_like(leaf))  # noqa: E731
-    return batch._replace(x=jax.tree.map(blank, batch.x))
-
-
 def with_support_statistics(model: Model, params: PyTree, support: Batch, key: RandomKey | None) -> PyTree:
-    """`params` with the norm layers' statistics set to the support's, if the model stores any.
+    """Return `params` with the norm layers' statistics set to the support's, if the model stores any.
 
     Example:
       >>> import jax, jax.numpy as jnp, jmeta
@@ -60,7 +44,7 @@ def with_support_statistics(model: Model, params: PyTree, support: Batch, key: R
 
 
 def support_loss(model: Model, loss_fn: LossFn) -> Callable[[PyTree, Batch, RandomKey | None], tuple[Any, Aux]]:
-    """`(params, support, key) -> (loss, aux)`: what an inner loop descends, in most learners.
+    """Build the objective `(params, support, key) -> (loss, aux)` that the inner loop of most learners descends.
 
     Example:
       >>> import jax, jax.numpy as jnp, jmeta

@@ -1,8 +1,8 @@
-"""Meta-training: meta-steps as a pure function of their state, many of them in one dispatch.
+"""Meta-training: a meta-step is a pure function of its state, and many of them run in one dispatch.
 
-Everything a run needs to go on is in its `MetaState` and one random key: the key of a meta-step is derived from the
-run's key and the step's number, so a state that was saved and restored continues with the same tasks and the same bits,
-and any single step can be replayed. Loops that print, save and stop are the caller's (see `experiments/`).
+A run continues from its `MetaState` and one random key: the key of a meta-step is derived from the run's key and the
+step's number, so a state that was saved and restored continues with the same tasks and the same bits, and any single
+step can be replayed. Loops that print, save and stop belong to the caller (see `jmeta.runs`).
 """
 
 from collections.abc import Callable
@@ -11,29 +11,42 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
+from .adjoints import checked_optimizer
 from .batching import count_tasks
 from .losses import checked_loss
-from .tasks.drawn import Drawn
 from .tasks.few_shot import as_partial
 from .types import Aux, GradFn, MetaTrainer, PyTree, RandomKey, Task
 
+__all__ = [
+    "SampleTasks",
+    "MetaState",
+    "meta_trainer",
+    "start_counting",
+    "count_step",
+    "step_keys",
+    "sampled_steps",
+    "fed_steps",
+    "with_progress",
+    "all_finite",
+]
+
 SampleTasks = Callable[[RandomKey], PyTree]
-"""`key -> stacked tasks`; a `jax.tree_util.Partial` if it holds arrays, so that they are arguments, not constants."""
+"""`key -> stacked tasks`. A sampler that holds arrays is a `jax.tree_util.Partial`, so that they are arguments, not
+constants, of the compiled function."""
 
 
 class MetaState(NamedTuple):
-    """What the next meta-step needs, and what has been skipped so far.
+    """The state of meta-training between two meta-steps.
 
     Attributes:
       meta_params: the parameters being meta-learned.
-      optimizer_state: the meta-optimizer's.
-      step: int32, meta-steps done, skipped ones included.
-      num_skipped: int32, meta-steps skipped since their loss, gradient or result was not finite.
-      num_skipped_in_a_row: int32, how many of them were the latest.
-      last_skipped_step: int32, the latest one's number, or -1.
+      optimizer_state: the meta-optimizer's state.
+      step: int32, number of meta-steps done, skipped ones included.
+      num_skipped: int32, number of meta-steps skipped because their loss, gradient or result was not finite.
+      num_skipped_in_a_row: int32, number of skipped meta-steps since the last one that was not.
+      last_skipped_step: int32, number of the last skipped meta-step, or -1.
     """
 
     meta_params: PyTree
@@ -45,23 +58,26 @@ class MetaState(NamedTuple):
 
 
 def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) -> MetaTrainer:
-    """Meta-steps of an optax optimizer on a meta-gradient.
+    """Build meta-training: meta-steps of an optax optimizer on a meta-gradient.
 
-    A meta-step whose loss or gradient is not finite, or that would take a parameter or the optimizer's state there,
-    changes neither; it is counted in the state, and the caller decides when there were too many.
+    A meta-step is skipped if its loss or gradient is not finite, or if it would make a parameter or the optimizer's
+    state so. It then changes neither and is counted in the state; the caller decides when there were too many.
 
     Args:
       grad_fn: `(meta_params, tasks, key) -> ((loss, aux), grads)` on stacked tasks, such as
         `over_tasks(jax.value_and_grad(episode_fn, has_aux=True))`.
-      meta_optimizer: any optax transformation.
+      meta_optimizer: any optax transformation; it may ask for the loss (`value`, as `optax.contrib.reduce_on_plateau`
+        does), and not for a function to evaluate it anew.
 
     Returns:
       `init(meta_params) -> MetaState`, which copies the parameters so that the state may be donated, and
-      `update(state, tasks, key) -> (state, aux)`; `aux` is that of the episode and `loss`, `grad_norm`, `is_skipped`.
+      `update(state, tasks, key) -> (state, aux)`, which adds `loss`, `grad_norm` and `is_skipped` to the episode's
+      `aux`. It has a `share`, for tasks that devices share.
 
     Raises:
       ValueError: at trace time, if `grad_fn` returns anything else, or a gradient whose tree is not that of the
-        meta-parameters.
+        meta-parameters; at once, if `meta_optimizer` is no optax transformation; from `init`, if a meta-parameter is
+        not floating point.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -72,36 +88,58 @@ def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) 
       (1.0, 1)
     """
 
+    meta_optimizer = checked_optimizer(meta_optimizer, "meta_optimizer")
+
     def init(meta_params: PyTree) -> MetaState:
-        zero = jnp.zeros((), jnp.int32)
-        state = MetaState(meta_params, meta_optimizer.init(meta_params), zero, zero, zero, zero - 1)
-        return jax.tree.map(jnp.array, state)  # copies: a donated buffer must be nobody else's
+        return start_counting(meta_params, meta_optimizer.init(meta_params))
 
     def update(state: MetaState, tasks: PyTree, key: RandomKey) -> tuple[MetaState, Aux]:
         (loss, aux), grads = _checked(grad_fn(state.meta_params, tasks, key), state.meta_params)
-        updates, optimizer_state = meta_optimizer.update(grads, state.optimizer_state, state.meta_params)
+        updates, optimizer_state = meta_optimizer.update(grads, state.optimizer_state, state.meta_params, value=loss)
         stepped = (optax.apply_updates(state.meta_params, updates), optimizer_state)
         kept = (state.meta_params, state.optimizer_state)
         is_finite = all_finite((loss, grads)) & _stays_finite(kept, stepped)
         meta_params, optimizer_state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), stepped, kept)
         skipped = 1 - is_finite.astype(jnp.int32)
-        state = MetaState(
-            meta_params=meta_params,
-            optimizer_state=optimizer_state,
-            step=state.step + 1,
-            num_skipped=state.num_skipped + skipped,
-            num_skipped_in_a_row=(state.num_skipped_in_a_row + 1) * skipped,
-            last_skipped_step=jnp.where(is_finite, state.last_skipped_step, state.step),
-        )
+        state = count_step(state, skipped)._replace(meta_params=meta_params, optimizer_state=optimizer_state)
         return state, {**aux, "loss": loss, "grad_norm": optax.tree.norm(grads), "is_skipped": skipped}
 
-    return MetaTrainer(init, update)
+    return MetaTrainer(init, update, share=lambda sharing: meta_trainer(sharing.mean(grad_fn), meta_optimizer))
+
+
+def start_counting(meta_params: PyTree, optimizer_state: PyTree) -> MetaState:
+    """Make the state before the first meta-step, of copies: a donated buffer must be nobody else's.
+
+    Example:
+      >>> state = start_counting(0.5, ())
+      >>> int(state.step), int(state.last_skipped_step)
+      (0, -1)
+    """
+    zero = jnp.zeros((), jnp.int32)
+    return jax.tree.map(jnp.array, MetaState(meta_params, optimizer_state, zero, zero, zero, zero - 1))
+
+
+def count_step(state: MetaState, skipped: Int[Array, ""]) -> MetaState:
+    """Count one more meta-step, which was skipped (1) or not (0); the rest of the state stays as it is.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> state = count_step(start_counting(0.5, ()), jnp.int32(1))
+      >>> int(state.step), int(state.num_skipped_in_a_row), int(state.last_skipped_step)
+      (1, 1, 0)
+    """
+    return state._replace(
+        step=state.step + 1,
+        num_skipped=state.num_skipped + skipped,
+        num_skipped_in_a_row=(state.num_skipped_in_a_row + 1) * skipped,
+        last_skipped_step=jnp.where(skipped == 1, state.step, state.last_skipped_step),
+    )
 
 
 def step_keys(key: RandomKey, step: Int[Array, ""] | int) -> tuple[RandomKey, RandomKey]:
-    """`(key_tasks, key_update)` of the meta-step with this number, in the run with this key.
+    """Derive `(key_tasks, key_update)` of a meta-step from the run's key and the step's number.
 
-    They depend on nothing else, which is what makes a run resumable and any step of it replayable:
+    They depend on nothing else, so a run can be resumed and any step of it replayed.
 
     Example:
       >>> import jax
@@ -114,7 +152,7 @@ def step_keys(key: RandomKey, step: Int[Array, ""] | int) -> tuple[RandomKey, Ra
 def sampled_steps(
     trainer: MetaTrainer, *, num_steps: int, num_total_steps: int | None = None
 ) -> Callable[[MetaState, SampleTasks, RandomKey], tuple[MetaState, Aux]]:
-    """Many meta-steps in one dispatch: a compiled scan over sampling tasks and updating.
+    """Build a compiled scan that samples tasks and updates the state: many meta-steps in one dispatch.
 
     Args:
       trainer: as returned by `meta_trainer`.
@@ -123,8 +161,8 @@ def sampled_steps(
         num_total_steps`.
 
     Returns:
-      `run(state, sample_tasks, key) -> (state, aux)`, compiled; the state is donated, that is, used up; `key` is the
-      run's key, the same in every call. Each leaf of `aux` has the steps on its first axis.
+      `run(state, sample_tasks, key) -> (state, aux)`, compiled. The state is donated: the caller cannot use it again.
+      `key` is the run's key, the same in every call. Each leaf of `aux` has the steps on its first axis.
 
     Raises:
       ValueError: if `num_steps` is not positive.
@@ -157,7 +195,7 @@ def sampled_steps(
 def fed_steps(
     trainer: MetaTrainer, *, num_total_steps: int | None = None
 ) -> Callable[[MetaState, PyTree, RandomKey], tuple[MetaState, Aux]]:
-    """Meta-steps on tasks that the host brings, for data that does not fit on the device.
+    """Build compiled meta-steps on tasks fed by the host, for data that does not fit on the device.
 
     Args:
       trainer: as returned by `meta_trainer`.
@@ -165,7 +203,7 @@ def fed_steps(
 
     Returns:
       `run(state, tasks, key) -> (state, aux)`, compiled, with the state donated. Every leaf of `tasks` is
-      `[steps, tasks, ...]`: one dispatch makes as many meta-steps as it is given.
+      `[steps, tasks, ...]`: one dispatch makes one meta-step for each index of the first axis.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -187,31 +225,21 @@ def fed_steps(
 
 
 def with_progress(tasks: PyTree, step: Int[Array, ""], num_total_steps: int | None) -> PyTree:
-    """Stacked tasks with the share of training done as their `progress`; unchanged if there is no number of steps.
+    """Set the `progress` of stacked tasks to the share of training done; without `num_total_steps` change nothing.
 
     Raises:
-      ValueError: if they are not of a `jmeta.Task`.
+      ValueError: if they are not stacked `jmeta.Task`s.
     """
     if num_total_steps is None:
         return tasks
     progress: Float[Array, ""] = jnp.asarray(step / num_total_steps, jnp.float32)
-    if isinstance(tasks, Drawn):
-        return tasks._replace(sample=Partial(_sample_with_progress, tasks.sample, progress))
-    return _with_progress(tasks, jnp.broadcast_to(progress, (count_tasks(tasks),)))
-
-
-def _sample_with_progress(sample: Partial, progress: Float[Array, ""], key: RandomKey) -> Task:
-    return _with_progress(sample(key), progress)
-
-
-def _with_progress(task: PyTree, progress: Float[Array, "..."]) -> Task:
-    if not isinstance(task, Task):
-        raise ValueError(f"num_total_steps sets the progress of a jmeta.Task, but the tasks are {type(task).__name__}")
-    return task._replace(progress=progress)
+    if not isinstance(tasks, Task):
+        raise ValueError(f"num_total_steps sets the progress of a jmeta.Task, but the tasks are {type(tasks).__name__}")
+    return tasks._replace(progress=jnp.broadcast_to(progress, (count_tasks(tasks),)))
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
-    """Whether every number of a tree, which has at least one leaf, is finite.
+    """Return whether every number of a tree, which has at least one leaf, is finite.
 
     Example:
       >>> import jax.numpy as jnp
@@ -222,7 +250,7 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
 
 
 def _stays_finite(old: PyTree, new: PyTree) -> Bool[Array, ""]:
-    """Whether no finite number became one that is not: an optimizer may begin with an infinity of its own."""
+    """Return whether every finite number stayed finite: an optimizer may begin with an infinity of its own."""
     pairs = zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
     kept = [
         (jnp.isfinite(after) | ~jnp.isfinite(before)).all()
@@ -233,7 +261,7 @@ def _stays_finite(old: PyTree, new: PyTree) -> Bool[Array, ""]:
 
 
 def _checked(result: Any, meta_params: PyTree) -> tuple[tuple[Any, Aux], PyTree]:
-    """What a gradient function returned, if it is `((loss, aux), grads)`."""
+    """Return the result of a gradient function after checking that it is `((loss, aux), grads)`."""
     is_nested = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], tuple)
     if not is_nested:
         raise ValueError(
@@ -241,7 +269,7 @@ def _checked(result: Any, meta_params: PyTree) -> tuple[tuple[Any, Aux], PyTree]
             f"returned {jax.tree.structure(result)}"
         )
     value, grads = result
-    loss, aux = checked_loss(value, "the first of what grad_fn returns")
+    loss, aux = checked_loss(value, "the first result of grad_fn")
     expected, got = jax.tree.structure(meta_params), jax.tree.structure(grads)
     if expected != got:
         raise ValueError(

@@ -226,23 +226,24 @@ def render(errors: dict[Case, float]) -> str:
         [f"`{name}`", *(f"{error:.1e}, {angle:.3f}" for error, angle in bias(ADJOINTS[name], BIAS_STEPS).values())]
         for name in ("first_order", "truncated, last step")
     ]
-    return f"""# Meta-gradients: what goes with what
+    return f"""# Meta-gradients: which adjoints, estimators and learners work together
 
 Made by `python -m tests.gradient_matrix`, which runs every cell that is exact or refused; the test suite runs a seeded
-cover of all pairs, of every kind. Every cell is the gradient of `jmeta.plain_episode`: adapt, predict, be judged.
+cover of all pairs, with cells of every kind. Every cell is the gradient of `jmeta.plain_episode`: adapt, predict,
+evaluate.
 
 *exact*: agrees with reverse mode through the unrolled loop to 1e-9 in float64. *biased*: by design, see below. *at a
-minimum*: exact where the inner loop has converged (to 1e-6 in a test of its own), with a certificate in the loop's
-`aux`. *noisy*: exact on average, for a smoothed loss. *refused*: a `ValueError` says why.
+minimum*: exact where the inner loop has converged (to 1e-6 in a separate test), with a certificate in the loop's `aux`.
+*noisy*: exact on average, for a smoothed loss. *refused*: raises a `ValueError` with the reason.
 
 {tables_of_kinds()}
-* Forward mode and `mixed_mode` or `implicit`: those define their own reverse mode, which JAX cannot differentiate
-  forwards.
-* `implicit` and MAML or Meta-SGD: a minimum depends neither on the start of the loop nor on its rates, so there is
-  nothing to learn. Tie the minimum to what is learned, as iMAML does.
-* `implicit` and ANIL or BOIL: a minimum forgets where the adapted half started, so only the other half is learned;
-  `jmeta.testing.check_meta_gradient` says so.
-* `implicit` and MAML++: a chain of loops of one step reaches no minimum. `truncated` cuts nothing in such a loop.
+* Forward mode with `mixed_mode` or `implicit`: these adjoints define their own reverse mode, which JAX cannot
+  differentiate in forward mode.
+* `implicit` with MAML or Meta-SGD: a minimum depends neither on the start of the loop nor on its learning rates, so
+  there is nothing to learn. Make the minimum depend on the meta-parameters, as iMAML does.
+* `implicit` with ANIL or BOIL: a minimum forgets where the adapted half started, so only the other half is learned;
+  `jmeta.testing.check_meta_gradient` reports it.
+* `implicit` with MAML++: a chain of one-step loops reaches no minimum. `truncated` cuts nothing in such a loop.
 * Prototypical, matching and relation networks and ridge regression have no inner loop, hence no adjoint. ProtoMAML's
   loop is MAML's, from prototypes.
 * `score_function` needs an episode that reports `log_prob`, and `persistent_evolution_strategies` an unroll in place of
@@ -250,8 +251,8 @@ minimum*: exact where the inner loop has converged (to 1e-6 in a test of its own
 
 ## The largest relative error
 
-Of the exact cells: over {len(OPTIMIZERS)} inner optimizers and over reverse and forward mode; {STEPS} inner steps, a
-network of tanh, float64, {len(errors)} cells. The optimizers: {", ".join(OPTIMIZERS)}.
+The largest error of the exact cells, over {len(OPTIMIZERS)} inner optimizers, reverse and forward mode; {STEPS} inner
+steps, a tanh network, float64, {len(errors)} cells. The optimizers: {", ".join(OPTIMIZERS)}.
 
 {table(["adjoint", *(f"`{name}`" for name in names)], largest)}
 ## How biased

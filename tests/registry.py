@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jmeta import Batch, Learner, Task, adjoints, learners, losses, models, tasks
@@ -21,6 +22,8 @@ INNER = optax.sgd(0.1)
 
 blobs = tasks.gaussian_blobs(num_ways=WAYS, num_shots=2, num_queries=3, num_features=FEATURES)
 sinusoid = tasks.sinusoid(num_shots=5, num_queries=4)
+kernel = tasks.kernels.rbf(length_scale=(0.2, 0.8))
+process = tasks.gaussian_process(kernel, num_shots=5, num_queries=4, noise=0.3)
 
 network = models.mlp([8, WAYS], activation=jnp.tanh)
 embedding = models.mlp([8, 6], activation=jnp.tanh)
@@ -113,6 +116,12 @@ LEARNERS: dict[str, Entry] = {
     "relation": Entry(learners.relation(embedding, num_ways=WAYS)),
     "ridge": Entry(learners.ridge(embedding, num_ways=WAYS)),
     "nearest_mean": Entry(learners.nearest_mean(num_ways=WAYS), has_meta_params=False),
+    "exact_gaussian_process": Entry(
+        learners.exact_gaussian_process(kernel, noise=0.3, num_nodes=3),
+        losses.negative_log_likelihood,
+        process,
+        has_meta_params=False,
+    ),
     "fine_tune": Entry(learners.fine_tune(embedding, INNER, num_classes=20, num_ways=WAYS, num_steps=3)),
     "from_scratch": Entry(learners.from_scratch(network, CLASSIFY, INNER, num_steps=3), has_meta_params=False),
     "varibad": Entry(
@@ -132,15 +141,58 @@ LEARNERS: dict[str, Entry] = {
 }
 
 
+ADAPTED_IN_PART: dict[str, Callable[[Callable[[str], bool]], Learner]] = {
+    "maml": lambda chosen: learners.maml(network, CLASSIFY, INNER, num_steps=2, is_adapted=chosen),
+    "first_order_maml": lambda chosen: learners.first_order_maml(
+        network, CLASSIFY, INNER, num_steps=2, is_adapted=chosen
+    ),
+    "meta_sgd": lambda chosen: learners.meta_sgd(network, CLASSIFY, num_steps=2, initial_lr=0.1, is_adapted=chosen),
+    "maml_plus_plus": lambda chosen: learners.maml_plus_plus(
+        network, CLASSIFY, num_steps=2, initial_lr=0.1, is_adapted=chosen
+    ),
+    "imaml": lambda chosen: learners.imaml(
+        network, CLASSIFY, INNER, num_steps=10, regularization=3.0, is_adapted=chosen
+    ),
+    "reptile": lambda chosen: learners.reptile(network, CLASSIFY, INNER, num_steps=2, is_adapted=chosen),
+    "reptile_with_state": lambda chosen: learners.reptile(
+        network, CLASSIFY, optax.rmsprop(0.01), num_steps=2, learns_optimizer_state=True, is_adapted=chosen
+    ),
+    "proto_maml": lambda chosen: learners.proto_maml(
+        embedding, CLASSIFY, INNER, num_ways=WAYS, num_steps=2, is_adapted=chosen
+    ),
+    "fine_tune": lambda chosen: learners.fine_tune(
+        embedding, INNER, num_classes=20, num_ways=WAYS, num_steps=2, is_adapted=chosen
+    ),
+}
+"""Learners that adapt the parameters whose path is chosen, of a network of one hidden layer and a head."""
+
+
 _images = jax.random.randint(jax.random.key(0), (12, 6, 8, 8, 1), 0, 256).astype(jnp.uint8)
 
 SAMPLERS = {
     "gaussian_blobs": blobs,
     "sinusoid": sinusoid,
+    "gaussian_process": process,
+    "gaussian_process_ragged": tasks.gaussian_process(
+        kernel, num_shots=(2, 5), num_queries=(1, 4), noise=0.3, max_points=6
+    ),
     "few_shot": tasks.few_shot(_images, num_ways=3, num_shots=2, num_queries=2),
     "few_shot_rotated": tasks.few_shot(_images, num_ways=3, num_shots=2, num_queries=2, rotations="per_class"),
     "few_shot_rotations_as_classes": tasks.few_shot(
         _images, num_ways=3, num_shots=2, num_queries=2, rotations="as_classes"
+    ),
+    "few_shot_pytree": tasks.few_shot(
+        {
+            "image": _images,
+            "tokens": np.arange(72, dtype=np.int32).reshape(12, 6),
+            "is_odd": np.arange(72).reshape(12, 6) % 2 == 1,
+        },
+        num_ways=3,
+        num_shots=2,
+        num_queries=2,
+    ),
+    "few_shot_flat": tasks.few_shot(
+        tasks.ClassArrays(np.arange(90.0)[:, None], np.arange(2, 14)), num_ways=3, num_shots=1, num_queries=1
     ),
     "ragged": tasks.ragged(blobs, num_ways=WAYS),
 }

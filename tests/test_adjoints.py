@@ -125,7 +125,7 @@ def test_negative_steps_are_refused():
     ids=["no aux", "a vector", "an aux by position"],
 )
 def test_an_objective_that_is_no_loss_and_aux_is_refused(key, objective, message):
-    with pytest.raises(ValueError, match="what the objective of an inner loop returns must be .*" + message):
+    with pytest.raises(ValueError, match="the result of an inner loop's objective must be .*" + message):
         descend(objective, optax.sgd(1.0), num_steps=1)(jnp.zeros(3), None, key)
 
 

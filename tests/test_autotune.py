@@ -55,7 +55,7 @@ def test_the_faster_of_two_is_chosen():
 
 
 def test_a_budget_that_nothing_fits_into_is_refused():
-    with pytest.raises(ValueError, match=r"nothing fits into 0 MB: the least of 1 ways, only, takes"):
+    with pytest.raises(ValueError, match=r"nothing fits into 0 MB: the smallest of 1 ways, only, takes"):
         autotune.plan({"only": one_temporary}, (jnp.arange(10_000.0),), memory_bytes=10)
 
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jmeta import checkpoints, training
-from jmeta.checkpoints import arrays, files
+from jmeta.checkpoints import arrays, files, guarded
 
 
 def small_state(seed=0):
@@ -355,7 +355,7 @@ def test_what_the_system_does_not_let_us_read_is_not_damaged(tmp_path, monkeypat
     def refused(*args, **kwargs):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(*((pathlib.Path, "read_text") if what == "manifest" else (files, "_sha256")), refused)
+    monkeypatch.setattr(guarded, "read_json" if what == "manifest" else "sha256", refused)
     with pytest.raises(OSError, match=os.strerror(number)):
         checkpoints.restore(tmp_path, small_state())
 
@@ -367,3 +367,42 @@ def test_what_tensorstore_is_not_let_read_is_not_damaged():
         raise MemoryError
     with pytest.raises(checkpoints.DamagedCheckpointError, match="arrays cannot be read"), arrays._damage():
         raise ValueError("DATA_LOSS: ... [os_error_code='5']")
+
+
+def test_a_part_comes_back_by_name_into_another_optimizer(tmp_path):
+    """By two routes: the part alone, and the same leaves of the whole."""
+    params = {"dense": {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(3)}}
+    trained = {"params": params, "optimizer": optax.adam(0.1).init(params), "key": jax.random.key(3), "step": 7}
+    checkpoints.save(tmp_path, 7, trained, score=0.5)
+    like = jax.tree.map(jnp.zeros_like, params)
+    step, part = checkpoints.restore_part(tmp_path, like, inside="['params']")
+    _, whole = checkpoints.restore(tmp_path, trained)
+    assert step == 7
+    jax.tree.map(np.testing.assert_array_equal, part, whole["params"])
+    state = {"params": part, "optimizer": optax.sgd(0.1, momentum=0.9).init(part)}
+    checkpoints.save(tmp_path / "other", 1, state)
+    _, named = checkpoints.restore_part(tmp_path, {"params": like, "step": 0}, best=True)
+    assert named["step"] == 7
+    np.testing.assert_array_equal(named["params"]["dense"]["w"], params["dense"]["w"])
+    assert checkpoints.restore_part(tmp_path, jnp.zeros(3), inside="['params']['dense']['b']")[1].tolist() == [1, 1, 1]
+    assert checkpoints.restore_part(tmp_path / "none", like) is None
+
+
+def test_a_part_that_was_not_saved_or_otherwise_is_refused_by_name(tmp_path):
+    checkpoints.save(tmp_path, 1, {"params": {"w": jnp.ones(3)}, "step": 1})
+    with pytest.raises(ValueError, match=r"no leaf \['w'\].*; there is \['params'\]\['w'\]: say what it is `inside`"):
+        checkpoints.restore_part(tmp_path, {"w": jnp.ones(3)})
+    with pytest.raises(ValueError, match=r"has float32\[3\] at .*'w'\], but float32\[4\] is expected"):
+        checkpoints.restore_part(tmp_path, {"w": jnp.ones(4)}, inside="['params']")
+    with pytest.raises(ValueError, match="that is not expected"):
+        checkpoints.restore(tmp_path, {"step": 1})
+
+
+def test_a_part_of_a_damaged_checkpoint_is_that_of_the_one_before(tmp_path):
+    """All of it is verified, also what is not read."""
+    for step in (1, 2):
+        checkpoints.save(tmp_path, step, {"w": jnp.full(3, float(step)), "other": jnp.zeros(5000)})
+    flip_bit(max((p for p in (tmp_path / "step_00000002").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size))
+    with pytest.warns(RuntimeWarning, match="is damaged and is passed over"):
+        step, part = checkpoints.restore_part(tmp_path, {"w": jnp.zeros(3)})
+    assert (step, part["w"].tolist()) == (1, [1, 1, 1])

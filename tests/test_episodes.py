@@ -135,3 +135,10 @@ def test_tasks_can_be_rematerialized(key):
     of_a_task = 8 * stacked[0].nbytes
     stored = [fn.memory_analysis().temp_size_in_bytes for fn in (plain, rematerialized)]
     assert stored[0] - stored[1] > 14 * of_a_task
+
+
+@pytest.mark.parametrize("batching", ["vmap", "scan", 2])
+def test_no_key_is_used_twice_by_a_mean_over_tasks(key, batching):
+    mean = jmeta.over_tasks(lambda meta_params, task, key: meta_params * task * jax.random.normal(key), batching)
+    with jax.debug_key_reuse(True):
+        assert np.isfinite(jax.jit(mean)(2.0, jnp.arange(4.0), key))

@@ -1,5 +1,7 @@
 """One meta-gradient by every route: the matrix of learners, adjoints, estimators and inner optimizers, in float64."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -180,3 +182,47 @@ def test_blocks_of_mixed_mode_compute_a_step_once_more_and_not_twice(optimizer):
     start = model.init(jax.random.key(1), task.support.x)
     of_a_gradient = str(jax.make_jaxpr(jax.grad(loss))(start)).count("dot_general")
     assert plain < in_blocks <= plain + of_a_gradient
+
+
+def test_a_branch_that_radam_does_not_choose_has_no_part_in_its_derivative(float64):
+    """In its third and fourth step RAdam takes the root of a negative number, and throws it away."""
+    objective = lambda params, context, step, key: ((params - 1) ** 2, {})
+
+    def loss(start, optimizer, num_steps):
+        loop = adaptation.descend(objective, optimizer, num_steps=num_steps)
+        return loop(start, None, jax.random.key(0))[0] ** 2
+
+    plain, safe = optax.radam(0.1), safe_at_zero(optax.radam(0.1))
+    assert np.isnan(jax.grad(loss)(0.3, plain, 3))
+    for num_steps in (3, 8):
+        np.testing.assert_allclose(loss(0.3, safe, num_steps), loss(0.3, plain, num_steps), rtol=1e-12)
+        slope = (loss(0.3 + 1e-5, plain, num_steps) - loss(0.3 - 1e-5, plain, num_steps)) / 2e-5
+        for gradient in (jax.grad(loss), jax.jit(jax.grad(loss), static_argnums=(1, 2)), jax.jacfwd(loss)):
+            np.testing.assert_allclose(gradient(0.3, safe, num_steps), slope, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: optax.sgd, "an inner optimizer must be an optax transformation, but it is a function; call it"),
+        (lambda: optax.lookahead(optax.sgd(0.1), 5, 0.5), "an inner optimizer does not work on these parameters"),
+        (optax.lbfgs, "an inner optimizer does not work on these parameters"),
+    ],
+    ids=["uncalled", "lookahead", "lbfgs"],
+)
+@pytest.mark.parametrize("name", ["maml", "imaml", "reptile"])
+def test_what_cannot_be_an_inner_optimizer_is_refused_in_a_sentence(name, make, message, key):
+    task, options = regression_task(key), {"num_steps": 2}
+
+    def adapt():
+        learner = inspect.unwrap(getattr(learners, name))(smooth_mlp(), matrix.LOSS, make(), **options)
+        return learner.adapt(learner.init(key, task), task.support, key)
+
+    with pytest.raises(ValueError, match=message):
+        adapt()
+
+
+def test_an_inner_loop_refuses_to_move_an_integer(key):
+    loop = adaptation.descend(lambda params, *_: (params["w"] ** 2, {}), optax.sgd(0.1), num_steps=1)
+    with pytest.raises(ValueError, match="an inner optimizer cannot move the parameter 'count' of dtype int32"):
+        loop({"w": jnp.array(1.0), "count": jnp.array(1)}, None, key)

@@ -1,8 +1,28 @@
 """What `import jmeta` brings with it; who may import whom is import-linter's law, in `pyproject.toml`."""
 
 import ast
+import pathlib
 import subprocess
 import sys
+
+import pytest
+
+LIBRARY = pathlib.Path(__file__).parents[1] / "jmeta"
+
+
+def test_every_module_says_what_is_public():
+    """Every function and class whose name does not begin with `_` is in the `__all__` of its module."""
+    for file in sorted(LIBRARY.rglob("*.py")):
+        body = ast.parse(file.read_text()).body
+        named = [each for each in body if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "__all__"]
+        defined = [each.name for each in body if isinstance(each, (ast.FunctionDef, ast.ClassDef))]
+        public = {name for name in defined if not name.startswith("_")}
+        if not named:
+            assert not public, f"{file.relative_to(LIBRARY.parent)} has no __all__, but defines {sorted(public)}"
+            continue
+        names = ast.literal_eval(named[0].value)
+        assert len(set(names)) == len(names), file
+        assert public <= set(names), f"{file}: {sorted(public - set(names))} begin without _ but are not in __all__"
 
 
 def test_the_core_needs_no_extra():
@@ -27,3 +47,34 @@ def test_the_core_brings_nothing_that_one_function_alone_needs():
     code += f"print([name for name in {late} if name in set(sys.modules) - before])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ast.literal_eval(result.stdout) == []
+
+
+@pytest.mark.parametrize("words", [["train", "glyphs_maml"], ["train", "bandit_rl2"], ["evaluate"]], ids=" ".join)
+def test_help_brings_nothing_that_a_run_alone_needs(words):
+    """Neither Matplotlib nor Orbax, which took more than half of the time, nor data sets or devices."""
+    late = [
+        "matplotlib",
+        "PIL",
+        "tensorboardX",
+        "orbax",
+        "chex",
+        "tensorflow_datasets",
+        "grain",
+        "flax.nnx",
+        "scipy.stats",
+    ]
+    code = f"""
+import sys, flax.linen, optax
+before = set(sys.modules)
+from jmeta.runs.main import run
+try:
+    run({[*words, "--help"]})
+finally:
+    from jax._src import xla_bridge
+    loaded = [name for name in {late} if name in set(sys.modules) - before]
+    print(loaded + ["devices"] * xla_bridge.backends_are_initialized())
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    *help_text, loaded = result.stdout.splitlines()
+    assert any("usage:" in line for line in help_text), result.stderr
+    assert ast.literal_eval(loaded) == []

@@ -4,12 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 import jmeta
 from jmeta import Batch, Task, learners, losses, models, tasks, training
-
-pytestmark = pytest.mark.optimized
 
 
 def meta_trained(learner, loss_fn, start, sample, key, *, num_steps, tasks_per_step):

@@ -1,5 +1,7 @@
 """Losses: against closed forms, and blind to padding."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jmeta import Batch, losses
+from jmeta import Batch, learners, losses
 
 
 def test_cross_entropy_of_equal_logits_is_the_logarithm_of_the_number_of_classes():
@@ -68,3 +70,57 @@ def test_labels_that_are_not_labels_are_refused(labels):
 def test_a_forgotten_axis_is_refused_rather_than_broadcast():
     with pytest.raises(ValueError, match="one shape"):
         losses.squared_error(jnp.zeros((3, 1)), Batch(jnp.zeros(3), jnp.zeros(3)))
+
+
+NAN = float("nan")
+
+
+def test_what_padding_holds_is_in_no_gradient():
+    """A target, an input or a label that is not a number, in a row that is masked."""
+    batch = Batch(jnp.ones((3, 1)), jnp.array([[1.0], [2.0], [NAN]]), jnp.array([True, True, False]))
+    slope = jax.grad(lambda w: losses.squared_error(w * batch.x, batch)[0])(0.5)
+    np.testing.assert_allclose(slope, ((0.5 - 1) + (0.5 - 2)) / 2 * 2)
+    labels = Batch(batch.x, jnp.array([0, 1, -7]), batch.mask)
+    whole = Batch(batch.x[:2], labels.y[:2])
+    outputs = jnp.array([[1.0, 0.0], [0.5, 1.0], [NAN, NAN]])
+    grads = jax.grad(lambda outputs: losses.cross_entropy(outputs, labels)[0])(outputs)
+    np.testing.assert_allclose(grads[:2], jax.grad(lambda o: losses.cross_entropy(o, whole)[0])(outputs[:2]), rtol=1e-6)
+    np.testing.assert_array_equal(grads[2], 0.0)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [jnp.array([[True], [True], [False]]), jnp.array([0.25, 0.75, 0.0]), jnp.array([2, 1, 0]), jnp.ones(2, bool)],
+    ids=["column", "floats", "integers", "length"],
+)
+def test_a_mask_that_is_not_one_bool_for_each_example_is_refused(mask):
+    batch = Batch(jnp.zeros((3, 1)), jnp.array([0, 1, 0]), mask)
+    numbers = batch._replace(y=jnp.zeros((3, 1)))
+    for fn in (
+        lambda: losses.masked_mean(jnp.array([1.0, 3.0, 100.0]), batch),
+        lambda: losses.cross_entropy(jnp.zeros((3, 2)), batch),
+        lambda: losses.squared_error(jnp.zeros((3, 1)), numbers),
+        lambda: losses.without_padding(batch),
+    ):
+        with pytest.raises(ValueError, match=r"a mask of shape .* pass one bool for each example"):
+            fn()
+
+
+def test_values_of_single_outputs_are_no_values_of_examples():
+    with pytest.raises(ValueError, match=r"one value for each example, but values have shape \(3, 2\)"):
+        inspect.unwrap(losses.masked_mean)(jnp.zeros((3, 2)), Batch(None, None))
+
+
+def test_a_batch_of_no_example_has_no_loss():
+    empty = Batch(jnp.zeros((0, 2)), jnp.zeros((0, 1)))
+    assert float(losses.squared_error(jnp.zeros((0, 1)), empty)[0]) == 0.0
+    assert float(losses.cross_entropy(jnp.zeros((0, 3)), empty._replace(y=jnp.zeros(0, jnp.int32)))[0]) == 0.0
+
+
+@pytest.mark.parametrize("label", [-1, -3, 3, 100])
+def test_a_label_out_of_range_makes_the_loss_not_a_number(label):
+    batch = Batch(jnp.zeros(2), jnp.array([0, label]))
+    for loss_fn in (losses.cross_entropy, learners.relation_loss):
+        loss, aux = loss_fn(jnp.array([[1.0, 0.0, 0.0], [0.0, 0.0, 2.0]]), batch)
+        assert np.isnan(loss)
+        assert float(aux["accuracy"]) == 0.5

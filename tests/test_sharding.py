@@ -15,11 +15,12 @@ import pytest
 import jmeta
 from experiments.benchmarks.collectives import collectives, total_sent
 from jmeta import learners, losses, sharding, tasks
-from jmeta.sharding import in_order
-from jmeta.tasks.drawn import Drawn, draw
+from jmeta.sharding import Sharing, isolated
+from jmeta.types import MetaTrainer
 
 ROOT = pathlib.Path(__file__).parents[1]
 METHODS = ("maml", "protonet", "evolution", "rl2")
+ONE = Sharing(sharding.make_mesh({"tasks": 1}))
 
 
 def results_of(arguments, num_devices, num_processes=1, is_optimized=True):
@@ -76,21 +77,18 @@ import jax, jax.numpy as jnp, json, jmeta, optax
 from jmeta import sharding, training
 from jmeta.sharding import placing
 placing.LEAST_TO_DIVIDE = 24
-mesh = sharding.make_mesh({"tasks": 2, "model": 2})
+shared = sharding.Sharing(sharding.make_mesh({"tasks": 2, "model": 2}))
 mean_fn = jmeta.over_tasks(lambda theta, task, key: jax.tree.map(lambda leaf: leaf * task, theta))
 theta = {"kernel": jnp.arange(24.0).reshape(4, 6), "odd": jnp.ones((5, 5)), "bias": jnp.arange(3.0)}
-placed = sharding.put(theta, sharding.shardings_of(theta, mesh))
-shared = jax.jit(sharding.over_devices(mean_fn, mesh))
-arguments = (placed, jnp.arange(8.0), jax.random.key(0))
-mean = shared(*arguments)
+shared_mean = jax.jit(shared.mean(mean_fn))
+arguments = (shared.place(theta), jnp.arange(8.0), jax.random.key(0))
+mean = shared_mean(*arguments)
 
 def bytes_of_a_device(axes):
-    mesh = sharding.make_mesh(axes)
+    shared = sharding.Sharing(sharding.make_mesh(axes))
     grad_fn = jax.value_and_grad(lambda theta, task, key: (jnp.sum(theta * task), {}), has_aux=True)
-    mean_grad = sharding.over_devices(jmeta.over_tasks(grad_fn), mesh)
-    trainer = sharding.keep_placed(jmeta.meta_trainer(mean_grad, optax.adam(0.1)), mesh)
-    state = trainer.init(jnp.ones((512, 512)))
-    state = sharding.put(state, sharding.shardings_of(state, mesh))
+    trainer = shared.trainer(jmeta.meta_trainer(jmeta.over_tasks(grad_fn), optax.adam(0.1)))
+    state = shared.place(trainer.init(jnp.ones((512, 512))))
     step = jax.jit(trainer.update).lower(state, *arguments[1:]).compile()
     training.fed_steps(trainer)(state, arguments[1][None], arguments[2])
     are_donated.append(all(leaf.is_deleted() for leaf in jax.tree.leaves(state)))
@@ -100,9 +98,9 @@ are_donated = []
 print(json.dumps({
     "bytes": [bytes_of_a_device({"tasks": 4}), bytes_of_a_device({"tasks": 2, "model": 2})],
     "are_donated": are_donated,
-    "is_mean": bool(jax.tree.all(jax.tree.map(lambda a, b: (a == 3.5 * b).all(), sharding.here(mean), theta))),
+    "is_mean": jax.tree.all(jax.tree.map(lambda a, b: bool((a == 3.5 * b).all()), mean, theta)),
     "specs": {name: str(leaf.sharding.spec) for name, leaf in mean.items()},
-    "text": shared.lower(*arguments).compile().as_text(),
+    "text": shared_mean.lower(*arguments).compile().as_text(),
 }))
 """
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
@@ -157,16 +155,16 @@ def test_a_meta_step_of_evolution_strategies_has_the_bits_of_one_device():
     """Fully optimized: products of two batches of tasks and perturbations, beside calls of nested `jax.jit`."""
     code = """
 import jax
-from jmeta import sharding, tasks
+from jmeta import sharding
 from tests import sharded_runs
 
 def after_a_step(num_devices):
-    mesh = jax.sharding.Mesh(jax.devices()[:num_devices], ("tasks",))
-    trainer, meta_params, sample = sharded_runs.METHODS["evolution"](mesh, 8)
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    drawn = tasks.drawn(sample, 16)(jax.random.key(1))
-    state, drawn, key = sharding.put((trainer.init(meta_params), drawn, jax.random.key(2)), everywhere)
-    return jax.tree.leaves(sharding.here(jax.jit(trainer.update)(state, drawn, key)[0].meta_params))
+    shared = sharding.Sharing(jax.sharding.Mesh(jax.devices()[:num_devices], ("tasks",)), 8)
+    trainer, meta_params, sample = sharded_runs.METHODS["evolution"]()
+    trainer, stacked = shared.trainer(trainer), shared.stacked(sample, 16)
+    state, stacked, keys = shared.replicate((trainer.init(meta_params), stacked, jax.random.split(jax.random.key(1))))
+    step = jax.jit(lambda state, stacked, keys: trainer.update(state, stacked(keys[0]), keys[1]))
+    return jax.tree.leaves(sharding.to_local_device(step(state, stacked, keys)[0].meta_params))
 
 alone, shared = after_a_step(1), after_a_step(2)
 assert len(alone) == 4
@@ -188,7 +186,7 @@ def test_blocks_are_compiled_without_calls():
 
     lowered = {
         is_apart: jax.jit(lambda rows, fn=fn: fn(block, rows)).lower(jnp.ones((2, 3))).as_text()
-        for is_apart, fn in ((True, in_order.each_apart), (False, jax.lax.map))
+        for is_apart, fn in ((True, isolated.isolated_map), (False, jax.lax.map))
     }
     assert "call @" in lowered[False]
     assert "call @" not in lowered[True]
@@ -214,14 +212,15 @@ def test_nothing_but_the_mean_is_exchanged():
     """No data, no tasks, no perturbations: of evolution strategies, too, the collectives carry one gradient."""
     code = """
 import jax, json, sys
-from jmeta import sharding, tasks
+from jmeta import sharding
 from tests import sharded_runs
-mesh = sharding.make_mesh({"tasks": 4})
+shared = sharding.Sharing(sharding.make_mesh({"tasks": 4}), int(sys.argv[1]) or None)
 found = {}
 for method in ("maml", "evolution"):
-    trainer, meta_params, sample = sharded_runs.METHODS[method](mesh, int(sys.argv[1]) or None)
-    state, key = trainer.init(meta_params), jax.random.key(0)
-    compiled = jax.jit(trainer.update).lower(state, tasks.drawn(sample, 16)(key), key).compile()
+    trainer, meta_params, sample = sharded_runs.METHODS[method]()
+    trainer, stacked, key = shared.trainer(trainer), shared.stacked(sample, 16), jax.random.key(0)
+    step = jax.jit(lambda state, sample, key: trainer.update(state, sample(key), key))
+    compiled = step.lower(trainer.init(meta_params), stacked, key).compile()
     found[method] = [compiled.as_text(), sum(leaf.size for leaf in jax.tree.leaves(meta_params))]
 print(json.dumps(found))
 """
@@ -239,12 +238,12 @@ print(json.dumps(found))
 
 
 @pytest.mark.parametrize(("num_tasks", "tasks_at_once"), [(12, 5), (40, 2), (3, 8)])
-def test_judging_on_a_mesh_is_judging(key, num_tasks, tasks_at_once):
+def test_evaluating_on_a_mesh_is_evaluating(key, num_tasks, tasks_at_once):
     sample = tasks.gaussian_blobs(num_ways=3, num_shots=1, num_queries=4)
     arguments = (learners.nearest_mean(num_ways=3), losses.cross_entropy, {}, sample, key)
     numbers = {"protocol": "blobs", "num_tasks": num_tasks, "tasks_at_once": tasks_at_once}
     plain = jmeta.evaluate(*arguments, **numbers).inductive
-    shared = jmeta.evaluate(*arguments, **numbers, mesh=sharding.make_mesh({"tasks": 1})).inductive
+    shared = jmeta.evaluate(*arguments, **numbers, chunk_map=ONE.chunk_map).inductive
     for name in ("loss", "accuracy"):
         assert len(shared[name].values) == num_tasks
         np.testing.assert_allclose(shared[name].values, plain[name].values, rtol=1e-5)
@@ -256,22 +255,43 @@ def mean_of_products():
 
 @pytest.mark.parametrize("num_blocks", [None, 1, 2, 4])
 def test_on_one_device_it_is_the_mean_over_tasks(key, num_blocks):
-    mesh = sharding.make_mesh({"tasks": 1})
-    shared = jax.jit(sharding.over_devices(mean_of_products(), mesh, num_blocks=num_blocks))
+    shared = jax.jit(Sharing(ONE.mesh, num_blocks).mean(mean_of_products()))
     for got, expected in zip(
         shared(2.0, jnp.arange(8.0), key), mean_of_products()(2.0, jnp.arange(8.0), key), strict=True
     ):
         np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
-def test_tasks_drawn_later_are_those_drawn_now(key):
-    sample = tasks.sinusoid(num_shots=3, num_queries=2)
-    later = tasks.drawn(sample, 6)(key)
-    assert isinstance(later, Drawn)
-    now = tasks.stacked(sample, 6)(key)
-    for got, expected in zip(jax.tree.leaves(draw(later)), jax.tree.leaves(now), strict=True):
+@pytest.mark.parametrize("num_blocks", [None, 1, 2])
+def test_tasks_that_devices_draw_are_those_of_one_device(key, num_blocks):
+    """Also leaves that are keys, as environments may have."""
+    sample = jax.tree_util.Partial(lambda low, key: {"x": jax.random.uniform(key, (3,), minval=low), "key": key}, 0.5)
+    shared = jax.jit(Sharing(ONE.mesh, num_blocks).stacked(sample, 6))(key)
+    for got, expected in zip(jax.tree.leaves(shared), jax.tree.leaves(tasks.stacked(sample, 6)(key)), strict=True):
         assert bool((got == expected).all())
-    assert draw(now) is now
+    with pytest.raises(ValueError, match="num_tasks=0"):
+        ONE.stacked(sample, 0)
+
+
+def test_equal_samplers_share_one_program(key):
+    """As equal leaves of a jitted function's arguments: what a run compiles, its continuation has."""
+    sample = tasks.sinusoid(num_shots=3, num_queries=2)
+    assert jax.tree.structure(ONE.stacked(sample, 6)) == jax.tree.structure(ONE.stacked(sample, 6))
+    assert jax.tree.structure(ONE.stacked(sample, 6)) != jax.tree.structure(ONE.stacked(sample, 7))
+
+
+@pytest.mark.parametrize("num_blocks", [None, 1, 2])
+def test_no_key_is_used_twice_by_devices_that_share(key, num_blocks):
+    shared = Sharing(ONE.mesh, num_blocks)
+    mean = shared.mean(mean_of_products())
+    sample = shared.stacked(jax.tree_util.Partial(jax.random.normal), 4)
+
+    def step(key):
+        key_sample, key_mean = jax.random.split(key)
+        return mean(2.0, sample(key_sample), key_mean)
+
+    with jax.debug_key_reuse(True):
+        assert np.isfinite(jax.jit(step)(key)).all()
 
 
 def test_a_key_for_each_task_is_taken_as_it_is(key):
@@ -283,7 +303,6 @@ def test_a_key_for_each_task_is_taken_as_it_is(key):
 
 
 def test_meshes_and_blocks_that_do_not_fit_are_refused(key):
-    mesh = sharding.make_mesh({"tasks": 1})
     for axes, message in (
         ({"tasks": 99}, "has 99 devices, and there are 1"),
         ({"task": 1}, "expected a number of devices for 'tasks'"),
@@ -299,22 +318,19 @@ def test_meshes_and_blocks_that_do_not_fit_are_refused(key):
         (-1, "a multiple"),
     ):
         with pytest.raises(ValueError, match=f"expected {message}"):
-            sharding.over_devices(mean_of_products(), mesh, num_blocks=num_blocks)
+            Sharing(ONE.mesh, num_blocks)
     with pytest.raises(ValueError, match="6 tasks in 4 blocks"):
-        sharding.over_devices(mean_of_products(), mesh, num_blocks=4)(1.0, jnp.arange(6.0), key)
+        Sharing(ONE.mesh, 4).mean(mean_of_products())(1.0, jnp.arange(6.0), key)
 
 
-def test_the_progress_of_tasks_drawn_later_is_that_of_the_step(key):
-    from jmeta.training import with_progress
-
-    sample = tasks.drawn(tasks.sinusoid(num_shots=3, num_queries=2), 4)
-    drawn = draw(with_progress(sample(key), jnp.array(5), 10))
-    assert drawn.progress.tolist() == [0.5] * 4
+def test_a_trainer_that_devices_cannot_share_is_refused():
+    trainer = MetaTrainer(lambda meta_params: meta_params, lambda state, tasks, key: (state, {}))
+    with pytest.raises(ValueError, match="this trainer has no `share`"):
+        ONE.trainer(trainer)
 
 
 def test_only_what_a_function_changes_comes_back_from_all(key):
-    mesh = sharding.make_mesh({"tasks": 1})
-    centred = sharding.on_gathered(lambda t: {"x": t["x"] - t["x"].mean(), "y": t["y"]}, mesh)
+    centred = ONE.gathered(lambda t: {"x": t["x"] - t["x"].mean(), "y": t["y"]})
     result = jax.jit(centred)({"x": jnp.arange(4.0), "y": jnp.arange(4)})
     assert result["x"].tolist() == [-1.5, -0.5, 0.5, 1.5]
     assert result["y"].tolist() == [0, 1, 2, 3]
@@ -322,13 +338,12 @@ def test_only_what_a_function_changes_comes_back_from_all(key):
 
 def test_what_reads_and_changes_nothing_leaves_tasks_as_they_are():
     tasks_ = {"x": jnp.arange(4.0), "y": jnp.arange(4)}
-    result = jax.jit(sharding.on_gathered(lambda t: t, sharding.make_mesh({"tasks": 1})))(tasks_)
+    result = jax.jit(ONE.gathered(lambda t: t))(tasks_)
     assert {name: leaf.tolist() for name, leaf in result.items()} == {"x": [0.0, 1.0, 2.0, 3.0], "y": [0, 1, 2, 3]}
 
 
 def test_only_what_a_function_reads_is_gathered():
-    mesh = sharding.make_mesh({"tasks": 1})
-    scaled = sharding.on_gathered(lambda t: {**t, "x": t["x"] * t["scale"].max()}, mesh)
+    scaled = ONE.gathered(lambda t: {**t, "x": t["x"] * t["scale"].max()})
     tasks_ = {"x": jnp.arange(4.0), "scale": jnp.arange(4.0), "unread": jnp.arange(4.0), "large": jnp.zeros((4, 100))}
     assert str(jax.make_jaxpr(scaled)(tasks_)).count("all_gather[") == 2
     assert jax.jit(scaled)(tasks_)["x"].tolist() == [0.0, 3.0, 6.0, 9.0]
@@ -336,11 +351,10 @@ def test_only_what_a_function_reads_is_gathered():
 
 def test_numbers_of_each_type_are_exchanged_in_the_order_of_the_leaves():
     """And not in that of a set, which is another one in every process."""
-    mesh = sharding.make_mesh({"tasks": 1})
     types = ("bfloat16", "float16", "float32", "float8_e4m3fn", "float8_e5m2")
     for order in (types, types[::-1]):
         mean_fn = jmeta.over_tasks(lambda meta_params, task, key, order=order: [task.astype(each) for each in order])
-        shared = sharding.over_devices(mean_fn, mesh, num_blocks=2)
+        shared = Sharing(ONE.mesh, 2).mean(mean_fn)
         program = str(jax.make_jaxpr(shared)(0.0, jnp.ones(4), jax.random.key(0)))
         exchanged = re.findall(r":(\w+)\[[\d,]*\] = all_to_all", program)
         short = {"bfloat16": "bf16", "float16": "f16", "float32": "f32", "float8_e4m3fn": "f8_e4m3fn"}

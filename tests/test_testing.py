@@ -157,12 +157,43 @@ def test_a_learner_that_ignores_the_mask(key):
     check(broken, key, ignores_padding=False)
 
 
+def test_a_learner_whose_padding_spoils_the_gradient_alone(key):
+    """A root of what is masked afterwards: the value is right, and the gradient NaN or infinite."""
+    sound = prototypes(lambda params, x: x @ params["w"])
+
+    def adapt(meta_params, support, key):
+        norms = jnp.sqrt(jnp.square(support.x).sum(-1))
+        norms = norms if support.mask is None else jnp.where(support.mask, norms, 0.0)
+        return sound.adapt(meta_params, support, key) + 0.0 * (norms * meta_params["w"].sum()).sum()
+
+    check(sound._replace(adapt=adapt), key)  # zeros: a root of a constant has no part in the gradient
+
+    def adapt_badly(meta_params, support, key):
+        norms = jnp.sqrt(jnp.square(support.x @ meta_params["w"]).sum(-1))
+        norms = norms if support.mask is None else jnp.where(support.mask, norms, 0.0)
+        return sound.adapt(meta_params, support, key) + 0.1 * norms.sum()
+
+    with pytest.raises(AssertionError, match="padding under the mask changes the meta-gradient"):
+        check(sound._replace(adapt=adapt_badly), key)
+
+
+def test_labels_that_a_learner_has_no_outputs_for(key):
+    shifted = lambda key: jax.tree.map(lambda leaf: leaf + 1 if leaf.dtype == jnp.int32 else leaf, SAMPLE(key))
+    with pytest.raises(AssertionError, match="the support has labels 1, 2, 3, but the learner tells 3 classes apart"):
+        testing.check_learner(prototypes(), losses.cross_entropy, shifted, key)
+
+
 def test_a_sound_sampler_passes(key):
     testing.check_sampler(SAMPLE, key, num_ways=WAYS)
 
 
 def drawn(x, y=None):
     batch = Batch(x, jnp.zeros(len(x), jnp.int32) if y is None else y)
+    return Task(batch, batch)
+
+
+def masked(x, mask):
+    batch = Batch(x, jnp.zeros(len(x), jnp.int32), mask)
     return Task(batch, batch)
 
 
@@ -174,6 +205,10 @@ def drawn(x, y=None):
         (lambda key: drawn(jax.random.normal(key, (2, 1)) / 0), "not finite"),
         (lambda key: drawn(jax.random.normal(key, (2, 1)), jnp.array([0, WAYS])), r"labels are not integers in 0\.\.2"),
         (lambda key: drawn(jax.random.normal(key, (2, 1)), jnp.zeros(2)), "labels are not integers"),
+        (lambda key: drawn(jnp.ones((4, 1)), jax.random.randint(key, 4, 0, WAYS)), r"constant: every number is 1\.0"),
+        (lambda key: drawn(jax.random.normal(key, (2, 1)), jnp.zeros(3, jnp.int32)), "the support's leaves have"),
+        (lambda key: masked(jax.random.normal(key, (2, 1)), jnp.ones(2, jnp.int32)), "mask is not one bool"),
+        (lambda key: masked(jax.random.normal(key, (2, 1)), jnp.ones((2, 1), bool)), "mask is not one bool"),
         (lambda key: drawn(jax.random.normal(key, (2, 1)) + isinstance(key, jax.core.Tracer)), r"jax\.jit gives"),
     ],
 )

@@ -1,5 +1,7 @@
 """Meta-steps: pure, resumable at any step, deaf to NaN, compiled once."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,7 +180,7 @@ def test_what_is_no_value_and_gradient_is_refused(key, result):
 @pytest.mark.parametrize(("value", "what"), [((0.0, {}, 1), "a tuple of 3"), (({}, 0.0), "a loss that is a dict")])
 def test_a_value_that_is_no_loss_and_aux_is_refused(key, value, what):
     trainer = jmeta.meta_trainer(lambda p, t, k: (value, p), optax.sgd(0.1))
-    with pytest.raises(ValueError, match=rf"the first of what grad_fn returns must be \(loss, aux\), .* it is {what}"):
+    with pytest.raises(ValueError, match=rf"the first result of grad_fn must be \(loss, aux\), .* it is {what}"):
         trainer.update(trainer.init(jnp.zeros(2)), None, key)
 
 
@@ -196,3 +198,42 @@ def test_no_steps_are_refused(trainer):
 def test_tasks_are_what_the_sampler_gives(key):
     assert isinstance(SAMPLE(key), Task)
     assert SAMPLE(key).support.x.shape == (4, 5, 1)
+
+
+SQUARE = jax.value_and_grad(lambda theta, tasks, key: ((theta - 1.0) ** 2, {}), has_aux=True)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()), optax.polyak_sgd(0.1)],
+    ids=["plateau", "polyak"],
+)
+def test_a_meta_optimizer_may_look_at_the_loss(optimizer, key):
+    trainer = jmeta.meta_trainer(SQUARE, optimizer)
+    state, _ = trainer.update(trainer.init(jnp.array(0.0)), jnp.ones(4), key)
+    np.testing.assert_allclose(state.meta_params, 0.2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (lambda: optax.sgd, r"meta_optimizer must be an optax transformation, but it is a function; call it"),
+        (lambda: 0.1, r"meta_optimizer must be an optax transformation, but it is float"),
+        (lambda: optax.lookahead(optax.sgd(0.1), 5, 0.5), r"pairs of parameters \(optax\.lookahead\) are not"),
+        (optax.lbfgs, r"line searches \(optax\.lbfgs\)"),
+    ],
+    ids=["uncalled", "number", "lookahead", "lbfgs"],
+)
+def test_what_cannot_be_a_meta_optimizer_is_refused_in_a_sentence(optimizer, message, key):
+    def step():
+        trainer = inspect.unwrap(jmeta.meta_trainer)(SQUARE, optimizer())  # as outside tests, where no type is checked
+        return trainer.update(trainer.init(jnp.array(0.0)), jnp.ones(4), key)
+
+    with pytest.raises(ValueError, match=message):
+        step()
+
+
+def test_an_integer_among_the_parameters_is_refused_by_its_name():
+    trainer = jmeta.meta_trainer(SQUARE, optax.sgd(0.1))
+    with pytest.raises(ValueError, match="cannot move the parameter 'params/count' of dtype int32"):
+        trainer.init({"params": {"w": jnp.ones(2), "count": jnp.array(3)}})

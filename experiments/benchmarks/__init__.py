@@ -1,1 +1,1 @@
-"""Measurements that choices rest on. Each script prints what it measured, on what, and how to read it."""
+"""Measurements that choices rest on. Each script prints its numbers, the machine, and how to read them."""

@@ -1,6 +1,7 @@
 """jmeta's contenders that act: RL² by A2C or PPO, the whole meta-step compiled."""
 
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,8 @@ from jmeta import models
 from jmeta.domains import rl
 from jmeta.domains.rl import environments, policies, policy_gradients, rollouts
 from jmeta.domains.rl.on_policy import on_policy_trainer
-from jmeta.domains.rl.policies import StepInput
-from jmeta.domains.rl.rollouts import Experience
+from jmeta.domains.rl.policies import PolicyInput
+from jmeta.domains.rl.rollouts import Trajectory
 from jmeta.training import MetaState
 from jmeta.types import Aux, PyTree, RandomKey, Task
 
@@ -37,12 +38,12 @@ from .workloads import (
 
 _BANDIT, _SAMPLE = environments.bernoulli_bandit(ARMS)
 _POLICY = policies.actor_critic(models.gru(WIDTH), _BANDIT)
-_JUDGED = {"discount": DISCOUNT, "gae_lambda": GAE_LAMBDA, "reward_scale": REWARD_SCALE}
+_JUDGED: dict[str, Any] = {"discount": DISCOUNT, "gae_lambda": GAE_LAMBDA, "reward_scale": REWARD_SCALE}
 _WEIGHTS = {"value_weight": VALUE_WEIGHT, "entropy_weight": ENTROPY_WEIGHT}
 
 
 def jmeta_way(way: str, workload: Workload, recorded: Pulls) -> Contender:
-    """`"one pass"` of A2C, or `"collected first"`.
+    """Build the contender that trains by `"one pass"` of A2C, or by an update on rollouts `"collected first"`.
 
     Raises:
       ValueError: if there is no such way.
@@ -91,15 +92,15 @@ def jmeta_way(way: str, workload: Workload, recorded: Pulls) -> Contender:
 def _on_recorded(
     params: PyTree, recorded: Pulls, mean_episode: jmeta.types.EpisodeFn, *, normalizes: bool
 ) -> tuple[float, float]:
-    """Loss and norm of the gradient, on pulls that were recorded."""
+    """Return the loss and the norm of its gradient, on recorded pulls."""
 
     def judged(action: jax.Array, reward: jax.Array) -> Task:
         nothing, is_over = jnp.zeros((len(action), 1)), jnp.ones(len(action), bool)
         before = jnp.concatenate([jnp.array([-1], jnp.int32), action[:-1]])
-        inputs = StepInput(nothing, before, jnp.concatenate([jnp.zeros(1), reward[:-1]]), is_over.at[0].set(False))
+        inputs = PolicyInput(nothing, before, jnp.concatenate([jnp.zeros(1), reward[:-1]]), is_over.at[0].set(False))
         _, decisions = _POLICY.unroll(params, _POLICY.start(params, jax.random.key(0)), inputs, jax.random.key(0))
         log_prob = decisions.distribution.log_prob(action)
-        return policy_gradients.judged(Experience(inputs, decisions, action, log_prob, reward, is_over), **_JUDGED)
+        return policy_gradients.judged(Trajectory(inputs, decisions, action, log_prob, reward, is_over), **_JUDGED)
 
     @jax.jit
     def gradient(action: jax.Array, reward: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,7 +1,7 @@
 """PyTorch's contender that acts: RL² by A2C or PPO, as a loop over steps in which all tasks are one batch.
 
-A2C keeps the graph of its rollouts, so that decisions are made once; PPO acts without one and goes through what was
-collected by `torch.nn.GRU`.
+A2C keeps the graph of its rollouts, so that decisions are computed once; PPO acts without one and passes over the
+collected data with `torch.nn.GRU`.
 """
 
 import numpy as np
@@ -30,7 +30,7 @@ from .workloads import (
 
 
 class Policy(torch.nn.Module):
-    """The workload's policy, from the same first parameters; its cell, and as a layer its loop, share them."""
+    """The workload's policy, with the same initial parameters; its cell and its layer share them."""
 
     def __init__(self, recorded: Pulls) -> None:
         super().__init__()
@@ -48,18 +48,18 @@ class Policy(torch.nn.Module):
         layer = torch.nn.GRU(FEATURES, WIDTH)
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
             setattr(layer, f"{name}_l0", getattr(self.cell, name))
-        self._layer = [layer]  # in a list, so that it brings no parameters of its own
+        self._layer = [layer]  # in a list, so that its parameters are not registered a second time
 
     def heads(self, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`(log-probabilities, values)`."""
+        """Return `(log-probabilities, values)`."""
         return functional.log_softmax(self.actor(output), -1), self.critic(output)[..., 0]
 
     def unroll(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Heads of a whole sequence, `[pulls, tasks, features]`."""
+        """Return the heads' outputs for a whole sequence, `[pulls, tasks, features]`."""
         return self.heads(self._layer[0](x)[0])
 
     def grad_norm(self) -> float:
-        """Without the half of the gates' biases that PyTorch has twice."""
+        """Return the norm of the gradient, without the half of the gates' biases that PyTorch has twice."""
         grads = [p.grad for name, p in self.named_parameters() if name != "cell.bias_hh"]
         bias = self.cell.bias_hh.grad
         assert bias is not None
@@ -67,7 +67,7 @@ class Policy(torch.nn.Module):
 
 
 def pytorch(workload: Workload, recorded: Pulls) -> Contender:
-    """A careful user's loop."""
+    """Build the contender: the training loop that a careful PyTorch user writes."""
     policy, is_ppo = Policy(recorded).to(DEVICE), workload.kind == "W4-PPO"
     optimizer = torch.optim.Adam(policy.parameters(), lr=ACTING_LR)
 
@@ -116,7 +116,7 @@ def pytorch(workload: Workload, recorded: Pulls) -> Contender:
 
 
 def acted(policy: Policy, workload: Workload) -> tuple[torch.Tensor, ...]:
-    """`(inputs, actions, rewards, log-probabilities, values)`, `[pulls, tasks, ...]` each, in bandits newly drawn."""
+    """Act in new bandits; return `(inputs, actions, rewards, log-probs, values)`, each `[pulls, tasks, ...]`."""
     means = torch.rand(workload.tasks, ARMS, device=DEVICE)
     memory, x = (torch.zeros(workload.tasks, width, device=DEVICE) for width in (WIDTH, FEATURES))
     steps = []
@@ -132,19 +132,19 @@ def acted(policy: Policy, workload: Workload) -> tuple[torch.Tensor, ...]:
 
 
 def step_input(action: torch.Tensor, reward: torch.Tensor) -> torch.Tensor:
-    """What a policy is told after a pull."""
+    """Return the policy's input after a pull."""
     nothing, is_over = torch.zeros_like(reward)[..., None], torch.ones_like(reward)[..., None]
     return torch.cat([nothing, functional.one_hot(action, ARMS).float(), reward[..., None], is_over], -1)
 
 
 def inputs_of(action: torch.Tensor, reward: torch.Tensor) -> torch.Tensor:
-    """The inputs of a sequence of pulls, of which the first follows none."""
+    """Return the inputs of a sequence of pulls; the first input follows no pull."""
     x = step_input(action, reward)
     return torch.cat([torch.zeros_like(x[:1]), x[:-1]])
 
 
 def judged(reward: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(advantages, targets)`."""
+    """Return `(advantages, targets)`."""
     values = values.detach()
     following = torch.cat([values[1:], torch.zeros_like(values[:1])])
     errors = REWARD_SCALE * reward + DISCOUNT * following - values
@@ -157,19 +157,19 @@ def judged(reward: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 def normalized(advantage: torch.Tensor) -> torch.Tensor:
-    """Over all steps."""
+    """Normalise advantages over all steps."""
     return (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
 
 
 def chosen(log_probs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-    """Of the actions."""
+    """Return the log-probabilities of the actions."""
     return log_probs.gather(-1, action[..., None])[..., 0]
 
 
 def a2c_loss(
     log_probs: torch.Tensor, values: torch.Tensor, action: torch.Tensor, advantage: torch.Tensor, target: torch.Tensor
 ) -> torch.Tensor:
-    """Of all steps."""
+    """Return A2C's loss, averaged over all steps."""
     return -(chosen(log_probs, action) * advantage).mean() + _value_and_entropy(log_probs, values, target)
 
 
@@ -181,7 +181,7 @@ def ppo_loss(
     target: torch.Tensor,
     old: torch.Tensor,
 ) -> torch.Tensor:
-    """Of all steps."""
+    """Return PPO's loss, averaged over all steps."""
     ratio = (chosen(log_probs, action) - old).exp()
     surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage)
     return -surrogate.mean() + _value_and_entropy(log_probs, values, target)

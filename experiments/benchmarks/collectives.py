@@ -1,10 +1,10 @@
-"""What a compiled program sends between devices, read from its text (`compiled.as_text()`, XLA's HLO).
+"""Bytes that a compiled program sends between devices, read from its text (`compiled.as_text()`, XLA's HLO).
 
     text ──► collective operations, and how often each runs ──► bytes that one device sends
 
-An operation in the body of a loop counts as often as the loop turns, which the compiler notes where it knows it.
-Programs of accelerators may start and finish an exchange by two operations; such are not read, since their shapes say
-other things.
+An operation in the body of a loop counts once for each iteration; the compiler notes their number where it knows it.
+Programs of accelerators may start and finish an exchange with two operations. These are refused, since their shapes
+have another meaning.
 """
 
 import math
@@ -28,10 +28,10 @@ class Collective(NamedTuple):
 
     Attributes:
       kind: one of `KINDS`.
-      num_bytes: of the result on one device.
-      group: how many devices exchange with each other.
-      times: how often it happens in one run of the program.
-      source: the functions of JAX that it is of, as far as the compiler has noted them.
+      num_bytes: size of the result on one device.
+      group: number of devices that exchange with each other.
+      times: number of times that it happens in one run of the program.
+      source: the JAX functions that it comes from, as far as the compiler has noted them.
     """
 
     kind: str
@@ -42,10 +42,10 @@ class Collective(NamedTuple):
 
     @property
     def sent(self) -> float:
-        """Bytes that one device sends in all, in the usual ways: around a ring, or to each of the others.
+        """Bytes that one device sends in all, with the usual algorithms: around a ring, or to each other device.
 
-        Of N devices: 2 (N-1)/N of an all-reduce, (N-1)/N of what an all-gather or all-to-all results in, N-1 times what
-        a reduce-scatter results in, and all of a permutation.
+        With N devices and results of B bytes: 2 (N-1)/N B for an all-reduce, (N-1)/N B for an all-gather or
+        all-to-all, (N-1) B for a reduce-scatter, and B for a permutation.
         """
         others = (self.group - 1) / self.group
         factor = {
@@ -59,10 +59,10 @@ class Collective(NamedTuple):
 
 
 def collectives(text: str) -> list[Collective]:
-    """The exchanges of a program, in the order of its text.
+    """Return the exchanges of a program, in the order of its text.
 
     Raises:
-      ValueError: if there is one in a loop whose length the compiler has not noted, or one of two operations.
+      ValueError: if one is in a loop whose length the compiler has not noted, or consists of two operations.
     """
     lines = dict(_computations(text))
     times = _how_often(text, lines)
@@ -71,7 +71,7 @@ def collectives(text: str) -> list[Collective]:
         for line in own:
             if match := _COLLECTIVE.search(line):
                 if match[2]:
-                    raise ValueError(f"an exchange that is started and finished apart, which is not read: {line}")
+                    raise ValueError(f"cannot read an exchange that is started and finished separately: {line}")
                 if name in times and times[name] is None:
                     raise ValueError(f"an exchange in a loop of unknown length: {line}")
                 source = re.search(r'op_name="([^"]*)"', line)
@@ -87,12 +87,12 @@ def collectives(text: str) -> list[Collective]:
 
 
 def total_sent(found: list[Collective]) -> float:
-    """Bytes that one device sends in one run."""
+    """Return the bytes that one device sends in one run."""
     return sum(each.sent for each in found)
 
 
 def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
-    """`(name, lines)` of each."""
+    """Yield `(name, lines)` of each computation."""
     name, lines = None, []
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):
@@ -105,10 +105,10 @@ def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _how_often(text: str, lines: dict[str, list[str]]) -> dict[str, int | None]:
-    """How often each computation runs, by name; None if nobody knows."""
+    """Return how often each computation runs, by name; `None` if unknown."""
     entry = re.search(r"^ENTRY %?([\w.\-]+) ", text, re.MULTILINE)
     if entry is None:
-        raise ValueError("this is no text of a compiled program: it has no ENTRY")
+        raise ValueError("this is not the text of a compiled program: it has no ENTRY")
     times: dict[str, int | None] = {}
 
     def visit(name: str, count: int | None) -> None:
@@ -132,10 +132,10 @@ def _num_bytes(dtype: str, dimensions: str) -> int:
 
 
 def _group(line: str, text: str) -> int:
-    """How many devices exchange with each other.
+    """Return the number of devices that exchange with each other.
 
-    Groups are listed, as in {{0,1},{2,3}}, where nothing listed is all; or counted, as in [2,2]<=[4]; or said to be
-    along axes of a mesh, as in mesh['a'=2,'b'=4], ... {'b'}.
+    Groups are listed, as in {{0,1},{2,3}}, where an empty list means all devices; or counted, as in [2,2]<=[4]; or
+    given as axes of a mesh, as in mesh['a'=2,'b'=4], ... {'b'}.
 
     Raises:
       ValueError: if groups are written in another way.
@@ -150,4 +150,4 @@ def _group(line: str, text: str) -> int:
     everywhere = re.search(r"num_partitions=(\d+)", text)
     if everywhere and ("replica_groups={}" in line or "source_target_pairs=" in line):
         return int(everywhere[1])
-    raise ValueError(f"an exchange between nobody knows whom: {line}")
+    raise ValueError(f"cannot read which devices exchange: {line}")

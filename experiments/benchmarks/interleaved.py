@@ -1,6 +1,6 @@
-"""Contenders in turns: each in a process of its own, one running at a time, so that a machine that drifts burdens all.
+"""Time contenders in turns: each in its own process, one at a time, so that a drift of the machine affects all alike.
 
-Only ratios of one such round mean anything. Before anything is timed, all losses and gradient norms must agree.
+Only ratios within one such round mean anything. All losses and gradient norms must agree before anything is timed.
 """
 
 import json
@@ -16,14 +16,14 @@ from .workloads import Workload
 
 
 class Measured(NamedTuple):
-    """What one contender did.
+    """The measurements of one contender.
 
     Attributes:
-      seconds: of a meta-step, one for each round.
-      compile_seconds: tracing and compiling.
-      temporary_bytes: by the compiler's analysis; `None` where nothing is compiled.
-      peak_bytes: the process's most resident memory, libraries included.
-      loss, grad_norm: at the first parameters.
+      seconds: time of a meta-step, one for each round.
+      compile_seconds: time of tracing and compiling.
+      temporary_bytes: temporary memory by the compiler's analysis; `None` where nothing is compiled.
+      peak_bytes: largest resident memory of the process, libraries included.
+      loss, grad_norm: loss and norm of the meta-gradient at the initial parameters.
     """
 
     seconds: list[float]
@@ -43,7 +43,7 @@ class _Worker:
         words = [name.split(" (")[0], workload.kind, str(workload.tasks), str(workload.steps)]
         words += [] if workload.dispatched is None else [str(workload.dispatched)]
         command = [sys.executable, "-m", "experiments.benchmarks.worker", *words]
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, and no pipe, which a chatty library would fill
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, and not a pipe: a chatty library fills it
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors, "text": True}
         self.name = name
         variables = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false", **environment}  # compile times are measured
@@ -53,7 +53,7 @@ class _Worker:
         self._calls = 1
 
     def get_ready(self) -> None:
-        """Wait until it is, and has said what it computes."""
+        """Wait until the worker is ready and has printed its facts."""
         self.facts = json.loads(self._line())
 
     def _line(self) -> str:
@@ -68,13 +68,13 @@ class _Worker:
         return line
 
     def run(self, num_calls: int) -> float:
-        """Seconds of a meta-step, over that many calls."""
+        """Make that many calls and return the seconds of one meta-step."""
         assert self._process.stdin is not None
         print(num_calls, file=self._process.stdin, flush=True)
         return float(self._line()) / num_calls / self.facts["meta_steps_per_call"]
 
     def warm_up(self, least_seconds: float) -> None:
-        """Run once, and find out how many calls take that long."""
+        """Run once, and set the number of calls that take at least that long."""
         seconds = self.run(1) * self.facts["meta_steps_per_call"]
         self._calls = max(1, round(least_seconds / seconds))
 
@@ -83,7 +83,7 @@ class _Worker:
 
     def finish(self) -> Measured:
         facts = {name: self.facts[name] for name in ("compile_seconds", "temporary_bytes", "loss", "grad_norm")}
-        output, _ = self._process.communicate()  # which closes its input: the worker says its peak, and ends
+        output, _ = self._process.communicate()  # closes its input: the worker prints its peak, and ends
         self._errors.close()
         return Measured(self.seconds, peak_bytes=int(output), **facts)
 
@@ -108,19 +108,19 @@ def measure(
     """Time contenders on a workload, in turns.
 
     Args:
-      workload: what to do.
-      names: of contenders, as in `worker.contender_of`; the first one's loss and gradient are what the others' are
-        compared with.
-      rounds: how often each is timed.
-      least_seconds: of a round of each.
-      tolerance: how far losses and gradient norms may be from the first one's, relatively.
-      environment: variables for all of them.
-      variants: variables for some; `"NAME (VARIANT)"` is the contender of that name with the variant's variables.
-      together: whether all get ready at the same time: quicker where there are cores for it, but the times of compiling
-        are then of many at once.
+      workload: the workload to time.
+      names: names of contenders, as in `worker.contender_of`; the loss and gradient of each are compared with those of
+        the first.
+      rounds: number of times that each is timed.
+      least_seconds: shortest time of a round of each.
+      tolerance: largest relative difference of a loss or gradient norm from the first one's.
+      environment: environment variables of all contenders.
+      variants: environment variables of some; `"NAME (VARIANT)"` is the contender NAME with those of VARIANT.
+      together: whether all get ready at the same time: faster where there are cores for it, but compile times are then
+        those of many compilations at once.
 
     Returns:
-      What was measured by name; and of those that did not run, or whose numbers differ, the reason.
+      The measurements by name; and the reasons, by name, of contenders that did not run or whose numbers differ.
     """
     workers, failed = [], {}
     try:
@@ -132,7 +132,7 @@ def measure(
         for worker in list(workers) if together else []:
             _drop_unless_ready(workers, worker, failed)
         if names[0] in failed:
-            raise RuntimeError(f"what the others are compared with did not run: {failed[names[0]]}")
+            raise RuntimeError(f"{names[0]}, which all others are compared with, did not run: {failed[names[0]]}")
         for worker in list(workers):
             if reason := _differs(worker.facts, workers[0].facts, tolerance):
                 failed[worker.name] = reason

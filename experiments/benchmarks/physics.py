@@ -1,7 +1,8 @@
-"""How fast robots are simulated: `python -m experiments.benchmarks.physics [--robots 64] [--steps 50] [--rounds 5]`.
+"""Speed of simulated robots: `python -m experiments.benchmarks.physics [--robots 64] [--steps 50] [--rounds 5]`.
 
-Ours and those of Brax, by each of its kinds of physics, each through its adapter and with a body of its own in every
-task. One process, in turns. Brax: `pip install "jmeta[brax]"`; without it, only ours are measured and nothing is kept.
+Our robots and those of Brax, with each of its physics backends, each through its adapter and with another body in every
+task. One process, in turns. Brax: `pip install "jmeta[brax]"`; without it only our robots are timed, and nothing is
+kept.
 """
 
 import dataclasses
@@ -28,18 +29,18 @@ THEIRS = ("halfcheetah", "ant")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Measure steps of robots a second."""
+    """Measure the steps of robots per second."""
 
     robots: int = 64
-    """At once, by `vmap`."""
+    """Robots at once, by `vmap`."""
     steps: int = 50
-    """In a dispatch."""
+    """Steps in a dispatch."""
     rounds: int = 5
-    """Repetitions that the medians are taken over."""
+    """Repetitions; the medians over them are reported."""
 
 
 def contenders(has_brax: bool) -> dict[str, tuple[Environment, Any]]:
-    """By name, `(environment, sample)`; bodies that some of Brax's physics leaves out are as they are."""
+    """Return `(environment, sample)` by name; body parameters that some Brax backends ignore keep their defaults."""
     found = {f"jmeta: {name}": make() for name, make in OURS.items()}
     if has_brax:
         for name in THEIRS:
@@ -49,7 +50,7 @@ def contenders(has_brax: bool) -> dict[str, tuple[Environment, Any]]:
 
 
 def walk(environment: Environment, sample: Any, options: Options) -> tuple[Callable[[Any], Any], Any]:
-    """`(dispatch, states)`: so many steps of so many robots, under random actions."""
+    """Build `(dispatch, states)`: many steps of many robots, under random actions."""
     key_params, key_reset = jax.random.split(jax.random.key(0))
     params = jax.vmap(sample)(jax.random.split(key_params, options.robots))
     action_space = environment.action_space(environment.default_params)
@@ -70,7 +71,7 @@ def walk(environment: Environment, sample: Any, options: Options) -> tuple[Calla
 
 
 def measure(options: Options, has_brax: bool) -> dict[str, Any]:
-    """What is kept: of each contender the seconds of every round, and those that compiling took."""
+    """Time the robots; return the seconds of every round and of compiling, by contender."""
     runs, measured = {}, {}
     for name, (environment, sample) in contenders(has_brax).items():
         dispatch, states = walk(environment, sample, options)
@@ -88,7 +89,7 @@ def measure(options: Options, has_brax: bool) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     options = tyro.cli(Options, args=arguments, prog="python -m experiments.benchmarks.physics")
     try:
         import brax  # noqa: F401  # pyright: ignore[reportMissingImports]

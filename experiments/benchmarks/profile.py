@@ -1,7 +1,7 @@
-"""Where the time of a meta-step goes, by kind of work: `python -m experiments.benchmarks.profile`.
+"""Time of a meta-step by kind of work: `python -m experiments.benchmarks.profile`.
 
-JAX's profiler names every operation that the compiled program runs, and the program says of each which layer it is
-from. Kept in `rows/profile.json`; `report` puts it on the page.
+JAX's profiler names every operation that the compiled program runs, and the program's text names the layer of each. The
+result is kept in `rows/profile.json`; `report` puts it on the page.
 """
 
 import collections
@@ -59,13 +59,13 @@ def profile(workload: Workload, way: Way) -> dict[str, Any]:
 
 
 def _events(data: Any) -> list[tuple[str, float]]:
-    """Name and duration of everything that the worker threads ran."""
+    """Return the name and duration of everything that the worker threads ran."""
     lines = [line for plane in data.planes for line in plane.lines if line.name.startswith("tf_XLAEigen")]
     return [(event.name, event.duration_ns) for line in lines for event in line.events]
 
 
 def _kinds(program: str) -> dict[str, str]:
-    """The kind of work of every operation of a compiled program, but for loops and calls, whose parts are listed."""
+    """Return the kind of work of every operation of a compiled program; loops and calls appear as their parts."""
     kinds = {}
     for match in re.finditer(r"%([\w.-]+) = \S+ ([\w-]+)\(.*", program):
         name, operation = match.groups()
@@ -88,7 +88,7 @@ def _kind(operation: str, source: str) -> str:
 
 
 def main() -> int:
-    """Measure and keep it."""
+    """Measure a profile and keep it."""
 
     def command() -> None:
         found = profile(WORKLOAD, WAY)

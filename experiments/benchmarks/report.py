@@ -1,4 +1,4 @@
-"""Write BENCHMARKS.md and its picture from what was measured: `python -m experiments.benchmarks.report`."""
+"""Write BENCHMARKS.md and its picture from the kept measurements: `python -m experiments.benchmarks.report`."""
 
 import json
 import pathlib
@@ -25,30 +25,29 @@ PICTURE = ROOT / "docs" / "benchmarks.png"
 
 INTRODUCTION = """# Benchmarks
 
-Made by `python -m experiments.benchmarks.report` from what `experiments.benchmarks.speed`, `.sweep`, `.profile`,
-`.physics` and `.scaling` measured; nothing is typed by hand. The workloads:
+Made by `python -m experiments.benchmarks.report` from the measurements of `experiments.benchmarks.speed`, `.sweep`,
+`.profile`, `.physics` and `.scaling`; nothing is typed by hand. The workloads:
 
-* W1: second-order MAML, conv4 with 64 filters, batch norm and maximum, 28x28 pixels, 5-way 1-shot, 75 queries, S inner
-  steps, T tasks
+* W1: second-order MAML, conv4 with 64 filters, batch norm and max pooling, 28x28 pixels, 5-way 1-shot, 75 queries, S
+  inner steps, T tasks
 * W2: second-order MAML, sinusoids, network 1-40-40-1, 10 examples and 10 queries
 * W3: a training step of prototypical networks, the same conv4, 20-way 5-shot, 15 queries a class
 * W4: RL² on T Bernoulli bandits of 5 arms with S pulls, GRU of 256, acting and learning, by A2C or by PPO with two
-  epochs of four minibatches; T S steps of environments in a meta-step
+  epochs of four minibatches; T S environment steps in a meta-step
 
-Every contender runs in a process of its own, from the same parameters on the same tasks; losses and gradient norms are
-compared before anything is timed. In W4 contenders draw bandits and actions by themselves, and what is compared is of
-recorded pulls. Contenders take turns, one running at a time, and a ratio is the median of the ratios
-of rounds: times of different tables cannot be compared, for machines drift. Ratios
-belong to machines, too: the same code is measured on several, an aim is judged on the worst of them, and each
-machine's row says how fast its large products and its copies are.
+Every contender runs in its own process, from the same parameters on the same tasks; losses and gradient norms are
+compared before anything is timed. In W4 contenders draw their own bandits and actions, and the comparison uses recorded
+pulls. Contenders take turns, one running at a time, and a ratio is the median of the ratios of rounds. Times in
+different tables cannot be compared, since the machine's speed drifts. Ratios depend on the machine, too: rows are kept
+per machine, with the speed of its large matrix products and of its copies, and an aim is judged on the worst machine.
 
-* *ms*: a meta-step, that is a meta-gradient and a step of Adam (of W4-PPO: acting, and then eight of them); the median
-  over rounds, without compilation.
-* *ratio*: how many times as long the contender takes as the fastest way of jmeta.
-* *temporary*: what the compiled program allocates for itself; *peak*: the most resident memory of the process,
-  libraries and compiler included.
-* *of peak*: useful FLOP (convolutions, each product counted once) a second, over those of a large product of matrices.
-* *first step apart* is not of the library: it has the first inner step before the loop, where all tasks still share
+* *ms*: time of a meta-step, that is a meta-gradient and a step of Adam (W4-PPO: acting, and then eight of these); the
+  median over rounds, without compilation.
+* *ratio*: the contender's time over that of jmeta's fastest way.
+* *temporary*: memory that the compiled program allocates for itself; *peak*: the largest resident memory of the
+  process, libraries and compiler included.
+* *of peak*: useful FLOP (convolutions, each product counted once) per second, over those of a large matrix product.
+* *first step apart* is not in the library: it takes the first inner step before the loop, where all tasks still share
   their weights under `vmap`, to see whether that pays.
 * *memory in huge pages and kept*: an environment (`speed.TUNED`) in which no contender waits for fresh pages.
 """
@@ -62,7 +61,7 @@ def render(
     scaling: dict[str, Any] | None = None,
     accelerators: Sequence[Row] = (),
 ) -> str:
-    """The page."""
+    """Return the text of BENCHMARKS.md."""
     parts = [INTRODUCTION, aims_section(rows), *workload_sections(rows)]
     if profile:
         parts.append(_profile(profile))
@@ -77,22 +76,23 @@ def render(
 
 
 def _profile(profile: dict[str, Any]) -> str:
-    """Where the time of W1 goes."""
+    """Return the section on the time of W1 by kind of work."""
     rows = sorted(profile["milliseconds"].items(), key=lambda item: -item[1])
     total = sum(profile["milliseconds"].values())
     lines = [[name, f"{each:.1f}", f"{each / total:.0%}"] for name, each in rows]
     return f"""## Where the time goes
 
 {profile["workload"]}, {profile["way"]}: time of a meta-step by kind of work, by JAX's profiler, on the threads that
-start the operations. {where_measured(profile)} The meta-step took {profile["wall_milliseconds"]:.0f} ms while it was
-watched, in {profile["num_operations"]} operations, and {profile["busy_share"]:.0%} of the cores' time.
+start the operations. {where_measured(profile)} Under the profiler the meta-step took
+{profile["wall_milliseconds"]:.0f} ms, in {profile["num_operations"]} operations, and used
+{profile["busy_share"]:.0%} of the cores' time.
 
 {table_of(["", "ms", "share"], lines)}
 """
 
 
 def _physics(physics: dict[str, Any]) -> str:
-    """Steps of robots a second."""
+    """Return the section on the speed of robots."""
     measured = physics["measured"]
     ours = measured["jmeta: crawler"]
     lines = []
@@ -101,16 +101,16 @@ def _physics(physics: dict[str, Any]) -> str:
         lines.append([name, f"{rate:,.0f}", f"{ratio_of(each, ours):.1f}", f"{each['compile_seconds']:.1f}"])
     return f"""## Robots
 
-Steps of {physics["robots"]} robots a second, each with a body of its own, under random actions and without a policy, in
-turns in one process; the ratio is of time, to the crawler. All but the ant move in a plane. Each step prepares a new
-start, as adapters do where a rollout may end. {where_measured(physics)}
+Steps per second of {physics["robots"]} robots, each with its own body, under random actions and without a policy, in
+turns in one process; the ratio is that of times, relative to the crawler. All but the ant move in a plane. Each step
+prepares a new start, as adapters do where a rollout may end. {where_measured(physics)}
 
-{table_of(["", "steps a second", "ratio", "compile s"], lines)}
+{table_of(["", "steps per second", "ratio", "compile s"], lines)}
 """
 
 
 def _sweep(sweep: dict[str, Any]) -> str:
-    """Tables over steps and tasks, and the picture."""
+    """Return the section on inner steps and tasks: tables and the picture."""
     points = sweep["points"]
     names = {"W1": "W1, T=1: adjoints, by number of inner steps", "W2": "W2, T=1: estimators, by number of inner steps"}
     parts = ["## Against inner steps and tasks", "", where_measured(sweep), "", f"![]({PICTURE.relative_to(ROOT)})", ""]
@@ -118,12 +118,12 @@ def _sweep(sweep: dict[str, Any]) -> str:
         chosen = [point for point in points if (point["kind"], point["tasks"], point["batching"]) == (kind, 1, "scan")]
         if kind == "W2":
             chosen = [point for point in chosen if point["adjoint"] == "unrolled"]
-        parts += [f"{names[kind]}; ms a meta-step, temporary MB:", "", _grid(chosen, label, "steps"), ""]
+        parts += [f"{names[kind]}; ms per meta-step, temporary MB:", "", _grid(chosen, label, "steps"), ""]
     for kind in ("W1", "W2"):
         chosen = [point for point in points if point["kind"] == kind and point["steps"] == 5]
         chosen = [point for point in chosen if point["adjoint"] == ("mixed_mode" if kind == "W1" else "unrolled")]
         chosen = [point for point in chosen if point["estimator"] == "reverse"]
-        parts += [f"{kind}, S=5: batching, by number of tasks; ms a meta-step, temporary MB:", ""]
+        parts += [f"{kind}, S=5: batching, by number of tasks; ms per meta-step, temporary MB:", ""]
         parts += [_grid(chosen, "batching", "tasks"), ""]
     return "\n".join(parts)
 
@@ -142,7 +142,7 @@ def _cell(point: dict[str, Any]) -> str:
 
 
 def draw(sweep: dict[str, Any]) -> None:
-    """The picture: memory and time of adjoints over inner steps, and of batchings over tasks."""
+    """Draw the picture: memory and time of adjoints over inner steps, and of batchings over tasks."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4), layout="constrained")
@@ -173,7 +173,7 @@ def _lines(
 
 
 def measured() -> tuple[list[dict[str, Any]], *tuple[Any, ...]]:
-    """All rows, the sweep, the profile, the physics, the scaling and the accelerators, as far as they are there."""
+    """Read all rows, the sweep, the profile, the physics, the scaling and the accelerators, as far as they exist."""
     rows = [json.loads(path.read_text()) for path in sorted(ROWS.glob("*/W*.json"))]
     others = [json.loads(path.read_text()) if path.exists() else None for path in (SWEEP, PROFILE, PHYSICS, SCALING)]
     return rows, *others, recorded()

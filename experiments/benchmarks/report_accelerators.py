@@ -1,6 +1,6 @@
 """Accelerators in BENCHMARKS.md and RESULTS.md: the rows kept as `rows/accelerator*.jsonl`, by card and date.
 
-A file is what one call, or several with the same folder, of `experiments.benchmarks.accelerator` left behind.
+One call of `experiments.benchmarks.accelerator`, or several with the same folder, make one file.
 """
 
 import pathlib
@@ -11,26 +11,26 @@ from .accelerator.tables import tables_of
 
 ROWS = pathlib.Path(__file__).parent / "rows"
 TRAININGS = "full_rows"
-"""The section whose rows are results: they have accuracies, and stand in RESULTS.md."""
+"""The section whose rows are results: they have accuracies, and belong in RESULTS.md."""
 
 
 def recorded(folder: pathlib.Path = ROWS) -> list[Row]:
-    """All rows, by card and date; those of tests' sizes are left out."""
+    """Read all rows, by card and date, without those of test sizes."""
     rows = [row for path in sorted(folder.glob("accelerator*.jsonl")) for row in read(path)]
     return sorted((row for row in rows if not row.get("is_tiny", True)), key=lambda row: (row["card"], row["date"]))
 
 
 def benchmarks_section(rows: Sequence[Row]) -> str:
-    """What BENCHMARKS.md says of accelerators."""
+    """Return the section of BENCHMARKS.md on accelerators."""
     timed = [row for row in rows if row["section"] != TRAININGS]
     page = "[docs/accelerators.md](docs/accelerators.md)"
     if not timed:
-        return f"## Accelerators\n\nNo accelerator has been measured yet; {page} has the command that does it.\n"
-    return f"## Accelerators\n\nHow these are measured is in {page}.\n\n{_by_card(timed)}"
+        return f"## Accelerators\n\nNo accelerator has been measured yet; {page} has the command that measures one.\n"
+    return f"## Accelerators\n\n{page} describes the measurements.\n\n{_by_card(timed)}"
 
 
 def results_section(rows: Sequence[Row]) -> str:
-    """What RESULTS.md says of accelerators."""
+    """Return the section of RESULTS.md on accelerators."""
     trained = [row for row in rows if row["section"] == TRAININGS and "protocol" in row.get("measured", {})]
     if not trained:
         return "## On accelerators\n\nNothing has been trained on an accelerator yet.\n"

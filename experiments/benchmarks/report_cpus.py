@@ -34,9 +34,9 @@ AIMS: tuple[tuple[Workload, bool, tuple[str, ...], float], ...] = (
     (Workload("W4-A2C", 512, 100), False, PYTORCH, 1.4),
     (Workload("W4-PPO", 512, 100), False, PYTORCH, 1.6),
 )
-"""`(workload, whether tuned, contenders, least ratio of the time of the fastest contender to jmeta's)`."""
+"""`(workload, whether tuned, contenders, ratio)`: at least this ratio of the fastest contender's time to jmeta's."""
 MEMORY_AIMS = ((Workload("W1", 32, 5), 170.0), (Workload("W1", 1, 100), 150.0))
-"""`(workload, most MB)`: temporary memory of the thriftiest exact way of jmeta."""
+"""`(workload, MB)`: at most this temporary memory of the exact way of jmeta that takes least."""
 
 PEAK_AIMS = ((Workload("W1", 4, 5), 0.55),)
 """`(workload, least share of the speed of a large product of matrices)`, of the fastest way of jmeta."""
@@ -60,11 +60,12 @@ def aims_section(rows: list[dict[str, Any]]) -> str:
         found = _over_machines(rows, workload, False, _auto_over_best)
         lines += _judged(f"{workload.name}: `auto` over the better of `scan` and `vmap`", found, most=1.03)
         found = _over_machines(rows, workload, False, _over_by_hand)
-        lines += _judged(f"{workload.name}: jmeta's time over that by hand", found, most=1.05)
+        lines += _judged(f"{workload.name}: jmeta's time over that of code by hand", found, most=1.05)
     table = table_of(["", "aim", "worst", "on", "over machines", ""], lines)
     return f"""## Aims
 
-Ratios of time to the fastest way of jmeta, on 2 CPU cores; *PyTorch* is the fastest of the libraries that use it.
+Ratios of a contender's time to that of jmeta's fastest way, on 2 CPU cores; *PyTorch* is the fastest library that uses
+it. The tables below have all contenders.
 
 {table}
 """
@@ -143,7 +144,7 @@ def _over_by_hand(row: dict[str, Any]) -> float | None:
 
 
 def _ours(measured: dict[str, Any]) -> str:
-    """Return the fastest way that jmeta offers."""
+    """Return the name of the fastest contender that the library offers."""
     offered = [name for name in measured if name.startswith("jmeta") and "first step apart" not in name]
     return min(offered, key=lambda name: median_of(measured[name]))
 
@@ -173,7 +174,7 @@ def _table(row: dict[str, Any], workload: Workload) -> str:
     if workload.acts:
         rates = {name: workload.tasks * workload.steps / median_of(each) for name, each in measured.items()}
         shown = "; ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
-        speed = [f"\nSteps of environments a second, acting and learning: {shown}."]
+        speed = [f"\nEnvironment steps per second, acting and learning: {shown}."]
     return "\n".join([f"{where_measured(row)}{_speeds(row)}", "", table, *speed, *failed, ""])
 
 

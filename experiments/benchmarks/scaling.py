@@ -1,9 +1,9 @@
-"""What many devices cost, and what they exchange: `python -m experiments.benchmarks.scaling [--rounds 5]`.
+"""Cost of many devices, and the bytes that they exchange: `python -m experiments.benchmarks.scaling [--rounds 5]`.
 
     workers, in turns ──► seconds │ compiled text ──► bytes │ bytes, FLOP, published speeds ──► an estimate
 
-On a machine of few cores, devices that XLA makes of one CPU and processes of one device each do not run faster than
-one device; what they show is what sharing costs. The estimate for accelerators is arithmetic, and no measurement.
+On a machine of few cores, devices that XLA makes of one CPU and processes of one device each do not run faster than one
+device; they show the cost of sharing. The estimate for accelerators is arithmetic, not a measurement.
 """
 
 import contextlib
@@ -39,16 +39,16 @@ SECONDS_BETWEEN_LOOKS = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Measure what sharing tasks among devices costs."""
+    """Measure the cost of sharing tasks among devices."""
 
     rounds: int = 5
-    """How often each arrangement takes its turn."""
+    """Number of turns of each arrangement."""
     parts: tuple[Literal["bytes", "seconds"], ...] = ("bytes", "seconds")
-    """What to measure; of the other, what was measured before is kept."""
+    """Parts to measure; the earlier measurement of the other part is kept."""
 
 
 def environment(num_devices: int) -> dict[str, str]:
-    """That of a process with so many devices on its CPU; all of them with as many threads."""
+    """Return the environment of a process with this number of CPU devices; all processes have equally many threads."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}".strip()
     mine = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": str(DEVICES_COUNTED)}
     return {**os.environ, **mine}
@@ -90,7 +90,7 @@ class _Job:
 
     def stop(self) -> None:
         if self._process.poll() is None:
-            self._process.terminate()  # the launcher stops its own
+            self._process.terminate()  # the launcher stops its processes
             try:
                 self._process.wait(30)
             except subprocess.TimeoutExpired:
@@ -107,7 +107,7 @@ class _Job:
 
 @contextlib.contextmanager
 def _jobs(arrangements: Sequence[tuple[str, int]]) -> Iterator[list[_Job]]:
-    """All of them, compiled one after another; the first does the plain trainer's work, too."""
+    """Start all arrangements, compiled one after another; the first also times the plain trainer."""
     numbers = sorted({number for _, number in arrangements})
     jobs: list[_Job] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +125,7 @@ def _jobs(arrangements: Sequence[tuple[str, int]]) -> Iterator[list[_Job]]:
 
 
 def time_arrangements(rounds: int, arrangements: Sequence[tuple[str, int]] = ARRANGEMENTS) -> list[dict[str, Any]]:
-    """Seconds of a meta-step of every case, one for each round in which all arrangements take their turn."""
+    """Return the seconds of a meta-step of every case, one for each round, in which all arrangements take a turn."""
     with _jobs(arrangements) as jobs:
         for _ in range(rounds):
             for job in jobs:
@@ -134,18 +134,18 @@ def time_arrangements(rounds: int, arrangements: Sequence[tuple[str, int]] = ARR
 
 
 def count() -> dict[str, Any]:
-    """What is exchanged, and the FLOP of a step, by a process with eight devices."""
+    """Count the bytes exchanged and the FLOP of a step, in a process with eight devices."""
     command = [sys.executable, "-m", "experiments.benchmarks.scaling_worker", "count"]
     done = subprocess.run(command, env=environment(DEVICES_COUNTED), stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
 
 def exchange(row: dict[str, Any]) -> dict[str, float]:
-    """Bytes that one device sends, of a row of what was counted.
+    """Return the bytes that one device sends, from a row of counted collectives.
 
     Returns:
-      `sent`, and of it: `sums`, of gradients with the loss and other means; `parameters`, gathered where they are
-      divided; `others`, whatever else. And `least`: all-reduces of nothing but the gradients.
+      `sent`, and its parts: `sums`, of gradients with the loss and other means; `parameters`, gathered where they are
+      divided; `others`, everything else. And `least`: all-reduces of nothing but the gradients.
     """
     num_devices = math.prod(row["mesh"].values())
     found = [Collective(**each) for each in row["collectives"]]
@@ -157,9 +157,9 @@ def exchange(row: dict[str, Any]) -> dict[str, float]:
 
 
 def part_of(found: Collective, row: dict[str, Any]) -> Literal["sums", "parameters", "others"]:
-    """What an exchange is for.
+    """Return the purpose of an exchange: `"sums"`, `"parameters"` or `"others"`.
 
-    In fixed order devices add what an all-to-all of whole gradients brings, and an all-gather takes the sum back.
+    In fixed order an all-to-all brings whole gradients to the devices that add them, and an all-gather returns the sum.
     """
     if found.kind in ("all-reduce", "reduce-scatter") or found.num_bytes >= row["gradient_bytes"]:
         return "sums"
@@ -167,14 +167,14 @@ def part_of(found: Collective, row: dict[str, Any]) -> Literal["sums", "paramete
 
 
 class Accelerators(NamedTuple):
-    """A kind of accelerator and how many of them are joined. Bytes a second are what one sends, one way.
+    """A kind of accelerator and its network. Bytes per second are what one accelerator sends, one way.
 
     Attributes:
-      name, source: what it is, and who says so.
-      peak_flops: a second, bfloat16, dense.
-      link: bytes a second within a node, or over all links of a torus.
-      network: bytes a second between nodes; 0 for a torus, which has none.
-      node: accelerators of a node.
+      name, source: name of the accelerator, and source of its numbers.
+      peak_flops: peak FLOP per second, bfloat16, dense.
+      link: bytes per second within a node, or over all links of a torus.
+      network: bytes per second between nodes; 0 for a torus, which has none.
+      node: number of accelerators in a node.
       latency, network_latency: seconds of a hop; assumed.
     """
 
@@ -210,17 +210,17 @@ TPU_V5P = Accelerators(
     network_latency=0.0,
 )
 SHARE_OF_PEAK, SHARE_OF_LINK = 0.3, 0.8
-"""Assumed: what of the published speeds is reached."""
+"""Assumed share of the published speeds that is reached."""
 NUMBERS = (8, 64, 512)
 
 
 class Model(NamedTuple):
-    """What is trained.
+    """The model whose training is estimated.
 
     Attributes:
-      name: in words.
-      flops: of a meta-step on one device.
-      num_bytes: of what is summed over devices.
+      name: its description.
+      flops: FLOP of a meta-step on one device.
+      num_bytes: bytes that are summed over devices.
     """
 
     name: str
@@ -232,10 +232,10 @@ LARGE_PARAMETERS, LARGE_TASKS, LARGE_STEPS, LARGE_SUPPORT, LARGE_QUERY = 1e8, 4,
 
 
 def large_model() -> Model:
-    """By formula: second-order MAML of a model in which an example meets each parameter once, 2 FLOP forwards.
+    """Build the large model by a formula: second-order MAML in which an example uses each parameter once.
 
-    An inner step is a pass and its gradient, 3, and all of that differentiated, 6 more; a query is a pass and its
-    gradient.
+    A forward pass takes 2 FLOP for each parameter. An inner step takes 3 passes for the loss and its gradient, and 6
+    more for differentiating them; a query takes 3.
     """
     passes = 9 * LARGE_STEPS * LARGE_SUPPORT + 3 * LARGE_QUERY
     return Model(
@@ -247,17 +247,17 @@ def large_model() -> Model:
 
 
 def small_model(found: dict[str, Any]) -> Model:
-    """From what was counted: the FLOP and the bytes of prototypical networks with conv4."""
+    """Build the small model from the counted FLOP and bytes of prototypical networks with conv4."""
     rows = [row for row in found["counted"] if row["method"].startswith("ProtoNet") and row["way"] == "one all-reduce"]
     return Model(found["full_size"]["name"], found["full_size"]["flops"], rows[0]["collectives"][0]["num_bytes"])
 
 
 def all_reduce_seconds(num_bytes: float, number: int, kind: Accelerators) -> float:
-    """One all-reduce, as the hardware does it best.
+    """Return the seconds of one all-reduce with the best algorithm of the hardware.
 
-    Of nodes: sums within a node, of which each of its n accelerators then has a share; all-reduces of the shares
-    between m nodes; and back: 2 (n-1)/n B / link + 2 (m-1)/m B/n / network. Of a torus: 2 (N-1)/N B over all links.
-    And twice as many hops as one way takes.
+    With nodes: reduce within a node, so that each of its n accelerators has a share; all-reduce the shares between m
+    nodes; gather within a node: 2 (n-1)/n B / link + 2 (m-1)/m B/n / network. In a torus: 2 (N-1)/N B over all links.
+    Both take twice the hops of one way.
     """
     if not kind.network:
         return 2 * (number - 1) / number * num_bytes / _torus(number, kind)[1] + 2 * hops_seconds(number, kind)
@@ -268,11 +268,11 @@ def all_reduce_seconds(num_bytes: float, number: int, kind: Accelerators) -> flo
 
 
 def in_order_seconds(num_bytes: float, number: int, kind: Accelerators) -> float:
-    """The sum in fixed order: a part of the numbers to each other device, and its sum back from it.
+    """Return the seconds of a sum in fixed order: each device sends every other a part and gets its sum back.
 
-    Parts go to their devices unsummed, so between m nodes of n accelerators each sends (N-n)/N B, of which in an
-    all-reduce only (m-1)/m B/n are left. In a torus of side d half of what is sent, N B/2 in all, passes the middle,
-    half of it each way, over d² links, or 2 d² where rings are closed. The way back is half an all-reduce.
+    Parts travel unsummed, so between m nodes of n accelerators each sends (N-n)/N B, while in an all-reduce it sends
+    only (m-1)/m B/n. In a torus of side d half of all bytes, N B/2, cross the middle, half of them each way, over d²
+    links, or 2 d² where rings are closed. The way back is half an all-reduce.
     """
     if kind.network:
         inside = min(number, kind.node)
@@ -286,7 +286,7 @@ def in_order_seconds(num_bytes: float, number: int, kind: Accelerators) -> float
 
 
 def hops_seconds(number: int, kind: Accelerators) -> float:
-    """Of one way, whatever the bytes: log₂ hops within a node and between nodes, or along the axes of a torus."""
+    """Return the seconds of all hops of one way: log₂ hops within a node and between nodes, or those along a torus."""
     if not kind.network:
         return 3 * (_torus(number, kind)[0] - 1) * kind.latency
     inside, nodes = min(number, kind.node), max(1, number // kind.node)
@@ -294,16 +294,16 @@ def hops_seconds(number: int, kind: Accelerators) -> float:
 
 
 def _torus(number: int, kind: Accelerators) -> tuple[int, float]:
-    """The side of the cube, and bytes a second of the links of one accelerator that lead to another.
+    """Return the side of the cube, and the bytes per second over the links of one accelerator that are connected.
 
-    At side 2 there is one link along each axis and not two.
+    At side 2 there is one link along each axis, not two.
     """
     side = round(number ** (1 / 3))
     return side, SHARE_OF_LINK * kind.link / (1 if side >= 4 else 2)
 
 
 def estimate(model: Model, kind: Accelerators, number: int) -> dict[str, float]:
-    """Seconds of a meta-step on so many accelerators, its tasks in proportion to them, nothing at the same time.
+    """Estimate the seconds of a meta-step on this number of accelerators, with tasks in proportion and no overlap.
 
     Returns:
       `compute`, and for each way of summing the seconds of the exchange and the `efficiency`: compute's share.
@@ -318,7 +318,7 @@ def estimate(model: Model, kind: Accelerators, number: int) -> dict[str, float]:
 
 
 def estimates(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of both models on both kinds of accelerators."""
+    """Return the estimates of both models on both kinds of accelerators."""
     return [
         {"model": model.name, "accelerators": kind.name, "number": number, **estimate(model, kind, number)}
         for model in (small_model(found), large_model())
@@ -328,18 +328,18 @@ def estimates(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def plain_case(timed: list[dict[str, Any]], case: dict[str, Any]) -> dict[str, Any]:
-    """The plain trainer on one device, of as many tasks as a case."""
+    """Return the case of the plain trainer on one device with as many tasks as this case."""
     same = (case["workload"], case["tasks"])
     return next(each for each in timed if each["way"] == PLAIN and (each["workload"], each["tasks"]) == same)
 
 
 def ratios(timed: list[dict[str, Any]], case: dict[str, Any]) -> list[float]:
-    """Round by round, the time of a case over that of the plain trainer."""
+    """Return the time of a case over that of the plain trainer, round by round."""
     return [a / b for a, b in zip(case["seconds"], plain_case(timed, case)["seconds"], strict=True)]
 
 
 def _measured(part: str, rounds: int) -> dict[str, Any]:
-    """What is kept of a part."""
+    """Measure one part and return the record to keep."""
     where = {"machine": machine(), "versions": {name: versions()[name] for name in ("jax", "jaxlib")}}
     if part == "bytes":
         return {**where, **count()}
@@ -348,7 +348,7 @@ def _measured(part: str, rounds: int) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     options = tyro.cli(Options, args=arguments, prog="python -m experiments.benchmarks.scaling")
 
     def command() -> None:
@@ -366,7 +366,7 @@ def main(arguments: list[str]) -> int:
             for each in found.get("timed", [])
         ]
         console.print_table("on one machine", rows)
-        print(f"wrote {FILE.name}; `python -m experiments.benchmarks.report` makes the page of it")
+        print(f"wrote {FILE.name}; `python -m experiments.benchmarks.report` writes the page from it")
 
     return console.run_command(command, if_interrupted="parts that were finished are kept")
 

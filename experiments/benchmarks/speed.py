@@ -1,4 +1,4 @@
-"""Speed and memory beside other libraries: `python -m experiments.benchmarks.speed [--only "W1 T=4 S=5"] [--tuned]`.
+"""Speed and memory of jmeta and others: `python -m experiments.benchmarks.speed [--only "W1 T=4 S=5"] [--tuned]`.
 
 Each workload is timed in one interleaved run of all contenders and kept in `rows/MACHINE/`; `report` makes
 `BENCHMARKS.md` of what is kept. The other libraries: `pip install "jmeta[peers]"`,
@@ -32,7 +32,7 @@ TUNED = {
     "MALLOC_TOP_PAD_": str(2**28),
     "MALLOC_TRIM_THRESHOLD_": str(2**34),
 }
-"""Memory in huge pages, and kept: fresh pages cost a process on a CPU as much as the arithmetic."""
+"""Environment with huge pages and memory that is kept: on a CPU, fresh pages cost as much as the arithmetic."""
 
 TORCH = ("learn2learn", "higher", "TorchOpt")
 CONTENDERS: dict[Workload, tuple[str, ...]] = {
@@ -105,20 +105,20 @@ CONTENDERS: dict[Workload, tuple[str, ...]] = {
     Workload("W4-PPO", 512, 100): ("jmeta: collected first", "PyTorch"),
 }
 TOLERANCE = {100: 0.05, 20: 5e-3, 5: 5e-3}
-"""Of losses and gradient norms, 10⁻³ for other numbers of steps: from step to step float32 goes apart, above all where
-the order of sums decides which of two nearly equal pixels is a maximum."""
+"""Tolerance of losses and gradient norms by number of steps, 10⁻³ for others: float32 results drift apart from step to
+step, above all where the order of sums decides which of two nearly equal pixels is the maximum."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Time jmeta beside other libraries."""
+    """Time jmeta and other libraries."""
 
     only: tuple[str, ...] = ()
     """Names of workloads, such as "W1 T=4 S=5"; all if not given."""
     rounds: int = 5
-    """How often each contender is timed."""
+    """Number of times that each contender is timed."""
     tuned: bool = False
-    """With huge pages and memory that is kept, for all contenders."""
+    """Use huge pages and keep memory, for all contenders."""
 
 
 def record(workload: Workload, options: Options) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def record(workload: Workload, options: Options) -> dict[str, Any]:
 
 
 def matmul_peak(size: int = 3072) -> float:
-    """FLOP a second of the fastest of a few products of large float32 matrices: what the machine can do at best."""
+    """Return the FLOP per second of the fastest of a few large float32 matrix products: the machine's peak."""
     product = jax.jit(jnp.matmul)
     a = jax.block_until_ready(jnp.ones((size, size)))
     seconds = []
@@ -174,7 +174,7 @@ def copied_bytes_per_second(size: int = 2**28) -> float:
 
 
 def machine() -> str:
-    """The device and its cores, in words."""
+    """Describe the device and its cores."""
     device = jax.devices()[0]
     model = next(
         (
@@ -188,7 +188,7 @@ def machine() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what was measured."""
+    """Return the versions of the installed libraries, by name."""
     import importlib.metadata
 
     found = {}
@@ -221,17 +221,17 @@ def _show(title: str, measured: dict[str, Measured], failed: dict[str, str]) -> 
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     options = tyro.cli(Options, args=arguments, prog="python -m experiments.benchmarks.speed")
     known = {workload.name: workload for workload in CONTENDERS}
 
     def command() -> None:
         if unknown := set(options.only) - set(known):
-            raise ValueError(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+            raise ValueError(f"no workload {', '.join(sorted(unknown))}; the workloads are {', '.join(known)}")
         for name in options.only or known:
             record(known[name], options)
 
-    return console.run_command(command, if_interrupted="workloads that were finished are kept")
+    return console.run_command(command, if_interrupted="finished workloads are kept")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Time and memory of jmeta's own ways against inner steps and tasks: `python -m experiments.benchmarks.sweep`.
 
-Kept in `rows/sweep.json`; `report` makes a table and a picture of it. Ways whose temporary memory is above a limit are
-compiled and not run.
+The result is kept in `rows/sweep.json`; `report` makes a table and a picture of it. Ways whose temporary memory is
+above a limit are compiled but not run.
 """
 
 import dataclasses
@@ -36,16 +36,16 @@ BATCHINGS = ("vmap", "scan", "auto")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Measure jmeta's ways over numbers of inner steps and of tasks."""
+    """Measure jmeta's ways for several numbers of inner steps and of tasks."""
 
     rounds: int = 3
-    """Timed calls of each; the median is kept."""
+    """Timed calls of each way; the median is kept."""
     max_gb: float = 8.0
-    """Largest temporary memory that is run."""
+    """Largest temporary memory of a program that is run."""
 
 
 def points() -> list[tuple[Workload, Way]]:
-    """All that is measured."""
+    """Return all points to measure."""
     over_adjoints = [(Workload("W1", 1, steps), Way(adjoint, "scan")) for steps in STEPS for adjoint in ADJOINTS]
     over_estimators = [
         (Workload("W2", 1, steps), Way("unrolled", "scan", estimator=estimator))
@@ -62,9 +62,9 @@ def points() -> list[tuple[Workload, Way]]:
 
 
 def measure(workload: Workload, way: Way, options: Options) -> dict[str, Any]:
-    """One point: what the compiler says, and the time if it is run."""
+    """Measure one point: the compiler's memory analysis, and the time if it is run."""
     began = time.perf_counter()
-    num_steps = workload.steps_per_dispatch if way.estimator == "reverse" else 10  # others evaluate many times over
+    num_steps = workload.steps_per_dispatch if way.estimator == "reverse" else 10  # other estimators take longer
     compiled, repeat = lowered(workload, arrays(workload), way, num_steps)
     compile_seconds = time.perf_counter() - began
     temporary = compiled.memory_analysis().temp_size_in_bytes
@@ -83,7 +83,7 @@ def measure(workload: Workload, way: Way, options: Options) -> dict[str, Any]:
 
 
 def run(options: Options) -> None:
-    """Measure all, and keep it."""
+    """Measure all points and keep them."""
     measured = []
     for workload, way in points():
         point = measure(workload, way, options)
@@ -99,7 +99,7 @@ def run(options: Options) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     options = tyro.cli(Options, args=arguments, prog="python -m experiments.benchmarks.sweep")
     return console.run_command(lambda: run(options), if_interrupted="nothing was kept")
 

@@ -1,4 +1,4 @@
-"""The contenders that are made of JAX: jmeta in several ways, the same by hand, and jax-meta."""
+"""The contenders in JAX: jmeta in several ways, the same by hand, and jax-meta."""
 
 import functools
 import time
@@ -20,7 +20,7 @@ from .workloads import EPSILON, META_LR, Arrays, Workload
 
 
 def _first_step_apart() -> adjoints.Adjoint:
-    """`unrolled`, the first inner step before the loop: there all tasks still share their weights under `vmap`."""
+    """Build `unrolled` with the first inner step before the loop, where all tasks share their weights under `vmap`."""
 
     def scan(body: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
         carry, first = body(carry, jax.tree.map(lambda leaf: leaf[0], xs))
@@ -34,7 +34,7 @@ def _first_step_apart() -> adjoints.Adjoint:
 
 
 def _straight_line() -> adjoints.Adjoint:
-    """`unrolled`, without a loop: all inner steps one after another in the program."""
+    """Build `unrolled` without a loop: the program has all inner steps one after another."""
 
     def adjoint(objective: adjoints.Objective, make_optimizer: adjoints.MakeOptimizer, num_steps: int) -> Any:
         scan = functools.partial(jax.lax.scan, unroll=True)
@@ -66,13 +66,13 @@ ESTIMATORS: dict[str, Callable[[EpisodeFn], GradFn]] = {
 
 
 class Way(NamedTuple):
-    """How jmeta does a workload.
+    """A way of computing a workload with jmeta.
 
     Attributes:
-      adjoint, estimator: names of `ADJOINTS` and `ESTIMATORS`.
-      batching: of tasks, as given to `over_tasks`.
+      adjoint, estimator: names in `ADJOINTS` and `ESTIMATORS`.
+      batching: batching of tasks, as given to `over_tasks`.
       conv: form of the convolutions.
-      dtype: of their activations; float32 if not given.
+      dtype: dtype of their activations; float32 if not given.
     """
 
     adjoint: str
@@ -83,7 +83,7 @@ class Way(NamedTuple):
 
 
 def nested(flat: dict[str, np.ndarray]) -> PyTree:
-    """Parameters named by paths, as nested dictionaries."""
+    """Convert parameters named by paths to nested dictionaries."""
     tree: dict[str, Any] = {}
     for name, leaf in flat.items():
         *parents, last = name.split("/")
@@ -95,17 +95,17 @@ def nested(flat: dict[str, np.ndarray]) -> PyTree:
 
 
 def jmeta_way(way: Way) -> Callable[[Workload, Arrays], Contender]:
-    """jmeta's public functions."""
+    """Build the contender that uses jmeta's public functions."""
     return lambda workload, arrays: _contender(*_of_jmeta(workload, arrays, way), workload, arrays)
 
 
 def lowered(
     workload: Workload, arrays: Arrays, way: Way, num_steps: int | None = None
 ) -> tuple[Any, Callable[[int], None]]:
-    """The same compiled, and what calls it so many times: for those who want to know its memory before they do.
+    """Return `(compiled, run)`: jmeta's program, whose memory can be read before it runs, and a function that calls it.
 
     Args:
-      workload, arrays, way: what is done, and how.
+      workload, arrays, way: the workload, its arrays, and the way of computing it.
       num_steps: meta-steps of a call; the workload's if not given.
     """
     return _to_call(_of_jmeta(workload, arrays, way), workload, arrays, num_steps)
@@ -114,13 +114,13 @@ def lowered(
 def lowered_by_hand(
     workload: Workload, arrays: Arrays, batching: str, *, shares_first_layer: bool = False
 ) -> tuple[Any, Callable[[int], None]]:
-    """As `lowered`, of `by_hand`.
+    """Return `(compiled, run)` as `lowered` does, for `by_hand`.
 
     Args:
-      workload, arrays, batching: what is done, and how.
+      workload, arrays, batching: the workload, its arrays, and the batching of tasks.
       shares_first_layer: whether the patches that the first layer reads are extracted once, before the inner loop. They
-        depend on the images and not on the weights, so that all inner steps, and the way back through them, can share
-        them; each step's first layer is then one product of nine columns. Later layers read what weights made.
+        depend on the images, not on the weights, so all inner steps and their derivatives can share them; each step's
+        first layer is then one product with nine columns. The inputs of later layers depend on weights.
     """
     return _to_call(_by_hand(workload, arrays, batching, shares_first_layer), workload, arrays, None)
 
@@ -140,14 +140,14 @@ def _to_call(
 
 
 def query_loss(workload: Workload, arrays: Arrays, conv: str) -> tuple[Callable[[PyTree, Task], jax.Array], PyTree]:
-    """`(params, task) -> loss` of W1's network on a task's query, without inner steps, and its first parameters."""
+    """Build `(params, task) -> loss` of W1's network on a task's query, without inner steps, and initial parameters."""
     _, params = gradient_of(workload, arrays, Way("unrolled", "vmap", conv))
     model = models.conv4(workload.ways, conv=conv)
     return lambda params, task: losses.cross_entropy(model.apply(params, task.query.x, None), task.query)[0], params
 
 
 def gradient_of(workload: Workload, arrays: Arrays, way: Way) -> tuple[GradFn, PyTree]:
-    """The meta-gradient averaged over tasks, and the first parameters."""
+    """Build the meta-gradient averaged over tasks, and the initial parameters."""
     loss_fn = losses.squared_error if workload.kind == "W2" else losses.cross_entropy
     if workload.kind == "W3":
         learner = learners.protonet(models.conv4(None, conv=way.conv, dtype=way.dtype), num_ways=workload.ways)
@@ -164,7 +164,7 @@ def gradient_of(workload: Workload, arrays: Arrays, way: Way) -> tuple[GradFn, P
 
 
 def _of_jmeta(workload: Workload, arrays: Arrays, way: Way) -> tuple[Step, PyTree]:
-    """A meta-step by jmeta's trainer, and the state that it starts from."""
+    """Build a meta-step of jmeta's trainer, and its initial state."""
     grad_fn, params = gradient_of(workload, arrays, way)
     trainer = jmeta.meta_trainer(grad_fn, optax.adam(META_LR))
 
@@ -176,7 +176,7 @@ def _of_jmeta(workload: Workload, arrays: Arrays, way: Way) -> tuple[Step, PyTre
 
 
 def by_hand(batching: str) -> Callable[[Workload, Arrays], Contender]:
-    """The same without jmeta: what a careful user of JAX and optax writes for this one workload.
+    """Build the same without jmeta: the code that a careful user of JAX and optax writes for this one workload.
 
     Raises:
       ValueError: if `batching` is neither `"vmap"` nor `"scan"`.
@@ -190,7 +190,7 @@ def by_hand(batching: str) -> Callable[[Workload, Arrays], Contender]:
 def _by_hand(
     workload: Workload, arrays: Arrays, batching: str, shares_first_layer: bool = False
 ) -> tuple[Step, PyTree]:
-    """A meta-step, and the state that it starts from."""
+    """Build a meta-step, and its initial state."""
     forward, loss = (_mlp, _squared_error) if workload.kind == "W2" else (_conv4, _cross_entropy)
 
     def episode_fn(params: PyTree, task: Task) -> tuple[jax.Array, dict]:
@@ -232,13 +232,13 @@ def _by_hand(
 
 
 def tasks_of(arrays: Arrays) -> Task:
-    """Stacked, on the device."""
+    """Return the stacked tasks on the device."""
     tasks = Task(Batch(arrays.support_x, arrays.support_y), Batch(arrays.query_x, arrays.query_y))
     return jax.tree.map(jnp.asarray, tasks)
 
 
 def _contender(step: Step, state: PyTree, workload: Workload, arrays: Arrays) -> Contender:
-    """Compiled, and run once."""
+    """Compile a meta-step, run it once, and return the contender."""
     began = time.perf_counter()
     compiled, state, tasks, key = _compiled(step, state, workload, arrays)
     compile_seconds = time.perf_counter() - began
@@ -258,7 +258,7 @@ def _contender(step: Step, state: PyTree, workload: Workload, arrays: Arrays) ->
 def _compiled(
     step: Step, state: PyTree, workload: Workload, arrays: Arrays, num_steps: int | None = None
 ) -> tuple[Any, ...]:
-    """`(compiled, state, tasks, key)`: meta-steps on the same tasks, many in a dispatch where they are short."""
+    """Return `(compiled, state, tasks, key)`: meta-steps on the same tasks, many in a dispatch where they are short."""
     tasks, key, num_steps = tasks_of(arrays), jax.random.key(0), num_steps or workload.steps_per_dispatch
 
     def dispatch(state: PyTree, tasks: Task, key: Any) -> tuple[PyTree, Any]:
@@ -276,7 +276,7 @@ def _mlp(params: PyTree, x: jax.Array) -> jax.Array:
 
 
 def _conv4(params: PyTree, x: jax.Array) -> jax.Array:
-    """By hand, what `models.conv4` is on a CPU: see `jmeta.models.primitives` for why."""
+    """Apply conv4 by hand in the form that `models.conv4` has on a CPU; `jmeta.models.primitives` explains why."""
     for i in range(4):
         kernel, norm = params[f"conv_{i}"]["kernel"], params[f"norm_{i}"]
         (examples, height, width, channels), filters = x.shape, kernel.shape[-1]
@@ -304,7 +304,7 @@ def _conv4(params: PyTree, x: jax.Array) -> jax.Array:
 
 
 def _patches(x: jax.Array) -> jax.Array:
-    """What a 3x3 convolution reads of grey images, `[examples, height, width, 9]`."""
+    """Return the patches that a 3x3 convolution reads from grey images, `[examples, height, width, 9]`."""
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return jnp.concatenate([padded[:, a : a + height, b : b + width] for a in range(3) for b in range(3)], -1)
@@ -319,7 +319,7 @@ def _cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def jax_meta(workload: Workload, arrays: Arrays) -> Contender:
-    """The MAML of jax-meta, on a Haiku network, as its `step` compiles it."""
+    """Build the contender of jax-meta: its MAML, with a Haiku network, as its `step` compiles it."""
     import collections
 
     import haiku as hk
@@ -352,7 +352,7 @@ def jax_meta(workload: Workload, arrays: Arrays) -> Contender:
     gradient = jax.jit(jax.grad(maml.batch_outer_loss, has_aux=True), static_argnums=4)
     grads, (_, logs) = gradient(params, state.model, train, test, ())
     loss, norm = float(logs["outer/loss"].mean()), float(optax.tree.norm(grads))
-    params, state, _ = maml.step(params, state, train, test)  # after which its counters are floats, and stay so
+    params, state, _ = maml.step(params, state, train, test)  # from then on its counters are floats
     began = time.perf_counter()
     compiled = jax.jit(maml.train_step, static_argnums=4).lower(params, state, train, test, ()).compile()
     compile_seconds = time.perf_counter() - began
@@ -368,7 +368,7 @@ def jax_meta(workload: Workload, arrays: Arrays) -> Contender:
 
 
 def _like_haiku(params: PyTree, arrays: Arrays) -> PyTree:
-    """Our first parameters in the tree of Haiku's, whose modules are in the order of ours."""
+    """Convert our initial parameters to Haiku's tree, whose modules are in the same order."""
     ours = {name.split("/", 1)[1]: leaf for name, leaf in arrays.params.items()}
     modules: dict[str, list[str]] = {}
     for name in params:

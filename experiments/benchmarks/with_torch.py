@@ -1,4 +1,4 @@
-"""The contenders that are made of PyTorch: `torch.func`, learn2learn, higher, TorchOpt; each as in its own examples."""
+"""The contenders in PyTorch: `torch.func`, learn2learn, higher and TorchOpt, each as in its own examples."""
 
 import importlib
 import os
@@ -21,14 +21,14 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def set_precision() -> None:
-    """Products as JAX's own variable says: TF32 where it asks for that, else float32 throughout."""
+    """Set the precision of products by JAX's own environment variable: TF32 if it says so, else float32."""
     is_tf32 = os.environ.get("JAX_DEFAULT_MATMUL_PRECISION") == "tensorfloat32"
     torch.set_float32_matmul_precision("high" if is_tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = is_tf32
 
 
 class Network(torch.nn.Module):
-    """The workload's network, from the same first parameters."""
+    """The workload's network, with the same initial parameters."""
 
     def __init__(self, workload: Workload, arrays: Arrays) -> None:
         super().__init__()
@@ -87,9 +87,9 @@ def _trained(
     is_compiled: bool = False,
     captures: bool = False,
 ) -> Contender:
-    """Meta-steps of Adam; `accumulate` adds the meta-gradient to `.grad` and returns the loss.
+    """Build a contender of meta-steps of Adam; `accumulate` adds the meta-gradient to `.grad` and returns the loss.
 
-    Where it `captures`, all its work becomes one CUDA graph, which is then replayed.
+    With `captures` all its work becomes one CUDA graph, which is then replayed.
     """
     parameters = list(network.parameters())
     optimizer = torch.optim.Adam(parameters, lr=META_LR)
@@ -113,7 +113,7 @@ def _trained(
 
 
 def _captured(optimizer: torch.optim.Optimizer, accumulate: Callable[[], torch.Tensor]) -> Callable[[], None]:
-    """Replays `accumulate`, as PyTorch's notes on CUDA graphs say: warmed up on another stream, gradients in place.
+    """Capture `accumulate` as PyTorch's notes on CUDA graphs say: warmed up on another stream, gradients in place.
 
     Raises:
       ValueError: if there is no GPU.
@@ -128,14 +128,14 @@ def _captured(optimizer: torch.optim.Optimizer, accumulate: Callable[[], torch.T
             accumulate()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    optimizer.zero_grad()  # to `None`, so that gradients are made, and made anew, by the graph itself
+    optimizer.zero_grad()  # to `None`, so that the graph itself allocates the gradients
     with torch.cuda.graph(graph):
         accumulate()
     return graph.replay
 
 
 def torch_func(*, batching: str, is_compiled: bool = False) -> Callable[[Workload, Arrays], Contender]:
-    """`torch.func`: functional calls, `grad` inside `grad`, tasks by `vmap` or one after another."""
+    """Build the contender of `torch.func`: functional calls, `grad` inside `grad`, tasks by `vmap` or in a loop."""
 
     def prepare(workload: Workload, arrays: Arrays) -> Contender:
         network, loss_fn = Network(workload, arrays), _loss_of(workload)
@@ -180,7 +180,7 @@ def torch_func(*, batching: str, is_compiled: bool = False) -> Callable[[Workloa
 
 
 def autograd(workload: Workload, arrays: Arrays) -> Contender:
-    """Plain PyTorch for W3, whose learner has no inner loop."""
+    """Build the contender of plain PyTorch for W3, whose learner has no inner loop."""
     network, loss_fn = Network(workload, arrays), _loss_of(workload)
     tasks = list(_tasks(workload, arrays))
 
@@ -199,10 +199,10 @@ def autograd(workload: Workload, arrays: Arrays) -> Contender:
 
 
 def autograd_loop(*, captures: bool = False) -> Callable[[Workload, Arrays], Contender]:
-    """What learn2learn does, without it: `autograd.grad(create_graph=True)`, task after task.
+    """Build learn2learn's loop without learn2learn: `autograd.grad(create_graph=True)`, task after task.
 
     Args:
-      captures: whether all of a meta-gradient becomes one CUDA graph.
+      captures: whether the whole meta-gradient becomes one CUDA graph.
     """
 
     def prepare(workload: Workload, arrays: Arrays) -> Contender:
@@ -231,7 +231,7 @@ def autograd_loop(*, captures: bool = False) -> Callable[[Workload, Arrays], Con
 
 
 def _learn2learn() -> Any:
-    """learn2learn's `algorithms.maml`, from its files alone: its package does not build on today's Python.
+    """Import learn2learn's `algorithms.maml` from its files alone: its package does not build on current Python.
 
     `LEARN2LEARN` names the folder of its unpacked source distribution.
     """
@@ -244,7 +244,7 @@ def _learn2learn() -> Any:
 
 
 def learn2learn(workload: Workload, arrays: Arrays) -> Contender:
-    """`MAML.clone` and `adapt`, task after task, as in its examples."""
+    """Build the contender of learn2learn: `MAML.clone` and `adapt`, task after task, as in its examples."""
     network, loss_fn = Network(workload, arrays), _loss_of(workload)
     maml = _learn2learn().MAML(network, lr=workload.inner_lr, first_order=False)
     tasks = list(_tasks(workload, arrays))
@@ -264,7 +264,7 @@ def learn2learn(workload: Workload, arrays: Arrays) -> Contender:
 
 
 def higher(workload: Workload, arrays: Arrays) -> Contender:
-    """`innerloop_ctx`, task after task."""
+    """Build the contender of higher: `innerloop_ctx`, task after task."""
     import higher as library  # pyright: ignore[reportMissingImports]
 
     network, loss_fn = Network(workload, arrays), _loss_of(workload)
@@ -286,7 +286,7 @@ def higher(workload: Workload, arrays: Arrays) -> Contender:
 
 
 def torchopt(workload: Workload, arrays: Arrays) -> Contender:
-    """`MetaSGD`, with the network's state put back after every task, as in its examples."""
+    """Build the contender of TorchOpt: `MetaSGD`; each task starts from the restored network, as in its examples."""
     import torchopt as library  # pyright: ignore[reportMissingImports]
 
     network, loss_fn = Network(workload, arrays), _loss_of(workload)

@@ -1,7 +1,7 @@
-"""One contender on one workload, in a process of its own: started by `interleaved`, told by lines what to do.
+"""One contender on one workload, in its own process: started and controlled by `interleaved`.
 
-It prints one line of JSON when it is ready, then for each line with a number of calls the seconds that they took, and
-at the end the most memory that it ever had.
+It prints one line of JSON when it is ready. For each input line, a number of calls, it prints the seconds that they
+took, and at the end its peak memory.
 """
 
 import json
@@ -17,7 +17,7 @@ WITH_TORCH = ("torch.func", "PyTorch loop", "PyTorch", "learn2learn", "higher", 
 
 
 def contender_of(name: str) -> Callable[[Workload, Arrays], Contender]:
-    """A contender by its name.
+    """Return the builder of a contender, by its name.
 
     Args:
       name: `"jmeta: ADJOINT, BATCHING"`, or that and `"; CONV"`; `"by hand: BATCHING"`; `"torch.func: BATCHING"`, or
@@ -56,7 +56,7 @@ def contender_of(name: str) -> Callable[[Workload, Arrays], Contender]:
 
 
 def acting_contender(name: str, workload: Workload) -> Contender:
-    """A contender on a workload that acts, by its name: `"jmeta: WAY"`, or `"PyTorch"`.
+    """Build a contender on a workload of reinforcement learning, by its name: `"jmeta: WAY"`, or `"PyTorch"`.
 
     Raises:
       ValueError: if there is no such contender.
@@ -75,7 +75,7 @@ def acting_contender(name: str, workload: Workload) -> Contender:
 
 
 def main(arguments: list[str]) -> int:
-    """`worker CONTENDER KIND TASKS STEPS [DISPATCHED]`."""
+    """Run the command `worker CONTENDER KIND TASKS STEPS [DISPATCHED]`."""
     name, kind, *numbers = arguments
     workload = Workload(kind, *map(int, numbers))
     contender = acting_contender(name, workload) if workload.acts else contender_of(name)(workload, arrays(workload))
@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> int:
 
 
 def peak_bytes() -> int:
-    """The most resident memory of this process; `getrusage` would count that of its parent, too."""
+    """Return the largest resident memory of this process; `getrusage` would include that of its parent."""
     status = pathlib.Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in status if line.startswith("VmHWM")))
 

@@ -1,14 +1,14 @@
-"""The workloads that jmeta is measured on beside others: sizes, parameters and tasks as plain arrays.
+"""The workloads on which jmeta and others are measured: sizes, parameters and tasks as plain arrays.
 
-    W1   second-order MAML, conv4-64 with batch norm and maximum, 28x28, 5-way 1-shot, 75 queries
+    W1   second-order MAML, conv4-64 with batch norm and max pooling, 28x28, 5-way 1-shot, 75 queries
     W2   second-order MAML, sinusoids, network 1-40-40-1, 10 examples and 10 queries
     W3   a training step of prototypical networks, conv4-64, 20-way 5-shot, 15 queries
     W4   RL² on Bernoulli bandits with 5 arms, GRU of 256, by A2C or PPO: acting and learning
 
 Every contender starts from the same parameters and sees the same tasks, so that all have the same loss and gradient,
 which is checked before anything is timed. A meta-step is a meta-gradient and a step of Adam. In W4 contenders draw
-bandits and actions by random numbers of their own, and loss and gradient are those of recorded pulls; PPO goes through
-what was collected twice, in four shares.
+bandits and actions from their own random numbers, and loss and gradient are those of recorded pulls; PPO makes two
+passes over the collected data, in four minibatches.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import numpy as np
 FILTERS, IMAGE, WAYS_IMAGES = 64, 28, 5
 META_LR = 1e-4
 EPSILON = 1e-3
-"""Of batch norm."""
+"""Epsilon of batch norm."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Workload:
 
     Attributes:
       kind: `"W1"`, `"W2"`, `"W3"`, `"W4-A2C"` or `"W4-PPO"`.
-      tasks: in a meta-step.
-      steps: inner steps, or pulls of an episode; 0 for W3.
-      dispatched: meta-steps in one call, for those who can make many; by the workload's size if not given.
+      tasks: number of tasks in a meta-step.
+      steps: number of inner steps, or of pulls of an episode; 0 for W3.
+      dispatched: meta-steps in one call, for contenders that can make many; by the workload's size if not given.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class Workload:
 
     @property
     def acts(self) -> bool:
-        """Whether it is of reinforcement learning, whose contenders are given `Pulls` and not `Arrays`."""
+        """Whether this is reinforcement learning, whose contenders get `Pulls`, not `Arrays`."""
         return self.kind.startswith("W4")
 
     @property
@@ -56,14 +56,14 @@ class Workload:
 
     @property
     def num_examples(self) -> tuple[int, int]:
-        """In a task's support and in its query."""
+        """Numbers of examples in a task's support and in its query."""
         return {"W1": (5, 75), "W2": (10, 10), "W3": (100, 300)}[self.kind]
 
     @property
     def useful_flops(self) -> float:
-        """Of a meta-step of W1 or W3: the convolutions' alone, each product once forwards and twice in any gradient.
+        """FLOP of a meta-step of W1 or W3: convolutions alone, each product once forward and twice in a gradient.
 
-        An inner step is a pass and its gradient, 3, and all of that differentiated, 6 more.
+        An inner step takes 3 passes for the loss and its gradient, and 6 more for differentiating them.
         """
         if self.kind not in ("W1", "W3"):
             raise ValueError(f"{self.kind} is bound by memory and overhead, not by arithmetic")
@@ -75,7 +75,7 @@ class Workload:
 
     @property
     def steps_per_dispatch(self) -> int:
-        """Meta-steps in one call, for those who can make many."""
+        """Meta-steps in one call, for contenders that can make many."""
         if self.dispatched is not None:
             return self.dispatched
         return max(1, 5000 // (self.tasks * self.steps)) if self.kind == "W2" else 1
@@ -83,7 +83,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Arrays:
-    """A network's first parameters, by name, and stacked tasks `[tasks, examples, ...]`."""
+    """A network's initial parameters, by name, and stacked tasks `[tasks, examples, ...]`."""
 
     params: dict[str, np.ndarray]
     support_x: np.ndarray
@@ -94,12 +94,12 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Pulls:
-    """A GRU's and two heads' first parameters, by name, and what was done in some bandits.
+    """The initial parameters of a GRU and two heads, by name, and recorded pulls of some bandits.
 
     Attributes:
-      params: gates are in the order reset, keep, content.
-      action: `[tasks, pulls]`.
-      reward: likewise.
+      params: parameters by name; gates are in the order reset, keep, content.
+      action: `[tasks, pulls]`, the pulled arms.
+      reward: `[tasks, pulls]`, their rewards.
     """
 
     params: dict[str, np.ndarray]
@@ -109,14 +109,14 @@ class Pulls:
 
 ARMS, WIDTH = 5, 256
 FEATURES = 1 + ARMS + 2
-"""Of a policy's input: the observation, which is 0, the last pull, its reward, and that it ended a rollout."""
+"""Features of a policy's input: the observation, which is 0, the last pull, its reward, and whether a rollout ended."""
 NUM_EPOCHS, NUM_MINIBATCHES, CLIP = 2, 4, 0.2
 DISCOUNT, GAE_LAMBDA, REWARD_SCALE = 0.99, 0.3, 0.1
 VALUE_WEIGHT, ENTROPY_WEIGHT, CLIP_NORM, ACTING_LR = 0.5, 0.05, 1.0, 1e-3
 
 
 def pulls(workload: Workload) -> Pulls:
-    """The same for every contender that acts."""
+    """Draw the parameters and recorded pulls, which are the same for every contender that acts."""
     rng = np.random.default_rng(0)
     params = {
         "memory/input_kernel": _glorot(rng, FEATURES, 3 * WIDTH),
@@ -133,7 +133,7 @@ def pulls(workload: Workload) -> Pulls:
 
 
 def arrays(workload: Workload) -> Arrays:
-    """The same for every contender."""
+    """Draw the parameters and tasks, which are the same for every contender."""
     rng = np.random.default_rng(0)
     params = _mlp(rng) if workload.kind == "W2" else _conv4(rng, workload.ways if workload.kind == "W1" else None)
     batches = [_batch(workload, rng, count) for count in workload.num_examples]

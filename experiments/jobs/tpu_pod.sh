@@ -1,10 +1,10 @@
 #!/bin/bash
-# Meta-train on all hosts of a TPU slice, one process a host, where JAX finds the others by itself.
+# Meta-train on all hosts of a TPU slice, one process on each host; JAX finds the other hosts.
 #
 #   TPU=my-tpu ZONE=us-central2-b DEVICES=16 bash experiments/jobs/tpu_pod.sh --training.tasks-per-step 16
 #
 # Before that, on all hosts (--worker=all): clone this repository into ~/jmeta, make .venv in it with
-# `pip install '.[runs]' 'jax[tpu]'`, and mount one folder for runs (such as Filestore) at the same place.
+# `pip install '.[runs]' 'jax[tpu]'`, and mount one shared folder for runs (such as Filestore) at the same path.
 # The arguments are further options of `jmeta train`. After a preemption, or when a host was lost, start it again.
 
 set -eu

@@ -1,4 +1,4 @@
-"""The part of RESULTS.md on methods that act: trained rows beside baselines, exact optima and what papers report."""
+"""The part of RESULTS.md on methods that act: trained rows, baselines, exact optima and the papers' results."""
 
 import json
 from typing import Any
@@ -11,14 +11,14 @@ from jmeta.runs.evaluate import shown
 from . import rl_baselines, rows
 
 ROBOTS = rows.FOLDER.parent / "robots.json"
-INTRODUCTION = """Returns are total rewards of an episode. Every trained row is of one seed, and intervals are over
+INTRODUCTION = """Returns are total rewards of an episode. Every trained row comes from one seed, and intervals are over
 tasks alone. Trained rows act greedily unless their recipe says otherwise. Baselines learn nothing from other tasks;
-numbers that they leave open were tuned on tasks of another seed (`python -m experiments.reproduce.rl_baselines`). The
-published column is what the papers report under their own tuning, for orientation. Of 500 pulls there are baselines
-alone: learning to act for so long wants an accelerator, and there was none.
+their free parameters were tuned on tasks of another seed (`python -m experiments.reproduce.rl_baselines`). The
+published column has the papers' results, with their own tuning, for orientation. With 500 pulls there are only
+baselines: learning to act for so long needs an accelerator, and none was available.
 """
 
-# Read in the papers' tables; total rewards of 1000 test tasks.
+# From the papers' tables; total rewards of 1000 test tasks.
 PUBLISHED_BANDITS: dict[tuple[int, int], dict[str, float]] = {
     (10, 5): {
         "gittins": 6.6,
@@ -99,18 +99,18 @@ PUBLISHED_BANDITS: dict[tuple[int, int], dict[str, float]] = {
         "optimistic_thompson_sampling": 437.6,
     },
 }
-# Published as shares of a normaliser; raw rewards of 10 rollouts are from another table of the same paper.
+# Published as shares of a normaliser; another table of the same paper has the raw rewards of 10 rollouts.
 PUBLISHED_MDPS: dict[int, dict[str, str]] = {
     10: {"rl2": ".752", "psrl": ".665", "optimistic_psrl": ".694", "ucrl2": ".706", "epsilon_greedy": ".640"},
     25: {"rl2": ".859", "psrl": ".788", "optimistic_psrl": ".819", "ucrl2": ".817", "epsilon_greedy": ".727"},
 }
-OPTIMUM_OF_A_ROLLOUT = 21.83  # of the tabular MDPs: mean of the exact optima of 100,000 of them, ± 0.01
+OPTIMUM_OF_A_ROLLOUT = 21.83  # mean of the exact optima of 100,000 tabular MDPs, ± 0.01
 
-AIMS_OF_NAVIGATION = {1: -12.0, 2: -4.0}  # mean returns after so many inner steps, at least
+AIMS_OF_NAVIGATION = {1: -12.0, 2: -4.0}  # lowest mean return aimed at, by number of inner steps
 
 
 def section(recorded: list[rows.Row]) -> list[str]:
-    """Its text, of the rows that act; nothing if there are none."""
+    """Return the paragraphs of this part, from the rows that act; an empty list if there are none."""
     acting = [row for row in recorded if row.facts["metric"] == "return"]
     baselines = json.loads(rl_baselines.RESULTS.read_text()) if rl_baselines.RESULTS.exists() else []
     parts = []
@@ -125,7 +125,7 @@ def section(recorded: list[rows.Row]) -> list[str]:
 
 
 def _of(words: str, acting: list[rows.Row], **options: int | str) -> list[rows.Row]:
-    """Trained rows that have these words in their protocol, and were judged with these options."""
+    """Return the trained rows that have these words in their protocol and were evaluated with these options."""
     found = []
     for row in acting:
         judged_with = row.facts["options"] | row.facts["test"]["options"]
@@ -143,7 +143,7 @@ def _bandits(pulls: int, arms: int, acting: list[rows.Row], baselines: list[dict
         "|---|---|---|---|",
     ]
     for row in _of("bandit", acting, num_pulls=pulls, num_arms=arms):
-        is_recurrent = "max_span" in row.facts["options"]  # as the network of the published figure was
+        is_recurrent = "max_span" in row.facts["options"]  # the published result is that of a recurrent network
         lines.append(_line(row, str(published.get("rl2", "")) if is_recurrent else ""))
     for row in _sorted(baselines):
         if (row.get("num_pulls"), row.get("num_arms")) == (pulls, arms):
@@ -156,8 +156,8 @@ def _mdps(count: int, acting: list[rows.Row], baselines: list[dict[str, Any]]) -
     best = OPTIMUM_OF_A_ROLLOUT * count
     lines = [
         f"### Random tabular MDPs, {count} rollouts\n",
-        f"Shares are of the exact optimum, {OPTIMUM_OF_A_ROLLOUT} a rollout; the papers' are of a lower normaliser, "
-        "about 20.75.\n",
+        f"Shares are relative to the exact optimum, {OPTIMUM_OF_A_ROLLOUT} a rollout; those of the papers are relative "
+        "to a lower normaliser, about 20.75.\n",
         "| method | total reward | share of the optimum | tasks | published share |",
         "|---|---|---|---|---|",
     ]
@@ -180,7 +180,7 @@ def _mdps(count: int, acting: list[rows.Row], baselines: list[dict[str, Any]]) -
 
 
 def _by_inner_steps(acting: list[rows.Row]) -> list[str]:
-    """Rows of methods that adapt by gradient steps, judged after several numbers of them."""
+    """Return the table of methods that adapt by gradient steps, evaluated after several numbers of steps."""
     stepping = [row for row in acting if row.facts["test"]["inner_steps"]]
     if not stepping:
         return []
@@ -188,9 +188,9 @@ def _by_inner_steps(acting: list[rows.Row]) -> list[str]:
     header = ["method", *(f"{steps} steps" for steps in nums), "tasks", "meta-steps"]
     lines = [
         "### Point navigation, return after gradient steps\n",
-        "Means, and in brackets medians: the mean of MAML with TRPO after two steps and more is that of a few tasks in "
-        "which a step went much too far. The MAML paper reports −40.41, −11.68, −3.33 and −3.23 after 0, 1, 2 and 3 "
-        f"steps. {_aims_of_navigation(stepping)}\n",
+        "Means, and medians in brackets: after two or more steps a few tasks, in which a step went much too far, "
+        "dominate the mean of MAML with TRPO. The MAML paper reports −40.41, −11.68, −3.33 and −3.23 after 0, 1, 2 "
+        f"and 3 steps. {_aims_of_navigation(stepping)}\n",
         f"| {' | '.join(header)} |",
         "|" + "---|" * len(header),
     ]
@@ -214,12 +214,12 @@ def _aims_of_navigation(stepping: list[rows.Row]) -> str:
         }
         best = max(means, key=lambda title: means[title])
         verdict = "met" if means[best] >= aim else "missed"
-        parts.append(f"after {steps}, {aim:.0f}: {verdict}, {means[best]:.2f} by {best}")
-    return f"Aimed at {'; '.join(parts)}."
+        parts.append(f"at least {aim:.0f} after {steps} ({verdict}: {means[best]:.2f} by {best})")
+    return f"Aims: {'; '.join(parts)}."
 
 
 def _by_rollout(acting: list[rows.Row]) -> list[str]:
-    """Rows of methods that remember, judged in each rollout of an episode."""
+    """Return the tables of methods with memory, evaluated in each rollout of an episode."""
     parts = []
     remembering = [row for row in acting if "by_rollout" in row.facts["evaluations"][0]]
     for protocol in sorted({row.facts["evaluations"][0]["protocol"] for row in remembering}):
@@ -236,15 +236,15 @@ def _by_rollout(acting: list[rows.Row]) -> list[str]:
 
 
 def _robots() -> list[str]:
-    """Curves of robots, as `experiments.reproduce.robots` left them."""
+    """Return the curves of robots, as written by `experiments.reproduce.robots`."""
     if not ROBOTS.exists():
         return []
     facts = json.loads(ROBOTS.read_text())
     lines = [
         f"### Robots: {facts['protocol']}\n",
-        "Return of a rollout against the number of rollouts in the same body before it; made by `python -m "
-        f"experiments.reproduce.robots`. From scratch are {facts['num_scratch_tasks']} bodies, each by itself. The "
-        "last column is the difference to no adaptation on the same tasks.\n",
+        "Return of a rollout against the number of earlier rollouts in the same body; made by `python -m "
+        f"experiments.reproduce.robots`. Training from scratch is the mean of {facts['num_scratch_tasks']} bodies, one "
+        "policy each. The last column is the difference to no adaptation on the same tasks.\n",
         "![](docs/robots.png)\n",
         "| method | rollouts before | return | minus no adaptation |",
         "|---|---|---|---|",
@@ -258,7 +258,7 @@ def _robots() -> list[str]:
 
 
 def _familiar_robots(acting: list[rows.Row]) -> list[str]:
-    """Rows judged on bodies from training's ranges, after each number of rollouts."""
+    """Return the table of rows evaluated on bodies from training's ranges, after each number of rollouts."""
     lines = []
     for row in acting:
         first, *others = row.facts["evaluations"]

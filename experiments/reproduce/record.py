@@ -1,8 +1,8 @@
 """Make a row of the results from a trained run: `python -m experiments.reproduce.record RUN NAME --title "..."`.
 
-The run is judged on the whole of its protocol, and its weights are kept beside the numbers. Any option of the recipe
-can be given another value for that, as for `jmeta evaluate`. A baseline learns nothing from other tasks: its row has no
-weights, and takes from the run what it is compared with, tasks and network.
+The run is evaluated on its whole protocol, and its weights are kept with the numbers. As with `jmeta evaluate`, any
+option of the recipe can get another value for the evaluation. A baseline learns nothing from other tasks: its row has
+no weights, and it uses the run's tasks and network.
 """
 
 import dataclasses
@@ -24,33 +24,33 @@ PROGRAM = "python -m experiments.reproduce.record"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Judge a trained run and keep the result, with its weights, as a row of the results table."""
+    """Evaluate a trained run and keep the result, with its weights, as a row of the results table."""
 
     run: tyro.conf.Positional[pathlib.Path]
-    """Folder of one seed's run of one of our recipes."""
+    """Folder of one seed's run of a recipe that comes with jmeta."""
     name: tyro.conf.Positional[str]
-    """Of the row's files."""
+    """Name of the row's files."""
     title: str
-    """What the table calls the row."""
+    """Title of the row in the table."""
     inner_steps: tuple[int, ...] = ()
-    """Numbers of inner steps to judge, one line each."""
+    """Numbers of inner steps to evaluate, one line each."""
     baseline: str | None = None
-    """Judge this baseline of the recipe on the run's tasks, such as "nearest mean of the inputs", in place of what the
-    run has learned."""
+    """Baseline of the recipe, such as "nearest mean of the inputs", to evaluate on the run's tasks in place of the
+    trained learner."""
 
 
 def record(asked: Options, overrides: list[str]) -> rows.Row:
-    """Judge, and write the row.
+    """Evaluate a run and write its row.
 
     Args:
-      asked: what to judge.
-      overrides: words of a command line that give other values to the recipe's options.
+      asked: the options of the command.
+      overrides: command-line words that change options of the recipe.
 
     Raises:
-      ValueError: if the run is not one of our recipes, or has no such baseline or no inner steps.
+      ValueError: if the run's recipe does not come with jmeta, or has no such baseline or no inner steps.
     """
     if not run_folder.read_config(asked.run).is_ours:
-        raise ValueError(f"{asked.run} is a run of a recipe file, and rows are of the recipes that come with jmeta")
+        raise ValueError(f"{asked.run} is a run of a recipe file; a row needs a run of a recipe that comes with jmeta")
     recipe, trained, meta_params = evaluate.load_run(asked.run)
     tested = evaluate.overridden(recipe, trained, overrides, program=f"{PROGRAM} RUN NAME")
     test = {"options": options.differences(tested, trained), "inner_steps": list(asked.inner_steps)}
@@ -88,7 +88,7 @@ def record(asked: Options, overrides: list[str]) -> rows.Row:
 
 
 def _of_metric(evaluation: dict[str, Any], metric: str) -> dict[str, Any]:
-    """The metric alone; of an episode of several rollouts the return of each, too."""
+    """Keep only this metric of an evaluation and, for an episode of several rollouts, the return of each."""
     kinds = {kind: evaluation[kind] and evaluation[kind][metric] for kind in ("inductive", "transductive")}
     names = [name for name in evaluation["inductive"] if name.startswith(OF_ROLLOUT)]
     by_rollout = [evaluation["inductive"][f"{OF_ROLLOUT}{number + 1}"] for number in range(len(names))]
@@ -96,7 +96,7 @@ def _of_metric(evaluation: dict[str, Any], metric: str) -> dict[str, Any]:
 
 
 def _training(folder: pathlib.Path, num_steps: int) -> dict[str, Any]:
-    """How long the run trained and on what, by its own log; seconds of meta-steps, without compiling and validating."""
+    """Return the run's device and training time from its log: seconds of meta-steps, no compiling and validating."""
     trained = log.read_metrics(folder, "meta_train")
     session = json.loads((folder / "sessions.jsonl").read_text().splitlines()[-1])
     return {
@@ -110,7 +110,7 @@ def _training(folder: pathlib.Path, num_steps: int) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     asked, overrides = tyro.cli(Options, args=arguments, prog=PROGRAM, return_unknown_args=True)
     console.use_compilation_cache()
     return console.run_command(

@@ -1,9 +1,9 @@
-"""Judge the policies that are not meta-learned: `python -m experiments.reproduce.rl_baselines bandits|tabular_mdps`.
+"""Evaluate policies that are not meta-learned: `python -m experiments.reproduce.rl_baselines bandits|tabular_mdps`.
 
-Numbers that a policy leaves open are tuned on tasks of another seed, then all policies are judged on the same tasks.
-What comes out replaces the rows of these problems in `rl_baselines.json`, beside this file. Total rewards differ far
-more between tasks than between policies, so rows have the regret too, with a narrower interval: what the best arm, or
-acting optimally in the known MDP, would be expected to get beyond what was got.
+Free parameters of a policy are tuned on tasks of another seed, then all policies are evaluated on the same tasks. The
+results replace the rows of these problems in `rl_baselines.json`, next to this file. Total rewards differ far more
+between tasks than between policies, so rows also have the regret, with a narrower interval: the expected reward of the
+best arm, or of acting optimally in the known MDP, minus the reward obtained.
 """
 
 import dataclasses
@@ -40,9 +40,9 @@ class Bandits:
     num_pulls: tuple[int, ...] = (10, 100, 500)
     num_arms: tuple[int, ...] = (5, 10, 50)
     num_tasks: int = 100_000
-    """Tasks that a policy is judged on."""
+    """Number of test tasks of a policy."""
     num_long_tasks: int = 10_000
-    """The same for more than 100 pulls."""
+    """Number of test tasks for more than 100 pulls."""
     num_tuning_tasks: int = 2_000
     seed: int = 0
     tuning_seed: int = 1
@@ -54,21 +54,21 @@ class TabularMDPs:
 
     num_rollouts: tuple[int, ...] = (10, 25)
     reward_means: tuple[float, ...] = (1.0, 0.0)
-    """What the planners take a mean reward to be before they saw any; it is 1."""
+    """Means of the planners' prior of a reward; the true one is 1."""
     num_tasks: int = 2_000
-    """Tasks that a policy is judged on."""
+    """Number of test tasks of a policy."""
     num_tuning_tasks: int = 300
     seed: int = 0
     tuning_seed: int = 1
 
 
 class Candidate(NamedTuple):
-    """A policy with its numbers.
+    """A policy with values of its free parameters.
 
     Attributes:
-      tuned: the numbers that were chosen among several, by name.
+      tuned: the parameters to tune and their values, by name.
       make: `numbers -> policy`; candidates that share it share one compiled function.
-      numbers: arrays.
+      numbers: the parameters' values as arrays.
     """
 
     tuned: dict[str, float]
@@ -80,13 +80,13 @@ class Problem(NamedTuple):
     """A family of tasks, and the policies for it.
 
     Attributes:
-      facts: what it is, for the rows.
+      facts: the problem's name and sizes, for the rows.
       methods: candidates, by the name of their method.
-      environment: of the tasks.
-      sample: of its parameters.
-      num_steps: of an episode.
-      best: `params -> ` the expected reward of an episode of one who knows the task.
-      tasks_at_once: under one `vmap`.
+      environment: environment of the tasks.
+      sample: `key -> params`, a sampler of the environment's parameters.
+      num_steps: number of steps of an episode.
+      best: `params -> reward`, the expected total reward of an optimal policy that knows the task.
+      tasks_at_once: number of tasks under one `vmap`.
     """
 
     facts: Row
@@ -99,7 +99,7 @@ class Problem(NamedTuple):
 
 
 def bandit_problem(num_pulls: int, num_arms: int) -> Problem:
-    """Bernoulli bandits of one size; policies whose tables would be too large for it are left out."""
+    """Build the problem of Bernoulli bandits of one size, without policies whose tables would be too large for it."""
     methods = {
         "random": _fixed(lambda: baselines.uniformly_random(num_arms)),
         "greedy": _fixed(lambda: baselines.greedy(num_arms)),
@@ -131,7 +131,7 @@ def bandit_problem(num_pulls: int, num_arms: int) -> Problem:
 
 
 def mdp_problem(num_rollouts: int, reward_mean: float) -> Problem:
-    """Random MDPs for a number of rollouts, and planners whose prior has a mean reward."""
+    """Build the problem of random MDPs with this number of rollouts, and planners with this prior mean reward."""
     given = {"horizon": HORIZON, "reward_mean": reward_mean}
 
     def ucrl2(scales: tuple[Array, Array]) -> Policy:
@@ -193,7 +193,7 @@ def _gittins_indices(num_pulls: int, discount: float) -> np.ndarray:
 
 
 def total_rewards(problem: Problem) -> Callable[[Candidate, int, int], np.ndarray]:
-    """`(candidate, num_tasks, seed) -> [num_tasks, 2]`: total rewards, and what one who knows the task would expect."""
+    """Build `(candidate, num_tasks, seed) -> [num_tasks, 2]`: total rewards, and the problem's `best` for each task."""
 
     @functools.cache
     def compiled(make: Callable[[PyTree], Policy]) -> Callable[..., Array]:
@@ -218,7 +218,7 @@ def total_rewards(problem: Problem) -> Callable[[Candidate, int, int], np.ndarra
 
 
 def judged(problem: Problem, *, num_tasks: int, num_tuning_tasks: int, seed: int, tuning_seed: int) -> list[Row]:
-    """A row for each method, with its best candidate."""
+    """Evaluate every method and return a row for each, with its best candidate."""
     rewards, rows = total_rewards(problem), []
     for method, candidates in problem.methods.items():
         start = time.process_time()
@@ -251,7 +251,7 @@ def _problem_of(row: Row) -> tuple[Any, ...]:
 
 
 def record(rows: list[Row]) -> None:
-    """Put rows into the file, in place of those of the same problems."""
+    """Write rows to the file, in place of those of the same problems."""
     new = {_problem_of(row) for row in rows}
     old = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     kept = [row for row in old if _problem_of(row) not in new]
@@ -260,7 +260,7 @@ def record(rows: list[Row]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     bandits = Annotated[Bandits, tyro.conf.subcommand("bandits")]
     mdps = Annotated[TabularMDPs, tyro.conf.subcommand("tabular_mdps")]
     options: Any = tyro.cli(bandits | mdps, args=arguments, prog="python -m experiments.reproduce.rl_baselines")  # pyright: ignore

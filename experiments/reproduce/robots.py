@@ -1,8 +1,8 @@
-"""How robots adapt, from the kept rows: `python -m experiments.reproduce.robots`.
+"""Adaptation of robots, from the kept rows: `python -m experiments.reproduce.robots`.
 
-RL², MAML and a policy that does not adapt are judged on the same tasks, bodies outside of the ranges that they were
-trained on, and beside them policies trained from nothing on one such body each. Leaves `robots.json` here, which is a
-part of RESULTS.md, and in `docs` the picture of the curves and a film of an episode.
+RL², MAML and a policy that does not adapt are evaluated on the same tasks, with bodies outside the ranges of training.
+They are compared with policies trained from scratch on one such body each. The command writes `robots.json` to this
+folder, which is a part of RESULTS.md, and the picture of the curves and a film of an episode to `docs`.
 """
 
 import dataclasses
@@ -34,16 +34,16 @@ REMEMBERS, DESCENDS, UNADAPTED, SCRATCH = "RL²", "MAML", "no adaptation", "PPO 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Judge the kept policies of robots, and draw how they adapt."""
+    """Evaluate the kept policies of robots, and draw how they adapt."""
 
     num_scratch_tasks: int = 40
-    """Bodies that policies are trained on from nothing."""
+    """Number of bodies that policies are trained on from scratch."""
     num_scratch_rollouts: int = 2000
-    """Rollouts of such a training."""
+    """Rollouts of each training from scratch."""
 
 
 def returns_of(row: rows.Row) -> tuple[list[int], list[Estimate]]:
-    """`(rollouts seen before, returns of a rollout after these)` of a kept policy, on the tasks of its row."""
+    """Return `(numbers of earlier rollouts, returns of the next rollout)` of a kept policy, on its row's tasks."""
     num_rollouts = row.facts["options"]["num_rollouts"]
     if steps := row.facts["test"]["inner_steps"]:
         returns = [estimate(row.per_task[f"{i} inductive"]) for i in range(len(steps))]
@@ -55,20 +55,20 @@ def returns_of(row: rows.Row) -> tuple[list[int], list[Estimate]]:
 
 
 def from_scratch(row: rows.Row, options: Options) -> tuple[list[int], list[Estimate]]:
-    """The same of PPO on one body each, begun anew, with the recipe of the policy that does not adapt."""
+    """Return the same of PPO from scratch on one body each, with the recipe of the policy that does not adapt."""
     rollouts_per_step, num_points = 20, 10
     num_steps, rest = divmod(options.num_scratch_rollouts, rollouts_per_step)
     if num_steps < num_points or rest or num_steps % num_points:
         multiple = rollouts_per_step * num_points
-        raise ValueError(f"--num-scratch-rollouts {options.num_scratch_rollouts}: pass a multiple of {multiple}")
+        raise ValueError(f"--num-scratch-rollouts {options.num_scratch_rollouts}; pass a multiple of {multiple}")
     recipe, trained = rows.recipe_of(row.facts)
     training = dataclasses.replace(trained.training, tasks_per_step=rollouts_per_step, num_steps=num_steps)
     experiment = recipe.build(dataclasses.replace(trained, num_rollouts=1, training=training))
-    judge: Any = experiment.judged  # an episode function, as of every recipe that acts
+    judge: Any = experiment.tested  # in recipes that act, this is an episode function
     steps_per_point = num_steps // num_points
 
     def one_body(key: RandomKey) -> jax.Array:
-        """`[points]`: returns before training, and in the course of it."""
+        """Train on one body; return `[points]` returns, before training and in the course of it."""
         key_body, key_init, key_train, key_judge = jax.random.split(key, 4)
         env_params = experiment.source.meta_test(key_body)
         alike = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rollouts_per_step, *leaf.shape)), env_params)
@@ -95,7 +95,7 @@ def from_scratch(row: rows.Row, options: Options) -> tuple[list[int], list[Estim
 
 
 def film(row: rows.Row, path: pathlib.Path) -> None:
-    """The first and the last rollout of one episode of RL², in a body that is not of training."""
+    """Write a film of the first and the last rollout of one episode of RL², in a body not seen in training."""
     _, options = rows.recipe_of(row.facts)
     params = rows.restored(rows.experiment_of(row.facts), row.meta_params)
     count, design = options.num_rollouts, ROBOTS[options.robot].design
@@ -108,12 +108,12 @@ def film(row: rows.Row, path: pathlib.Path) -> None:
 
 
 def as_curve(seen: list[int], returns: list[Estimate]) -> Curve:
-    """Rounded, as it is kept."""
+    """Build the curve of these returns, rounded."""
     return Curve(seen, [round(each.mean, 3) for each in returns], [round(each.half_width, 3) for each in returns])
 
 
 def judge_and_draw(options: Options) -> None:
-    """Judge, write, draw."""
+    """Evaluate the policies, write the results and draw them."""
     kept = {name: rows.read(f"robot_{file}") for name, file in
             {REMEMBERS: "rl2", DESCENDS: "maml", UNADAPTED: "unadapted"}.items()}  # fmt: skip
     judged = {name: returns_of(row) for name, row in kept.items()}
@@ -144,7 +144,7 @@ def judge_and_draw(options: Options) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     options = tyro.cli(Options, args=arguments, prog="python -m experiments.reproduce.robots")
     console.use_compilation_cache()
     return console.run_command(lambda: judge_and_draw(options), if_interrupted="nothing was written")

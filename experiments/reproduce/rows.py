@@ -1,4 +1,4 @@
-"""A row of the results: what was trained, how it was judged, what came out, and the weights to judge again.
+"""Rows of the results: the training, the evaluation, its numbers, and the weights, so that it can be repeated.
 
 A row NAME is two files in `experiments/reproduce/rows`: NAME.json, and NAME.npz with the meta-parameters by path and
 the metric of every test task, from which differences between rows are computed task by task.
@@ -26,14 +26,14 @@ _OLDER_NAMES = {"nearest mean": "nearest mean of the inputs", "from scratch": "f
 
 
 class Row(NamedTuple):
-    """One row.
+    """One row of the results.
 
     Attributes:
-      name: of its two files.
-      facts: the content of the JSON file.
-      meta_params: leaves by path.
-      per_task: for each evaluation `"0"`, `"1"`, ... and kind the metric of every test task, as
-        `"0 inductive"`, `"0 transductive"`.
+      name: name of the row's two files.
+      facts: content of the JSON file.
+      meta_params: leaves of the meta-parameters, by path.
+      per_task: the metric of every test task, by number and kind of the evaluation, such as `"0 inductive"`,
+        `"0 transductive"`.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Row(NamedTuple):
 
 
 def names() -> list[str]:
-    """All rows there are."""
+    """Return the names of all rows."""
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def read(name: str) -> Row:
-    """A row from its files."""
+    """Read a row from its files."""
     facts = json.loads((FOLDER / f"{name}.json").read_text())
     with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as arrays:
         split = {key: arrays[key] for key in arrays.files}
@@ -77,13 +77,13 @@ def write(row: Row) -> None:
 
 
 def flattened(meta_params: PyTree) -> dict[str, np.ndarray]:
-    """Leaves by path."""
+    """Return the leaves of meta-parameters, by path."""
     leaves = jax.tree_util.tree_leaves_with_path(meta_params)
     return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def restored(experiment: Experiment, leaves: dict[str, np.ndarray]) -> PyTree:
-    """The inverse of `flattened`, in the structure that `experiment.init_fn` gives; `{}` for a baseline.
+    """Restore meta-parameters from `flattened` leaves, in the structure of `experiment.init_fn`; `{}` for a baseline.
 
     Raises:
       ValueError: if paths or shapes differ from the experiment's.
@@ -100,16 +100,16 @@ def restored(experiment: Experiment, leaves: dict[str, np.ndarray]) -> PyTree:
 
 
 def recipe_of(facts: dict[str, Any]) -> tuple[Recipe, Any]:
-    """The recipe of a row, and the options that it was trained with."""
+    """Return the recipe of a row, and the options that it was trained with."""
     recipe = recipes.load(facts["recipe"])
     return recipe, options.restored(recipe.options(), facts["options"])
 
 
 def experiment_of(facts: dict[str, Any], *, num_tasks: int | None = None) -> Experiment:
-    """The experiment that tests a row, on `num_tasks` tasks if given.
+    """Build the experiment that evaluates a row, on `num_tasks` tasks if given.
 
     Raises:
-      FileNotFoundError: if its data are not there.
+      FileNotFoundError: if its data are missing.
     """
     recipe, trained = recipe_of(facts)
     changes = facts["test"]["options"] | ({} if num_tasks is None else {"testing.num_tasks": num_tasks})
@@ -117,7 +117,7 @@ def experiment_of(facts: dict[str, Any], *, num_tasks: int | None = None) -> Exp
 
 
 def learners_of(facts: dict[str, Any], experiment: Experiment) -> list[tuple[Learner | EpisodeFn, int | None]]:
-    """What a row judges, with its inner steps: one for each number of them, or the recipe's own.
+    """Return the learners that a row evaluates with their inner steps: one for each number, or the recipe's own.
 
     Raises:
       ValueError: if the recipe has no such baseline, or no inner steps.
@@ -127,17 +127,17 @@ def learners_of(facts: dict[str, Any], experiment: Experiment) -> list[tuple[Lea
         name = _OLDER_NAMES.get(baseline, baseline)
         if name not in experiment.baselines:
             there_are = ", ".join(experiment.baselines) or "none"
-            raise ValueError(f"{facts['recipe']} has no baseline {name!r}; there are {there_are}")
+            raise ValueError(f"{facts['recipe']} has no baseline {name!r}; its baselines: {there_are}")
         return [(experiment.baselines[name], None)]
     if not facts["test"]["inner_steps"]:
-        return [(experiment.judged, experiment.num_test_steps)]
+        return [(experiment.tested, experiment.num_test_steps)]
     if (make := experiment.with_num_steps) is None:
-        raise ValueError(f"{facts['recipe']} adapts without gradient steps; leave the numbers of inner steps out")
+        raise ValueError(f"{facts['recipe']} adapts without gradient steps; pass no numbers of inner steps")
     return [(make(steps), steps) for steps in facts["test"]["inner_steps"]]
 
 
 def command_of(recipe: Recipe, trained: Any) -> str:
-    """The command that trains a recipe with these options: what differs from the defaults is spelt out.
+    """Return the command that trains a recipe with these options; only options that differ from defaults are named.
 
     Example:
       >>> recipe = recipes.load("glyphs_maml")

@@ -1,6 +1,6 @@
 """Write RESULTS.md from the recorded rows: `python -m experiments.reproduce.table`.
 
-Nothing in that file is typed by hand but what papers report, which stands here, in a table of its own.
+Nothing in that file is typed by hand except the papers' results, which are a table in this module.
 """
 
 import pathlib
@@ -21,16 +21,16 @@ INTRODUCTION = """# Results
 
 Made by `python -m experiments.reproduce.table` from the rows in `experiments/reproduce/rows`; nothing is typed by
 hand. Intervals are 95 %, over test tasks. *Inductive*: each query is predicted without the others. *Transductive*: all
-queries of a task together, where that makes a difference. Every trained row keeps its weights: the test suite judges
-them again on other tasks, and fails when they are more than three standard errors away. Where a run was shorter than
-its recipe, its meta-steps are given as a part of the recipe's. The time is that of the meta-steps, on the device named;
-compiling and judging on meta_valid come on top.
+queries of a task are predicted together, where that makes a difference. Every trained row keeps its weights: the test
+suite evaluates them again on other tasks, and fails if the result is more than three standard errors away. Where a run
+was shorter than its recipe, the column of meta-steps says so. The time is that of the meta-steps, on the device named;
+compiling and evaluating on meta_valid take extra time.
 
-A number belongs to its protocol, which is named beside it, and to our seeded splits. What papers report, under theirs,
-is in a table of its own below, for orientation and not for comparison.
+A number is valid for its protocol, which is named in the row, and for our seeded splits. The papers' results, under
+their protocols, are in a separate table below, for orientation and not for comparison.
 """
 
-# Only what was read in the papers' own tables.
+# Only numbers from the papers' own tables.
 PUBLISHED = """| paper | protocol | 5-way 1-shot | 5-way 5-shot | 20-way 1-shot | 20-way 5-shot |
 |---|---|---|---|---|---|
 | MAML (Finn et al. 2017) | finn2017, transductive | 98.7 ± 0.4 | 99.9 ± 0.1 | 95.8 ± 0.3 | 98.9 ± 0.2 |
@@ -44,12 +44,12 @@ Sinusoids, mean squared error of MAML at 5 shots, trained with 10, after 1, 5 an
 et al. 2017).
 """
 
-# Rows that differ in one thing: judged on the same test tasks, so the difference is taken task by task.
+# Rows that differ in one thing: evaluated on the same test tasks, so the difference is taken task by task.
 PAIRS = (("omniglot_maml_20w1s", "omniglot_first_order_maml_20w1s"),)
 
 
 def render() -> str:
-    """The text of RESULTS.md."""
+    """Return the text of RESULTS.md."""
     recorded = [rows.read(name) for name in rows.names()]
     parts = [INTRODUCTION, "## Measured\n"]
     predicting = [row for row in recorded if row.facts["metric"] != "return"]
@@ -59,12 +59,12 @@ def render() -> str:
     parts += acting_table.section(recorded)
     parts += [report_accelerators.results_section(report_accelerators.recorded())]
     parts += ["## How each row was made\n", *(_details(row) for row in recorded)]
-    parts += ["## What papers report\n", PUBLISHED]
+    parts += ["## Published results\n", PUBLISHED]
     return "\n".join(parts)
 
 
 def _data(row: rows.Row) -> str:
-    """What a row's tasks are drawn from, the heading that it stands under: the first word of its protocol."""
+    """Return the heading of a row, the name of its data: the first word of its protocol."""
     return re.split("[/ ]", row.facts["evaluations"][0]["protocol"])[0]
 
 
@@ -81,7 +81,7 @@ def _table(recorded: list[rows.Row]) -> str:
 
 
 def _training(recipe: str, train: dict[str, Any]) -> list[str]:
-    """How many meta-steps, of how many if the recipe has another number or stopped early; and what they took."""
+    """Return the cells of a row's training: its meta-steps, of how many if it was shorter, and their time."""
     steps, whole = f"{train['num_steps']:,}", recipes.load(recipe).options().training.num_steps
     if train["num_steps"] < whole:
         steps += f" of the recipe's {whole:,}"

@@ -1,12 +1,12 @@
 """Implicit differentiation: the meta-gradient of a minimum, however the inner loop got there.
 
 At a minimum φ*(c) of L(φ; c) the gradient vanishes, and keeps vanishing as the context c moves, hence dφ*/dc =
-−H⁻¹ ∂²L/∂φ∂c with H the Hessian ∂²L/∂φ². A meta-gradient takes one linear system in H, no step of the loop, and no
-memory of them. It is right *at a minimum*: of a loop that has not converged it is wrong by as much as the loop still
-has to go, and nothing in the number shows it. So every loop carries a certificate in its `aux`.
+−H⁻¹ ∂²L/∂φ∂c with H the Hessian ∂²L/∂φ². A meta-gradient solves one linear system in H; it neither repeats nor stores
+any step of the loop. It is right *at a minimum*: if the loop has not converged, the error is as large as the distance
+still to go, and the gradient alone does not show it. So every loop carries a certificate in its `aux`.
 
-A converged loop has forgotten where it started, so there is no gradient for an initialisation: what is learned must be
-in the objective, such as the centre of a proximal term (iMAML, `learners.imaml`) or a weight of regularisation.
+A converged loop has forgotten where it started, so an initialisation gets no gradient. The meta-parameters must be in
+the objective, such as the centre of a proximal term (iMAML, `learners.imaml`) or a weight of regularisation.
 
 Reference: Rajeswaran, Finn, Kakade, Levine, "Meta-Learning with Implicit Gradients", 2019, arXiv:1909.04630,
 section 3. Lorraine, Vicol, Duvenaud, "Optimizing Millions of Hyperparameters by Implicit Differentiation", 2020,
@@ -25,19 +25,21 @@ from ..types import Aux, PyTree, RandomKey
 from .inner_loop import Adjoint, InnerLoop, MakeOptimizer, Objective, inner_gradient, scanned_loop
 from .perturbed import Partition, as_values, is_zero, partition
 
+__all__ = ["MatVec", "Solver", "conjugate_gradient", "neumann_series", "lineax_solver", "implicit"]
+
 MatVec = Callable[[PyTree], PyTree]
-"""A symmetric matrix, as the function that multiplies with it."""
+"""A symmetric matrix, given as the function that multiplies a vector by it."""
 
 Solver = Callable[[MatVec, PyTree], PyTree]
-"""`(matvec, right_hand_side) -> solution`, approximately."""
+"""`(matvec, right_hand_side) -> solution`, an approximate one."""
 
 
 def conjugate_gradient(*, num_steps: int = 20, damping: float = 0.0) -> Solver:
-    """Conjugate gradients, for Hessians that are positive definite.
+    """Build a conjugate-gradient solver, for positive definite Hessians.
 
     Args:
-      num_steps: steps at most, each a product with the Hessian; as many as there are parameters would be exact.
-      damping: added to the diagonal, at least 0.
+      num_steps: maximal number of steps, each one product with the Hessian; as many steps as parameters are exact.
+      damping: number added to the diagonal, at least 0.
 
     Raises:
       ValueError: if a number is out of its range.
@@ -48,7 +50,8 @@ def conjugate_gradient(*, num_steps: int = 20, damping: float = 0.0) -> Solver:
 
     def solve(matvec: MatVec, right_hand_side: PyTree) -> PyTree:
         damped = lambda v: jax.tree.map(lambda product, leaf: product + damping * leaf, matvec(v), v)  # noqa: E731
-        precision = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(right_hand_side))).eps)  # and no further: 0 / 0
+        # beyond this precision, cg divides 0 by 0
+        precision = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(right_hand_side))).eps)
         solution, _ = cg(damped, right_hand_side, tol=precision, atol=0.0, maxiter=num_steps)
         return solution
 
@@ -56,10 +59,10 @@ def conjugate_gradient(*, num_steps: int = 20, damping: float = 0.0) -> Solver:
 
 
 def neumann_series(*, num_steps: int = 20, step_size: float) -> Solver:
-    """The first terms of H⁻¹ = α Σₖ (I − αH)ᵏ: as many steps of gradient descent on the linear system.
+    """Build a solver that sums the first terms of H⁻¹ = α Σₖ (I − αH)ᵏ: gradient descent on the linear system.
 
     Args:
-      num_steps: products with the Hessian.
+      num_steps: number of terms, each one product with the Hessian.
       step_size: α, below 2 over the largest eigenvalue, or the series does not converge.
 
     Raises:
@@ -82,17 +85,17 @@ def neumann_series(*, num_steps: int = 20, step_size: float) -> Solver:
 
 
 def lineax_solver(solver: Any) -> Solver:
-    """Any solver of the Lineax library (`pip install "jmeta[solvers]"`), such as `lineax.GMRES(rtol=1e-5, atol=1e-5)`.
+    """Wrap a solver of Lineax (`pip install "jmeta[solvers]"`), such as `lineax.GMRES(rtol=1e-5, atol=1e-5)`.
 
-    The Hessian is handed over as symmetric and positive semidefinite, which direct solvers turn into a matrix.
+    Lineax gets the Hessian as a symmetric, positive semidefinite operator; direct solvers materialise it as a matrix.
 
     Raises:
       ModuleNotFoundError: if Lineax is not installed.
     """
     try:
-        import lineax  # an extra: imported where it is asked for
+        import lineax  # optional dependency
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('this solver is one of Lineax: pip install "jmeta[solvers]"') from error
+        raise ModuleNotFoundError('lineax_solver needs Lineax: pip install "jmeta[solvers]"') from error
 
     def solve(matvec: MatVec, right_hand_side: PyTree) -> PyTree:
         structure = jax.eval_shape(lambda: right_hand_side)
@@ -103,31 +106,31 @@ def lineax_solver(solver: Any) -> Solver:
 
 
 def implicit(solver: Solver | None = None, *, tolerance: float = 0.05, certify: bool = True) -> Adjoint:
-    """Differentiate where the loop arrives, and not how: exact at a minimum of the objective.
+    """Differentiate the minimum that the loop reaches, not its steps: exact at a minimum of the objective.
 
     The loop's `aux` carries a certificate:
 
     * `implicit_stationarity`: ‖∇L‖ where the loop ended; 0 at a minimum.
-    * `implicit_distance`: how far the minimum still is, by Newton's step, over how far the loop came; about the
-      relative error that stopping early makes.
-    * `implicit_residual`: ‖Hv − r‖ / ‖r‖ of the solver on a random r; about the relative error that it makes.
+    * `implicit_distance`: the length of Newton's step to the minimum over the distance that the loop has covered; about
+      the relative error of stopping early.
+    * `implicit_residual`: ‖Hv − r‖ / ‖r‖ of the solver on a random r; about the relative error of the solver.
     * `implicit_is_valid`: 1.0 if distance and residual are within `tolerance` and the curvature along the solution is
-      positive, else 0.0: do not use the meta-gradient then; take more steps, or a better solver.
+      positive, else 0.0. Do not use the meta-gradient if it is 0.0: take more steps, or a better solver.
 
-    The start of the loop, learned rates and all else that the objective does not read have no gradient: a minimum does
-    not depend on them. It is an error if that leaves nothing; `jmeta.testing.check_meta_gradient` names each leaf.
+    The start of the loop, learned rates and everything else that the objective does not read get no gradient: a minimum
+    does not depend on them. If nothing is left, that is an error; `jmeta.testing.check_meta_gradient` names each leaf.
 
-    A `jax.custom_vjp` inside: forward mode may not go through the loop. The objective is differentiated as at step
+    The loop uses a `jax.custom_vjp`, so forward mode cannot go through it. The objective is differentiated at step
     `num_steps`, with one key, and should not be random.
 
     Args:
-      solver: of the linear system; `conjugate_gradient()` if not given.
-      tolerance: of the certificate.
-      certify: whether to compute the certificate, which takes two solutions of the linear system forwards.
+      solver: solver of the linear system; `conjugate_gradient()` if not given.
+      tolerance: largest distance and residual that the certificate accepts.
+      certify: whether to compute the certificate, which solves the linear system twice in the forward pass.
 
     Raises:
       ValueError: if `tolerance` is not positive, or the loop has fewer than two steps; at trace time of a gradient, if
-        the objective looks at nothing that is differentiated, or if the loop's `aux` is differentiated.
+        the objective reads nothing that is differentiated, or if the loop's `aux` is differentiated.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -151,7 +154,7 @@ def implicit(solver: Solver | None = None, *, tolerance: float = 0.05, certify: 
     def adjoint(objective: Objective, make_optimizer: MakeOptimizer, num_steps: int) -> InnerLoop:
         if num_steps < 2:
             raise ValueError(
-                f"implicit differentiation is of a minimum, which a loop of num_steps={num_steps} does not reach; take "
+                f"implicit differentiation needs a minimum, which a loop of num_steps={num_steps} does not reach; take "
                 "more steps, or another adjoint (MAML++ is a chain of loops of one step)"
             )
         descended = scanned_loop([(inner_gradient(objective), num_steps)], make_optimizer)
@@ -177,8 +180,8 @@ def _implicitly_differentiated(run: InnerLoop, objective: Objective, solve: Solv
         if not _looks_at(objective, start, parts, num_steps, key):
             raise ValueError(
                 "a meta-gradient through an implicit inner loop would be zero: the objective looks at nothing that is "
-                "differentiated, and a converged loop has forgotten its start and its learning rates. Put what is "
-                "learned into the objective by way of the context, such as the centre of a proximal term (see "
+                "differentiated, and a converged loop has forgotten its start and its learning rates. Pass the "
+                "meta-parameters to the objective through the context, such as the centre of a proximal term (see "
                 "learners.imaml)"
             )
         params, aux = run(start, parts.merged(parts.moving), key)
@@ -207,7 +210,7 @@ def _implicitly_differentiated(run: InnerLoop, objective: Objective, solve: Solv
 
 
 def _looks_at(objective: Objective, params: PyTree, parts: Partition, num_steps: int, key: RandomKey) -> bool:
-    """Whether the objective reads any leaf of the context that is differentiated."""
+    """Return whether the objective reads any differentiated leaf of the context."""
 
     def loss(moving: list[Any]) -> Any:
         return objective(params, parts.merged(moving), *_at_the_end(num_steps, key)())[0]
@@ -218,9 +221,9 @@ def _looks_at(objective: Objective, params: PyTree, parts: Partition, num_steps:
 
 
 def _at_the_end(num_steps: int, key: RandomKey) -> Callable[[], tuple[Any, RandomKey]]:
-    """The step and the key with which the objective is looked at where the loop ended: the same at every look.
+    """Return a function that gives the step and the key of every evaluation of the objective where the loop ended.
 
-    The key goes as plain numbers through linear solvers, which a check for reused keys does not see into.
+    The key passes through linear solvers as plain numbers, so a check for reused keys does not object.
     """
     bits, impl = jax.random.key_data(jax.random.fold_in(key, num_steps)), jax.random.key_impl(key)
     return lambda: (jnp.asarray(num_steps), jax.random.wrap_key_data(bits, impl=impl))

@@ -1,16 +1,16 @@
 """Forward-over-reverse: second derivatives of the inner loop as directional derivatives of its gradient.
 
 Reverse mode through an inner step needs the cotangent of its gradient g = ∇L(φ; c): the product of a direction ḡ with
-the second derivatives of L. Plain reverse-over-reverse records all that computing g took, and goes through the record
+the second derivatives of L. Plain reverse-over-reverse records the whole computation of g and goes through the record
 backwards. But the Hessian is symmetric, so ḡᵀ ∂²L/∂φ² is the derivative of ∇L along ḡ, and likewise ḡᵀ ∂²L/∂φ∂c is the
 derivative of ∂L/∂c along ḡ: one forward-mode pass over the gradient computes both and records nothing. Only the
-parameters of every step are kept.
+parameters of every step are stored.
 
-It is a derivative rule of the inner gradient alone. The optimizer, its state, learned rates, and the loop are
-differentiated as ever, so anything that unrolls can be run this way.
+The derivative rule covers the inner gradient alone. The optimizer, its state, learned rates and the loop are
+differentiated as usual, so any loop that can be unrolled can run this way.
 
 Reference: Kemaev, Calian, Zintgraf, Farquhar, van Hasselt, "Scalable Meta-Learning via Mixed-Mode Differentiation",
-2025, arXiv:2505.00793. Differs from the paper: the rule covers context, loss and state of the optimizer alike.
+2025, arXiv:2505.00793. Differs from the paper: the rule covers the context, the loss and the optimizer's state alike.
 """
 
 from typing import Any
@@ -32,16 +32,18 @@ from .inner_loop import (
 from .perturbed import Partition, as_values, is_zero, partition
 from .unrolling import block_of, check_block_size
 
+__all__ = ["mixed_mode"]
+
 
 def mixed_mode(*, block_size: int | str | None = None) -> Adjoint:
-    """Differentiate through every step, its second derivatives in forward mode: exact, less memory, often faster.
+    """Differentiate through every step, with second derivatives in forward mode: exact, less memory, often faster.
 
-    A `jax.custom_vjp` inside: reverse mode may go through the loop once, and forward mode (`jax.jvp`, `jax.jacfwd`,
-    `jax.hessian`) may not.
+    The loop uses a `jax.custom_vjp`: reverse mode can go through it once, and forward mode (`jax.jvp`, `jax.jacfwd`,
+    `jax.hessian`) not at all.
 
     Args:
-      block_size: `None` stores the parameters of every step; a number, or `"sqrt"`, those at every so many steps, and
-        computes the others again, as in `rematerialized`.
+      block_size: `None` stores the parameters of every step; a number, or `"sqrt"`, stores them at the start of each
+        block of that many steps and recomputes the others, as in `rematerialized`.
 
     Raises:
       ValueError: if `block_size` is none of these.
@@ -62,7 +64,7 @@ def mixed_mode(*, block_size: int | str | None = None) -> Adjoint:
 
     def adjoint(objective: Objective, make_optimizer: MakeOptimizer, num_steps: int) -> InnerLoop:
         scan = jax.lax.scan
-        if block_size is not None:  # a step stores its parameters, its gradient and the optimizer's state, and no more
+        if block_size is not None:  # a step stores only its parameters, its gradient and the optimizer's state
             scan = rematerialized_scan(block_of(block_size, num_steps), within_blocks=False)
         return scanned_loop([(_mixed_gradient(objective), num_steps)], make_optimizer, scan)
 
@@ -70,7 +72,7 @@ def mixed_mode(*, block_size: int | str | None = None) -> Adjoint:
 
 
 def _mixed_gradient(objective: Objective) -> InnerGradient:
-    """`inner_gradient`, with the derivative rule of this module."""
+    """Build `inner_gradient` with the derivative rule of this module."""
 
     @jax.custom_vjp
     def gradient(params: PyTree, context: PyTree, step: Any, key: RandomKey) -> tuple[Any, PyTree]:

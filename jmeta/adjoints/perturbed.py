@@ -1,8 +1,7 @@
-"""Which leaves of a context a meta-gradient flows into, for derivative rules of our own.
+"""Partition a context into the leaves that a meta-gradient flows into and the others, for custom derivative rules.
 
-A rule made with `jax.custom_vjp` and `symbolic_zeros=True` is told of every input whether it is differentiated. Without
-that it would have to compute gradients for labels, which have none, and for the images of a support, which nobody asks
-for.
+With `jax.custom_vjp` and `symbolic_zeros=True` a rule knows of every input whether it is differentiated. Without that
+it would have to compute gradients for labels, which have none, and for the images of a support, which nobody needs.
 """
 
 from collections.abc import Sequence
@@ -15,17 +14,19 @@ from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from ..types import PyTree
 
+__all__ = ["Partition", "partition", "as_values", "is_zero"]
+
 
 @partial(jax.tree_util.register_dataclass, data_fields=["moving", "still"], meta_fields=["treedef", "is_moving"])
 @dataclass(frozen=True)
 class Partition:
-    """A tree in two lists of leaves; itself a pytree, so that a derivative rule may keep it.
+    """A tree as two lists of leaves; itself a pytree, so that a derivative rule may store it.
 
     Attributes:
       moving: the leaves that are differentiated.
-      still: the others.
+      still: the other leaves.
       treedef: the tree's structure.
-      is_moving: for each of its leaves, in which list it is.
+      is_moving: for each leaf of the tree, whether it is in `moving`.
     """
 
     moving: list[Any]
@@ -34,18 +35,18 @@ class Partition:
     is_moving: tuple[bool, ...]
 
     def merged(self, moving: Sequence[Any]) -> PyTree:
-        """The tree, with these leaves in place of the differentiated ones."""
+        """Return the tree with the differentiated leaves replaced by these."""
         leaves, others = iter(moving), iter(self.still)
         return jax.tree.unflatten(self.treedef, [next(leaves if moves else others) for moves in self.is_moving])
 
     def cotangent(self, moving_bar: Sequence[Any]) -> PyTree:
-        """What a rule returns for the tree: the cotangents of differentiated leaves, nothing for the others."""
+        """Return the tree's cotangent: the given ones for differentiated leaves, `None` for the others."""
         leaves = iter(moving_bar)
         return jax.tree.unflatten(self.treedef, [next(leaves) if moves else None for moves in self.is_moving])
 
 
 def partition(tree: PyTree) -> Partition:
-    """Take apart an argument of a forward rule, whose leaves say whether they are differentiated."""
+    """Partition an argument of a forward rule, whose leaves say whether they are differentiated."""
     leaves, treedef = jax.tree.flatten(tree, is_leaf=_is_primal)
     moving = [leaf.value for leaf in leaves if leaf.perturbed]
     still = [leaf.value for leaf in leaves if not leaf.perturbed]
@@ -53,12 +54,12 @@ def partition(tree: PyTree) -> Partition:
 
 
 def as_values(tree: PyTree) -> PyTree:
-    """An argument of a forward rule without what its leaves say."""
+    """Return the plain values of an argument of a forward rule."""
     return jax.tree.map(lambda leaf: leaf.value, tree, is_leaf=_is_primal)
 
 
 def is_zero(cotangent: Any) -> bool:
-    """Whether a cotangent given to a backward rule is zero for want of a path to the result."""
+    """Return whether a cotangent given to a backward rule is symbolically zero: no path leads to the result."""
     return isinstance(cotangent, SymbolicZero)
 
 

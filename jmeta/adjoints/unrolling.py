@@ -1,4 +1,4 @@
-"""Adjoints that differentiate the steps themselves: all of them, none, the last ones; stored or computed again."""
+"""Adjoints that differentiate the steps of the loop: all of them, none, or the last ones; stored or recomputed."""
 
 import math
 from typing import Any
@@ -13,6 +13,8 @@ from .inner_loop import (
     scanned_loop,
     stopped_gradient,
 )
+
+__all__ = ["unrolled", "first_order", "truncated", "rematerialized", "check_block_size", "block_of"]
 
 
 def unrolled() -> Adjoint:
@@ -41,7 +43,7 @@ def first_order() -> Adjoint:
     """Treat every inner gradient as a constant: no second derivatives.
 
     Only the *gradient* is stopped. The meta-gradient still flows through the optimizer, so learned inner learning rates
-    keep theirs (the shortcut "gradient at the adapted parameters" would set it to zero).
+    still get a gradient (the shortcut "gradient at the adapted parameters" would set it to zero).
 
     Example:
       >>> import jax, optax
@@ -62,13 +64,13 @@ def first_order() -> Adjoint:
 
 
 def truncated(num_steps: int) -> Adjoint:
-    """Differentiate through the last `num_steps` steps exactly, and through those before at first order.
+    """Differentiate through the last `num_steps` steps exactly, and through the earlier ones at first order.
 
-    So `truncated(0)` is `first_order()`, and with as many steps as the loop has it is `unrolled()`. Earlier steps do
-    not cut the path to the start, where an initialisation is learned, nor that to the optimizer's learned rates.
+    So `truncated(0)` is `first_order()`, and with as many steps as the loop has it is `unrolled()`. Earlier steps cut
+    neither the path to the loop's start, so an initialisation can be learned, nor the path to learned rates.
 
     Args:
-      num_steps: steps at the end of the loop, at least 0.
+      num_steps: number of steps at the end of the loop, at least 0.
 
     Raises:
       ValueError: if `num_steps` is negative.
@@ -83,10 +85,10 @@ def truncated(num_steps: int) -> Adjoint:
 
     Reference:
       Shaban, Cheng, Hatch, Boots, "Truncated Back-propagation for Bilevel Optimization", 2019, arXiv:1810.10667,
-      section 3. Differs from the paper, whose earlier steps are cut off: there the gradient of an initialisation is 0.
+      section 3. Differs from the paper, which cuts earlier steps off: there the gradient of an initialisation is 0.
     """
     if num_steps < 0:
-        raise ValueError(f"num_steps={num_steps}; expected a number of last steps, at least 0")
+        raise ValueError(f"num_steps={num_steps}; expected the number of last steps, at least 0")
     num_exact = num_steps
 
     def adjoint(objective: Objective, make_optimizer: MakeOptimizer, num_steps: int) -> InnerLoop:
@@ -98,12 +100,12 @@ def truncated(num_steps: int) -> Adjoint:
 
 
 def rematerialized(policy: Any = None, *, block_size: int | str = 1) -> Adjoint:
-    """Differentiate through every step, storing where steps begin and computing the rest again: exact, less memory.
+    """Differentiate through every step, storing only where steps begin and recomputing the rest: exact, less memory.
 
     Args:
-      policy: what of a step is stored after all: one of `jax.checkpoint_policies`, or nothing.
-      block_size: 1 stores the parameters and the optimizer's state at every step; a larger number those at every
-        `block_size`-th, and computes steps twice again; `"sqrt"` takes the √T that stores the fewest.
+      policy: which intermediates of a step are stored after all: one of `jax.checkpoint_policies`; none if not given.
+      block_size: 1 stores the parameters and the optimizer's state at every step; a larger number stores them at every
+        `block_size`-th step and recomputes each step twice; `"sqrt"` takes √T, which stores the fewest.
 
     Raises:
       ValueError: if `block_size` is neither a positive number nor `"sqrt"`.
@@ -136,5 +138,5 @@ def check_block_size(block_size: int | str) -> None:
 
 
 def block_of(block_size: int | str, num_steps: int) -> int:
-    """The number of steps in a block of a loop of `num_steps`."""
+    """Return the number of steps in a block of a loop of `num_steps`."""
     return max(math.isqrt(num_steps), 1) if block_size == "sqrt" else int(block_size)

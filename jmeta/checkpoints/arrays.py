@@ -1,12 +1,13 @@
-"""Arrays on disk: written by Orbax, each process its own shards, and read back by TensorStore, on which Orbax rests.
+"""Arrays on disk: Orbax writes them, each process its own shards; TensorStore, which Orbax uses, reads them back.
 
-Orbax's own reading takes the files at their word. A few hundred kilobytes of compressed zeros then fill the memory, and
-a chunk that is declared larger than the memory ends the process, without an exception. So nothing is compressed here,
-and shape, dtype, chunks and encoding that the files declare are compared with what is expected before any data is read.
+Orbax's own reader trusts the files. A few hundred kilobytes of compressed zeros can then fill the memory, and a chunk
+declared larger than the memory ends the process without an exception. So nothing is compressed here, and the shape,
+dtype, chunks and encoding that the files declare are compared with the expected ones before any data is read.
 """
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import logging
 import os
@@ -17,41 +18,45 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import tensorstore
 from etils import epath
 
 from . import leaves
 from .files import NO_DAMAGE, DamagedCheckpointError
 
+__all__ = ["write_arrays", "merge_arrays", "Stored", "open_arrays", "read_array", "read_through"]
+
 
 def write_arrays(path: pathlib.Path, arrays: dict[str, Any], on_copied: Callable[[], None]) -> None:
-    """Write the shards that this process owns; `merge_arrays` makes those of all processes one.
+    """Write the shards that this process owns; `merge_arrays` then joins the shards of all processes.
 
     Args:
       path: an empty folder, the same for all processes.
-      arrays: what `leaves.to_stored` gave, by name.
-      on_copied: called as soon as all is in the host's memory and the devices' arrays may be given up.
+      arrays: results of `leaves.to_stored`, by name.
+      on_copied: called as soon as all data is in the host's memory, when the devices' arrays may be freed.
 
     Raises:
       OSError: if the system refused to write.
     """
     stored = {name: array for name, array in arrays.items() if array.size}  # Orbax stores no empty array
     with _quiet_orbax(), _as_os_error(path):
+        import orbax.checkpoint as ocp  # late: it takes half a second, only needed to write
+
         arguments = ocp.args.PyTreeSave(stored or {".": np.zeros(1)})
-        futures = asyncio.run(_handler().async_save(epath.Path(path), args=arguments)) or []
+        handler = ocp.PyTreeCheckpointHandler(use_compression=False)
+        futures = asyncio.run(handler.async_save(epath.Path(path), args=arguments)) or []
         on_copied()
         for future in futures:
             future.result()
 
 
 def merge_arrays(path: pathlib.Path) -> None:
-    """What all processes have written under one index; called by one of them, when all are done.
+    """Put the data that all processes have written under one index; called by one of them, when all are done.
 
-    Orbax would look for it with the whole path as a pattern, in which brackets and stars are no names.
+    Orbax would search with the whole path as a pattern, in which brackets and stars are not literal.
     """
     own = sorted(found for found in os.listdir(path) if _OF_A_PROCESS.fullmatch(found))
-    context = tensorstore.Context()  # one for all: only then does an index take over what another one lists
+    context = tensorstore.Context()  # one for all: only then can one index copy the entries of another
     kept_in_index = {"max_inline_value_bytes": 1024, "max_decoded_node_bytes": 100_000_000, "manifest_kind": "single"}
     with _as_os_error(path):
         merged = _open_index(path, context, config=kept_in_index, assume_config=True)
@@ -73,10 +78,10 @@ Stored = dict[str, tensorstore.TensorStore]
 
 
 def open_arrays(path: pathlib.Path, forms: dict[str, jax.ShapeDtypeStruct]) -> Stored:
-    """Find the arrays, and check that they are what is expected, without reading them.
+    """Open the arrays and check that they are as expected, without reading their data.
 
     Raises:
-      DamagedCheckpointError: if an array is missing or is something else.
+      DamagedCheckpointError: if an array is missing or differs.
     """
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": 1 << 24}})
     base = {"driver": "file", "path": f"{path}{os.sep}"}
@@ -84,8 +89,8 @@ def open_arrays(path: pathlib.Path, forms: dict[str, jax.ShapeDtypeStruct]) -> S
         name: {
             "driver": "zarr",
             "kvstore": {"driver": "ocdbt", "base": base, "path": name},
-            "metadata": {"compressor": None, "filters": None},  # as they are, or not at all
-            "fill_missing_data_reads": False,  # Orbax writes zeros, too; so what is missing is not zero but lost
+            "metadata": {"compressor": None, "filters": None},  # uncompressed, or refused
+            "fill_missing_data_reads": False,  # Orbax writes zeros, too, so missing data is lost and not zero
         }
         for name, form in forms.items()
         if leaves.num_bytes(form)
@@ -99,13 +104,13 @@ def open_arrays(path: pathlib.Path, forms: dict[str, jax.ShapeDtypeStruct]) -> S
 
 
 def read_array(stored: Stored, name: str, like: Any) -> np.ndarray | jax.Array:
-    """One leaf in its stored form; of an array of the devices, only what this process's devices need."""
+    """Read one leaf in its stored form; for an array on devices, only the part that this process's devices need."""
     form, sharding = leaves.stored_form(like), leaves.sharding_of(like)
 
     def read(index: Any) -> np.ndarray:
         if name in stored:
             return stored[name][index].read().result()
-        return np.zeros(form.shape, form.dtype)[index]  # an empty one is not stored
+        return np.zeros(form.shape, form.dtype)[index]  # empty arrays are not stored
 
     with _damage():
         if sharding is None:
@@ -114,10 +119,10 @@ def read_array(stored: Stored, name: str, like: Any) -> np.ndarray | jax.Array:
 
 
 def read_through(stored: Stored, share: tuple[int, int]) -> None:
-    """Read every n-th chunk of the arrays and forget it, to learn whether all that the index names is there.
+    """Read every n-th chunk of the arrays and discard it, to check that everything in the index exists.
 
     Args:
-      stored: what `open_arrays` gave.
+      stored: the result of `open_arrays`.
       share: `(i, n)`: read the chunks i, i + n, ...; other processes read the others.
 
     Raises:
@@ -126,7 +131,7 @@ def read_through(stored: Stored, share: tuple[int, int]) -> None:
     chunks = ((array, index) for array in stored.values() for index in _chunks(array))
     with _damage():
         for array, index in itertools.islice(chunks, share[0], None, share[1]):
-            array[index].read().result()  # one at a time: saving must not take more memory than the largest
+            array[index].read().result()  # one at a time: saving must not need more memory than the largest chunk
 
 
 def _chunks(array: tensorstore.TensorStore) -> Iterator[tuple[slice, ...]]:
@@ -147,49 +152,46 @@ def _check(name: str, array: tensorstore.TensorStore, form: jax.ShapeDtypeStruct
         raise DamagedCheckpointError(f"its files hold {name} in chunks of {chunk}, larger than itself, {found}")
 
 
-def _handler() -> ocp.PyTreeCheckpointHandler:
-    return ocp.PyTreeCheckpointHandler(use_compression=False)
-
-
 @contextlib.contextmanager
 def _damage() -> Iterator[None]:
     try:
         yield
     except MemoryError:
         raise
-    except Exception as error:  # the files are those that the manifest lists, and yet cannot be read
+    except Exception as error:  # the files match the manifest, and yet cannot be read
         if (code := _errno_of(error)) in NO_DAMAGE:
             raise OSError(code, os.strerror(code), "arrays of a checkpoint") from error
-        text = str(error).partition(" [tensorstore_spec")[0]  # what follows is long and known
+        text = str(error).partition(" [tensorstore_spec")[0]  # the rest is long and known
         raise DamagedCheckpointError(f"its arrays cannot be read ({type(error).__name__}: {text})") from error
 
 
 @contextlib.contextmanager
 def _as_os_error(path: pathlib.Path) -> Iterator[None]:
-    """TensorStore raises `ValueError` when the disk is full; the system's own number is in its text."""
+    """Turn TensorStore's `ValueError` for a full disk into an `OSError` with the system's number from its text."""
     try:
         yield
     except Exception as error:
-        if code := _errno_of(error):
+        code = _errno_of(error) or (errno.ENOENT if "NOT_FOUND" in str(error) else 0)  # deleted while it was written
+        if code:
             raise OSError(code, os.strerror(code), str(path)) from error
         raise
 
 
 def _errno_of(error: Exception) -> int:
-    """The system's number in what TensorStore says; 0 if there is none."""
+    """Return the system's error number in a TensorStore message; 0 if there is none."""
     number = re.search(r"(?:os_error_code='|OS error )(\d+)", str(error))
     return int(number.group(1)) if number else 0
 
 
 @contextlib.contextmanager
 def _quiet_orbax() -> Iterator[None]:
-    """Orbax logs several lines a checkpoint through absl; what matters comes back as an exception."""
+    """Silence Orbax, which logs several lines per checkpoint through absl; what matters comes back as an exception."""
 
     def is_of_others(record: logging.LogRecord) -> bool:
         return f"{os.sep}orbax{os.sep}" not in record.pathname
 
     logger = logging.getLogger("absl")
-    logger.addFilter(is_of_others)  # and not another level: a thread in the background must leave that alone
+    logger.addFilter(is_of_others)  # a filter, not a level: a background thread must not change the level
     try:
         yield
     finally:

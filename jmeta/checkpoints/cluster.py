@@ -1,7 +1,7 @@
-"""Several processes agree on how something goes that all of them do, such as a save or a restore.
+"""Agreement between processes on the outcome of a joint operation, such as a save or a restore.
 
-Messages go through the service that `jax.distributed` runs beside the devices, and not through collectives of the
-devices: a thread in the background may use it while the main thread computes. In one process all of this is nothing.
+Messages go through the service that `jax.distributed` runs on the host, and not through collectives of the devices: a
+background thread may use it while the main thread computes. In a single process all of this does nothing.
 """
 
 import contextlib
@@ -15,22 +15,24 @@ import jax
 from ..jax_internals import coordination_service
 from .files import DamagedCheckpointError
 
-_PATIENCE_S = 30 * 60  # for the slowest process's disk; that a process died, JAX itself notices sooner
+__all__ = ["SilentProcessError", "Operation", "is_first"]
+
+_PATIENCE_S = 30 * 60  # for the slowest disk; JAX itself notices a dead process sooner
 _numbers = itertools.count()
 
 
 class SilentProcessError(TimeoutError):
-    """Another process has not come to what all do together; it is lost, or as good as that."""
+    """Another process has not joined an operation of all processes; it is lost, or as good as lost."""
 
 
 class Operation:
-    """Something that every process of the job does, such as one `save` or `restore`.
+    """An operation that every process of the job takes part in, such as one `save` or `restore`.
 
     Args:
-      described: what is to be done; must be the same in all processes.
+      described: the operation in words; must be the same in all processes.
 
     Raises:
-      ValueError: in every process, if they were called to do different things.
+      ValueError: in every process, if their descriptions differ.
     """
 
     def __init__(self, described: str):
@@ -44,7 +46,7 @@ class Operation:
                 )
 
     def gather(self, mine: Any) -> list[Any]:
-        """What every process brings, JSON, in the order of the processes; returns when all have come."""
+        """Return the JSON values of all processes, in the order of the processes, once all have called."""
         num_processes, index = jax.process_count(), jax.process_index()
         if num_processes == 1:
             return [mine]
@@ -55,7 +57,7 @@ class Operation:
         others = [_wait_for(service, f"{prefix}/{other}") for other in range(1, num_processes)]
         everything = [mine, *map(json.loads, others)]
         service.key_value_set(f"{prefix}/all", json.dumps(everything))
-        # all have come here, so all have read what was said before, which need not fill the service's memory for ever
+        # all have come here, so all have read the earlier messages, which would otherwise fill the service's memory
         for said in (*self._read_by_all, *(f"{prefix}/{other}" for other in range(1, num_processes))):
             service.key_value_delete(said)
         self._read_by_all = [f"{prefix}/all"]
@@ -63,7 +65,7 @@ class Operation:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Wait for all processes after what stands inside, and raise in all of them if it failed in any."""
+        """Run a block, wait for all processes, and raise in all of them if it failed in any."""
         mine: BaseException | None = None
         try:
             yield
@@ -76,7 +78,7 @@ class Operation:
 
 
 def is_first() -> bool:
-    """Whether this is the process that makes folders, writes manifests and deletes."""
+    """Return whether this is the process that makes folders, writes manifests and deletes."""
     return jax.process_index() == 0
 
 

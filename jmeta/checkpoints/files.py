@@ -1,13 +1,12 @@
-"""Files: the folder of a run's checkpoints, the manifest of each, and what is checked before anything else is read.
+"""Files: the folder of a run's checkpoints, the manifest of each, and the checks that precede any other reading.
 
-A checkpoint may come from someone else, with a manifest that agrees with its own digest. What is verified here: that
-the folder holds regular files only, exactly those that the manifest names; that all is of the types that `save` writes;
-that every file has its SHA-256. Nothing here follows a link or executes what it reads.
+A checkpoint may come from someone else, with a manifest that agrees with its own digest. These checks are made: the
+folder holds regular files only, exactly those that the manifest names; all values have the types that `save` writes;
+every file has its SHA-256. All of it is read through `guarded`.
 """
 
 import contextlib
 import errno
-import hashlib
 import json
 import math
 import os
@@ -18,29 +17,51 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+from . import guarded
+from .guarded import list_files
+
+__all__ = [
+    "MANIFEST",
+    "FORMAT",
+    "NO_DAMAGE",
+    "DamagedCheckpointError",
+    "usable",
+    "steps",
+    "step_name",
+    "identity",
+    "make_temporary",
+    "put_in_place",
+    "prune",
+    "best_step",
+    "remove",
+    "to_disk",
+    "write_manifest",
+    "read_manifest",
+    "verify_files",
+]
+
 MANIFEST = "manifest.json"
-FORMAT = 2  # 1 had no number, and compressed arrays
-_MAX_MANIFEST_BYTES = 1 << 26
+FORMAT = 2  # format 1 had no number, and compressed arrays
 _STEP_FOLDER = re.compile(r"step_([0-9]{8,18})")
 _TEMPORARY = "tmp-"
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|(gs|gcs|s3|az|abfss?|hdfs|https?|file):/", re.IGNORECASE)
-"""With one slash where a `pathlib.Path` was made of it."""
+"""Addresses; only one slash remains after `pathlib.Path` has parsed one."""
 
 
 NO_DAMAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT}
-"""Why a system does not let a file be read that may be whole: such a checkpoint must not be passed over, as the next
-save would delete it."""
+"""Errors of the system that may hide an intact file: such a checkpoint must not be passed over, as the next save would
+delete it."""
 
 
 class DamagedCheckpointError(Exception):
-    """A checkpoint's files are not what was written: one is missing, truncated, changed or too many."""
+    """A checkpoint's files differ from those that were written: one is missing, truncated, changed or unexpected."""
 
 
 def usable(folder: str | os.PathLike[str]) -> pathlib.Path:
-    """A folder as the user named it, made absolute, or refused if what writes the arrays cannot work in it.
+    """Make a folder that the user named absolute, or refuse it if the libraries that write arrays cannot work in it.
 
-    A leading `~` is the user's home folder and `~name` that of another user, as in a shell. A folder of that very name
-    is the string `./~`, or a whole path.
+    A leading `~` is the user's home folder and `~name` that of another user, as in a shell. To name a folder that is
+    itself called `~`, pass the string `./~` or a whole path.
 
     Raises:
       ValueError: if it is an address, such as `gs://bucket`, or has a backslash, a byte that is no UTF-8 or, at the end
@@ -61,12 +82,12 @@ def usable(folder: str | os.PathLike[str]) -> pathlib.Path:
     path = pathlib.Path(expanded).absolute()
     if problem := _problem(str(path)):
         raise ValueError(f"{str(path)!r} cannot hold checkpoints, since {problem}; choose another folder")
-    # Orbax takes dots for names, and would go up from a link and not from where it leads
+    # Orbax takes dots for names, and would go up from a link rather than from its target
     return path.resolve() if ".." in path.parts else path
 
 
 def _problem(path: str) -> str:
-    """What the libraries that write arrays cannot do with a path."""
+    """Say why the libraries that write arrays cannot use a path; empty if they can."""
     if "\0" in path:
         return "it has a zero byte in it"
     if "\\" in path:
@@ -81,7 +102,7 @@ def _problem(path: str) -> str:
 
 
 def steps(folder: str | os.PathLike[str]) -> list[int]:
-    """The steps that a folder has checkpoints of, ascending, damaged ones included.
+    """Return the steps of the checkpoints in a folder, ascending, damaged ones included.
 
     Raises:
       ValueError: if the folder is one that `save` refuses.
@@ -97,23 +118,34 @@ def steps(folder: str | os.PathLike[str]) -> list[int]:
 
 
 def step_name(step: int) -> str:
-    """The name of a checkpoint's folder."""
+    """Return the name of a checkpoint's folder."""
     return f"step_{step:08d}"
 
 
+def identity(path: pathlib.Path | int) -> tuple[int, int] | None:
+    """Return an identity that tells a file, folder or open file from a later one of its name; `None` if none exists."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
+
+
 def make_temporary(folder: pathlib.Path, step: int) -> pathlib.Path:
-    """An empty folder to write a checkpoint in; what saves that were killed have left behind is deleted."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Make an empty folder to write a checkpoint in; remains of killed saves are deleted.
+
+    Raises:
+      FileNotFoundError: if `folder` is missing: a save that made it anew would write to another place than before.
+    """
     for abandoned in folder.glob(_TEMPORARY + "*"):
         remove(abandoned)
-    # named anew each time: threads of a save that failed may still write to the one before
+    # a new name each time: threads of a save that failed may still write to the last one
     temporary = folder / f"{_TEMPORARY}{step_name(step)}-{secrets.token_hex(4)}"
     temporary.mkdir()
     return temporary
 
 
 def put_in_place(temporary: pathlib.Path, final: pathlib.Path) -> None:
-    """Give a finished checkpoint its name; one of the same step gives way."""
+    """Give a finished checkpoint its name; an older one of the same step is replaced."""
     if os.path.lexists(final):
         final.rename(final.parent / f"{_TEMPORARY}replaced")
     temporary.rename(final)
@@ -121,19 +153,19 @@ def put_in_place(temporary: pathlib.Path, final: pathlib.Path) -> None:
 
 
 def prune(folder: pathlib.Path, keep_last: int, newest: int) -> None:
-    """Keep the last few and the best. Later steps than the newest save are of a future that a resumed run left."""
+    """Keep the last few and the best. Steps later than the newest save belong to a future that a resumed run left."""
     best = best_step(folder, up_to=newest)
     kept = [step for step in steps(folder) if step <= newest][-keep_last:]
     for step in steps(folder):
         if step not in kept and step != best:
-            doomed = folder / f"{_TEMPORARY}doomed_{step}"  # renamed first: half a checkpoint must not have its name
+            doomed = folder / f"{_TEMPORARY}doomed_{step}"  # renamed first: half a checkpoint must not keep its name
             (folder / step_name(step)).rename(doomed)
             remove(doomed)
     remove(folder / f"{_TEMPORARY}replaced")
 
 
 def best_step(folder: pathlib.Path, up_to: int | None = None) -> int | None:
-    """The first step with the highest score, by the manifests alone."""
+    """Return the first step with the highest score, from the manifests alone."""
     scores = {}
     for step in steps(folder):
         if up_to is None or step <= up_to:
@@ -145,7 +177,7 @@ def best_step(folder: pathlib.Path, up_to: int | None = None) -> int | None:
 
 
 def remove(path: pathlib.Path) -> None:
-    """Delete a folder, or a file or link that lies where a folder should, if it is there."""
+    """Delete a folder, or a file or link in its place, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -153,7 +185,7 @@ def remove(path: pathlib.Path) -> None:
 
 
 def to_disk(*paths: pathlib.Path) -> None:
-    """Ask the system to write files and names through, so that a checkpoint outlives a power cut."""
+    """Flush files and names to disk, so that a checkpoint survives a power cut."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -163,39 +195,18 @@ def to_disk(*paths: pathlib.Path) -> None:
 
 
 def write_manifest(path: pathlib.Path, content: dict[str, Any]) -> None:
-    """Describe a checkpoint, all of whose other files are there."""
-    hashes = {str(file.relative_to(path)): _sha256(file) for file in list_files(path)}
+    """Write the manifest of a checkpoint whose other files are all there."""
+    hashes = {str(file.relative_to(path)): guarded.sha256(file) for file in list_files(path)}
     manifest = {"format": FORMAT, **content, "files": hashes}
-    (path / MANIFEST).write_text(json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1) + "\n")
-
-
-def list_files(path: pathlib.Path) -> list[pathlib.Path]:
-    """All files below a folder, sorted.
-
-    Raises:
-      DamagedCheckpointError: if there is anything but regular files and folders: to follow a link may lead out of the
-        folder, and to read a pipe may last for ever.
-    """
-    found, folders = [], [path]
-    while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(pathlib.Path(entry.path))
-                elif entry.is_file(follow_symlinks=False):
-                    found.append(pathlib.Path(entry.path))
-                else:
-                    name = pathlib.Path(entry.path).relative_to(path)
-                    raise DamagedCheckpointError(f"it holds {str(name)!r}, a link or a special file")
-    return sorted(found)
+    (path / MANIFEST).write_text(json.dumps({**manifest, "sha256": guarded.digest(manifest)}, indent=1) + "\n")
 
 
 def read_manifest(path: pathlib.Path, name: str | None = None) -> dict[str, Any]:
-    """A checkpoint's manifest, whole, of this format, and of the types that `write_manifest` was given.
+    """Return a checkpoint's manifest, verified: whole, of this format, with the types that `write_manifest` was given.
 
     Args:
       path: the checkpoint's folder.
-      name: that the folder will have, if it does not have it yet.
+      name: name that the folder will have, if it does not have it yet.
 
     Raises:
       ValueError: if it is of another format.
@@ -203,7 +214,9 @@ def read_manifest(path: pathlib.Path, name: str | None = None) -> dict[str, Any]
     """
     manifest = _load(path)
     stated = manifest.pop("sha256", None)
-    if stated != _digest(manifest):
+    with _readable(MANIFEST):
+        found = guarded.digest(manifest)
+    if stated != found:
         raise DamagedCheckpointError(f"its {MANIFEST} does not have the SHA-256 that it states")
     if manifest.get("format", 1) != FORMAT:
         raise ValueError(
@@ -219,53 +232,34 @@ def read_manifest(path: pathlib.Path, name: str | None = None) -> dict[str, Any]
 
 
 def verify_files(path: pathlib.Path, stated: dict[str, str], max_bytes: int, share: tuple[int, int]) -> None:
-    """Check that the files are those of the manifest, and the content of every n-th.
-
-    Args:
-      path: the checkpoint's folder.
-      stated: the manifest's files.
-      max_bytes: more than the files together can have. A file without content may have any size, and to read it for
-        its hash would never end.
-      share: `(i, n)`: hash the files i, i + n, ...; other processes hash the others.
+    """Verify all files but the manifest, which has a digest of its own; see `guarded.verify`.
 
     Raises:
-      DamagedCheckpointError: if a file is missing, too many, too large or changed.
+      DamagedCheckpointError: if a file is missing, unexpected, too large or changed.
     """
     with _readable("files"):
-        files = {str(file.relative_to(path)): file for file in list_files(path)}
-        files.pop(MANIFEST, None)
-        for name in sorted(stated.keys() ^ files.keys()):
-            problem = "is not in its manifest" if name in files else "is missing"
-            raise DamagedCheckpointError(f"its file {name} {problem}")
-        if (total := sum(file.stat().st_size for file in files.values())) > max_bytes:
-            raise DamagedCheckpointError(f"its files have {total} bytes, more than its leaves can take")
-        for name in sorted(files)[share[0] :: share[1]]:
-            if _sha256(files[name]) != stated[name]:
-                raise DamagedCheckpointError(f"its file {name} does not have the SHA-256 that was written")
+        guarded.verify(path, stated, max_bytes, manifest=MANIFEST, share=share)
 
 
 def _load(path: pathlib.Path) -> dict[str, Any]:
-    """A manifest as it stands, unverified."""
-    file = path / MANIFEST
+    """Return a manifest as it stands, unverified."""
     with _readable(MANIFEST):
-        if path.is_symlink() or file.is_symlink() or not file.is_file():
-            raise DamagedCheckpointError(f"its {MANIFEST} is missing, or a link leads there")
-        if file.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise DamagedCheckpointError(f"its {MANIFEST} has {file.stat().st_size} bytes")
-        manifest = json.loads(file.read_text())
-    if not isinstance(manifest, dict):
-        raise DamagedCheckpointError(f"its {MANIFEST} holds a {type(manifest).__name__}")
-    return manifest
+        if path.is_symlink():
+            raise DamagedCheckpointError("it is missing, or a link leads there")
+        try:
+            return guarded.read_json(path / MANIFEST)
+        except (FileNotFoundError, NotADirectoryError):
+            raise DamagedCheckpointError(f"its {MANIFEST} is missing") from None
 
 
 @contextlib.contextmanager
 def _readable(what: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         if getattr(error, "errno", None) in NO_DAMAGE:
             raise
-        raise DamagedCheckpointError(f"its {what} cannot be read ({type(error).__name__}: {error})") from error
+        raise DamagedCheckpointError(f"its {what} cannot be read ({getattr(error, 'reason', error)})") from error
 
 
 def _is_int(value: Any) -> bool:
@@ -278,13 +272,3 @@ def _is_score(value: Any) -> bool:
 
 def _is_text_to_text(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    with _readable(MANIFEST):
-        return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

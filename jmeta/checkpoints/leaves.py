@@ -1,4 +1,4 @@
-"""Leaves of a state: by name, described in words, and in the form in which they are stored."""
+"""Leaves of a state: their names, descriptions and stored forms."""
 
 import hashlib
 import json
@@ -11,11 +11,23 @@ import numpy as np
 
 from ..types import PyTree
 
+__all__ = [
+    "named_leaves",
+    "describe",
+    "stored_form",
+    "stored_forms",
+    "fingerprint",
+    "num_bytes",
+    "to_stored",
+    "sharding_of",
+    "from_stored",
+]
+
 _NUMBERS = {bool: np.bool_, int: np.int64, float: np.float64}
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """The leaves by their paths, in the order of `jax.tree.leaves`.
+    """Return the leaves by their paths, in the order of `jax.tree.leaves`.
 
     Example:
       >>> named_leaves({"a": [1, 2.0]})
@@ -25,7 +37,7 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
 
 
 def describe(name: str, leaf: Any) -> str:
-    """What must agree between saving and restoring, such as `"float32[3,4]"`, `"key<fry>[]"` or `"int"`."""
+    """Describe what must agree between saving and restoring, such as `"float32[3,4]"`, `"key<fry>[]"` or `"int"`."""
     if isinstance(leaf, bool | int | float) and not isinstance(leaf, np.generic):
         return type(leaf).__name__
     if hasattr(leaf, "dtype") and hasattr(leaf, "shape") and (_is_key(leaf) or leaf.dtype.kind not in "OSUMm"):
@@ -36,7 +48,7 @@ def describe(name: str, leaf: Any) -> str:
 
 
 def stored_form(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Shape and dtype that a leaf has on disk: keys are their data, Python numbers have 64 bits."""
+    """Return the shape and dtype of a leaf on disk: keys are stored as their data, Python numbers with 64 bits."""
     if isinstance(leaf, bool | int | float) and not isinstance(leaf, np.generic):
         return _form((), _NUMBERS[type(leaf)])
     if _is_key(leaf):
@@ -45,24 +57,25 @@ def stored_form(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def stored_forms(named: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
-    """`stored_form` of each leaf by name."""
+    """Return the `stored_form` of each leaf, by name."""
     return {name: stored_form(leaf) for name, leaf in named.items()}
 
 
 def fingerprint(described: dict[str, str]) -> str:
-    """Of the leaves' names, shapes and dtypes: short, to compare between processes."""
+    """Return a short digest of the leaves' names, shapes and dtypes, to compare between processes."""
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:12]
 
 
 def num_bytes(form: jax.ShapeDtypeStruct) -> int:
-    """How many bytes an array takes in memory, and on disk since nothing is compressed."""
+    """Return the size of an array in bytes, in memory and, since nothing is compressed, on disk."""
     return math.prod(form.shape) * form.dtype.itemsize
 
 
 def to_stored(name: str, leaf: Any) -> np.ndarray | jax.Array:
-    """A leaf as Orbax takes it: an array of several devices with its sharding, or an array of the host.
+    """Return a leaf in the form that Orbax takes: an array on several devices with its sharding, or one on the host.
 
-    In a job of several processes an array that is one process's alone is the host's: the first process's is stored.
+    In a job of several processes, an array that one process holds alone counts as on the host: the first process's is
+    stored.
     """
     array = jax.random.key_data(leaf) if _is_key(leaf) else leaf
     is_of_host = not isinstance(array, jax.Array) or len(array.sharding.device_set) == 1
@@ -75,13 +88,13 @@ def to_stored(name: str, leaf: Any) -> np.ndarray | jax.Array:
 
 
 def sharding_of(like: Any) -> jax.sharding.Sharding | None:
-    """Where an array is to go, or `None` if `like` does not say."""
+    """Return the sharding that an array should have, or `None` if `like` does not say."""
     is_placed = like.committed if isinstance(like, jax.Array) else isinstance(like, jax.ShapeDtypeStruct)
     return like.sharding if is_placed else None
 
 
 def from_stored(array: np.ndarray | jax.Array, like: Any) -> Any:
-    """The inverse of `to_stored`, of the kind that `like` is."""
+    """Invert `to_stored`: return a leaf of the same kind as `like`."""
     if isinstance(like, np.generic):
         return array[()]
     if isinstance(like, np.ndarray):
@@ -97,7 +110,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _key_impl(like: Any) -> Any:
-    """Of an array or a shape: `jax.random.key_impl` itself takes no shapes."""
+    """Return the key implementation of an array or a shape: `jax.random.key_impl` itself takes no shapes."""
     found = []
     jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), _form(like.shape, like.dtype))
     return found[0]

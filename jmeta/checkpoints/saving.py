@@ -1,11 +1,12 @@
-"""Saving: the state is copied to the host's memory, and a thread in the background makes a checkpoint of it.
+"""Saving: the state is copied to the host's memory, and a background thread writes a checkpoint of it.
 
-What was written is read back, as restoring does it, before it takes the place of anything: the file system, and the
-libraries between us and it, may have done something else than they were asked to.
+The written data is read back, as in restoring, before it replaces anything: the file system, and the libraries between
+us and it, may not have done as they were asked.
 """
 
 import concurrent.futures
 import contextlib
+import errno
 import math
 import os
 import pathlib
@@ -20,34 +21,37 @@ from . import arrays, cluster, files, leaves
 from .files import DamagedCheckpointError
 from .restoring import verify
 
+__all__ = ["save", "AsyncSaver"]
+
 
 def save(
     folder: str | os.PathLike[str], step: int, state: PyTree, *, score: float | None = None, keep_last: int = 3
 ) -> pathlib.Path:
     """Write a checkpoint, atomically, and delete those that are neither among the last nor the best.
 
-    One run at a time may save into a folder. A checkpoint of the same step is replaced. What was written is read back,
-    with its hashes, before it counts as saved and anything is deleted.
+    One run at a time may save into a folder. A checkpoint of the same step is replaced. The written data is read back
+    and its hashes are checked before it counts as saved and before anything is deleted.
 
     Args:
-      folder: where a run's checkpoints live; made if it is not there. Any name will do, whatever shells make of it; a
-        leading `~` is the home folder, as in a shell. Addresses such as `gs://bucket` are refused: mount the bucket. So
-        is a path with a backslash, a byte that is no UTF-8, or a name that ends with `gs:`, all of which TensorStore or
-        Orbax take for something else.
+      folder: folder of a run's checkpoints; made if missing. Any name will do, even with characters special to shells;
+        a leading `~` is the home folder, as in a shell. Addresses such as `gs://bucket` are refused: mount the bucket.
+        So is a path with a backslash, a byte that is not UTF-8, or a name that ends with `gs:`, which TensorStore or
+        Orbax would misread.
       step: number of the checkpoint, not negative.
       state: any pytree of arrays, typed random keys and Python numbers. In a job of several processes, arrays of the
-        whole job are stored from all, arrays and numbers that each process has for itself from the first.
-      score: what the best checkpoint is chosen by, higher is better; `None`, or a number that is not finite, never is.
-      keep_last: how many of the latest are kept, at least 1; the one with the best score is kept besides.
+        whole job are stored from all processes, arrays and numbers that each process holds for itself from the first.
+      score: score that selects the best checkpoint, higher is better; `None` or a number that is not finite is never
+        best.
+      keep_last: number of latest checkpoints kept, at least 1; the one with the best score is kept as well.
 
     Returns:
       The checkpoint's folder.
 
     Raises:
-      ValueError: if `step` is negative, `keep_last` is below 1, a leaf is no array, key or number, the folder is one
-        of those that are refused, or processes differ; nothing has been written.
+      ValueError: if `step` is negative, `keep_last` is below 1, a leaf is not an array, key or number, the folder is
+        one of those that are refused, or processes differ; nothing has been written.
       OSError: if it cannot be written; older checkpoints stay.
-      DamagedCheckpointError: if what was written does not read back; it is deleted, and older checkpoints stay.
+      DamagedCheckpointError: if the written data does not read back; it is deleted, and older checkpoints stay.
 
     Example:
       >>> import tempfile, jax, jax.numpy as jnp
@@ -64,10 +68,10 @@ def save(
 
 
 class AsyncSaver:
-    """Saves while the run goes on; what is written is what `save` writes.
+    """A saver that works while the run goes on; it writes the same files as `save`.
 
-    At most one checkpoint is on its way, and while it is, nothing else may save into the folder. Use it in `with`, or
-    end with `wait`: only then is the last one in place.
+    At most one checkpoint is in progress, and meanwhile nothing else may save into the folder. Use it in `with`, or end
+    with `wait`: only then is the last checkpoint in place.
 
     Args:
       folder: see `save`.
@@ -92,9 +96,10 @@ class AsyncSaver:
             raise ValueError(f"keep_last={keep_last}; expected at least 1 checkpoint to keep")
         self._folder, self._keep_last = files.usable(folder), keep_last
         self._pending: concurrent.futures.Future[None] | None = None
+        self._begun: tuple[int, int] | None = None  # tells the folder from a later one of its name
 
     def save(self, step: int, state: PyTree, *, score: float | None = None) -> pathlib.Path:
-        """Begin a checkpoint, after the one before; return as soon as `state` may be donated or changed.
+        """Begin a checkpoint once the previous one is done; return as soon as `state` may be donated or changed.
 
         Args:
           step: see `save`.
@@ -102,12 +107,13 @@ class AsyncSaver:
           score: see `save`.
 
         Returns:
-          Where the checkpoint will be.
+          The path that the checkpoint will have.
 
         Raises:
           ValueError: as `save` does.
-          OSError: if this one cannot be begun, or the one before, which was begun, could not be written.
-          DamagedCheckpointError: if the one before does not read back.
+          OSError: if this checkpoint cannot be begun, or the previous one could not be written; a folder that was moved
+            or deleted after the first save is not made again.
+          DamagedCheckpointError: if the previous one does not read back.
         """
         self.wait()
         if step < 0:
@@ -121,6 +127,7 @@ class AsyncSaver:
         temporary = None
         with operation.together():
             if cluster.is_first():
+                self._begin()
                 temporary = str(files.make_temporary(self._folder, step))
         temporary = pathlib.Path(operation.gather(temporary)[0])
 
@@ -132,19 +139,34 @@ class AsyncSaver:
         copied.wait()
         return self._folder / files.step_name(step)
 
+    def _begin(self) -> None:
+        """Make the folder the first time; one that is missing later was moved or deleted, and must not be made anew."""
+        if self._begun is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._begun = files.identity(self._folder)
+        else:
+            self._check_kept()
+
+    def _check_kept(self) -> None:
+        if self._is_lost():
+            raise FileNotFoundError(errno.ENOENT, "it was moved or deleted after the first save", str(self._folder))
+
+    def _is_lost(self) -> bool:
+        return self._begun != files.identity(self._folder)
+
     def wait(self) -> None:
-        """Return when the checkpoint that is on its way is in place.
+        """Wait until the checkpoint in progress is in place.
 
         Raises:
-          OSError: if it could not be written; said once.
-          DamagedCheckpointError: if it does not read back; said once.
+          OSError: if it could not be written; raised once.
+          DamagedCheckpointError: if it does not read back; raised once.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
             try:
                 pending.result()
             finally:
-                concurrent.futures.wait([pending])  # also after Ctrl-C: nobody must meet half a save
+                concurrent.futures.wait([pending])  # also after Ctrl-C: nobody may see half a save
 
     def __enter__(self) -> "AsyncSaver":
         return self
@@ -167,7 +189,7 @@ class AsyncSaver:
         forms: dict[str, jax.ShapeDtypeStruct],
         copied: threading.Event,
     ) -> None:
-        """All that happens in the background."""
+        """Do the work of the background thread."""
         try:
             with operation.together():
                 try:
@@ -185,16 +207,31 @@ class AsyncSaver:
                 self._read_back(temporary, content, forms)
             with operation.together():
                 if cluster.is_first():
+                    self._check_kept()
                     files.put_in_place(temporary, self._folder / files.step_name(content["step"]))
                     files.prune(self._folder, self._keep_last, newest=content["step"])
         except BaseException:
             if cluster.is_first():
-                with contextlib.suppress(OSError):
-                    files.remove(temporary)
+                self._clear(temporary)
             raise
 
+    def _clear(self, temporary: pathlib.Path) -> None:
+        """Remove an unfinished checkpoint; if the folder was lost, remove also the one that TensorStore made instead.
+
+        TensorStore makes folders for its files, even where ours used to be, and its threads may still write some.
+        """
+        for _ in range(20):
+            with contextlib.suppress(OSError):
+                files.remove(temporary)
+                if not self._is_lost():
+                    return
+                os.removedirs(self._folder)
+            if not self._is_lost() or not self._folder.exists():
+                return
+            threading.Event().wait(0.1)
+
     def _complete(self, temporary: pathlib.Path, content: dict[str, Any]) -> None:
-        """What the first process does when all have written."""
+        """Complete a checkpoint: the first process's work, when all have written."""
         arrays.merge_arrays(temporary / "state")
         files.write_manifest(temporary, content)
         files.to_disk(temporary, *temporary.rglob("*"))
@@ -202,7 +239,7 @@ class AsyncSaver:
     def _read_back(
         self, temporary: pathlib.Path, content: dict[str, Any], forms: dict[str, jax.ShapeDtypeStruct]
     ) -> None:
-        """What every process does before the checkpoint gets its name: its share of what restoring would do."""
+        """Read back this process's share, as restoring would, before the checkpoint gets its name."""
         name = files.step_name(content["step"])
         try:
             verify(temporary, forms, content["leaves"], name)

@@ -1,15 +1,15 @@
-"""How the meta-gradient of an episode is got: functions `EpisodeFn -> GradFn`.
+"""How the meta-gradient of an episode is computed: functions `EpisodeFn -> GradFn`.
 
 A `GradFn` has the signature of `jax.value_and_grad(episode_fn, has_aux=True)`, so plain reverse mode is the default and
 needs no name of its own; `jmeta.over_tasks` and `jmeta.meta_trainer` take any other in its place.
 
-| estimator | meta-gradient | needs of the episode |
+| estimator | meta-gradient | requirement on the episode |
 |---|---|---|
 | `jax.value_and_grad(..., has_aux=True)` | exact | reverse mode |
 | `forward_mode` | exact, one forward pass for each meta-parameter | forward mode: no `custom_vjp` inside |
-| `evolution_strategies` | that of a smoothed loss, with noise | nothing: it is only evaluated |
+| `evolution_strategies` | that of a smoothed loss, with noise | none: it is only evaluated |
 | `score_function` | unbiased where the episode draws random numbers, with noise | `aux["log_prob"]` |
-| `persistent_evolution_strategies` | the same over unrolls of a long inner loop, unbiased by truncation | an unroll |
+| `persistent_evolution_strategies` | that of a smoothed loss over a long inner loop, no truncation bias | an unroll |
 
 An estimator returns gradients of floating-point leaves and refuses meta-parameters of any other kind.
 """

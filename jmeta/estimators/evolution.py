@@ -1,7 +1,7 @@
 """Evolution strategies: a meta-gradient from evaluations alone.
 
 The loss is smoothed by a Gaussian, f̄(θ) = E f(θ + σε), and ∇f̄ = E[f(θ + σε) ε] / σ. Pairs ±ε (antithetic sampling)
-cancel f(θ) and all even terms: (f(θ + σε) − f(θ − σε)) ε / 2σ. Nothing is differentiated, so an episode may hold
+cancel f(θ) and all even terms: (f(θ + σε) − f(θ − σε)) ε / 2σ. Nothing is differentiated, so an episode may contain
 anything, and memory is that of a forward pass. The noise grows with the number of meta-parameters.
 
 Reference: Salimans, Ho, Chen, Sidor, Sutskever, "Evolution Strategies as a Scalable Alternative to Reinforcement
@@ -15,20 +15,22 @@ from jaxtyping import Array, Key
 
 from ..types import Aux, EpisodeFn, GradFn, PyTree, RandomKey
 
+__all__ = ["evolution_strategies", "check_pairs"]
+
 
 def evolution_strategies(
     episode_fn: EpisodeFn, *, num_pairs: int, sigma: float, pairs_at_once: int | None = None
 ) -> GradFn:
-    """The gradient of the loss smoothed by a Gaussian, estimated from antithetic pairs.
+    """Estimate the gradient of the Gaussian-smoothed loss from antithetic pairs of perturbations.
 
     Args:
-      episode_fn: `(meta_params, task, key) -> (loss, aux)`; both ends of a pair get the same key.
-      num_pairs: pairs of perturbations.
+      episode_fn: `(meta_params, task, key) -> (loss, aux)`; both members of a pair get the same key.
+      num_pairs: number of pairs of perturbations.
       sigma: standard deviation of the perturbations; the bias is of order sigma².
-      pairs_at_once: evaluated in one `vmap`, and the rest one batch after another; all if not given.
+      pairs_at_once: pairs evaluated in one `vmap`, one such batch after another; all if not given.
 
     Returns:
-      `(meta_params, task, key) -> ((loss, aux), grads)`, loss and aux at `meta_params` itself.
+      `(meta_params, task, key) -> ((loss, aux), grads)`, with loss and aux at the unperturbed `meta_params`.
 
     Raises:
       ValueError: if a number is not positive, or `pairs_at_once` does not divide `num_pairs`.

@@ -1,7 +1,7 @@
-"""Forward mode: exact meta-gradients without storing anything of the inner loop, one pass for each meta-parameter.
+"""Forward mode: exact meta-gradients that store nothing of the inner loop, one pass for each meta-parameter.
 
-For a handful of hyper-parameters (learning rates, weights of losses) and long inner loops: memory does not grow with
-the number of inner steps, time does with the number of meta-parameters.
+Use it for a handful of hyper-parameters (learning rates, weights of losses) and long inner loops: memory does not grow
+with the number of inner steps, but time grows with the number of meta-parameters.
 
 Reference: Franceschi, Donini, Frasconi, Pontil, "Forward and Reverse Gradient-Based Hyperparameter Optimization", 2017,
 arXiv:1703.01785, section 3.2.
@@ -14,14 +14,16 @@ from jaxtyping import Array
 
 from ..types import Aux, EpisodeFn, GradFn, PyTree, RandomKey
 
+__all__ = ["forward_mode"]
+
 
 def forward_mode(episode_fn: EpisodeFn, *, directions_at_once: int | None = None) -> GradFn:
-    """The exact meta-gradient by one Jacobian-vector product for each number in the meta-parameters.
+    """Compute the exact meta-gradient, by one Jacobian-vector product for each number in the meta-parameters.
 
     Args:
-      episode_fn: `(meta_params, task, key) -> (loss, aux)`. Forward mode does not go through a `jax.custom_vjp`, so its
-        inner loop may not be `adjoints.mixed_mode` or `adjoints.implicit`.
-      directions_at_once: products in one `vmap`, and the rest one batch after another; all if not given.
+      episode_fn: `(meta_params, task, key) -> (loss, aux)`. Forward mode cannot go through a `jax.custom_vjp`, so the
+        inner loop may use neither `adjoints.mixed_mode` nor `adjoints.implicit`.
+      directions_at_once: products computed in one `vmap`, one such batch after another; all if not given.
 
     Returns:
       `(meta_params, task, key) -> ((loss, aux), grads)`.
@@ -29,7 +31,7 @@ def forward_mode(episode_fn: EpisodeFn, *, directions_at_once: int | None = None
     Raises:
       ValueError: if `directions_at_once` is not positive; at trace time if forward mode cannot go through the episode,
         or there is nothing to differentiate.
-      TypeError: at trace time, if a meta-parameter is not of floating point.
+      TypeError: at trace time, if a meta-parameter is not floating point.
 
     Example:
       >>> import jax
@@ -53,7 +55,7 @@ def forward_mode(episode_fn: EpisodeFn, *, directions_at_once: int | None = None
         at_once = jax.vmap(along, out_axes=(None, 0, None))
         num_at_once = directions_at_once or flat.size
         num_batches = -(-flat.size // num_at_once)
-        indices = jnp.arange(num_batches * num_at_once)  # those beyond the last have no direction
+        indices = jnp.arange(num_batches * num_at_once)  # indices beyond `flat.size` get a zero direction
         try:
             loss, slopes, aux = jax.lax.map(at_once, indices.reshape(num_batches, num_at_once))
         except TypeError as error:
@@ -77,6 +79,6 @@ def _check_floating(meta_params: PyTree) -> None:
     for leaf in leaves:
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
-                f"forward_mode needs meta-parameters of floating point, but one is {jnp.result_type(leaf)}; put what "
-                "is not learned into the task, or close over it"
+                f"forward_mode needs meta-parameters of floating point, but one is {jnp.result_type(leaf)}; put "
+                "values that are not learned into the task, or close over them"
             )

@@ -1,9 +1,9 @@
-"""Persistent evolution strategies: meta-gradients of long inner loops from short unrolls, without bias by truncation.
+"""Persistent evolution strategies: meta-gradients of long inner loops from short unrolls, without truncation bias.
 
-Evolution strategies on an unroll of K steps out of T blame the meta-parameters for those K steps only. Persistent ones
-keep particles that each run their own inner loop with their own perturbations, and credit the loss of an unroll with
-the *sum* of all perturbations that the particle has felt since its inner loop began. So a meta-step costs K inner steps
-instead of T, and the gradient is that of the whole loop.
+Evolution strategies on an unroll of K steps out of T see the effect of the meta-parameters on those K steps only.
+Persistent ones keep particles that each run their own inner loop with their own perturbations, and attribute the loss
+of an unroll to the *sum* of all perturbations that the particle has received since its inner loop began. So a meta-step
+costs K inner steps instead of T, and the gradient is that of the whole loop.
 
 Reference: Vicol, Metz, Sohl-Dickstein, "Unbiased Gradient Estimation in Unrolled Computation Graphs with Persistent
 Evolution Strategies", 2021, arXiv:2112.13835, algorithm 2.
@@ -20,17 +20,19 @@ from jaxtyping import Array, Int
 from ..types import Aux, PyTree, RandomKey
 from .evolution import check_pairs
 
+__all__ = ["Unroll", "ParticlesState", "PersistentEstimator", "persistent_evolution_strategies"]
+
 Unroll = Callable[[PyTree, PyTree, PyTree, RandomKey], tuple[PyTree, Array, Aux]]
-"""`(meta_params, inner_state, task, key) -> (inner_state, loss, aux)`: some steps of an inner loop."""
+"""`(meta_params, inner_state, task, key) -> (inner_state, loss, aux)`: a few steps of an inner loop."""
 
 
 class ParticlesState(NamedTuple):
-    """What goes on from one meta-step to the next.
+    """The particles' state between two meta-steps.
 
     Attributes:
-      inner: states of the inner loops; `[2, pairs, ...]`, the perturbations of the second half have the other sign.
+      inner: states of the inner loops, `[2, pairs, ...]`; the perturbations of the second half have the opposite sign.
       felt: `[pairs, ...]`, like the meta-parameters: the sum of each pair's perturbations since its loop began.
-      num_unrolls: int32, of the present inner loops.
+      num_unrolls: int32, number of unrolls that the current inner loops have done.
     """
 
     inner: PyTree
@@ -39,7 +41,7 @@ class ParticlesState(NamedTuple):
 
 
 class PersistentEstimator(NamedTuple):
-    """A stateful estimator.
+    """A stateful estimator, as a pair of pure functions.
 
     Attributes:
       init: `(meta_params, task, key) -> state`.
@@ -58,15 +60,15 @@ def persistent_evolution_strategies(
     num_pairs: int,
     sigma: float,
 ) -> PersistentEstimator:
-    """Evolution strategies over unrolls of a long inner loop.
+    """Estimate the meta-gradient of a long inner loop by evolution strategies over its unrolls.
 
     Args:
       unroll: `(meta_params, inner_state, task, key) -> (inner_state, loss, aux)`. The loss of the whole loop is the sum
-        of the losses of its unrolls. Both of a pair get the same key.
-      init_inner: `(meta_params, task, key) -> inner_state`, where every inner loop begins. No gradient flows through
-        it: what a start should learn must be read by `unroll`.
-      num_unrolls: unrolls in a whole inner loop; then all particles begin anew.
-      num_pairs: antithetic pairs of particles.
+        of the losses of its unrolls. Both members of a pair get the same key.
+      init_inner: `(meta_params, task, key) -> inner_state`, the start of every inner loop. No gradient flows through
+        it: a meta-parameter gets a gradient only if `unroll` reads it.
+      num_unrolls: unrolls in a whole inner loop, after which all particles start again.
+      num_pairs: number of antithetic pairs of particles.
       sigma: standard deviation of the perturbations of one unroll.
 
     Returns:

@@ -15,15 +15,17 @@ from jaxtyping import Array, Float
 
 from ..types import Aux, EpisodeFn, GradFn, PyTree, RandomKey
 
+__all__ = ["magic_box", "score_function"]
+
 
 def magic_box(log_prob: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """1, with the derivatives of `exp(log_prob)` relative to its value.
+    """Return 1, with the derivatives of `exp(log_prob)` relative to its value.
 
-    Multiply the cost at step t with the box of the sum of log-probabilities up to t: the product's derivatives, of any
-    order, are unbiased estimates of those of the expected cost.
+    Multiply the cost at step t by the magic box of the summed log-probabilities up to t: the product's derivatives, of
+    any order, are unbiased estimates of those of the expected cost.
 
     Args:
-      log_prob: of the actions that a cost depends on, summed.
+      log_prob: summed log-probability of the actions that a cost depends on.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -37,16 +39,16 @@ def magic_box(log_prob: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def score_function(episode_fn: EpisodeFn, *, num_samples: int = 1) -> GradFn:
-    """An unbiased gradient of the *expected* loss of an episode that draws random numbers with learned probabilities.
+    """Estimate, without bias, the gradient of the *expected* loss of an episode that draws from learned probabilities.
 
     Args:
-      episode_fn: `(meta_params, task, key) -> (loss, aux)`, where `aux["log_prob"]` is the log-probability, a scalar
-        that is differentiable in the meta-parameters, of all that was drawn.
-      num_samples: episodes of the task with keys of their own. From two on, each one's baseline is the mean loss of
-        the others, which takes most of the noise away at no bias.
+      episode_fn: `(meta_params, task, key) -> (loss, aux)`, where `aux["log_prob"]` is the log-probability of all
+        draws, a scalar that is differentiable in the meta-parameters.
+      num_samples: episodes of the task, each with its own key. With two or more, each one's baseline is the mean loss
+        of the others, which removes most of the noise and adds no bias.
 
     Returns:
-      `(meta_params, task, key) -> ((loss, aux), grads)`, loss and aux averaged over samples.
+      `(meta_params, task, key) -> ((loss, aux), grads)`, with loss and aux averaged over samples.
 
     Raises:
       ValueError: if `num_samples` is not positive; at trace time if `aux` has no scalar `log_prob`.
@@ -72,8 +74,8 @@ def score_function(episode_fn: EpisodeFn, *, num_samples: int = 1) -> GradFn:
         losses, aux = jax.vmap(episode_fn, in_axes=(None, None, 0))(meta_params, task, keys)
         if "log_prob" not in aux or jnp.shape(aux["log_prob"]) != (num_samples,):
             raise ValueError(
-                'the score function needs aux["log_prob"], the scalar log-probability of what the episode drew, but '
-                f"the aux has {sorted(aux)}" + (" with a log_prob that is no scalar" if "log_prob" in aux else "")
+                'the score function needs aux["log_prob"], the scalar log-probability of all that the episode drew, '
+                f"but the aux has {sorted(aux)}" + (" with a log_prob that is no scalar" if "log_prob" in aux else "")
             )
         constant = jax.lax.stop_gradient(losses)
         others = (constant.sum() - constant) / (num_samples - 1) if num_samples > 1 else jnp.zeros_like(constant)

@@ -1,20 +1,25 @@
-"""Learners: one method a file, each a factory that returns a `jmeta.Learner`.
+"""Learners: one method per file, with its aliases, each a factory that returns a `jmeta.Learner`.
 
 Some methods train on more than a loss of query predictions: MAML++, iMAML, Reptile and Baseline++. The learner's fourth
-function, `episode`, says how, and `jmeta.episode` uses it. Learners that act in environments are in
+function, `episode`, defines their objective, and `jmeta.episode` uses it. Learners that act in environments are in
 `jmeta.domains.rl.learners`.
 """
 
-from .anil import anil
-from .boil import boil
 from .cavia import cavia
 from .exact_gaussian_process import evidence, exact_gaussian_process
 from .fine_tune import fine_tune
-from .first_order_maml import first_order_maml
 from .from_scratch import from_scratch
 from .imaml import imaml
-from .maml import maml
-from .maml_plus_plus import maml_plus_plus
+from .maml import anil, boil, first_order_maml, maml
+from .maml_plus_plus import (
+    InnerSteps,
+    at_step,
+    maml_plus_plus,
+    multi_step_loss,
+    multi_step_weights,
+    per_step_norms,
+    per_step_rates,
+)
 from .matching import matching
 from .meta_sgd import meta_sgd
 from .nearest_mean import nearest_mean
@@ -25,7 +30,9 @@ from .reptile import reptile
 from .ridge import ridge
 
 __all__ = [
+    "InnerSteps",
     "anil",
+    "at_step",
     "boil",
     "cavia",
     "evidence",
@@ -38,7 +45,11 @@ __all__ = [
     "maml_plus_plus",
     "matching",
     "meta_sgd",
+    "multi_step_loss",
+    "multi_step_weights",
     "nearest_mean",
+    "per_step_norms",
+    "per_step_rates",
     "proto_maml",
     "protonet",
     "relation",

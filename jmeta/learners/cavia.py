@@ -5,8 +5,8 @@ Inner steps change only a vector φ that is appended to the network's input and 
 overfits little, and the context is a readable embedding of the task.
 
 Reference: Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson, "Fast Context Adaptation via Meta-Learning", 2019,
-arXiv:1810.03642, eq. 3-5. For images the context is appended as constant channels, which a network may read as it
-likes: `models.conv4(num_context=...)` scales and shifts its feature maps by it, as the paper does. Differs from the
+arXiv:1810.03642, eq. 3-5. For images the context is appended as constant channels, and the network decides how to use
+them: `models.conv4(num_context=...)` scales and shifts its feature maps by it, as the paper does. Differs from the
 paper: there only one of the layers is modulated.
 """
 
@@ -23,10 +23,12 @@ from ..adjoints import Adjoint
 from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
 
+__all__ = ["cavia"]
+
 
 class _Adapted(NamedTuple):
     context: Float[Array, " num_context"]
-    params: PyTree  # the shared network's, with the support's statistics if it stores any
+    params: PyTree  # parameters of the shared network, with the support's statistics if it stores any
 
 
 def cavia(
@@ -48,6 +50,7 @@ def cavia(
 
     Returns:
       A learner whose meta-parameters are parameters of `model`, and whose adapted state holds the context vector.
+      Unlike `maml` it has no `is_adapted`: inner steps change the context alone, and no parameter of the network.
 
     Raises:
       ValueError: if `num_steps` is negative or `num_context` is not positive.
@@ -73,6 +76,7 @@ def cavia(
         params, support = params_and_support
         return loss_on_support(params, support._replace(x=_append(support.x, context)), key)
 
+    inner_optimizer = adjoints.checked_optimizer(inner_optimizer, "an inner optimizer")
     inner_loop = descend(objective, inner_optimizer, num_steps=num_steps, adjoint=adjoint)
 
     def init(key: RandomKey, task: Task) -> PyTree:
@@ -85,7 +89,7 @@ def cavia(
         return _Adapted(context, with_support_statistics(model, meta_params, appended, key_statistics))
 
     def predict(meta_params: PyTree, adapted: _Adapted, x: PyTree, key: RandomKey | None) -> PyTree:
-        # without stored statistics the network is the meta-parameters themselves
+        # without stored statistics, the network's parameters are the meta-parameters themselves
         params = meta_params if model.calibrate is None else adapted.params
         return model.apply(params, _append(x, adapted.context), key)
 

@@ -1,7 +1,7 @@
-"""What learners share that compare a query with the classes of a support: labels, means, directions, absence.
+"""Labels, class means, directions and absent classes: shared by learners that compare a query with a support.
 
-Not a learner. Each function treats padding in the one way that makes a padded task equal to the task itself: a masked
-example belongs to no class, and a class without a real example is ruled out of the predictions.
+This module has no learner. Each function treats padding so that a padded task equals the task itself: a masked example
+belongs to no class, and a class without a real example is excluded from the predictions.
 """
 
 import jax
@@ -12,9 +12,11 @@ from jaxtyping import Array, Float, Shaped
 from ..support import apply_to_support
 from ..types import Batch, Model, PyTree, RandomKey
 
+__all__ = ["check_num_ways", "embed_support", "embed", "one_hot_labels", "class_means", "directions", "exclude_absent"]
+
 
 def check_num_ways(num_ways: int) -> None:
-    """Raises `ValueError` if `num_ways` is not positive."""
+    """Raise `ValueError` if `num_ways` is not positive."""
     if num_ways < 1:
         raise ValueError(f"num_ways={num_ways}; expected the number of classes of a task, at least 1")
 
@@ -22,13 +24,13 @@ def check_num_ways(num_ways: int) -> None:
 def embed_support(
     model: Model, params: PyTree, support: Batch, key: RandomKey | None
 ) -> tuple[Float[Array, "examples features"], PyTree]:
-    """`(embeddings, params)` of the support, the parameters holding its statistics; see `embed`."""
+    """Return `(embeddings, params)` of the support; the parameters hold its statistics; see `embed`."""
     outputs, params = apply_to_support(model, params, support, key)
     return _as_embeddings(outputs), params
 
 
 def embed(model: Model, params: PyTree, x: PyTree, key: RandomKey | None) -> Float[Array, "examples features"]:
-    """A model's outputs as vectors, in float32 at least: distances and solves in half precision are noise.
+    """Return a model's outputs as vectors, in float32 at least: distances and solves in half precision are noise.
 
     Raises:
       ValueError: if an output is not a vector.
@@ -44,7 +46,7 @@ def embed(model: Model, params: PyTree, x: PyTree, key: RandomKey | None) -> Flo
 
 
 def one_hot_labels(support: Batch, num_ways: int, dtype: DTypeLike) -> Float[Array, "examples ways"]:
-    """One row for each example: 1 at its label, and nothing but zeros for padding (and for a label out of range).
+    """Return one row for each example: 1 at its label, and all zeros for padding (and for a label out of range).
 
     Raises:
       ValueError: if the labels are not a vector of integers.
@@ -68,7 +70,7 @@ def one_hot_labels(support: Batch, num_ways: int, dtype: DTypeLike) -> Float[Arr
 def class_means(
     values: Float[Array, "examples ..."], one_hot: Float[Array, "examples ways"]
 ) -> tuple[Float[Array, "ways ..."], Float[Array, "ways"]]:
-    """The mean of the values of each class, and the number of its examples; the mean of a class without any is 0.
+    """Return the mean of each class's values and the number of its examples; the mean of a class without any is 0.
 
     Example:
       >>> import jax.numpy as jnp
@@ -82,7 +84,7 @@ def class_means(
 
 
 def directions(vectors: Float[Array, "... features"]) -> Float[Array, "... features"]:
-    """Vectors scaled to length 1. One shorter than 1e-6 has no direction: it becomes 0, and so does its gradient.
+    """Scale vectors to length 1. One shorter than 1e-6 has no direction: it becomes 0, and so does its gradient.
 
     The inner product of two directions is a cosine, without the NaN or the huge gradient of a division by a length of
     0.
@@ -101,7 +103,7 @@ def directions(vectors: Float[Array, "... features"]) -> Float[Array, "... featu
 def exclude_absent(
     logits: Float[Array, "examples ways"], counts: Float[Array, "ways"]
 ) -> Float[Array, "examples ways"]:
-    """Logits with -inf for every class that has no example in the support (a task of padding alone keeps all).
+    """Set logits to -inf for every class without an example in the support (a task of padding alone keeps all).
 
     Example:
       >>> import jax.numpy as jnp

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..distributions import Mixture, Normal
-from ..support import without_padding
+from ..losses import without_padding
 from ..tasks.kernels import Kernel
 from ..types import Batch, Learner, PyTree, RandomKey, Task
 
@@ -128,8 +128,7 @@ def _condition(kernel: Kernel, noise: float, num_nodes: int) -> Callable[[Batch]
     nodes, quadrature = _gauss_legendre(kernel.num_drawn, num_nodes)
 
     def condition(batch: Batch) -> tuple[Array, Array, Array]:
-        is_real, x = _is_real(batch), without_padding(batch).x
-        y = jnp.where(is_real[:, None], batch.y, 0)
+        is_real, (x, y, _) = _is_real(batch), without_padding(batch)
 
         def at_node(unit: Array) -> tuple[Array, Array, Array]:
             # padding is a point of variance 1, apart from the others and observed at 0: it changes nothing

@@ -2,14 +2,15 @@
 
 A body f and a head are trained as an ordinary classifier of all meta_train classes: the learner's training episode. A
 task freezes f and fits a fresh head to the embedded support by a few optimizer steps on the cross-entropy. The cosine
-head of Baseline++ has logits s cos(f(x), wₖ), the linear one of Baseline wₖ · f(x) + bₖ. Nothing is adapted in
-training, and yet this is a baseline that many a meta-learner does not beat. Paper: Chen, Liu, Kira, Wang, Huang, "A
-Closer Look at Few-shot Classification", 2019, arXiv:1904.04232, section 3.2.
+head of Baseline++ has logits s cos(f(x), wₖ), the linear one of Baseline wₖ · f(x) + bₖ. Training adapts nothing, and
+yet many meta-learners do not beat this baseline. Paper: Chen, Liu, Kira, Wang, Huang, "A Closer Look at Few-shot
+Classification", 2019, arXiv:1904.04232, section 3.2.
 
-What differs from the paper: each step uses the whole support instead of a random part of it; the optimizer is the
+Differences from the paper: each step uses the whole support instead of a random part of it; the optimizer is the
 caller's; cosine weights start as unit vectors in random directions, and have no learned length.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,17 +18,22 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Shaped
 
+from .. import adjoints
 from ..adaptation import descend
 from ..losses import checked_loss, cross_entropy
+from ..models import but_statistics
+from ..params import merge, partition
 from ..support import support_loss
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, directions, embed, embed_support, exclude_absent, one_hot_labels
+
+__all__ = ["FineTuned", "fine_tune"]
 
 _HEADS = ("cosine", "linear")
 
 
 class FineTuned(NamedTuple):
-    """What is inferred from a support.
+    """The adapted state: everything inferred from a support.
 
     Attributes:
       body: parameters of the body, with the support's statistics if it stores any.
@@ -40,6 +46,12 @@ class FineTuned(NamedTuple):
     counts: Array
 
 
+class _Context(NamedTuple):
+    rest: PyTree  # parameters that the steps leave unchanged
+    features: Float[Array, "examples features"]  # features of the body before any step
+    support: Batch
+
+
 def fine_tune(
     body: Model,
     optimizer: optax.GradientTransformation,
@@ -49,11 +61,12 @@ def fine_tune(
     num_steps: int,
     head: str = "cosine",
     scale: float = 10.0,
+    is_adapted: Callable[[str], bool] = lambda _: False,
 ) -> Learner:
-    """Freeze a pre-trained body and fit a fresh head to the support.
+    """Freeze a pre-trained body, or most of it, and fit a fresh head to the support.
 
-    Its training episode pre-trains body and head. The loss is that of the classifier of all classes on a task's query,
-    a batch with labels in `0..num_classes-1`, such as `tasks.supervised` draws; the support is ignored.
+    Its training episode pre-trains body and head. The loss is that of the classifier over all classes on a task's
+    query, a batch with labels in `0..num_classes-1`, such as `tasks.supervised` draws; the support is ignored.
 
     Args:
       body: embeds inputs; `apply` returns `[examples, features]`. It sees the support without dropout.
@@ -61,17 +74,19 @@ def fine_tune(
       num_classes: number of classes that the body is pre-trained on.
       num_ways: number of classes in a task; labels are `0..num_ways-1`. A class without a real support example gets a
         logit of -inf.
-      num_steps: steps of the head, at least 0; the paper takes 100.
+      num_steps: steps of the head, at least 0; the paper uses 100.
       head: `"cosine"` (Baseline++) or `"linear"` (Baseline).
-      scale: what a cosine is multiplied by to be a logit, positive. The linear head ignores it.
+      scale: factor from a cosine to a logit, positive. The linear head ignores it.
+      is_adapted: whether a task's steps change the body's parameter with this path, along with the head. The papers'
+        method selects none, and embeds the support once; `lambda _: True` fine-tunes the whole network.
 
     Returns:
       A learner whose meta-parameters are `{"body": ..., "head": ...}`; `adapt` uses the body alone, and its adapted
       state is `FineTuned`. It is differentiable, so `jmeta.plain_episode` would train the body, too.
 
     Raises:
-      ValueError: if a number is out of its range or `head` is neither of the two; at trace time if the body's outputs
-        or the labels are not what is written above.
+      ValueError: if a number is out of range or `head` is neither of the two; at trace time if the body's outputs or
+        the labels do not have the form above.
 
     Example:
       >>> import jax, jax.numpy as jnp, jmeta, optax
@@ -90,10 +105,17 @@ def fine_tune(
     head_of_all, head_of_task = _make_head(head, num_classes, scale), _make_head(head, num_ways, scale)
     head_loss = support_loss(head_of_task, _cross_entropy_of_present)
 
-    def objective(params: PyTree, context: Batch, step: Any, key: RandomKey) -> tuple[Any, Aux]:
-        del step
-        return head_loss(params, context, key)
+    def is_descended(path: str) -> bool:
+        return path.startswith("head/") or but_statistics(is_adapted)(path.removeprefix("body/"))
 
+    def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
+        del step
+        whole, features = merge(params, context.rest), context.features
+        if jax.tree.leaves(params["body"]):
+            features, _ = embed_support(body, whole["body"], context.support, None)
+        return head_loss(whole["head"], context.support._replace(x=features), key)
+
+    optimizer = adjoints.checked_optimizer(optimizer, "an inner optimizer")
     inner_loop = descend(objective, optimizer, num_steps=num_steps)
 
     def init(key: RandomKey, task: Task) -> PyTree:
@@ -105,9 +127,13 @@ def fine_tune(
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> FineTuned:
         key_head, key_descend = jax.random.split(key)
         features, body_params = embed_support(body, meta_params["body"], support, None)
-        start = head_of_task.init(key_head, features)
-        params, _ = inner_loop(start, support._replace(x=features), key_descend)
-        return FineTuned(body_params, params, one_hot_labels(support, num_ways, features.dtype).sum(0))
+        fresh = {"body": meta_params["body"], "head": head_of_task.init(key_head, features)}
+        start, rest = partition(fresh, is_descended)
+        params, _ = inner_loop(start, _Context(rest, features, support), key_descend)
+        whole = merge(params, rest)
+        if jax.tree.leaves(params["body"]):
+            _, body_params = embed_support(body, whole["body"], support, None)
+        return FineTuned(body_params, whole["head"], one_hot_labels(support, num_ways, features.dtype).sum(0))
 
     def predict(
         meta_params: PyTree, adapted: FineTuned, x: PyTree, key: RandomKey | None
@@ -137,7 +163,7 @@ def _make_head(head: str, num_outputs: int, scale: float) -> Model:
 
 
 def _linear_head(num_outputs: int) -> Model:
-    """wₖ · x + bₖ for each of the weight vectors, which start with a mean square of 1 / features."""
+    """Build a head with outputs wₖ · x + bₖ, whose weight vectors start with a mean square of 1 / features."""
 
     def init(key: RandomKey, x: Float[Array, "examples features"]) -> PyTree:
         weights = jax.random.normal(key, (num_outputs, x.shape[1]), x.dtype) / x.shape[1] ** 0.5
@@ -151,7 +177,7 @@ def _linear_head(num_outputs: int) -> Model:
 
 
 def _cosine_head(num_outputs: int, scale: float) -> Model:
-    """s cos(x, wₖ) for each of the weight vectors, which start with length 1."""
+    """Build a head with outputs s cos(x, wₖ), whose weight vectors start with length 1."""
 
     def init(key: RandomKey, x: Float[Array, "examples features"]) -> PyTree:
         return {"weights": directions(jax.random.normal(key, (num_outputs, x.shape[1]), x.dtype))}
@@ -164,6 +190,6 @@ def _cosine_head(num_outputs: int, scale: float) -> Model:
 
 
 def _cross_entropy_of_present(outputs: Shaped[Array, "examples ways"], batch: Batch) -> tuple[Float[Array, ""], Aux]:
-    """The cross-entropy among the classes that the batch shows: padded ways do not push the others' logits."""
+    """Return the cross-entropy among the classes of the batch: padded ways do not affect the others' logits."""
     counts = one_hot_labels(batch, outputs.shape[1], outputs.dtype).sum(0)
     return cross_entropy(exclude_absent(outputs, counts), batch)

@@ -1,11 +1,13 @@
 """Training from scratch: a random initialisation, trained on the support of the task alone.
 
-The floor of every comparison: MAML whose initialisation is not learned but drawn anew for each task,
-φ₀ ~ init, φₜ₊₁ = φₜ − α ∇L(φₜ; support). What other tasks bring is the distance to this number. It is the "from
+This is the lower bound of every comparison: MAML whose initialisation is not learned but drawn anew for each task,
+φ₀ ~ init, φₜ₊₁ = φₜ − α ∇L(φₜ; support). The gain over this number is what other tasks contribute. It is the "from
 scratch" row of, among others, Chen et al., "A Closer Look at Few-shot Classification", 2019, arXiv:1904.04232, and
-the random initialisation of Finn, Abbeel, Levine, 2017, arXiv:1703.03400, section 5.1; nothing differs but the number
+the random initialisation of Finn, Abbeel, Levine, 2017, arXiv:1703.03400, section 5.1; it differs only in the number
 of steps.
 """
+
+from collections.abc import Callable
 
 import jax
 import optax
@@ -13,18 +15,28 @@ import optax
 from ..types import Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
 from .maml import maml
 
+__all__ = ["from_scratch"]
 
-def from_scratch(model: Model, loss_fn: LossFn, optimizer: optax.GradientTransformation, *, num_steps: int) -> Learner:
+
+def from_scratch(
+    model: Model,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_steps: int,
+    is_adapted: Callable[[str], bool] = lambda _: True,
+) -> Learner:
     """Draw a random model for each task and train it on the support.
 
     Args:
       model: outputs one row for each example.
       loss_fn: `(outputs, batch) -> (loss, aux)`, descended on the support.
       optimizer: any optax transformation.
-      num_steps: steps on the whole support, at least 0; without an initialisation to start from it takes hundreds.
+      num_steps: steps on the whole support, at least 0; without a learned initialisation it takes hundreds.
+      is_adapted: as in `maml`; the other parameters keep their initial values.
 
     Returns:
-      A learner whose adapted state are parameters of `model`, drawn with the key of `adapt`. Its meta-parameters are
+      A learner whose adapted state is parameters of `model`, drawn with the key of `adapt`. Its meta-parameters are
       `{}`: there is nothing to meta-train.
 
     Raises:
@@ -43,7 +55,7 @@ def from_scratch(model: Model, loss_fn: LossFn, optimizer: optax.GradientTransfo
       Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", 2017,
       arXiv:1703.03400, section 5.1.
     """
-    learner = maml(model, loss_fn, optimizer, num_steps=num_steps)
+    learner = maml(model, loss_fn, optimizer, num_steps=num_steps, is_adapted=is_adapted)
 
     def init(key: RandomKey, task: Task) -> PyTree:
         del key, task

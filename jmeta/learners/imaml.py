@@ -1,8 +1,9 @@
-"""iMAML: an initialisation that tasks stay near, learned without differentiating through the steps.
+"""iMAML: an initialisation that tasks stay close to, learned without differentiating through the steps.
 
-A task is learned by minimising its support loss tied to the initialisation θ, φ* = argmin L(φ; support) + λ/2 ‖φ − θ‖².
-The tie makes φ* depend on θ however long the inner loop runs, so the meta-gradient follows from φ* alone, by implicit
-differentiation: memory does not grow with the steps, and any optimizer may take them.
+Learning a task minimises its support loss with a penalty on the distance to the initialisation θ,
+φ* = argmin L(φ; support) + λ/2 ‖φ − θ‖². The penalty makes φ* depend on θ however long the inner loop runs, so the
+meta-gradient follows from φ* alone, by implicit differentiation: memory does not grow with the number of steps, and any
+optimizer may take them.
 
 Reference: Rajeswaran, Finn, Kakade, Levine, "Meta-Learning with Implicit Gradients", 2019, arXiv:1909.04630,
 algorithm 1-2, eq. 3. Differs from the paper: any adjoint may be given, such as `adjoints.unrolled()` for comparison.
@@ -19,10 +20,12 @@ from .. import adjoints
 from ..adaptation import descend
 from ..adjoints import Adjoint
 from ..losses import checked_loss
-from ..models import is_statistic
+from ..models import but_statistics
 from ..params import merge, partition
 from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
+
+__all__ = ["imaml"]
 
 
 def imaml(
@@ -33,24 +36,27 @@ def imaml(
     num_steps: int,
     regularization: float = 1.0,
     adjoint: Adjoint = adjoints.implicit(),
+    is_adapted: Callable[[str], bool] = lambda _: True,
 ) -> Learner:
-    """Learn an initialisation; adapt by minimising the support loss tied to it.
+    """Learn an initialisation; adapt by minimising the support loss with a penalty on the distance to it.
 
     Args:
       model, loss_fn: as in `maml`.
       inner_optimizer: any optax transformation.
-      num_steps: inner steps; enough to come near the minimum, or the meta-gradient is wrong. At least 2 with an
+      num_steps: inner steps; enough to come close to the minimum, or the meta-gradient is wrong. At least 2 with an
         implicit adjoint; to test with fewer, build the learner with `adjoints.unrolled()`.
-      regularization: λ, positive; the larger, the faster steps converge and the less a task can move.
+      regularization: λ, positive; the larger it is, the faster steps converge and the less a task can move.
       adjoint: how the inner loop is differentiated.
+      is_adapted: as in `maml`; the penalty covers the adapted parameters only.
 
     Returns:
       A learner whose meta-parameters and whose adapted state are both parameters of `model`. Its training episode is
-      the plain one, with the certificate of `adjoints.implicit` in its `aux`. Watch `implicit_is_valid`: averaged over
-      tasks, it is the share whose meta-gradient can be trusted.
+      the plain one, with the certificate of `adjoints.implicit` in its `aux`. Watch `implicit_is_valid`: its mean over
+      tasks is the fraction of tasks whose meta-gradient can be trusted.
 
     Raises:
-      ValueError: if `regularization` is not positive, or `num_steps` is negative or too small for the adjoint.
+      ValueError: if `regularization` is not positive, or `num_steps` is negative or too small for the adjoint;
+        at trace time if no parameter is adapted.
 
     Example:
       >>> import jax, jmeta, optax
@@ -66,7 +72,8 @@ def imaml(
     Reference:
       Rajeswaran et al., 2019, arXiv:1909.04630, algorithm 1-2.
     """
-    adapt_with_aux = _adaptation(model, loss_fn, inner_optimizer, num_steps, regularization, adjoint)
+    inner_optimizer = adjoints.checked_optimizer(inner_optimizer, "an inner optimizer")
+    adapt_with_aux = _adaptation(model, loss_fn, inner_optimizer, num_steps, regularization, adjoint, is_adapted)
 
     def init(key: RandomKey, task: Task) -> PyTree:
         return model.init(key, task.support.x)
@@ -99,6 +106,7 @@ def _adaptation(
     num_steps: int,
     regularization: float,
     adjoint: Adjoint,
+    is_adapted: Callable[[str], bool],
 ) -> Callable[[PyTree, Batch, RandomKey], tuple[PyTree, Aux]]:
     if not regularization > 0:
         raise ValueError(f"regularization={regularization}; expected a positive weight of the tie to the start")
@@ -115,7 +123,7 @@ def _adaptation(
 
     def adapt_with_aux(meta_params: PyTree, support: Batch, key: RandomKey) -> tuple[PyTree, Aux]:
         key_descend, key_statistics = jax.random.split(key)
-        start, rest = partition(meta_params, lambda path: not is_statistic(path))
+        start, rest = partition(meta_params, but_statistics(is_adapted))
         params, aux = inner_loop(start, (start, rest, support), key_descend)
         return with_support_statistics(model, merge(params, rest), support, key_statistics), aux
 

@@ -7,15 +7,15 @@ f′(xᵢ), and f runs K steps of an LSTM that reads the support by attention,
 Paper: Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra, "Matching Networks for One Shot Learning", 2016,
 arXiv:1606.04080, eq. 1-6 and appendix A.1-A.2.
 
-What differs from the paper: the cosine. In the paper's softmax a cosine stands alone, τ = 1: among n support examples
-no attention can then exceed 1 / (1 + (n − 1) e⁻²), which is 0.65 for n = 5 and 0.28 for n = 20, so a right answer is
-never a confident one and the loss keeps pulling at embeddings that are already right. Reproductions that follow it to
-the letter stay points below the paper's accuracy. Here τ > 0 is learned, from 10 on, where the bounds are above
-0.9999. A zero vector has cosine 0 and gradient 0 where a division by its length has NaN. Beside that: one model f′
-embeds both sides (the paper allows two), and the LSTMs are as wide as its embeddings, as their sums demand.
+Differences from the paper: the cosine has a scale. In the paper's softmax a cosine stands alone, τ = 1: among n support
+examples no attention can then exceed 1 / (1 + (n − 1) e⁻²), which is 0.65 for n = 5 and 0.28 for n = 20, so a correct
+answer is never confident and the loss keeps pulling at embeddings that are already correct. Reproductions that follow
+it to the letter stay points below the paper's accuracy. Here τ > 0 is learned, starting at 10, where the bounds are
+above 0.9999. A zero vector has cosine 0 and gradient 0 where a division by its length has NaN. Also, one model f′
+embeds both sides (the paper allows two), and the LSTMs are as wide as its embeddings, as their sums require.
 
-With full context the order of the support matters, as it does in the paper: an LSTM reads it. Padding, wherever it
-stands, leaves the LSTMs' states as they are.
+With full context the order of the support matters, as in the paper: an LSTM reads it. Padding, at any position, leaves
+the LSTMs' states unchanged.
 """
 
 import math
@@ -29,14 +29,16 @@ from jaxtyping import Array, Bool, Float
 from ..types import Batch, Learner, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, directions, embed, embed_support, exclude_absent, one_hot_labels
 
-_NEVER = -1e30  # an attention score that weighs exactly 0 beside a real one; -inf would make NaN gradients
+__all__ = ["Memory", "matching"]
+
+_NEVER = -1e30  # an attention score whose weight next to a real one is exactly 0; -inf would make NaN gradients
 
 
 class Memory(NamedTuple):
-    """What is inferred from a support.
+    """The adapted state: everything inferred from a support.
 
     Attributes:
-      params: of the model, with the support's statistics if it stores any.
+      params: parameters of the model, with the support's statistics if it stores any.
       embeddings: `[support examples, features]`, g(xᵢ, S).
       one_hot: `[support examples, ways]`, the labels; a row of zeros is padding.
     """
@@ -61,16 +63,16 @@ def matching(
       num_ways: number of classes in a task; labels are `0..num_ways-1`. A class without a real support example gets a
         logit of -inf.
       full_context: whether embeddings depend on the whole support; if so, its order matters.
-      num_process_steps: K, the steps of the LSTM that embeds a query; of no effect without full context.
-      initial_scale: what a cosine is multiplied by at first, positive; its logarithm is a meta-parameter.
+      num_process_steps: K, the number of steps of the LSTM that embeds a query; no effect without full context.
+      initial_scale: initial factor of the cosine, positive; its logarithm is a meta-parameter.
 
     Returns:
       A learner whose outputs are log-probabilities and whose adapted state is `Memory`. Its meta-parameters are
       `{"params": ..., "log_scale": ...}`, with full context also `"forward"`, `"backward"` and `"process"`.
 
     Raises:
-      ValueError: if a number is not positive; at trace time if the model's outputs or the labels are not what is
-        written above.
+      ValueError: if a number is not positive; at trace time if the model's outputs or the labels do not have the form
+        above.
 
     Example:
       >>> import jax, jmeta
@@ -139,7 +141,7 @@ def _init_lstm(key: RandomKey, features: int, input_features: int) -> PyTree:
 
 
 def _lstm_step(params: PyTree, state: tuple[Array, Array], x: Float[Array, "inputs"]) -> tuple[Array, Array]:
-    """One step of an LSTM cell on its state `(c, h)`."""
+    """Take one step of an LSTM cell on its state `(c, h)`."""
     state, _ = nn.OptimizedLSTMCell(state[1].shape[0]).apply(params, state, x)  # pyright: ignore[reportAssignmentType]
     return state
 
@@ -147,7 +149,7 @@ def _lstm_step(params: PyTree, state: tuple[Array, Array], x: Float[Array, "inpu
 def _read_sequence(
     params: PyTree, xs: Float[Array, "examples features"], is_real: Bool[Array, "examples"], *, reverse: bool
 ) -> Float[Array, "examples features"]:
-    """The LSTM's output at each example, reading them in order or backwards and passing over padding."""
+    """Return the LSTM's output at each example; it reads them in order or backwards and skips padding."""
 
     def step(state: tuple[Array, Array], x_and_is_real: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
         x, is_real = x_and_is_real
@@ -163,7 +165,7 @@ def _read_sequence(
 def _process(
     params: PyTree, query: Float[Array, "features"], memory: Memory, num_steps: int
 ) -> Float[Array, "features"]:
-    """The embedding of one query in the context of the support: h_K of the module's equations."""
+    """Return the embedding of one query in the context of the support: h_K of the module's equations."""
     is_real = memory.one_hot.sum(1) > 0
 
     def step(state: tuple[Array, Array], _: Any) -> tuple[tuple[Array, Array], None]:
@@ -179,6 +181,6 @@ def _process(
 
 
 def _log_votes(scores: Float[Array, "support"], one_hot: Float[Array, "support ways"]) -> Float[Array, "ways"]:
-    """The logarithm of each class's share of softmax(scores); about -1e30, not -inf, for a class without examples."""
+    """Return the logarithm of each class's share of softmax(scores); about -1e30, not -inf, for an empty class."""
     of_class = jnp.where(one_hot.T > 0, scores[None, :], _NEVER)
     return jax.nn.log_softmax(jax.nn.logsumexp(of_class, axis=1))

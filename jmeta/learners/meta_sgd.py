@@ -8,6 +8,7 @@ eq. 1, algorithm 1. Differs from the paper: α starts at one number instead of a
 steps are allowed and share α.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +17,13 @@ import jax.numpy as jnp
 from .. import adjoints
 from ..adaptation import descend
 from ..adjoints import Adjoint
-from ..models import is_statistic
+from ..models import but_statistics
 from ..optimizers import learned_rates
 from ..params import merge, partition
 from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
+
+__all__ = ["meta_sgd"]
 
 
 class _Context(NamedTuple):
@@ -36,19 +39,20 @@ def meta_sgd(
     num_steps: int,
     initial_lr: float,
     adjoint: Adjoint = adjoints.unrolled(),
+    is_adapted: Callable[[str], bool] = lambda _: True,
 ) -> Learner:
     """Learn an initialisation and a learning rate for each parameter.
 
     Args:
-      model, loss_fn, num_steps, adjoint: as in `maml`.
+      model, loss_fn, num_steps, adjoint, is_adapted: as in `maml`.
       initial_lr: inner learning rate that every parameter starts with.
 
     Returns:
-      A learner with meta-parameters `{"params": ..., "lr": ...}`, two trees of one form (`None` in `lr` for statistics
-      of norm layers), whose adapted state are parameters of `model`.
+      A learner with meta-parameters `{"params": ..., "lr": ...}`, two trees of one structure (`None` in `lr` for
+      parameters that are not adapted), whose adapted state is parameters of `model`.
 
     Raises:
-      ValueError: if `num_steps` is negative.
+      ValueError: if `num_steps` is negative; at trace time if no parameter is adapted.
 
     Example:
       >>> from jmeta import learners, losses, models
@@ -67,12 +71,12 @@ def meta_sgd(
 
     def init(key: RandomKey, task: Task) -> PyTree:
         params = model.init(key, task.support.x)
-        adapted, _ = partition(params, lambda path: not is_statistic(path))
+        adapted, _ = partition(params, but_statistics(is_adapted))
         return {"params": params, "lr": jax.tree.map(lambda leaf: jnp.full_like(leaf, initial_lr), adapted)}
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> PyTree:
         key_descend, key_statistics = jax.random.split(key)
-        start, rest = partition(meta_params["params"], lambda path: not is_statistic(path))
+        start, rest = partition(meta_params["params"], but_statistics(is_adapted))
         adapted, _ = inner_loop(start, _Context(meta_params["lr"], rest, support), key_descend)
         return with_support_statistics(model, merge(adapted, rest), support, key_statistics)
 

@@ -1,12 +1,13 @@
 """Nearest mean: the honest baseline of few-shot classification, which learns nothing.
 
-Prototypical networks without a network: the logit of class k for an input x is −‖x − cₖ‖², where cₖ is the mean of
-the raw inputs of class k in the support. What a meta-learner gains over this number is what meta-learning brought.
+This is a prototypical network without a network: the logit of class k for an input x is −‖x − cₖ‖², where cₖ is the
+mean of the raw inputs of class k in the support. A meta-learner's gain over this number is the gain from meta-learning.
 
-What differs from the literature: nothing; this is the nearest-centroid classifier (Tibshirani et al., "Diagnosis of
+Differences from the literature: none; this is the nearest-centroid classifier (Tibshirani et al., "Diagnosis of
 multiple cancer types by shrunken centroids of gene expression", 2002, without the shrinkage).
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -15,9 +16,11 @@ from jaxtyping import Array, Float
 from ..types import Batch, Learner, PyTree, RandomKey, Task
 from .comparison import check_num_ways, class_means, exclude_absent, one_hot_labels
 
+__all__ = ["ClassMeans", "nearest_mean"]
+
 
 class ClassMeans(NamedTuple):
-    """`means`: `[ways, pixels]`; `counts`: `[ways]`, real examples of each class."""
+    """The adapted state: `means`, `[ways, pixels]`, and `counts`, `[ways]`, the real examples of each class."""
 
     means: Array
     counts: Array
@@ -31,7 +34,7 @@ def nearest_mean(*, num_ways: int) -> Learner:
         logit of -inf.
 
     Returns:
-      A learner of inputs `[examples, ...]`, which it flattens. Its meta-parameters are `{}`: there is nothing to
+      A learner for inputs `[examples, ...]`, which it flattens. Its meta-parameters are `{}`: there is nothing to
       train.
 
     Raises:
@@ -75,4 +78,4 @@ def nearest_mean(*, num_ways: int) -> Learner:
 
 def _flatten(x: PyTree) -> Float[Array, "examples pixels"]:
     x = jnp.asarray(x)
-    return x.reshape(x.shape[0], -1).astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.reshape(x.shape[0], math.prod(x.shape[1:])).astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,13 +1,14 @@
-"""ProtoMAML: MAML whose linear head starts, for each task, as the prototypical network of that task.
+"""ProtoMAML: MAML whose linear head starts each task as the prototypical network of that task.
 
 Squared Euclidean distance to a prototype cₖ is a linear function of an embedding up to a term that all classes share,
-so Wₖ = 2cₖ and bₖ = −‖cₖ‖² are a prototypical network written as a head. From there body and head take MAML's inner
-steps, and the meta-gradient flows through the head's start as well.
+so Wₖ = 2cₖ and bₖ = −‖cₖ‖² are a prototypical network written as a head. From there, MAML's inner steps change body and
+head, and the meta-gradient flows through the initial head as well.
 
 Reference: Triantafillou, Zhu, Dumoulin, et al., "Meta-Dataset: A Dataset of Datasets for Learning to Learn from Few
 Examples", 2020, arXiv:1903.03096, section 4. Differs from the paper: nothing.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,10 +19,12 @@ from jaxtyping import Array, Float
 from .. import adjoints
 from ..adaptation import descend
 from ..adjoints import Adjoint
-from ..models import is_statistic
+from ..models import but_statistics
 from ..params import merge, partition
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, class_means, embed, embed_support, exclude_absent, one_hot_labels
+
+__all__ = ["proto_maml"]
 
 
 class _Head(NamedTuple):
@@ -36,7 +39,7 @@ class _Adapted(NamedTuple):
 
 
 class _Context(NamedTuple):
-    rest: PyTree
+    rest: PyTree  # parameters that inner steps leave unchanged
     class_sizes: Float[Array, " ways"]
     support: Batch
 
@@ -49,6 +52,7 @@ def proto_maml(
     num_ways: int,
     num_steps: int,
     adjoint: Adjoint = adjoints.unrolled(),
+    is_adapted: Callable[[str], bool] = lambda _: True,
 ) -> Learner:
     """Learn an embedding; adapt it, and a head that starts from prototypes, by a few steps.
 
@@ -56,10 +60,11 @@ def proto_maml(
       model: embeds inputs; `apply` returns `[examples, features]`.
       loss_fn, inner_optimizer, num_steps, adjoint: as in `maml`.
       num_ways: number of classes in a task; labels are `0..num_ways-1`.
+      is_adapted: as in `maml`, for the embedding's parameters; the head is always adapted, so it may select none.
 
     Returns:
       A learner whose meta-parameters are parameters of `model`; with 0 steps it is `protonet(model, num_ways=num_ways)`
-      up to a constant that leaves probabilities alone.
+      up to a constant that does not change probabilities.
 
     Raises:
       ValueError: if `num_ways` is not positive or `num_steps` is negative.
@@ -75,12 +80,16 @@ def proto_maml(
     """
     check_num_ways(num_ways)
 
-    def objective(params: tuple[PyTree, _Head], context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
-        del step
-        body, head = params
-        embeddings, _ = embed_support(model, merge(body, context.rest), context.support, key)
-        return loss_fn(_logits(embeddings, head, context.class_sizes), context.support)
+    def is_descended(path: str) -> bool:
+        return path.startswith("head/") or but_statistics(is_adapted)(path.removeprefix("body/"))
 
+    def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
+        del step
+        whole = merge(params, context.rest)
+        embeddings, _ = embed_support(model, whole["body"], context.support, key)
+        return loss_fn(_logits(embeddings, whole["head"], context.class_sizes), context.support)
+
+    inner_optimizer = adjoints.checked_optimizer(inner_optimizer, "an inner optimizer")
     inner_loop = descend(objective, inner_optimizer, num_steps=num_steps, adjoint=adjoint)
 
     def init(key: RandomKey, task: Task) -> PyTree:
@@ -91,10 +100,11 @@ def proto_maml(
         embeddings, _ = embed_support(model, meta_params, support, key_prototypes)
         prototypes, class_sizes = class_means(embeddings, one_hot_labels(support, num_ways, embeddings.dtype))
         head = _Head(2 * prototypes.T, -jnp.square(prototypes).sum(-1))
-        body, rest = partition(meta_params, lambda path: not is_statistic(path))
-        (body, head), _ = inner_loop((body, head), _Context(rest, class_sizes, support), key_descend)
-        _, body = embed_support(model, merge(body, rest), support, key_statistics)
-        return _Adapted(body, head, class_sizes)
+        start, rest = partition({"body": meta_params, "head": head}, is_descended)
+        params, _ = inner_loop(start, _Context(rest, class_sizes, support), key_descend)
+        whole = merge(params, rest)
+        _, body = embed_support(model, whole["body"], support, key_statistics)
+        return _Adapted(body, whole["head"], class_sizes)
 
     def predict(
         meta_params: PyTree, adapted: _Adapted, x: PyTree, key: RandomKey | None

@@ -1,15 +1,15 @@
 """Prototypical networks: classify by distance to the mean embedding of each class.
 
 The prototype of class k is cₖ = mean of f(x) over its support examples, and the logit of class k for a query x is
-−d(f(x), cₖ). Three distances: squared Euclidean, d = ‖f(x) − cₖ‖² (Snell, Swersky, Zemel, "Prototypical Networks for
-Few-shot Learning", 2017, arXiv:1703.05175, eq. 1-2); cosine, −d = τ cos(f(x), cₖ); and Mahalanobis,
+−d(f(x), cₖ). There are three distances: squared Euclidean, d = ‖f(x) − cₖ‖² (Snell, Swersky, Zemel, "Prototypical
+Networks for Few-shot Learning", 2017, arXiv:1703.05175, eq. 1-2); cosine, −d = τ cos(f(x), cₖ); and Mahalanobis,
 d = ½ (f(x) − cₖ)ᵀ Qₖ⁻¹ (f(x) − cₖ) with Qₖ = λₖ Σₖ + (1 − λₖ) Σ + I, λₖ = nₖ / (nₖ + 1), Σₖ the covariance of class k
 and Σ that of the whole support (Bateni et al., "Improved Few-Shot Visual Classification", 2020, arXiv:1912.03432,
 section 4).
 
-What differs from the papers: the cosine has a learned scale τ, since cosines alone, in [-1, 1], cannot make a softmax
-confident; the covariance of a class with one example is 0; and of Simple CNAPS only the metric is here, not the
-adapted feature extractor (the authors' code, unlike their equation, leaves out the ½).
+Differences from the papers: the cosine has a learned scale τ, since cosines alone, in [-1, 1], cannot make a softmax
+confident; the covariance of a class with one example is 0; and only the metric of Simple CNAPS is here, not its adapted
+feature extractor (the authors' code, unlike their equation, leaves out the ½).
 """
 
 import math
@@ -22,14 +22,16 @@ from jaxtyping import Array, Float
 from ..types import Batch, Learner, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, class_means, directions, embed, embed_support, exclude_absent, one_hot_labels
 
+__all__ = ["Prototypes", "protonet"]
+
 _DISTANCES = ("euclidean", "cosine", "mahalanobis")
 
 
 class Prototypes(NamedTuple):
-    """What is inferred from a support.
+    """The adapted state: everything inferred from a support.
 
     Attributes:
-      params: of the model, with the support's statistics if it stores any.
+      params: parameters of the model, with the support's statistics if it stores any.
       means: `[ways, features]`, the prototypes.
       counts: `[ways]`, real examples of each class.
       cholesky: `[ways, features, features]`, the lower factors of Qₖ; `None` for the other distances.
@@ -50,16 +52,16 @@ def protonet(model: Model, *, num_ways: int, distance: str = "euclidean", initia
         logit of -inf.
       distance: `"euclidean"` (squared), `"cosine"` or `"mahalanobis"`, which solves one system of `features` unknowns
         for each class.
-      initial_scale: what a cosine is multiplied by at first, positive; its logarithm is a meta-parameter. Of no
-        effect with the other distances.
+      initial_scale: initial factor of the cosine, positive; its logarithm is a meta-parameter. No effect with the other
+        distances.
 
     Returns:
       A learner whose adapted state is `Prototypes`; its meta-parameters are `{"params": ...}`, for the cosine also
       `"log_scale"`.
 
     Raises:
-      ValueError: if `num_ways` or `initial_scale` is not positive, or `distance` is none of the three; at trace time
-        if the model's outputs or the labels are not what is written above.
+      ValueError: if `num_ways` or `initial_scale` is not positive, or `distance` is none of the three; at trace time if
+        the model's outputs or the labels do not have the form above.
 
     Example:
       >>> import jax, jmeta
@@ -113,7 +115,7 @@ def protonet(model: Model, *, num_ways: int, distance: str = "euclidean", initia
 def _cholesky_of_covariances(
     embeddings: Float[Array, "examples features"], one_hot: Float[Array, "examples ways"]
 ) -> Float[Array, "ways features features"]:
-    """L with L Lᵀ = λₖ Σₖ + (1 − λₖ) Σ + I for each class: the identity keeps every matrix far from singular."""
+    """Return L with L Lᵀ = λₖ Σₖ + (1 − λₖ) Σ + I for each class: the identity keeps every matrix far from singular."""
     of_classes = jax.vmap(_covariance, in_axes=(None, 1))(embeddings, one_hot)
     of_task = _covariance(embeddings, one_hot.sum(1))
     counts = one_hot.sum(0)[:, None, None]
@@ -127,7 +129,7 @@ def _cholesky_of_covariances(
 def _covariance(
     embeddings: Float[Array, "examples features"], weights: Float[Array, "examples"]
 ) -> Float[Array, "features features"]:
-    """The unbiased covariance of the examples of weight 1, leaving out those of weight 0; 0 for fewer than two."""
+    """Return the unbiased covariance of the examples of weight 1, without those of weight 0; 0 for fewer than two."""
     count = weights.sum()
     mean = (weights[:, None] * embeddings).sum(0) / jnp.maximum(count, 1.0)
     centred = weights[:, None] * (embeddings - mean[None])
@@ -137,7 +139,7 @@ def _covariance(
 def _whitened_squares(
     cholesky: Float[Array, "ways features features"], differences: Float[Array, "examples ways features"]
 ) -> Float[Array, "examples ways"]:
-    """‖L⁻¹ (f(x) − cₖ)‖², which is (f(x) − cₖ)ᵀ Qₖ⁻¹ (f(x) − cₖ)."""
+    """Return ‖L⁻¹ (f(x) − cₖ)‖², which is (f(x) − cₖ)ᵀ Qₖ⁻¹ (f(x) − cₖ)."""
 
     def of_class(factor: Array, differences: Array) -> Array:
         whitened = jax.scipy.linalg.solve_triangular(factor, differences.T, lower=True)

@@ -2,14 +2,14 @@
 
 A comparison network g scores each pair of a class and a query, rₖ(x) = σ(g([cₖ, f(x)])), where cₖ pools the
 embeddings of the class's support examples and [·, ·] joins features. Embedding and comparison are trained together so
-that r is 1 for the right class and 0 for the others, by a mean squared error. Paper: Sung, Yang, Zhang, Xiang, Torr,
+that r is 1 for the correct class and 0 for the others, by a mean squared error. Paper: Sung, Yang, Zhang, Xiang, Torr,
 Hospedales, "Learning to Compare: Relation Network for Few-Shot Learning", 2018, arXiv:1711.06025, eq. 1-2, section
 3.2.
 
-What differs from the paper: cₖ is the mean of the class's embeddings, not their sum, so that tasks of unequal shots
-give g inputs of one scale; the error is averaged over classes and queries, not summed; and the default comparison is
-a multilayer perceptron on embedded vectors. The paper's convolutional one is a `Model` like any other: with a model
-that embeds as feature maps, g gets maps of both joined in depth.
+Differences from the paper: cₖ is the mean of the class's embeddings, not their sum, so that tasks of unequal shots give
+g inputs of one scale; the error is averaged over classes and queries, not summed; and the default comparison is a
+multilayer perceptron on embedded vectors. The paper's convolutional one is a `Model` like any other: with a model that
+embeds inputs as feature maps, g receives the maps of both joined in depth.
 """
 
 from typing import NamedTuple
@@ -24,13 +24,15 @@ from ..support import apply_to_support
 from ..types import Aux, Batch, Learner, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, class_means, exclude_absent, one_hot_labels
 
+__all__ = ["ClassEmbeddings", "relation", "relation_loss"]
+
 
 class ClassEmbeddings(NamedTuple):
-    """What is inferred from a support.
+    """The adapted state: everything inferred from a support.
 
     Attributes:
-      params: of the model, with the support's statistics if it stores any.
-      comparison: parameters of the comparison network, likewise.
+      params: parameters of the model, with the support's statistics if it stores any.
+      comparison: parameters of the comparison network, also with the support's statistics.
       means: `[ways, ...]`, the mean embedding of each class.
       counts: `[ways]`, real examples of each class.
     """
@@ -42,11 +44,11 @@ class ClassEmbeddings(NamedTuple):
 
 
 def relation(model: Model, comparison: Model | None = None, *, num_ways: int) -> Learner:
-    """Classify by a learned score of how a query relates to each class.
+    """Classify by a learned score of the relation between a query and each class.
 
     Args:
       model: embeds inputs; `apply` returns `[examples, ..., features]`, vectors or feature maps.
-      comparison: scores pairs: gets `[pairs, ..., 2 * features]` (the class first) and returns `[pairs, 1]`;
+      comparison: scores pairs: takes `[pairs, ..., 2 * features]` (the class first) and returns `[pairs, 1]`;
         `models.mlp([64, 8, 1])` by default.
       num_ways: number of classes in a task; labels are `0..num_ways-1`. A class without a real support example gets a
         logit of -inf.
@@ -57,8 +59,8 @@ def relation(model: Model, comparison: Model | None = None, *, num_ways: int) ->
       `ClassEmbeddings`.
 
     Raises:
-      ValueError: if `num_ways` is not positive; at trace time if the labels or the outputs of `comparison` are not
-        what is written above.
+      ValueError: if `num_ways` is not positive; at trace time if the labels or the outputs of `comparison` do not have
+        the form above.
 
     Example:
       >>> import jax, jmeta
@@ -87,7 +89,7 @@ def relation(model: Model, comparison: Model | None = None, *, num_ways: int) ->
         embeddings = _as_float(outputs)
         means, counts = class_means(embeddings, one_hot_labels(support, num_ways, embeddings.dtype))
         compare_params = meta_params["comparison"]
-        if compare.calibrate is not None:  # its statistics are those of the support's own pairs
+        if compare.calibrate is not None:  # its statistics come from the support's own pairs
             _, compare_params = compare.calibrate(compare_params, _join_pairs(means, embeddings), key_compare)
         return ClassEmbeddings(params, compare_params, means, counts)
 
@@ -109,10 +111,10 @@ def relation(model: Model, comparison: Model | None = None, *, num_ways: int) ->
 
 
 def relation_loss(outputs: Float[Array, "examples ways"], batch: Batch) -> tuple[Float[Array, ""], Aux]:
-    """The mean squared error of the sigmoid of each logit, 1 being right for the true class and 0 for the others.
+    """Return the mean squared error of the sigmoid of each logit; the target is 1 for the true class, 0 for the others.
 
-    Averaged over the classes that the task has (a logit of -inf says that it lacks one) and then over examples; `aux`
-    has the `accuracy`, in [0, 1].
+    The error is averaged over the task's classes (a logit of -inf marks a missing class) and then over examples; `aux`
+    has the `accuracy`, in [0, 1]. The loss of a label out of range is NaN.
 
     Raises:
       ValueError: if `batch.y` is not one integer label for each row of `outputs`.
@@ -130,13 +132,15 @@ def relation_loss(outputs: Float[Array, "examples ways"], batch: Batch) -> tuple
     targets = jax.nn.one_hot(batch.y, outputs.shape[1], dtype=outputs.dtype)
     is_present = outputs > -jnp.inf
     errors = jnp.where(is_present, jnp.square(jax.nn.sigmoid(outputs) - targets), 0.0)
-    return masked_mean(errors.sum(1) / jnp.maximum(is_present.sum(1), 1), batch), aux
+    is_label = (batch.y >= 0) & (batch.y < outputs.shape[1])
+    means = errors.sum(1) / jnp.maximum(is_present.sum(1), 1)
+    return masked_mean(jnp.where(is_label, means, jnp.nan), batch), aux
 
 
 def _join_pairs(
     means: Float[Array, "ways ... features"], embeddings: Float[Array, "examples ... features"]
 ) -> Float[Array, "pairs ... joined"]:
-    """Every embedding joined with every class, the classes of the first embedding first."""
+    """Join every embedding with every class, the classes of the first embedding first."""
     pairs = (embeddings.shape[0], means.shape[0], *means.shape[1:])
     classes, queries = jnp.broadcast_to(means[None], pairs), jnp.broadcast_to(embeddings[:, None], pairs)
     return jnp.concatenate([classes, queries], axis=-1).reshape(pairs[0] * pairs[1], *means.shape[1:-1], -1)

@@ -1,18 +1,19 @@
-"""Reptile: move the initialisation towards what each task's training arrives at.
+"""Reptile: move the initialisation towards the result of each task's training.
 
 A task is learned by plain training on minibatches of its support, θ → φ, and the initialisation follows,
-θ ← θ + ε(φ − θ): no derivative through training at all. Written as an episode, θ − φ is the gradient of the surrogate
+θ ← θ + ε(φ − θ), without any derivative through training. Written as an episode, θ − φ is the gradient of the surrogate
 ½‖θ − φ‖² with φ held constant, so that the same trainer serves.
 
-An inner optimizer like Adam divides by a running mean of squared gradients. Started afresh for every task, its first
-steps have one length for every parameter, whether its gradient is signal or noise, and meta-training stalls. The
-paper's code lets that mean go on from task to task; here it is meta-learned, by the same rule as the initialisation.
+An inner optimizer like Adam divides by a running mean of squared gradients. If it starts afresh for every task, its
+first steps have one length for every parameter, whether its gradient is signal or noise, and meta-training stalls. The
+paper's code carries that mean from task to task; here it is meta-learned, by the same rule as the initialisation.
 
 Reference: Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, arXiv:1803.02999, algorithm 2.
-Differs from the paper's code: there the optimizer's state goes on from one task of a meta-step to the next, here every
-task of a meta-step starts in the same state, and moves it.
+Differs from the paper's code: there the optimizer's state passes from one task of a meta-step to the next; here every
+task of a meta-step starts in the same state and moves it.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,10 +23,12 @@ import optax
 from .. import adjoints
 from ..adaptation import descend
 from ..losses import checked_loss
-from ..models import is_statistic
+from ..models import but_statistics
 from ..params import merge, partition, path_name
 from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
+
+__all__ = ["reptile"]
 
 
 class _WithState(NamedTuple):
@@ -34,7 +37,7 @@ class _WithState(NamedTuple):
 
 
 class _Context(NamedTuple):
-    rest: PyTree  # what inner steps leave alone
+    rest: PyTree  # parameters that inner steps leave unchanged
     support: Batch
     optimizer_state: PyTree
     key_order: RandomKey
@@ -48,28 +51,32 @@ def reptile(
     num_steps: int,
     batch_size: int | None = None,
     learns_optimizer_state: bool = False,
+    is_adapted: Callable[[str], bool] = lambda _: True,
 ) -> Learner:
     """Train on minibatches of the support, from a learned initialisation.
 
-    Meta-train it with a meta-optimizer of plain SGD, whose rate is the paper's ε. With a learned state it must be that,
-    ε at most 1: such a step averages, while one of Adam's may take a mean of squares below zero, and training to NaN.
+    Meta-train it with plain SGD as the meta-optimizer, whose rate is the paper's ε. A learned state requires this, with
+    ε at most 1: such a step averages, while a step of Adam may take a mean of squares below zero, and training to NaN.
 
     Args:
       model, loss_fn, inner_optimizer, num_steps: as in `maml`.
-      batch_size: examples in an inner step's minibatch, the next ones of a pass over the shuffled support; all of them
-        if `None` or if the support is no larger.
+      batch_size: examples in an inner step's minibatch, the next ones of a pass over the shuffled support; the whole
+        support if `None` or if it is no larger.
       learns_optimizer_state: whether tasks start from a meta-learned state of the inner optimizer, rather than afresh.
-        It must have a state of floating-point numbers only, as `optax.rmsprop` has, and `optax.adam`, which counts its
-        steps, has not.
+        The state must have floating-point numbers only, as that of `optax.rmsprop` does; that of `optax.adam` counts
+        steps and does not.
+      is_adapted: as in `maml`. Reptile learns from the displacement by inner steps, so a parameter that they leave
+        unchanged is never learned either: its meta-gradient θ − φ is zero. That suits a pre-trained part that should
+        stay fixed; to learn shared parameters, use `first_order_maml`.
 
     Returns:
-      A learner whose meta-parameters and whose adapted state are both parameters of `model`, or those and a state of
-      the optimizer. Its training episode's loss is ½‖θ − φ‖², whose gradient is θ − φ; `aux` is that of the loss on the
-      query, which has no part in the gradient.
+      A learner whose meta-parameters and whose adapted state are both parameters of `model`, or parameters and a state
+      of the optimizer. Its training episode's loss is ½‖θ − φ‖², whose gradient is θ − φ; `aux` is that of the loss on
+      the query, which has no part in the gradient.
 
     Raises:
       ValueError: if `num_steps` is negative or `batch_size` is not positive; from `init`, if the optimizer's state
-        cannot be learned.
+        cannot be learned; at trace time if no parameter is adapted.
 
     Example:
       >>> import jax, jmeta, optax
@@ -85,6 +92,7 @@ def reptile(
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; a minibatch has at least one example")
+    inner_optimizer = adjoints.checked_optimizer(inner_optimizer, "an inner optimizer")
     loss_on_support = support_loss(model, loss_fn)
 
     def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
@@ -102,14 +110,14 @@ def reptile(
         params = model.init(key, task.support.x)
         if not learns_optimizer_state:
             return params
-        state = inner_optimizer.init(partition(params, _is_descended)[0])
+        state = inner_optimizer.init(partition(params, but_statistics(is_adapted))[0])
         _check_floating(state)
         return _WithState(params, state)
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> PyTree:
         params, state = meta_params if learns_optimizer_state else (meta_params, None)
         key_descend, key_order, key_statistics = jax.random.split(key, 3)
-        start, rest = partition(params, _is_descended)
+        start, rest = partition(params, but_statistics(is_adapted))
         adapted, aux = inner_loop(start, _Context(rest, support, state, key_order), key_descend)
         adapted = with_support_statistics(model, merge(adapted, rest), support, key_statistics)
         return _WithState(adapted, aux["optimizer_state"]) if learns_optimizer_state else adapted
@@ -132,10 +140,6 @@ def reptile(
     return Learner(init, adapt, predict, episode)
 
 
-def _is_descended(path: str) -> bool:
-    return not is_statistic(path)
-
-
 def _check_floating(state: PyTree) -> None:
     others = [
         f"{path_name(path)} ({leaf.dtype})"
@@ -150,7 +154,7 @@ def _check_floating(state: PyTree) -> None:
 
 
 def _minibatch(support: Batch, batch_size: int | None, step: Any, key: RandomKey) -> Batch:
-    """The next real examples of passes over the support, each pass in a random order of its own."""
+    """Return the next real examples of passes over the support, each pass in its own random order."""
     num_examples = jax.tree.leaves(support.y)[0].shape[0]
     if batch_size is None or batch_size >= num_examples:
         return support

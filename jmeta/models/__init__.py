@@ -4,26 +4,20 @@ The rest of jmeta knows a network only as a `Model`. Convolution and pooling are
 policies in `norms`; statistics are ordinary leaves of the parameters, never hidden state.
 """
 
-from .causal_transformer import causal_transformer as causal_transformer
-from .chain import chain as chain
+from .causal_transformer import causal_transformer
+from .chain import chain
 from .conv4 import conv4 as conv4
-from .forgetful import forgetful as forgetful
-from .from_equinox import from_equinox as from_equinox
-from .from_haiku import from_haiku as from_haiku
-from .from_linen import from_linen as from_linen
-from .from_nnx import from_nnx as from_nnx
-from .mlp import mlp as mlp
-from .norms import frozen as frozen
-from .norms import is_head as is_head
-from .norms import is_norm as is_norm
-from .norms import is_statistic as is_statistic
-from .primitives import convolution as convolution
-from .primitives import max_pool as max_pool
-from .primitives import patch_conv as patch_conv
-from .recurrent import gru as gru
-from .recurrent import lstm as lstm
+from .forgetful import forgetful
+from .from_equinox import from_equinox
+from .from_haiku import from_haiku
+from .from_linen import from_linen
+from .from_nnx import from_nnx
+from .mlp import mlp
+from .norms import but_statistics, frozen, is_head, is_norm, is_statistic
+from .primitives import convolution, max_pool, patch_conv
+from .recurrent import gru, lstm
 from .resnet12 import resnet12 as resnet12
-from .snail import snail as snail
+from .snail import snail
 
 __all__ = [
     "mlp",
@@ -39,6 +33,7 @@ __all__ = [
     "from_nnx",
     "from_equinox",
     "from_haiku",
+    "but_statistics",
     "frozen",
     "is_head",
     "is_norm",

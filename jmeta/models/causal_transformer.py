@@ -1,7 +1,7 @@
 """A causal transformer as a sequence model: every step looks at itself and at all steps before it.
 
 Its memory is a cache of keys and values of fixed shape, so a single step costs one row of attention, and a sequence can
-go on from any memory. One piece of code serves both: a step is a sequence of one.
+continue from any memory. The same code serves both: a step is a sequence of one.
 """
 
 import math
@@ -13,14 +13,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ..tasks.class_arrays import check_positive
 from ..types import PyTree, RandomKey, SequenceModel
+from .dense import dense, init_dense
+
+__all__ = ["KeyValueCache", "causal_transformer", "attend"]
 
 
 class KeyValueCache(NamedTuple):
-    """What a causal transformer remembers.
+    """The memory of a causal transformer.
 
     Attributes:
-      keys: of each layer, `[heads, max_steps, features]`; steps not seen yet are zeros.
-      values: likewise.
+      keys: keys of each layer, `[heads, max_steps, features]`; steps not seen yet are zeros.
+      values: values of each layer, of the same shape.
       num_seen: int32, steps seen so far.
     """
 
@@ -30,19 +33,19 @@ class KeyValueCache(NamedTuple):
 
 
 def causal_transformer(*, width: int, num_layers: int, num_heads: int, max_steps: int) -> SequenceModel:
-    """A transformer of pre-norm blocks, h ← h + attention(norm(h)), h ← h + mlp(norm(h)), with learned positions.
+    """Build a transformer of pre-norm blocks, h ← h + attention(norm(h)), h ← h + mlp(norm(h)), with learned positions.
 
-    Norms stand before the branches and leave the residual path free, as in GTrXL. The residual sum itself is plain and
-    not gated: the last product of a branch begins small, by (2 · layers)^-½, which makes a new network nearly the
-    identity, as GTrXL's gates do, without their six matrices a sum.
+    Norms come before the branches and leave the residual path free, as in GTrXL. The residual sum itself is plain and
+    not gated: the last product of a branch is small at first, by (2 · layers)^-½, so a new network is nearly the
+    identity. GTrXL's gates do the same, but need six matrices per sum.
 
     Args:
       width: numbers in each output, and along the residual path.
-      num_layers: blocks.
-      num_heads: of attention; a divisor of `width`.
+      num_layers: number of blocks.
+      num_heads: number of attention heads; a divisor of `width`.
       max_steps: steps that can be remembered, those of memory and sequence together. Later steps have no position, and
-        their outputs are NaN: a loss that is not finite is seen, and skipped by `meta_trainer`, where outputs by
-        wrong positions would not be.
+        their outputs are NaN: `meta_trainer` sees a loss that is not finite and skips it, but would not notice outputs
+        with wrong positions.
 
     Returns:
       A sequence model whose memory is a `KeyValueCache`, and whose outputs are `[steps, width]`.
@@ -74,7 +77,7 @@ def causal_transformer(*, width: int, num_layers: int, num_heads: int, max_steps
         key_input, key_positions, *keys = jax.random.split(key, 2 + num_layers)
         blocks = {name: _init_block(key, width, num_layers) for name, key in zip(layers, keys, strict=True)}
         return {
-            "input": {"kernel": _glorot(key_input, (x.shape[-1], width)), "bias": jnp.zeros((width,), jnp.float32)},
+            "input": init_dense(key_input, x.shape[-1], width),
             "positions": 0.02 * jax.random.normal(key_positions, (max_steps, width), jnp.float32),
             **blocks,
             "norm": _init_norm(width),
@@ -125,9 +128,9 @@ def attend(
     values: Float[Array, "heads remembered numbers"],
     is_visible: Bool[Array, "steps remembered"],
 ) -> Float[Array, "heads steps numbers"]:
-    """Scaled dot-product attention, softmax(q · k / √features) v, over what each step may see, which is something.
+    """Compute scaled dot-product attention, softmax(q · k / √features) v, over the visible steps; some must be.
 
-    Heads come first, so that a step's products with all that is remembered need no copy of it in another order.
+    Heads come first, so that a step's products with all remembered rows need no transposed copy of them.
 
     Example:
       >>> import jax.numpy as jnp
@@ -141,23 +144,10 @@ def attend(
     return jnp.einsum("hqk,hkn->hqn", weights, values)
 
 
-def dense(params: PyTree, x: Float[Array, "*steps inputs"]) -> Float[Array, "*steps outputs"]:
-    """x W + b.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jmeta.models.causal_transformer import dense
-      >>> dense({"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}, jnp.ones((4, 3))).shape
-      (4, 2)
-    """
-    outputs = x @ params["kernel"]
-    return outputs + jnp.broadcast_to(params["bias"], outputs.shape)
-
-
 def _written(
     past: Float[Array, "heads max_steps features"], new: Float[Array, "heads steps features"], at: Int[Array, ""]
 ) -> Float[Array, "heads max_steps features"]:
-    """The cache with new rows from `at` on, without those that do not fit."""
+    """Return the cache with new rows from `at` on, without those that do not fit."""
     rows = at + jnp.arange(new.shape[1], dtype=jnp.int32)
     return past.at[:, rows].set(new, mode="drop", unique_indices=True, indices_are_sorted=True)
 
@@ -179,7 +169,7 @@ def _init_block(key: RandomKey, width: int, num_layers: int) -> PyTree:
     heads = [_glorot(key, (width, width)) for key in jax.random.split(key_attention, 3)]
     return {
         "norm_attention": _init_norm(width),
-        "attention": {"kernel": jnp.concatenate(heads, 1)},  # no bias: that of a key changes no weight
+        "attention": {"kernel": jnp.concatenate(heads, 1)},  # no bias: a key's bias changes no weight
         "read": {"kernel": small * _glorot(key_read, (width, width)), "bias": zeros(width)},
         "norm_mlp": _init_norm(width),
         "hidden": {"kernel": _glorot(key_hidden, (width, 4 * width)), "bias": zeros(4 * width)},

@@ -1,15 +1,17 @@
-"""Two networks in a row as one model: a body that embeds and a head that decides.
+"""Two networks in sequence as one model: a body that embeds and a head that predicts.
 
-Learners that treat the two differently (ANIL adapts the head, BOIL the body) take them apart; this puts them together.
+Learners that treat the two differently (ANIL adapts the head, BOIL the body) take them separately; `chain` joins them.
 """
 
 import jax
 
 from ..types import Model, PyTree, RandomKey
 
+__all__ = ["chain", "apply_and_calibrate"]
+
 
 def chain(body: Model, head: Model) -> Model:
-    """`head(body(x))`, with parameters `{"body": ..., "head": ...}`.
+    """Build `head(body(x))`, with parameters `{"body": ..., "head": ...}`.
 
     The result stores statistics if either part does.
 
@@ -44,7 +46,7 @@ def chain(body: Model, head: Model) -> Model:
 
 
 def apply_and_calibrate(model: Model, params: PyTree, x: PyTree, key: RandomKey | None) -> tuple[PyTree, PyTree]:
-    """`(outputs, params)`: `calibrate` of any model; one that stores no statistics leaves its parameters alone."""
+    """Run `calibrate` of any model and return `(outputs, params)`; without statistics the parameters stay unchanged."""
     if model.calibrate is not None:
         return model.calibrate(params, x, key)
     return model.apply(params, x, key), params

@@ -1,9 +1,10 @@
 """The four-layer convolutional network of few-shot learning, with its head or as an embedding.
 
-Nearly every few-shot paper reports on it. It is a `Model` like any other; learners know nothing of its layers but what
-their names say (`is_norm`; `is_head` for your own).
+Nearly every few-shot paper reports results with it. It is a `Model` like any other; learners know its layers only by
+their names (`is_norm`; `is_head` for your own).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,8 @@ from ..types import Model
 from .norms import Norm, as_model, check_policy
 from .primitives import convolution, max_pool
 
+__all__ = ["conv4", "check_images", "head"]
+
 
 def conv4(
     num_outputs: int | None,
@@ -27,29 +30,29 @@ def conv4(
     num_context: int = 0,
     dtype: Any = None,
 ) -> Model:
-    """Four blocks of 3x3 convolution, normalisation, halving of the image and ReLU.
+    """Build four blocks of 3x3 convolution, normalisation, halving of the image and ReLU.
 
-    Kernels start as Glorot's uniform, the norm's epsilon is 10⁻³. A convolution before a norm over examples has no
-    bias, which such a norm would cancel. The maximum is taken before the ReLU: the same function, on a quarter of the
-    elements.
+    Kernels start with Glorot's uniform distribution; the norm's epsilon is 10⁻³. A convolution before a norm over
+    examples has no bias, which such a norm would cancel. The maximum is taken before the ReLU: the same function, on a
+    quarter of the elements.
 
     Args:
       num_outputs: width of the linear head, `params/head`; `None` for no head, the embedding of metric methods.
       num_filters: channels of every block.
-      norm: whose statistics normalise: `"batch"`, of the examples of the call (transductive on a query); `"support"`,
-        stored by `calibrate`; `"group"`, `"layer"`, of one example; or `"none"`. See `jmeta.models.norms`.
+      norm: source of the statistics: `"batch"`, the examples of the call (transductive on a query); `"support"`, stored
+        by `calibrate`; `"group"`, `"layer"`, single examples; or `"none"`. See `jmeta.models.norms`.
       pooling: `"max"`, 2x2 maxima that leave out odd borders; or `"strided"`, convolutions of stride 2.
       conv: form of the convolutions: `"patches"`, fast on CPUs, above all where weights differ between tasks; `"xla"`;
-        or `"auto"`, decided now by JAX's default backend, and on accelerators by the card (`jmeta.accelerators`).
-      num_context: how many channels at the end of the input are no image but a context, the same at every pixel, as
-        `learners.cavia` appends it. Linear maps of the context, `params/film_0` to `film_3`, scale and shift the
-        feature maps after each norm (FiLM, "feature-wise linear modulation"); a context of zeros changes nothing.
-      dtype: of the activations, such as `jax.numpy.bfloat16`; parameters, statistics and outputs stay float32. `None`
-        takes that of the parameters and inputs.
+        or `"auto"`, chosen at once by JAX's default backend, and on accelerators by the card (`jmeta.accelerators`).
+      num_context: number of channels at the end of the input that hold not an image but a context, the same at every
+        pixel, as `learners.cavia` appends it. Linear maps of the context, `params/film_0` to `film_3`, scale and shift
+        the feature maps after each norm (FiLM, "feature-wise linear modulation"); a context of zeros changes nothing.
+      dtype: dtype of the activations, such as `jax.numpy.bfloat16`; parameters, statistics and outputs stay float32.
+        `None` uses that of the parameters and inputs.
 
     Returns:
       A model of images `[examples, height, width, channels]` with outputs `[examples, num_outputs]`, or `[examples,
-      features]` without a head: from 28x28 pixels that is `num_filters` features, or `4 * num_filters` if strided.
+      features]` without a head: for 28x28 pixels these are `num_filters` features, or `4 * num_filters` if strided.
 
     Raises:
       ValueError: if a number is not positive (`num_context`: is negative) or a name unknown; at trace time if the input
@@ -114,7 +117,7 @@ class _Conv4(nn.Module):
                 scale, shift = jnp.split(film[:, None, None, :], 2, axis=-1)
                 x = x * (1 + scale) + shift
             x = jax.nn.relu(max_pool(x) if self.pooling == "max" else x)
-        return head(x.reshape(x.shape[0], -1), self.num_outputs, self.dtype)
+        return head(x.reshape(x.shape[0], math.prod(x.shape[1:])), self.num_outputs, self.dtype)
 
     def _without_context(self, x: Array) -> tuple[Array, Float[Array, "examples num_context"]]:
         channels = x.shape[-1] - self.num_context
@@ -136,7 +139,7 @@ def check_images(x: Array, *, smallest: int) -> None:
 
 
 def head(x: Float[Array, "examples features"], num_outputs: int | None, dtype: Any) -> Float[Array, "examples outputs"]:
-    """The linear output layer named `head`, if there is one; float32 out of activations of a lower precision."""
+    """Apply the linear output layer named `head`, if there is one; narrower activations give float32 outputs."""
     if num_outputs is not None:
         x = nn.Dense(num_outputs, kernel_init=nn.initializers.glorot_uniform(), dtype=dtype, name="head")(x)
     return x if dtype is None else x.astype("float32")

@@ -1,18 +1,20 @@
-"""A sequence model that remembers nothing: what policies with memory are compared with."""
+"""A sequence model that remembers nothing: the baseline for policies with memory."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..types import Model, PyTree, RandomKey, SequenceModel
 
+__all__ = ["forgetful"]
+
 
 def forgetful(model: Model, *, num_features: int | None = None) -> SequenceModel:
-    """A network of the present step alone, in the place of a memory.
+    """Build a network of the current step alone, in place of a memory.
 
     Args:
-      model: from a step's features to outputs, which pass a tanh.
-      num_features: the network sees the first ones only; all if not given. Features of a policy begin with the
-        observation: a policy that is to show what is done without any adaptation sees no rewards.
+      model: maps a step's features to outputs, which then pass through a tanh.
+      num_features: number of leading features that the network sees; all if not given. A policy's features begin with
+        the observation, so a baseline without any adaptation can exclude rewards.
 
     Returns:
       A sequence model whose memory is empty.

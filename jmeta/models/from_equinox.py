@@ -1,8 +1,8 @@
 """The bridge from Equinox: any `equinox.Module`, stateful or not, as a `Model`.
 
 An Equinox module *is* its parameters, takes one example, and keeps its state under markers that are new objects in
-every module. A `Model` has parameters of a fixed structure and takes many examples: here a module's arrays are taken
-apart from the rest once, examples are mapped over, and the state becomes ordinary leaves. Equinox is optional: it is
+every module. A `Model` has parameters of a fixed structure and takes many examples. So the bridge separates a module's
+arrays from the rest once, maps over examples, and turns the state into ordinary leaves. Equinox is optional: it is
 imported when the bridge is used.
 """
 
@@ -16,23 +16,25 @@ import jax.numpy as jnp
 from ..types import Model, PyTree, RandomKey
 from .states import as_leaves, from_leaves
 
+__all__ = ["from_equinox"]
+
 
 def from_equinox(make: Callable[[RandomKey], Any], *, axis_name: str = "batch", transductive: bool = False) -> Model:
     """Use an Equinox module as a model.
 
     Equinox modules take one example; the bridge maps them over the examples under `axis_name`. With a key, the module
-    is in training mode; without one, in inference mode, as `equinox.nn.inference_mode` has it. `calibrate` starts the
-    averages of every `equinox.nn.BatchNorm` afresh, so that what they store are the statistics of its inputs alone; in
-    the same pass.
+    is in training mode; without one, in inference mode, as by `equinox.nn.inference_mode`. `calibrate` restarts the
+    averages of every `equinox.nn.BatchNorm`, so that they store the statistics of its inputs alone; this takes no
+    second pass.
 
     A `BatchNorm(mode="ema")` normalises by its running averages in training too: prefer `mode="batch"`.
 
     Args:
       make: builds the module from a key: returns the module, or `(module, state)` as `equinox.nn.make_with_state(...)`
-        does. The module is called as `module(x)`, or `module(x, state)` if it has one; with `key=key` besides if its
-        `__call__` has an argument of that name. With a state it returns `(outputs, state)`.
+        does. The module is called as `module(x)`, or `module(x, state)` if it has a state, with `key=key` as well if
+        its `__call__` has an argument of that name. With a state it returns `(outputs, state)`.
       axis_name: the name given to the module's norm layers.
-      transductive: whether batch norm takes the statistics of the call without a key too.
+      transductive: whether batch norm uses the statistics of the call also without a key.
 
     Returns:
       A model whose parameters `{"params": module}` hold the module's floating-point arrays, with `"stats": ...` for its
@@ -109,7 +111,7 @@ def _norms(module: Any) -> list[Any]:
 
 
 def _started_afresh(state: Any, norms: list[Any]) -> Any:
-    """`state` as before any update, with averages of zero: one update then leaves the new statistics alone."""
+    """Return `state` as before any update, with averages of zero: after one update only the new statistics remain."""
     for norm in norms:
         if norm.mode == "ema":
             state = state.set(norm.ema_first_time_index, jnp.array(True))

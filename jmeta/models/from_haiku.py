@@ -1,8 +1,8 @@
-"""The bridge from Haiku: what `haiku.transform` or `haiku.transform_with_state` returns, as a `Model`.
+"""The bridge from Haiku: the result of `haiku.transform` or `haiku.transform_with_state`, as a `Model`.
 
-Haiku is init and apply already, with its state beside the parameters. What is added here is that state as ordinary
-leaves, two modes of call told apart by the key, and `calibrate`. Haiku is optional: it is imported when the bridge is
-used.
+Haiku already consists of init and apply, with its state next to the parameters. The bridge turns that state into
+ordinary leaves, chooses between two modes of call by the key, and adds `calibrate`. Haiku is optional: it is imported
+when the bridge is used.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,8 @@ import jax
 
 from ..types import Model, PyTree, RandomKey
 from .states import as_leaves, from_leaves
+
+__all__ = ["from_haiku"]
 
 
 def from_haiku(
@@ -23,19 +25,19 @@ def from_haiku(
 ) -> Model:
     """Use a Haiku network as a model.
 
-    With a key, the network is called with the arguments of `training`; without one, with those of `evaluation`, and
-    without a random key. So `evaluation={"is_training": True}` asks for batch statistics of the call in evaluation too.
+    With a key, the network is called with the arguments of `training`; without one, with those of `evaluation` and no
+    random key. So `evaluation={"is_training": True}` requests the batch statistics of the call in evaluation, too.
 
-    `calibrate` runs from the state that the network is initialised with. There Haiku's averages, which correct for
-    their start, become the statistics of the inputs themselves; in the same pass. Haiku's own initialisation stores
-    the statistics of its inputs too.
+    `calibrate` runs from the network's initial state. From there Haiku's averages, which correct for their start,
+    become the statistics of the inputs themselves, without a second pass. Haiku's own initialisation also stores the
+    statistics of its inputs.
 
     Args:
       transformed: `hk.transform(f)` or `hk.transform_with_state(f)` of a function `f(x, ...)`.
       training: keyword arguments of a call with a key, and of initialisation.
       evaluation: keyword arguments of a call without a key.
-      calibration: keyword arguments of `calibrate` without a key, where nothing random may be drawn; those of
-        `training` by default.
+      calibration: keyword arguments of `calibrate` without a key, where no randomness is available; those of `training`
+        by default.
 
     Returns:
       A model with parameters `{"params": ...}`, and `"stats": ...` for the state of `transform_with_state`.

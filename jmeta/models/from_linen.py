@@ -1,7 +1,8 @@
 """The bridge from Flax Linen: any `flax.linen.Module` as a `Model`.
 
-Linen is init and apply already. What is added here is a collection of running averages as ordinary leaves, two modes of
-call told apart by the key, and a `calibrate` that stores the statistics of its inputs instead of a moving average.
+Linen already consists of init and apply. The bridge turns a collection of running averages into ordinary leaves,
+chooses between two modes of call by the key, and adds a `calibrate` that stores the statistics of its inputs, not a
+moving average.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,8 @@ from flax import linen as nn
 
 from ..types import Model, PyTree, RandomKey
 from .states import exact_averages
+
+__all__ = ["from_linen"]
 
 
 def from_linen(
@@ -25,11 +28,11 @@ def from_linen(
     """Use a Linen module as a model.
 
     With a key, the module is called with the arguments of `training`; without one, with those of `evaluation`, and
-    every `nn.Dropout` in it is switched off. So `evaluation={"train": True}` asks for batch statistics of the call,
-    without dropout, where the usual `{"train": False}` asks for the stored ones.
+    every `nn.Dropout` in it is switched off. So `evaluation={"train": True}` requests the batch statistics of the call,
+    without dropout, where the usual `{"train": False}` requests the stored ones.
 
     `calibrate` calls it with the arguments of `training` and stores the statistics of the inputs themselves, not a
-    mixture with the old averages: from the same pass, since a moving average is affine in its old value.
+    mixture with the old averages. It needs no second pass, since a moving average is affine in its old value.
 
     Build convolutions with `nn.Conv(conv_general_dilated=jmeta.models.patch_conv)` if tasks adapt them on a CPU.
 
@@ -45,7 +48,7 @@ def from_linen(
       A model with parameters `{"params": ...}`, and `"stats": {statistics: ...}` if it stores any.
 
     Raises:
-      ValueError: on `init`, if the module's variables beside its parameters are not just `statistics`.
+      ValueError: on `init`, if the module has variables other than its parameters and `statistics`.
 
     Example:
       >>> import jax, jax.numpy as jnp

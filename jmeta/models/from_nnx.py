@@ -14,25 +14,27 @@ import jax
 from ..types import Model, PyTree, RandomKey
 from .states import as_leaves, from_leaves
 
+__all__ = ["from_nnx"]
+
 
 def from_nnx(make: Callable[[Any], Any], *, transductive: bool = False) -> Model:
     """Use an NNX module as a model.
 
-    With a key, the module is in training mode: dropout on, batch norm by statistics of the call. Without one it is in
-    evaluation mode. `calibrate` stores the statistics of its inputs themselves, not a mixture with the old averages: in
-    the same pass, with a momentum of 0.
+    With a key, the module is in training mode: dropout on, batch norm with the statistics of the call. Without one it
+    is in evaluation mode. `calibrate` stores the statistics of its inputs themselves, not a mixture with the old
+    averages, in the same pass, with a momentum of 0.
 
-    Gradients of all orders flow through statistics of the call, so meta-training is exact. But NNX stops them at what
-    it stores: a prediction without a key takes the support's statistics for constants. To differentiate through those
-    too, use `transductive=True`, or write the network in Linen.
+    Gradients of all orders flow through the statistics of the call, so meta-training is exact. But NNX stops gradients
+    at stored statistics: a prediction without a key treats the support's statistics as constants. To differentiate
+    through those, too, use `transductive=True`, or write the network in Linen.
 
     Args:
       make: builds the module, as `make(rngs)`.
-      transductive: whether batch norm takes the statistics of the call without a key too.
+      transductive: whether batch norm uses the statistics of the call also without a key.
 
     Returns:
-      A model with parameters `{"params": ...}`; and `"stats": ...` if the module has other variables than parameters
-      and random streams, of which `"stats/batch_stats"` are those of norm layers.
+      A model with parameters `{"params": ...}`; and `"stats": ...` if the module has variables other than parameters
+      and random streams, among which `"stats/batch_stats"` are those of norm layers.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -78,14 +80,14 @@ def from_nnx(make: Callable[[Any], Any], *, transductive: bool = False) -> Model
 
 
 def _split(module: Any) -> tuple[Any, ...]:
-    """`(graph, parameters, random streams, norm statistics, other variables)`."""
+    """Split a module into `(graph, parameters, random streams, norm statistics, other variables)`."""
     from flax import nnx
 
     return nnx.split(module, nnx.Param, nnx.RngState, nnx.BatchStat, ...)
 
 
 def _pure(states: Any) -> dict[str, Any]:
-    """The statistics and other variables as dictionaries, those that are not empty."""
+    """Return the statistics and other variables as dictionaries, without empty ones."""
     from flax import nnx
 
     named = {name: nnx.to_pure_dict(state) for name, state in zip(("batch_stats", "others"), states, strict=True)}
@@ -95,13 +97,13 @@ def _pure(states: Any) -> dict[str, Any]:
 def _filled(template: Any, leaves: PyTree) -> Any:
     from flax import nnx
 
-    state = jax.tree.map(lambda leaf: leaf, template)  # new variables, so that the template stays as it is
+    state = jax.tree.map(lambda leaf: leaf, template)  # new variables, so that the template stays unchanged
     nnx.replace_by_pure_dict(state, leaves)
     return state
 
 
 def _seeded(template: Any, key: RandomKey) -> Any:
-    """The random streams, at their start, each with its own key."""
+    """Return the random streams at their start, each with its own key."""
     leaves, structure = jax.tree.flatten(template)
     keys = jax.random.split(key, max(len(leaves), 1))
     is_key = lambda leaf: jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731

@@ -1,6 +1,6 @@
-"""A multilayer perceptron: the network of regression tasks, of tests, and of anything that is a vector.
+"""A multilayer perceptron: the network for regression tasks, for tests, and for any vector inputs.
 
-It stores no statistics, so its `calibrate` is `None`. Learners meet it only as a `Model`.
+It stores no statistics, so its `calibrate` is `None`. Learners see it only as a `Model`.
 """
 
 import math
@@ -12,6 +12,8 @@ from jaxtyping import Array, Shaped
 
 from ..types import Model, PyTree, RandomKey
 
+__all__ = ["mlp"]
+
 
 def mlp(
     features: Sequence[int],
@@ -19,12 +21,12 @@ def mlp(
     activation: Callable[[Array], Array] = jax.nn.relu,
     dropout_rate: float = 0.0,
 ) -> Model:
-    """Dense layers with an activation between them; the last one, named `head`, is linear.
+    """Build dense layers with an activation between them; the last one, named `head`, is linear.
 
     Args:
       features: width of every layer; the last entry is the number of outputs.
       activation: applied after every layer but the last.
-      dropout_rate: share of hidden units that is dropped, in [0, 1), in calls with a key.
+      dropout_rate: fraction of hidden units that is dropped, in [0, 1), in calls with a key.
 
     Returns:
       A model of inputs `[examples, ...]`, which it flattens, with outputs `[examples, features[-1]]`. Its parameters
@@ -63,7 +65,7 @@ class _MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, deterministic: bool) -> Array:
-        x = x.reshape(x.shape[0], math.prod(x.shape[1:]))  # not -1: there may be no example
+        x = x.reshape(x.shape[0], math.prod(x.shape[1:]))  # not -1: there may be zero examples
         for i, width in enumerate(self.features[:-1]):
             x = self.activation(nn.Dense(width, name=f"hidden_{i}")(x))
             x = nn.Dropout(self.dropout_rate, deterministic=deterministic)(x)

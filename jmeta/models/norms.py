@@ -1,22 +1,23 @@
 """Normalisation as a named policy, never as hidden state, and the names by which learners find its parameters.
 
-`conv4` and `resnet12` are built from `Norm`. What a norm layer stores are ordinary leaves under `stats/`, filled by the
-model's `calibrate`; which statistics normalise the query is the policy, so every evaluation can say what it did:
+`conv4` and `resnet12` are built from `Norm`. A norm layer stores ordinary leaves under `stats/`, filled by the model's
+`calibrate`. The policy chooses which statistics normalise the query, so every evaluation can state it:
 
 | policy | statistics | a prediction depends on |
 |---|---|---|
-| `"batch"` | of the examples of the call | the other queries: transductive |
+| `"batch"` | the examples of the call | the other queries: transductive |
 | `"support"` | stored by `calibrate`; differentiable | the support only |
-| `"group"` | of one example, over groups of up to 16 channels | that example |
-| `"layer"` | of one example, over all its channels | that example |
+| `"group"` | one example, over groups of up to 16 channels | that example |
+| `"layer"` | one example, over all its channels | that example |
 | `"none"` | | that example |
 
-The per-step norm parameters of MAML++ are no policy of the model: the learner holds one copy of every leaf that
+The per-step norm parameters of MAML++ are not a policy of the model: the learner holds one copy of every leaf that
 `is_norm` selects for each inner step.
 """
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,6 +28,18 @@ from jaxtyping import Array, Float
 
 from ..types import Model, PyTree, RandomKey
 
+__all__ = [
+    "POLICIES",
+    "is_norm",
+    "is_head",
+    "is_statistic",
+    "but_statistics",
+    "frozen",
+    "Norm",
+    "check_policy",
+    "as_model",
+]
+
 POLICIES = ("batch", "support", "group", "layer", "none")
 
 _NORM_NAME = re.compile(r"norm|(?<![a-z])bn(?![a-z])")
@@ -35,9 +48,9 @@ _STATISTICS = ("stats", "batch_stats")
 
 
 def is_norm(path: str) -> bool:
-    """Whether a leaf, named by its path, is a learned parameter (scale, bias) of a norm layer.
+    """Return whether a leaf, named by its path, is a learned parameter (scale, bias) of a norm layer.
 
-    It goes by the usual names of layers (`norm_0`, `BatchNorm_1`, `bn2`, `layer_norm`), in any part of the path.
+    It recognises the usual names of layers (`norm_0`, `BatchNorm_1`, `bn2`, `layer_norm`) in any part of the path.
 
     Example:
       >>> is_norm("params/norm_0/scale"), is_norm("params/conv_0/kernel"), is_norm("stats/norm_0/mean")
@@ -47,7 +60,7 @@ def is_norm(path: str) -> bool:
 
 
 def is_head(path: str) -> bool:
-    """Whether a leaf, named by its path, belongs to the output layer: `head`, `classifier`, `logits` or `readout`.
+    """Return whether a leaf, named by its path, is of the output layer: `head`, `classifier`, `logits` or `readout`.
 
     Example:
       >>> is_head("params/head/kernel"), is_head("params/conv_0/kernel")
@@ -57,7 +70,7 @@ def is_head(path: str) -> bool:
 
 
 def is_statistic(path: str) -> bool:
-    """Whether a leaf, named by its path, is a stored statistic (or other state), which no gradient step may change.
+    """Return whether a leaf, named by its path, is a stored statistic (or other state), which no gradient step changes.
 
     Example:
       >>> is_statistic("stats/norm_0/mean"), is_statistic("params/norm_0/scale")
@@ -66,11 +79,22 @@ def is_statistic(path: str) -> bool:
     return any(part in _STATISTICS for part in path.split("/"))
 
 
-def frozen(model: Model) -> Model:
-    """The same model with its statistics left as they are: `calibrate` is `None`, and no gradient flows into them.
+def but_statistics(is_adapted: Callable[[str], bool]) -> Callable[[str], bool]:
+    """Select the same leaves by their paths, but no stored statistics: leaves that gradient steps may change.
 
-    Fill the statistics once, from many examples of meta_train, and evaluate with them fixed. That is what running
-    averages approximate:
+    Example:
+      >>> selects = but_statistics(lambda path: "norm" in path)
+      >>> selects("params/norm_0/scale"), selects("stats/norm_0/mean"), selects("params/head/bias")
+      (True, False, False)
+    """
+    return lambda path: is_adapted(path) and not is_statistic(path)
+
+
+def frozen(model: Model) -> Model:
+    """Freeze a model's statistics: `calibrate` is `None`, and no gradient flows into them.
+
+    Fill the statistics once, from many examples of meta_train, and evaluate with them fixed. Running averages
+    approximate this:
 
     >>> import jax, jax.numpy as jnp
     >>> from jmeta import models
@@ -94,7 +118,7 @@ def _stopped_if_statistic(path: tuple[Any, ...], leaf: Array) -> Array:
 
 
 class Norm(nn.Module):
-    """One norm layer of a stated policy, with a learned scale and bias for each channel.
+    """A norm layer with a stated policy, and with a learned scale and bias for each channel.
 
     Statistics are computed in float32 at least, whatever the dtype of the activations.
 
@@ -136,13 +160,13 @@ class Norm(nn.Module):
 
 
 def check_policy(norm: str) -> None:
-    """Raise `ValueError` if `norm` is no policy."""
+    """Raise `ValueError` if `norm` is not a policy."""
     if norm not in POLICIES:
         raise ValueError(f"norm={norm!r}; expected one of {', '.join(map(repr, POLICIES))}")
 
 
 def as_model(network: nn.Module, *, stores_statistics: bool) -> Model:
-    """The model of a network of this package, called as `network(x, deterministic=..., calibrating=...)`."""
+    """Build the model of one of our networks, which is called as `network(x, deterministic=..., calibrating=...)`."""
 
     def init(key: RandomKey, x: PyTree) -> PyTree:
         return network.init(key, x, deterministic=True, calibrating=False)
@@ -164,15 +188,16 @@ def _dropout(key: RandomKey | None) -> dict[str, RandomKey] | None:
 
 
 def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Mean and biased variance, in two passes: the one-pass form cancels where the mean is large."""
+    """Return mean and biased variance, in two passes: the one-pass form cancels where the mean is large."""
     mean = x.mean(axes, keepdims=True)
     return mean, jnp.square(x - mean).mean(axes, keepdims=True)
 
 
 def _group_moments(x: Array, size: int) -> tuple[Array, Array]:
-    """As `_moments`, of each example over groups of `size` channels, repeated for each channel.
+    """Compute `_moments` of each example over groups of `size` channels, repeated for each channel.
 
-    Pixels first and channels then: a sum over both at once costs a CPU twice the time, forwards and backwards.
+    Sum over pixels first, then over channels: a sum over both at once takes a CPU twice the time, forwards and
+    backwards.
     """
 
     def mean_of_groups(values: Array) -> Array:

@@ -1,13 +1,13 @@
-"""Convolution and pooling in the forms that are fast, and right, where every task has its own weights.
+"""Convolution and pooling in the forms that are fast and correct where every task has its own weights.
 
-The networks of this package, and other people's Flax modules through `nn.Conv(conv_general_dilated=patch_conv)`, are
-made of these. A form is chosen when a network is built; all forms agree in value, gradient and second derivative. On a
-CPU, XLA's own convolution costs many times the meta-gradient step of `patch_conv` (BENCHMARKS.md): under `vmap` over
+The networks of this package, and other Flax modules with `nn.Conv(conv_general_dilated=patch_conv)`, are built from
+these. A form is chosen when a network is built; all forms agree in value, gradient and second derivative. On a CPU, a
+meta-gradient step with XLA's own convolution costs many times one with `patch_conv` (BENCHMARKS.md): under `vmap` over
 per-task weights it becomes a grouped convolution, and inside `lax.scan` its weight gradient leaves the fast path.
 
-Max-pooling deliberately avoids `x.reshape(...).max(...)`, whose gradient looks for the elements that *equal* the
+Max-pooling deliberately avoids `x.reshape(...).max(...)`, whose gradient searches for the elements that *equal* the
 maximum: XLA recomputes `x` in another fusion with another rounding, and under `jit` the search finds none or the wrong
-number of them. Meta-gradients then come out 8 to 80 % wrong, or NaN, without a warning.
+number of them. Meta-gradients are then wrong by 8 to 80 %, or NaN, without a warning.
 """
 
 import functools
@@ -21,15 +21,17 @@ from jaxtyping import Array, Float
 
 from ..accelerators import choice
 
+__all__ = ["convolution", "patch_conv", "max_pool"]
+
 _NHWC = lax.ConvDimensionNumbers(lhs_spec=(0, 3, 1, 2), rhs_spec=(3, 2, 0, 1), out_spec=(0, 3, 1, 2))
 
 
 def convolution(form: str = "auto") -> Callable[..., Array]:
-    """The convolution to build a network with, as `nn.Conv(conv_general_dilated=convolution(form))`.
+    """Choose the convolution to build a network with, as `nn.Conv(conv_general_dilated=convolution(form))`.
 
     Args:
       form: `"patches"`, gathered patches and one matrix product; `"xla"`, the compiler's own convolution; or `"auto"`,
-        patches where JAX's default backend is a CPU at the time of the call, and elsewhere what was measured on the
+        patches where JAX's default backend is a CPU at the time of the call, and elsewhere the form measured for the
         card (`jmeta.accelerators`), or the compiler's.
 
     Returns:
@@ -63,9 +65,9 @@ def patch_conv(
     preferred_element_type: Any = None,
     out_sharding: Any = None,
 ) -> Float[Array, "examples new_height new_width filters"]:
-    """A convolution as gathered patches and one matrix product.
+    """Compute a convolution as gathered patches and one matrix product.
 
-    It has the signature of `jax.lax.conv_general_dilated`, so `flax.linen.Conv` and `flax.nnx.Conv` take it as their
+    It has the signature of `jax.lax.conv_general_dilated`, so `flax.linen.Conv` and `flax.nnx.Conv` accept it as their
     `conv_general_dilated`. Under `vmap` over per-task weights the product becomes a batched matrix product.
 
     Args:
@@ -81,7 +83,7 @@ def patch_conv(
       out_sharding: only `None` is supported.
 
     Raises:
-      ValueError: for anything that is not supported.
+      ValueError: for any unsupported argument.
 
     Example:
       >>> import jax.numpy as jnp
@@ -115,7 +117,7 @@ def patch_conv(
         for i in range(kernel_height)
         for j in range(kernel_width)
     ]
-    # Two-dimensional, since XLA's matrix product of a 4-D operand is slower, above all under vmap.
+    # Two-dimensional, since XLA's matrix product of a 4-D operand is slower, especially under vmap.
     patches = jnp.concatenate(slices, -1).reshape(-1, kernel_height * kernel_width * channels)
     return matmul(patches, rhs.reshape(-1, filters)).reshape(lhs.shape[0], height, width, filters)
 
@@ -128,11 +130,11 @@ def _by_rows(
     size: tuple[int, int],
     matmul: Callable[[Array, Array], Array],
 ) -> Array:
-    """Patches of single rows, one product with all rows of the kernel, and the sum of its parts, each moved to its row.
+    """Multiply patches of single rows with all rows of the kernel, and sum the parts, each moved to its row.
 
-    For a 3x3 kernel of C channels and F filters that is 3 C + 3 F numbers a pixel in place of the 9 C of whole patches,
-    for the same arithmetic, forwards and backwards. With C = F = 64, a meta-step of MAML took 0.8 times as long, in
-    0.63 of the temporary memory.
+    For a 3x3 kernel of C channels and F filters this takes 3 C + 3 F numbers per pixel instead of the 9 C of whole
+    patches, with the same arithmetic, forwards and backwards. With C = F = 64, a meta-step of MAML took 0.8 times as
+    long, in 0.63 of the temporary memory.
     """
     kernel_height, kernel_width, channels, filters = rhs.shape
     (top, _), (left, right) = padding
@@ -145,7 +147,7 @@ def _by_rows(
     zero = jnp.zeros((), products.dtype)
 
     def moved(product: Array, down: int) -> Array:
-        """The rows from `-down` on, `height` of them; those that the image does not have are zero."""
+        """Return the rows from `-down` on, `height` of them; rows outside the image are zero."""
         return lax.pad(product, zero, ((0, 0, 0), (down, height - lhs.shape[1] - down, 0), (0, 0, 0), (0, 0, 0)))
 
     taps = lax.split(products, [filters] * kernel_height, axis=3)
@@ -155,9 +157,9 @@ def _by_rows(
 def max_pool(
     x: Float[Array, "examples height width channels"], form: str = "select"
 ) -> Float[Array, "examples half_height half_width channels"]:
-    """The maximum of every 2x2 square, at stride 2; an odd last row or column is left out.
+    """Take the maximum of every 2x2 square, at stride 2; an odd last row or column is left out.
 
-    Of equal elements the first one, row by row, takes the whole gradient. NaN wins against any number.
+    Among equal elements the first one, row by row, receives the whole gradient. NaN wins against any number.
 
     Args:
       x: images.
@@ -186,7 +188,7 @@ def max_pool(
 
 
 def _larger(a: Array, b: Array) -> Array:
-    """The larger one, `a` when equal, NaN if there is one. Its gradient compares the two, never one with the result."""
+    """Return the larger one, `a` if equal, NaN if either is. The gradient compares the two, not one and the result."""
     return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 

@@ -1,9 +1,10 @@
 """Recurrent networks: GRU and LSTM as sequence models.
 
-Written out, not wrapped, for two reasons of speed on CPUs. Inputs are projected inside the loop: what a step reads from
-an array of all steps is then an operand of a product, and not of the gates' arithmetic, which XLA does not vectorise
-together with such a read (at a width of 64 and 256 tasks, projecting before the loop took 5 times as long, and its
-gradient 4 times). For the same reason a step's gates are computed again on the way back, and not stored.
+They are written in plain JAX for two reasons of speed on CPUs. First, inputs are projected inside the loop: the row
+that a step reads from an array of all steps is then an operand of a product, and not of the gates' arithmetic, which
+XLA does not vectorise together with such a read (at a width of 64 and 256 tasks, projecting before the loop took 5
+times as long, and its gradient 4 times). Second, and for the same reason, the backward pass computes a step's gates
+again instead of storing them.
 """
 
 from collections.abc import Callable
@@ -15,24 +16,26 @@ from jaxtyping import Array, Float
 from ..tasks.class_arrays import check_positive
 from ..types import PyTree, RandomKey, SequenceModel
 
+__all__ = ["LSTMMemory", "UNROLL", "gru", "lstm"]
+
 LSTMMemory = tuple[Array, Array]
 
 UNROLL = 4
-"""Steps in one turn of the compiled loop: at a width of 256 and 128 tasks on a CPU, the gradient takes 8 % less time
-than with one; at 64 it makes no difference."""
+"""Steps in one iteration of the compiled loop: at a width of 256 and 128 tasks on a CPU, the gradient takes 8 % less
+time than with one; at 64 it makes no difference."""
 
 
 def gru(width: int, *, max_span: int | None = None) -> SequenceModel:
-    """A gated recurrent unit: hₜ = (1 − z) ⊙ n + z ⊙ hₜ₋₁.
+    """Build a gated recurrent unit: hₜ = (1 − z) ⊙ n + z ⊙ hₜ₋₁.
 
     Gates are r, z = σ(W x + b + U hₜ₋₁), and the new content is n = tanh(W x + b + r ⊙ (U hₜ₋₁ + c)), with the reset
     gate after the product.
 
     Args:
       width: numbers in the memory, and in each output, which is the memory.
-      max_span: steps that the longest-lived part of a new memory lasts, at least 2: unit i keeps what it holds for a
-        time drawn from 1 to there. `None` begins with gates half open, which forget within a few steps, and sequences
-        of a hundred are then hard to learn from.
+      max_span: steps that the longest-lived part of a new memory lasts, at least 2: unit i keeps its content for a time
+        drawn from 1 to `max_span`. With `None`, gates start half open and forget within a few steps, and sequences of a
+        hundred are then hard to learn from.
 
     Raises:
       ValueError: if `width` is not positive, or `max_span` is below 2.
@@ -76,13 +79,13 @@ def gru(width: int, *, max_span: int | None = None) -> SequenceModel:
 
 
 def lstm(width: int, *, max_span: int | None = None) -> SequenceModel:
-    """A long short-term memory: cₜ = f ⊙ cₜ₋₁ + i ⊙ g, hₜ = o ⊙ tanh(cₜ).
+    """Build a long short-term memory: cₜ = f ⊙ cₜ₋₁ + i ⊙ g, hₜ = o ⊙ tanh(cₜ).
 
-    Gates are i, f, o = σ(W x + U hₜ₋₁ + b) and g = tanh of the same; f begins with a bias of 1, or as `max_span` says.
+    Gates are i, f, o = σ(W x + U hₜ₋₁ + b) and g = tanh of the same; the bias of f starts at 1, or as `max_span` says.
 
     Args:
       width: numbers in each output hₜ; the memory is `(h, c)`.
-      max_span: as for `gru`; the input gate then begins with minus the forget gate's bias.
+      max_span: as for `gru`; the input gate's bias then starts at minus the forget gate's.
 
     Raises:
       ValueError: if `width` is not positive, or `max_span` is below 2.
@@ -130,14 +133,14 @@ def _check_span(max_span: int | None) -> None:
 
 
 def _keeping_for(key: RandomKey, width: int, max_span: int | None) -> Float[Array, " width"]:
-    """Biases of a gate that keeps for 1 to `max_span` steps: σ(log s) = 1 − 1 / (1 + s)."""
+    """Draw biases of a gate that keeps its content for 1 to `max_span` steps: σ(log s) = 1 − 1 / (1 + s)."""
     if max_span is None:
         return jnp.zeros((width,), jnp.float32)
     return jnp.log(jax.random.uniform(key, (width,), jnp.float32, 1.0, float(max_span - 1) if max_span > 2 else 1.5))
 
 
 def _init_cell(key: RandomKey, num_features: int, width: int, num_gates: int) -> dict[str, Array]:
-    """Input weights by Glorot; recurrent ones orthogonal, each gate's by itself."""
+    """Draw input weights by Glorot's rule, and orthogonal recurrent ones for each gate separately."""
     key_input, *keys = jax.random.split(key, num_gates + 1)
     orthogonal = jax.nn.initializers.orthogonal()
     return {

@@ -1,10 +1,10 @@
 """ResNet-12, the deeper embedding of few-shot learning, with the norm policies and names of `conv4`.
 
-Results on coloured images of 84 or 32 pixels, for which four layers are too few, are mostly reported with it. It is a
-`Model` like any other; learners know nothing of its layers but what their names say (`is_norm`; `is_head` for your
-own).
+Most results on colour images of 84 or 32 pixels, for which four layers are too few, use it. It is a `Model` like any
+other; learners know its layers only by their names (`is_norm`; `is_head` for your own).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +19,8 @@ from .conv4 import check_images, head
 from .norms import Norm, as_model, check_policy
 from .primitives import convolution, max_pool
 
+__all__ = ["resnet12", "drop_squares"]
+
 
 def resnet12(
     num_outputs: int | None,
@@ -31,25 +33,25 @@ def resnet12(
     conv: str = "auto",
     dtype: Any = None,
 ) -> Model:
-    """Residual blocks of three 3x3 convolutions, leaky ReLU of slope 0.1 and 2x2 max-pooling.
+    """Build residual blocks of three 3x3 convolutions, leaky ReLU of slope 0.1 and 2x2 max-pooling.
 
     Args:
       num_outputs: width of the linear head, `params/head`; `None` for no head, the embedding of metric methods.
       widths: channels of the blocks; `(64, 128, 256, 512)` is the other common choice.
-      norm: whose statistics normalise, as for `conv4`.
+      norm: source of the statistics, as for `conv4`.
       global_pool: whether to average the last image; otherwise it is flattened.
-      dropout_rate: share of every block's output that is dropped, in [0, 1), in calls with a key.
+      dropout_rate: fraction of every block's output that is dropped, in [0, 1), in calls with a key.
       drop_size: side of the squares that are dropped: 1 is dropout, more is DropBlock (5 is usual).
       conv: form of the convolutions, as for `conv4`.
-      dtype: of the activations, as for `conv4`.
+      dtype: dtype of the activations, as for `conv4`.
 
     Returns:
       A model of images `[examples, height, width, channels]` with outputs `[examples, num_outputs]`, or `[examples,
       features]` without a head: `widths[-1]` features with `global_pool`.
 
     Raises:
-      ValueError: if a number is out of its range or a name unknown; at trace time if the input is not a batch of
-        images, or an image is too small to be halved `len(widths)` times.
+      ValueError: if a number is out of range or a name unknown; at trace time if the input is not a batch of images, or
+        an image is too small to be halved `len(widths)` times.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -95,7 +97,7 @@ class _ResNet12(nn.Module):
             x = _Block(width, self.norm, self.conv, self.dtype, name=f"block_{i}")(x, calibrating=calibrating)
             if self.dropout_rate and not deterministic:
                 x = drop_squares(x, self.make_rng("dropout"), rate=self.dropout_rate, size=self.drop_size)
-        x = x.mean((1, 2)) if self.global_pool else x.reshape(x.shape[0], -1)
+        x = x.mean((1, 2)) if self.global_pool else x.reshape(x.shape[0], math.prod(x.shape[1:]))
         return head(x, self.num_outputs, self.dtype)
 
 
@@ -124,15 +126,15 @@ class _Block(nn.Module):
             x = convolve(x, 3, str(i))
             if i < 2:
                 x = jax.nn.leaky_relu(x, 0.1)
-        return jax.nn.leaky_relu(max_pool(x + shortcut), 0.1)  # the maximum first: the same, on a quarter
+        return jax.nn.leaky_relu(max_pool(x + shortcut), 0.1)  # maximum first: the same, on a quarter of the numbers
 
 
 def drop_squares(
     x: Float[Array, "examples height width channels"], key: Array, *, rate: float, size: int
 ) -> Float[Array, "examples height width channels"]:
-    """Set squares of `size`x`size` pixels to zero, a share of about `rate` of every channel, and scale up the rest.
+    """Set squares of `size`x`size` pixels to zero, about a fraction `rate` of every channel, and scale up the rest.
 
-    Squares lie inside the image and are cut to its size if it is smaller; `size=1` is dropout.
+    Squares lie inside the image, and are cut to its size if it is smaller; `size=1` is dropout.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -147,7 +149,7 @@ def drop_squares(
     examples, height, width, channels = x.shape
     down, across = min(size, height), min(size, width)
     corners = (examples, height - down + 1, width - across + 1, channels)
-    # A pixel is kept if none of the squares over it is dropped; as many corners as give the stated share on average.
+    # A pixel is kept if none of the squares over it is dropped; the corner rate gives the stated fraction on average.
     corner_rate = rate * height * width / (down * across * corners[1] * corners[2])
     dropped = jax.random.bernoulli(key, min(corner_rate, 1.0), corners).astype(x.dtype)
     border = ((0, 0), (down - 1, down - 1), (across - 1, across - 1), (0, 0))

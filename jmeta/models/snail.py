@@ -1,8 +1,8 @@
-"""SNAIL: temporal convolutions that gather experience, and attention that picks from what they gathered.
+"""SNAIL: temporal convolutions that gather experience, and attention that selects from it.
 
-Blocks only ever append to what is known of a step: each takes all of it and adds its own outputs. So the past inputs of
-every convolution are columns of one array, and a buffer of that array's last rows, with the keys and values of the
-attention, is the whole memory. Sequences and steps are one piece of code: a step is a sequence of one.
+Blocks only append to the features of a step: each reads all of them and adds its own outputs. So the past inputs of
+every convolution are columns of one array. A buffer of that array's last rows, with the keys and values of the
+attention, is the whole memory. Sequences and steps share one piece of code: a step is a sequence of one.
 """
 
 import math
@@ -14,16 +14,19 @@ from jaxtyping import Array, Float, Int
 
 from ..tasks.class_arrays import check_positive
 from ..types import PyTree, RandomKey, SequenceModel
-from .causal_transformer import attend, dense
+from .causal_transformer import attend
+from .dense import dense, init_dense
+
+__all__ = ["SnailMemory", "snail"]
 
 
 class SnailMemory(NamedTuple):
-    """What SNAIL remembers: a window of the last steps, the latest last; steps before the first are zeros.
+    """The memory of SNAIL: a window of the last steps, the latest last; steps before the first are zeros.
 
     Attributes:
-      features: `[longest dilation, features]`, what was known of each step: the past inputs of the convolutions.
-      keys: of each attention block, `[max_steps - 1, key_width]`.
-      values: likewise, of `value_width`.
+      features: `[longest dilation, features]`, the features of each step: the past inputs of the convolutions.
+      keys: keys of each attention block, `[max_steps - 1, key_width]`.
+      values: values of each attention block, `[max_steps - 1, value_width]`.
       num_seen: int32, steps seen so far.
     """
 
@@ -36,23 +39,23 @@ class SnailMemory(NamedTuple):
 def snail(
     *, width: int, num_blocks: int, num_filters: int, key_width: int, value_width: int, max_steps: int
 ) -> SequenceModel:
-    """A dense layer, and then blocks of temporal convolutions followed by attention.
+    """Build a dense layer, and then blocks of temporal convolutions followed by attention.
 
     A convolution of dilation d appends tanh(W [hₜ₋d, hₜ] + b) ⊙ σ(V [hₜ₋d, hₜ] + c) to hₜ; a block of them has the
-    dilations 1, 2, 4, ... that make it see `max_steps` steps. Attention appends softmax(q · k / √key_width) v over the
+    dilations 1, 2, 4, ... needed to see `max_steps` steps. Attention appends softmax(q · k / √key_width) v over the
     step itself and those before it.
 
     Args:
       width: numbers in the first layer's outputs.
-      num_blocks: pairs of a block of convolutions and one of attention.
+      num_blocks: number of pairs of a convolution block and an attention block.
       num_filters: numbers that each convolution appends.
       key_width: numbers in a query and a key.
       value_width: numbers that each attention block appends.
-      max_steps: steps that attention sees, itself included; of a longer sequence the latest ones. Nothing in SNAIL
-        counts steps, so such a window may slide for ever.
+      max_steps: number of steps that attention sees, including the current one; in a longer sequence, the latest ones.
+        Nothing in SNAIL counts steps, so such a window may slide forever.
 
     Returns:
-      A sequence model whose memory is a `SnailMemory`, and whose outputs are all that is known of a step: `width +
+      A sequence model whose memory is a `SnailMemory`, and whose outputs are all features of a step: `width +
       num_blocks * (num_filters * ⌈log₂ max_steps⌉ + value_width)` numbers.
 
     Raises:
@@ -69,7 +72,7 @@ def snail(
 
     Reference:
       Mishra, Rohaninejad, Chen, Abbeel, "A Simple Neural Attentive Meta-Learner", 2018, arXiv:1707.03141, section 3
-      and algorithms 1-2. Differs from the paper: dilations are 1, 2, 4, ... up to below T, where its pseudo-code has
+      and algorithms 1-2. Differs from the paper: dilations are 1, 2, 4, ... up to below T. The paper's pseudo-code has
       2, 4, ... up to T, which reach no odd number of steps back and, at the last, beyond the sequence's start.
     """
     numbers = {"width": width, "num_blocks": num_blocks, "num_filters": num_filters, "key_width": key_width}
@@ -82,13 +85,13 @@ def snail(
 
     def init(key: RandomKey, x: Float[Array, "steps features"]) -> PyTree:
         key_input, *keys = jax.random.split(key, 1 + num_blocks)
-        params = {"input": _init_dense(key_input, x.shape[-1], width)}
+        params = {"input": init_dense(key_input, x.shape[-1], width)}
         for i, key_block in enumerate(keys):
             key_attention, *keys_convolution = jax.random.split(key_block, 1 + len(dilations))
             num_known = width + i * added
             for dilation, key_convolution in zip(dilations, keys_convolution, strict=True):
                 name = f"convolution_{i}_{dilation}"
-                params[name] = _init_dense(key_convolution, 2 * num_known, 2 * num_filters)
+                params[name] = init_dense(key_convolution, 2 * num_known, 2 * num_filters)
                 num_known += num_filters
             params[f"attention_{i}"] = _init_attention(key_attention, num_known, key_width, value_width)
         return params
@@ -133,7 +136,7 @@ def snail(
 
 
 def _window(num_steps: int, max_steps: int, num_seen: Int[Array, ""]) -> Array:
-    """`[steps, remembered]`: whether a step sees a remembered one, the memory's `max_steps - 1` before the new ones."""
+    """Return `[steps, remembered]`: whether a step sees a row; the `max_steps - 1` rows of the memory come first."""
     steps = jnp.arange(num_steps, dtype=jnp.int32)[:, None]
     ago = steps - (jnp.arange(max_steps - 1 + num_steps, dtype=jnp.int32) - (max_steps - 1))[None]
     return (ago >= 0) & (ago < max_steps) & (ago <= steps + num_seen)
@@ -142,12 +145,7 @@ def _window(num_steps: int, max_steps: int, num_seen: Int[Array, ""]) -> Array:
 def _init_attention(key: RandomKey, num_inputs: int, key_width: int, value_width: int) -> PyTree:
     key_query, key_key, key_value = jax.random.split(key, 3)
     return {
-        "query": _init_dense(key_query, num_inputs, key_width),
-        "key": {"kernel": _init_dense(key_key, num_inputs, key_width)["kernel"]},  # a bias would change no weight
-        "value": _init_dense(key_value, num_inputs, value_width),
+        "query": init_dense(key_query, num_inputs, key_width),
+        "key": {"kernel": init_dense(key_key, num_inputs, key_width)["kernel"]},  # a bias would change no weight
+        "value": init_dense(key_value, num_inputs, value_width),
     }
-
-
-def _init_dense(key: RandomKey, num_inputs: int, num_outputs: int) -> dict[str, Array]:
-    kernel = jax.nn.initializers.glorot_uniform()(key, (num_inputs, num_outputs), jnp.float32)
-    return {"kernel": kernel, "bias": jnp.zeros((num_outputs,), jnp.float32)}

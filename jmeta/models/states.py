@@ -1,7 +1,7 @@
-"""What a bridged network remembers beside its parameters, as ordinary floating-point leaves of `params["stats"]`.
+"""State of a bridged network other than its parameters, as ordinary floating-point leaves of `params["stats"]`.
 
 Inner loops and meta-gradients run over whole trees of parameters, and `jax.grad` refuses integers. So counters and
-flags travel as floating point and get their own dtype back inside `apply`; their gradient is zero.
+flags are stored as floating point and return to their own dtype inside `apply`; their gradient is zero.
 """
 
 from collections.abc import Callable
@@ -12,24 +12,26 @@ import jax.numpy as jnp
 
 from ..types import PyTree
 
+__all__ = ["as_leaves", "from_leaves", "exact_averages"]
+
 
 def as_leaves(state: PyTree) -> PyTree:
-    """`state` with its integers and flags as floating point; exact up to 2²⁴."""
+    """Convert integers and flags of `state` to floating point; exact up to 2²⁴."""
     return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf.astype(float), state)
 
 
 def from_leaves(leaves: PyTree, like: PyTree) -> PyTree:
-    """The inverse of `as_leaves`: integers and flags as in `like`, floating-point leaves in the dtype they have."""
+    """Invert `as_leaves`: integers and flags get the dtypes of `like`, floating-point leaves keep their own."""
     restore = lambda leaf, model: leaf if jnp.issubdtype(model.dtype, jnp.inexact) else leaf.astype(model.dtype)  # noqa: E731
     return jax.tree.map(restore, leaves, like)
 
 
 def exact_averages(update: Callable[[PyTree], tuple[PyTree, Any]], averages: PyTree) -> tuple[PyTree, Any]:
-    """The values that enter exponential moving averages, from one run of the function that updates them.
+    """Return the values that enter exponential moving averages, from one run of the function that updates them.
 
     An update is a ← m·a + (1 − m)·v, with a momentum m that only the layer knows. At a = 0 it gives (1 − m)·v, and its
-    derivative there is m. Nothing but the averages depends on a, so the compiler leaves no second pass behind. Exact up
-    to rounding, which 1 / (1 − m) magnifies: 10⁻⁶ relative at m = 0.99 in float32.
+    derivative there is m. Only the averages depend on a, so the compiler leaves no second pass behind. The result is
+    exact up to rounding, which 1 / (1 − m) magnifies: 10⁻⁶ relative at m = 0.99 in float32.
 
     Args:
       update: `averages -> (updated averages, anything)`; affine, one average at a time.

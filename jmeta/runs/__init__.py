@@ -3,9 +3,9 @@
     recipe ──► Experiment ──► loop: dispatch, log, evaluate, keep the best, save ──► run folder ──► evaluate, replay
 
 A *recipe* is a Python file with a frozen dataclass `Options` and a function `build(options) -> Experiment`. The command
-`jmeta train RECIPE` trains one, ours by name or a user's by path; `main(build, Options)` makes a file run by itself.
+`jmeta train RECIPE` trains one, ours by name or a user's by path; `main(build, Options)` makes a recipe file a command.
 
-What the command line, the progress and the pictures need is installed with `pip install "jmeta[runs]"`.
+The packages that the command line, the progress and the pictures need come with `pip install "jmeta[runs]"`.
 """
 
 from .experiment import Experiment, Metric, Testing, Training, check_positive

@@ -1,7 +1,7 @@
-"""What a person sees while scripts work: progress with rate and time left, tables, and compile time told apart.
+"""Output for a person while scripts work: progress with rate and time left, tables, and compile time shown separately.
 
-On a terminal there is a bar; elsewhere (a log file, CI) plain lines, one at each evaluation and between them at
-most one every ten seconds.
+On a terminal there is a bar. Elsewhere (a log file, CI) there are plain lines: one at each evaluation, and between them
+at most one every ten seconds.
 """
 
 import contextlib
@@ -19,23 +19,35 @@ import rich.text
 
 from ..checkpoints import DamagedCheckpointError
 
+__all__ = [
+    "StoppedError",
+    "USER_ERRORS",
+    "run_command",
+    "use_compilation_cache",
+    "CompileClock",
+    "compile_clock",
+    "Progress",
+    "progress",
+    "print_table",
+]
+
 
 class StoppedError(Exception):
-    """A run that cannot go on, for a reason that its message tells."""
+    """A run that cannot go on; the message gives the reason."""
 
 
 USER_ERRORS = (StoppedError, ValueError, OSError, ImportError, DamagedCheckpointError)
-"""What command lines print as one line: the message says what to do."""
+"""Errors that command lines print as one line: the message says what to do."""
 
 
 def run_command(command: Callable[[], None], *, if_interrupted: str) -> int:
-    """Run a command line; returns its exit status.
+    """Run a command line and return its exit status.
 
-    What a user can mend is printed as one line; with `JMETA_TRACEBACK=1` in the environment, with where it came from.
+    An error that a user can fix is printed as one line; with `JMETA_TRACEBACK=1` in the environment, with a traceback.
 
     Args:
       command: prints and writes all that it does.
-      if_interrupted: what to say after Ctrl-C.
+      if_interrupted: text to print after Ctrl-C.
     """
     try:
         command()
@@ -47,7 +59,17 @@ def run_command(command: Callable[[], None], *, if_interrupted: str) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return getattr(error, "exit_status", 1)
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if os.environ.get("JMETA_TRACEBACK") or not _is_of_memory(error):
+            raise
+        said = str(error).partition("\n")[0] or type(error).__name__
+        print(f"error: the memory does not hold this; take fewer or smaller tasks at once ({said})", file=sys.stderr)
+        return 1
     return 0
+
+
+def _is_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def use_compilation_cache() -> None:
@@ -58,14 +80,14 @@ def use_compilation_cache() -> None:
 
 
 class CompileClock:
-    """Seconds that JAX spent tracing, lowering and compiling while the clock was on."""
+    """Clock of the seconds that JAX spends tracing, lowering and compiling while the clock is on."""
 
     def __init__(self) -> None:
         self._spans: list[tuple[float, float]] = []
 
     @property
     def seconds(self) -> float:
-        """So far. Traces nest, so it is the union of the intervals and not the sum of their lengths."""
+        """Seconds so far. Traces nest, so this is the length of the intervals' union, not the sum of their lengths."""
         total, until = 0.0, 0.0
         for start, end in sorted(self._spans):
             total += max(0.0, end - max(start, until))
@@ -81,7 +103,7 @@ class CompileClock:
 
 @contextlib.contextmanager
 def compile_clock() -> Iterator[CompileClock]:
-    """A clock that is on inside the block."""
+    """Yield a clock that is on inside the block."""
     clock = CompileClock()
     jax.monitoring.register_event_duration_secs_listener(clock.record)
     try:
@@ -91,7 +113,7 @@ def compile_clock() -> Iterator[CompileClock]:
 
 
 class Progress:
-    """Reports the steps of a run; made by `progress`."""
+    """Reporter of a run's steps; made by `progress`."""
 
     def __init__(self, console: rich.console.Console, name: str, start: int, total: int) -> None:
         self.name, self.total = name, total
@@ -108,7 +130,7 @@ class Progress:
             self._bar.start()
 
     def update(self, step: int, seconds: float, metrics: Mapping[str, float]) -> None:
-        """`step` is reached; the last dispatch took `seconds`, compilation apart."""
+        """Report that `step` is reached; the last dispatch took `seconds`, not counting compilation."""
         self._steps, self._seconds = self._steps + step - self._step, self._seconds + seconds
         self._step = step
         rate = self._steps / max(self._seconds, 1e-9)
@@ -122,7 +144,7 @@ class Progress:
             self.say(f"step {step}/{self.total}  {shown}  {rate_text}  {left}")
 
     def say(self, text: str) -> None:
-        """One line that stays, above the bar if there is one."""
+        """Print one line that stays, above the bar if there is one."""
         self._console.print(f"{self.name}: {text}", highlight=False, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
@@ -132,7 +154,7 @@ class Progress:
 
 @contextlib.contextmanager
 def progress(name: str, *, start: int, total: int, is_quiet: bool = False) -> Iterator[Progress]:
-    """Progress from step `start` to `total`, on standard output, or nowhere."""
+    """Show progress from step `start` to `total` on standard output, or nowhere if `is_quiet`."""
     reporter = Progress(rich.console.Console(quiet=is_quiet), name, start, total)
     try:
         yield reporter
@@ -141,7 +163,7 @@ def progress(name: str, *, start: int, total: int, is_quiet: bool = False) -> It
 
 
 def print_table(title: str, rows: list[dict[str, str]]) -> None:
-    """Rows of equal columns as one table; the first column is text, the others numbers. Brackets are no markup."""
+    """Print rows of equal columns as one table: the first column text, the others numbers. Brackets are not markup."""
     console = rich.console.Console()
     table = rich.table.Table(
         title=rich.text.Text(title, "table.title"), title_justify="left", box=rich.table.box.SIMPLE_HEAD

@@ -1,4 +1,4 @@
-"""Which devices share the tasks of a meta-step, and which tasks this process has to bring.
+"""The devices that share the tasks of a meta-step, and the tasks that this process has to supply.
 
 A recipe, or `--mesh`, names the axes of a mesh in one word, such as `tasks=8` or `tasks=4,model=2`.
 """
@@ -10,12 +10,14 @@ from jax.sharding import PartitionSpec as P
 from .. import sharding
 from ..sharding import Sharing
 
+__all__ = ["parse_axes", "sharing_of", "own_tasks"]
+
 
 def parse_axes(text: str) -> dict[str, int]:
-    """The axes of a mesh.
+    """Parse the axes of a mesh.
 
     Raises:
-      ValueError: if they are not written as `tasks=4,model=2`, or an axis is named twice.
+      ValueError: if the text does not have the form `tasks=4,model=2`, or names an axis twice.
 
     Example:
       >>> parse_axes("tasks=4,model=2")
@@ -29,25 +31,23 @@ def parse_axes(text: str) -> dict[str, int]:
 
 
 def sharing_of(axes: str | None, num_blocks: int | None, tasks_per_step: int) -> Sharing | None:
-    """The devices that share tasks; `None` for one device that nobody asked to share.
+    """Return the devices that share tasks; `None` for a single device that nobody asked to share.
 
-    A job of several processes shares tasks among all its devices, if nothing else is said.
+    A job of several processes shares tasks among all its devices unless told otherwise.
 
     Args:
-      axes: of the mesh, such as `"tasks=8"`.
+      axes: axes of the mesh, such as `"tasks=8"`.
       num_blocks: see `jmeta.sharding`.
-      tasks_per_step: tasks of a meta-step.
+      tasks_per_step: number of tasks in a meta-step.
 
     Raises:
-      ValueError: if there are no such devices, or they do not divide the blocks or the tasks.
+      ValueError: if these devices do not exist, or their number does not divide the blocks or the tasks.
     """
     if axes is None and num_blocks is None and jax.process_count() == 1:
         return None
     sizes = {"tasks": jax.device_count() if jax.process_count() > 1 else 1} if axes is None else parse_axes(axes)
-    mesh = sharding.make_mesh(sizes)
-    sharing = Sharing(mesh, num_blocks)
-    sharing.over(lambda *_: None)  # refuses blocks that do not fit
-    blocks = num_blocks or mesh.size
+    sharing = Sharing(sharding.make_mesh(sizes), num_blocks)
+    blocks = num_blocks or sharing.mesh.size
     if tasks_per_step % blocks:
         raise ValueError(
             f"training.tasks_per_step={tasks_per_step} on {blocks} {'blocks' if num_blocks else 'devices'}; "
@@ -57,10 +57,10 @@ def sharing_of(axes: str | None, num_blocks: int | None, tasks_per_step: int) ->
 
 
 def own_tasks(sharing: Sharing | None, num_tasks: int) -> range:
-    """The tasks of a meta-step that this process's devices compute with."""
+    """Return the tasks of a meta-step that this process's devices compute with."""
     if sharing is None:
         return range(num_tasks)
     by_task = NamedSharding(sharing.mesh, P(sharing.mesh.axis_names))
-    parts = [index[0] for index in by_task.addressable_devices_indices_map((num_tasks,)).values() if index]
-    ends = [part.indices(num_tasks) for part in parts]
+    slices = [index[0] for index in by_task.addressable_devices_indices_map((num_tasks,)).values() if index]
+    ends = [each.indices(num_tasks) for each in slices]
     return range(min(start for start, _, _ in ends), max(stop for _, stop, _ in ends))

@@ -1,9 +1,10 @@
-"""One meta-step looked at task by task: which of its tasks has a loss or a gradient that is not finite.
+"""Examination of one meta-step, task by task: which of its tasks has a loss or a gradient that is not finite.
 
-A step's tasks and keys follow from the run's key and the step's number, so any step can be looked at again, given the
+A step's tasks and keys follow from the run's key and the step's number. So any step can be examined again, given the
 meta-parameters that it started from.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -18,17 +19,20 @@ from ..types import PyTree, RandomKey
 from .devices import own_tasks
 from .experiment import Experiment
 
+__all__ = ["TaskReport", "advice_on", "sample_step", "examine_step"]
+
 
 class TaskReport(NamedTuple):
-    """What one task contributed to a meta-step.
+    """One task's contribution to a meta-step.
 
     Attributes:
-      index: its place in the batch of tasks.
-      key_data: of the key that it was sampled with; empty if it came from the host, where step and index name it.
-      loss: of its episode.
-      grad_norm: of its meta-gradient.
-      is_finite: whether loss and all of the gradient are.
-      is_input_finite: whether the sampled task itself is.
+      index: position in the batch of tasks.
+      key_data: data of the key that the task was sampled with; empty for a task from the host, identified by step and
+        index.
+      loss: loss of its episode.
+      grad_norm: norm of its meta-gradient.
+      is_finite: whether the loss and the whole gradient are finite.
+      is_input_finite: whether the sampled task itself is finite.
     """
 
     index: int
@@ -39,8 +43,19 @@ class TaskReport(NamedTuple):
     is_input_finite: bool
 
 
+def advice_on(reports: list[TaskReport]) -> str:
+    """Name the usual trap if some task has a finite loss and a gradient that is not finite; else return nothing."""
+    if not any(math.isfinite(report.loss) and not report.is_finite for report in reports):
+        return ""
+    return (
+        " A finite loss whose gradient is not finite is most often that of an inner optimizer which divides by a root "
+        "or a norm (Adam, RMSProp, clipping): where an inner gradient is exactly zero, the meta-gradient is NaN; wrap "
+        "the inner optimizer in safe_at_zero."
+    )
+
+
 def sample_step(experiment: Experiment, key: RandomKey, step: int) -> PyTree:
-    """The stacked tasks of a meta-step, in the run with this key."""
+    """Return the stacked tasks of a meta-step, in the run with this key."""
     stream, num_tasks = experiment.meta_train, experiment.training.tasks_per_step
     if isinstance(stream, HostTasks):
         batches = iter(stream.open(own_tasks(experiment.sharing, num_tasks)))
@@ -57,12 +72,12 @@ def sample_step(experiment: Experiment, key: RandomKey, step: int) -> PyTree:
 def examine_step(experiment: Experiment, meta_params: PyTree, key: RandomKey, step: int) -> list[TaskReport]:
     """Recompute the loss and gradient of each task of a meta-step, one task after another.
 
-    Of tasks that the hosts of several processes draw, those of this process.
+    If the hosts of several processes draw the tasks, only this process's tasks are examined.
 
     Args:
-      experiment: that of the run.
-      meta_params: those that the step started from.
-      key: the run's.
+      experiment: the run's experiment.
+      meta_params: the meta-parameters that the step started from.
+      key: the run's key.
       step: the step's number, from 0.
     """
     key_tasks, key_update = training.step_keys(key, step)

@@ -1,4 +1,4 @@
-"""Many meta-steps in one call: of one seed or several, on tasks that are drawn on the devices or come from the host."""
+"""Many meta-steps in one call: for one seed or several, on tasks drawn on the devices or supplied by the host."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from .. import sharding, tasks, training
+from .. import tasks, training
 from ..sharding import Sharing
 from ..tasks import HostTasks
 from ..training import MetaState
@@ -16,36 +18,39 @@ from .devices import own_tasks
 from .experiment import Experiment
 from .state import RunState
 
+__all__ = ["Dispatch", "dispatcher"]
+
 Dispatch = Callable[[Sequence[RunState]], list[tuple[RunState, Aux]]]
 """`states -> [(state, aux), ...]`: one dispatch of `steps_per_dispatch` meta-steps of each seed."""
 
 
 def dispatcher(experiment: Experiment, starts: Sequence[RunState]) -> Dispatch:
-    """Dispatches of one seed, which use the state given up; or of several seeds in one `vmap`, which do not.
+    """Build the dispatch of one seed, which donates the state, or of several seeds in one `vmap`, which does not.
 
-    What becomes of a seed depends on how many seeds there are and on its place among them, up to rounding, but not on
-    the states of the others: they may be at other steps, and one that is finished may be dispatched and not looked at.
+    A seed's result depends on the number of seeds and its place among them, up to rounding, but not on the states of
+    the others: they may be at other steps, and a finished one may be dispatched and its result ignored.
 
     Raises:
-      ValueError: for several seeds on tasks that come from the host: every seed has its own stream of them.
+      ValueError: for several seeds on tasks from the host: every seed has its own stream of them.
     """
-    part, stream, num_total_steps = experiment.training, experiment.meta_train, experiment.num_total_steps
+    options, stream, num_total_steps = experiment.training, experiment.meta_train, experiment.num_total_steps
     if isinstance(stream, HostTasks):
         if len(starts) > 1:
             raise ValueError(f"{len(starts)} seeds together on tasks from the host; train them one after another")
         return _fed_dispatcher(experiment, stream, starts[0])
     if experiment.sharing is None:
-        sample = tasks.stacked(stream, part.tasks_per_step)
+        sample = tasks.stacked(stream, options.tasks_per_step)
     else:
-        sample = sharding.put(tasks.drawn(stream, part.tasks_per_step), experiment.sharing.replicated())
-    run = training.sampled_steps(experiment.trainer, num_steps=part.steps_per_dispatch, num_total_steps=num_total_steps)
+        sample = experiment.sharing.replicate(experiment.sharing.stacked(stream, options.tasks_per_step))
+    num_steps = options.steps_per_dispatch
+    run = training.sampled_steps(experiment.trainer, num_steps=num_steps, num_total_steps=num_total_steps)
 
     def one(states: Sequence[RunState]) -> list[tuple[RunState, Aux]]:
         (state,) = states
         meta, aux = run(state.meta, sample, state.key)
         return [(state._replace(meta=meta), aux)]
 
-    @jax.jit  # stacked and taken apart inside, where it costs nothing to speak of
+    @jax.jit  # stacked and unstacked inside, where it costs next to nothing
     def run_together(metas: list[MetaState], sample: training.SampleTasks, keys: list[RandomKey]) -> list[Any]:
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *metas)
         results = jax.vmap(run, in_axes=(0, None, 0))(stacked, sample, jnp.stack(keys))
@@ -59,17 +64,17 @@ def dispatcher(experiment: Experiment, starts: Sequence[RunState]) -> Dispatch:
 
 
 def _fed_dispatcher(experiment: Experiment, stream: HostTasks, start: RunState) -> Dispatch:
-    part = experiment.training
+    options = experiment.training
     run_fed = training.fed_steps(experiment.trainer, num_total_steps=experiment.num_total_steps)
-    batches = iter(stream.open(own_tasks(experiment.sharing, part.tasks_per_step)))
+    batches = iter(stream.open(own_tasks(experiment.sharing, options.tasks_per_step)))
     batches.set_state(start.sampler)
 
     def from_host(states: Sequence[RunState]) -> list[tuple[RunState, Aux]]:
         (state,) = states
-        steps = [next(batches) for _ in range(part.steps_per_dispatch)]
+        steps = [next(batches) for _ in range(options.steps_per_dispatch)]
         fed = jax.tree.map(lambda *leaves: np.stack(leaves), *steps)
         if experiment.sharing is not None:
-            fed = _of_all_processes(fed, experiment.sharing, part.tasks_per_step)
+            fed = _of_all_processes(fed, experiment.sharing, options.tasks_per_step)
         meta, aux = run_fed(state.meta, fed, state.key)
         return [(state._replace(meta=meta, sampler=batches.get_state()), aux)]
 
@@ -77,16 +82,17 @@ def _fed_dispatcher(experiment: Experiment, stream: HostTasks, start: RunState) 
 
 
 def _of_all_processes(fed: PyTree, sharing: Sharing, num_tasks: int) -> PyTree:
-    """Tasks that each process drew for itself, as arrays of the whole job; nothing is sent."""
+    """Turn the tasks that each process drew for itself into arrays of the whole job; nothing is sent."""
     first = own_tasks(sharing, num_tasks).start
 
     def of_leaf(own: np.ndarray) -> jax.Array:
         shape = (own.shape[0], num_tasks, *own.shape[2:])
 
-        def part(index: Any) -> np.ndarray:
+        def own_slice(index: Any) -> np.ndarray:
             start, stop, _ = index[1].indices(num_tasks)
             return own[:, start - first : stop - first]
 
-        return jax.make_array_from_callback(shape, sharing.of_steps(), part)
+        by_task = NamedSharding(sharing.mesh, P(None, sharing.mesh.axis_names))
+        return jax.make_array_from_callback(shape, by_task, own_slice)
 
     return jax.tree.map(of_leaf, fed)

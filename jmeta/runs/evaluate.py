@@ -1,12 +1,13 @@
-"""Judge a trained run on meta_test: `jmeta evaluate RUN [--baselines] [--inner-steps 0 1 5 10] [--overrides]`.
+"""Evaluate a trained run on meta_test: `jmeta evaluate RUN [--baselines] [--inner-steps 0 1 5 10] [--overrides]`.
 
-RUN is the folder of one seed or that of all seeds of a recipe. The parameters are those chosen on meta_valid. Any
-option of the recipe can be given another value, such as `--num-ways 20`, if the parameters keep their shapes. Results
-are printed, with the name of their protocol, and kept in the run folder as `evaluation.json`, one entry a protocol; the
-interval over several seeds in `over_seeds.json` of their common folder.
+RUN is the folder of one seed, or the folder of all seeds of a recipe. The parameters are the best on meta_valid. Any
+option of the recipe can have another value, such as `--num-ways 20`, if the parameters keep their shapes. Results are
+printed with the name of their protocol, and stored in the run folder as `evaluation.json`, one entry per protocol; the
+interval over several seeds goes to `over_seeds.json` in their common folder.
 """
 
 import dataclasses
+import os
 import pathlib
 import time
 from typing import Annotated, Any, NamedTuple
@@ -19,33 +20,59 @@ from .. import checkpoints
 from ..evaluation import Estimate, Evaluation, evaluate_episodes, paired_difference
 from ..evaluation import evaluate as evaluate_learner
 from ..types import EpisodeFn, Learner, PyTree, RandomKey
-from . import console, files, loop, options, pictures, recipes, seeds, state
+from . import console, files, loop, options, recipes, seeds, state
 from . import folder as run_folder
-from .experiment import Experiment
+from .experiment import Experiment, is_image_task
 from .recipes import Recipe
+
+__all__ = [
+    "Command",
+    "Timed",
+    "Loaded",
+    "recipe_of",
+    "load_run",
+    "tested_otherwise",
+    "timed_evaluation",
+    "evaluation_of",
+    "evaluated",
+    "table_row",
+    "main_metric",
+    "shown",
+    "gains",
+    "curve",
+    "store",
+    "as_json",
+    "evaluate_seed",
+    "NotStoredError",
+    "overridden",
+    "draw_episode",
+    "draw_curve",
+    "evaluate_all",
+    "command",
+]
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Judge a trained run on meta_test."""
+    """Evaluate a trained run on meta_test."""
 
     run: tyro.conf.Positional[pathlib.Path]
-    """Folder of one seed's run, or the one that has the folders of all seeds."""
+    """Folder of one seed's run, or the folder that holds the folders of all seeds."""
     recipe: str | None = None
-    """The recipe file of a run that is not one of ours; nothing that a run folder names is executed by itself."""
+    """The recipe file, if the run is not one of ours; a file that only the run folder names is never executed."""
     inner_steps: tuple[int, ...] = ()
     """Numbers of inner steps to draw the adaptation curve for, such as 0 1 5 10."""
     baselines: bool = False
-    """Judge the recipe's baselines on the same tasks, which learn nothing from other tasks. It may take a while."""
+    """Evaluate the recipe's baselines, which learn nothing from other tasks, on the same tasks. It may take a while."""
 
 
 class Timed(NamedTuple):
-    """An evaluation and what it took.
+    """An evaluation and the time that it took.
 
     Attributes:
       evaluation: the estimates.
-      seconds: without compilation.
-      compile_seconds: tracing and compiling.
+      seconds: time without compilation.
+      compile_seconds: time spent tracing and compiling.
     """
 
     evaluation: Evaluation
@@ -53,29 +80,13 @@ class Timed(NamedTuple):
     compile_seconds: float
 
 
-def seed_folders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The folders of the seeds' runs in a folder, which may be such a one itself.
-
-    Raises:
-      ValueError: if there is none.
-    """
-    if (folder / "config.json").is_file():
-        return [folder]
-    found = sorted(path.parent for path in folder.glob("seed_*/config.json"))
-    if not found:
-        runs = sorted(str(path.parent) for path in folder.glob("*/config.json"))
-        inside = f", but {', '.join(runs)} {'are' if len(runs) > 1 else 'is'}" if runs else " and has none in it"
-        raise ValueError(f"{folder} is not a run folder{inside}; pass what --run-dir was, or runs/NAME")
-    return found
-
-
 class Loaded(NamedTuple):
     """A trained run.
 
     Attributes:
-      recipe: that it was trained with.
-      options: its options.
-      meta_params: those with the best score on meta_valid.
+      recipe: the recipe that it was trained with.
+      options: the recipe's options.
+      meta_params: the meta-parameters with the best score on meta_valid.
     """
 
     recipe: Recipe
@@ -84,10 +95,10 @@ class Loaded(NamedTuple):
 
 
 def recipe_of(folder: pathlib.Path, named: str | None) -> tuple[Recipe, Any]:
-    """The recipe of a run and its recorded options.
+    """Return the recipe of a run and its recorded options.
 
     Args:
-      folder: of one seed's run.
+      folder: folder of one seed's run.
       named: the user's recipe file, if it is one.
 
     Raises:
@@ -109,20 +120,22 @@ def recipe_of(folder: pathlib.Path, named: str | None) -> tuple[Recipe, Any]:
     return recipe, options.restored(recipe.options(), config.values)
 
 
-def load_run(folder: pathlib.Path, named: str | None = None) -> Loaded:
-    """A trained run, with its best parameters.
+def load_run(folder: str | os.PathLike[str], named: str | None = None) -> Loaded:
+    """A trained run, with its best parameters. It needs no training data where the recipe's source can do without.
 
     Args:
-      folder: of one seed's run.
+      folder: of one seed's run, such as `"runs/NAME/seed_0"`.
       named: the user's recipe file, if the run is not of one of ours.
 
     Raises:
       ValueError: if the folder holds no run, one without a checkpoint yet, one that never had a finite score, or one of
         other classes than the data now have.
     """
+    folder = files.named_by_user(pathlib.Path(folder))
     recipe, chosen = recipe_of(folder, named)
     experiment = recipe.build(chosen)
-    run_folder.check_split(folder, experiment.source.split_hash)
+    if experiment.source.placeholder is None:  # else there are no classes that could be other ones
+        run_folder.check_split(folder, experiment.source.split_hash)
     like = state.init_state(experiment, chosen.training.seed)
     restored = checkpoints.restore(folder / "checkpoints", like, best=True)
     if restored is None:
@@ -136,12 +149,12 @@ def load_run(folder: pathlib.Path, named: str | None = None) -> Loaded:
 
 
 def tested_otherwise(recipe: Recipe, trained: Any, tested: Any) -> Experiment:
-    """The experiment of a trained run with other options, for testing.
+    """Build the experiment of a trained run with other options, for testing.
 
     Args:
-      recipe: of the run.
-      trained: the options it was trained with.
-      tested: those it is tested with.
+      recipe: the run's recipe.
+      trained: the options that it was trained with.
+      tested: the options that it is tested with.
 
     Raises:
       ValueError: if the other options change the parameters' shapes, or test on classes that were trained on.
@@ -170,41 +183,41 @@ def tested_otherwise(recipe: Recipe, trained: Any, tested: Any) -> Experiment:
 
 
 def timed_evaluation(
-    experiment: Experiment, judged: Learner | EpisodeFn, meta_params: PyTree, *, num_steps: int | None = None
+    experiment: Experiment, tested: Learner | EpisodeFn, meta_params: PyTree, *, num_steps: int | None = None
 ) -> Timed:
-    """Judge on the fixed tasks of meta_test, the same for all; `num_steps` goes with the protocol.
+    """Evaluate on the fixed tasks of meta_test, the same for all; the protocol's name includes `num_steps`.
 
-    A learner is judged by its predictions, an episode function by what it reports.
+    A learner is evaluated by its predictions, an episode function by the values that it reports.
     """
     start = time.perf_counter()
     steps = "" if num_steps is None else f", {loop.inner_steps(num_steps)}"
     with console.compile_clock() as compiling:
-        evaluation = evaluation_of(experiment, judged, meta_params, loop.split_key("meta_test"), steps=steps)
+        evaluation = evaluation_of(experiment, tested, meta_params, loop.split_key("meta_test"), steps=steps)
     return Timed(evaluation, time.perf_counter() - start - compiling.seconds, compiling.seconds)
 
 
 def evaluation_of(
-    experiment: Experiment, judged: Learner | EpisodeFn, meta_params: PyTree, key: RandomKey, *, steps: str
+    experiment: Experiment, tested: Learner | EpisodeFn, meta_params: PyTree, key: RandomKey, *, steps: str
 ) -> Evaluation:
-    """A learner judged by its predictions, or an episode function by what it reports, on the tasks of a key."""
+    """Evaluate a learner by its predictions, or an episode function by its reports, on the tasks drawn with `key`."""
     arguments = (meta_params, experiment.source.meta_test, key)
     numbers: Any = {
         "protocol": experiment.test_protocol + steps,
         "num_tasks": experiment.num_test_tasks,
         "tasks_at_once": experiment.testing.tasks_at_once,
     }
-    if isinstance(judged, Learner):
-        return evaluate_learner(judged, experiment.loss_fn, *arguments, **numbers)
-    return evaluate_episodes(judged, *arguments, **numbers)
+    if isinstance(tested, Learner):
+        return evaluate_learner(tested, experiment.loss_fn, *arguments, **numbers)
+    return evaluate_episodes(tested, *arguments, **numbers)
 
 
 def evaluated(experiment: Experiment, meta_params: PyTree) -> Timed:
-    """The experiment's own learner on meta_test."""
-    return timed_evaluation(experiment, experiment.judged, meta_params, num_steps=experiment.num_test_steps)
+    """Evaluate the experiment's own learner on meta_test."""
+    return timed_evaluation(experiment, experiment.tested, meta_params, num_steps=experiment.num_test_steps)
 
 
 def table_row(name: str, timed: Timed) -> dict[str, str]:
-    """One line of the table of results."""
+    """Return one line of the table of results."""
     evaluation = timed.evaluation
     metric = main_metric(evaluation)
     both = evaluation.transductive
@@ -220,19 +233,19 @@ def table_row(name: str, timed: Timed) -> dict[str, str]:
 
 
 def main_metric(evaluation: Evaluation) -> str:
-    """Accuracy or return where there is one, else loss."""
+    """Return the name of the main metric: accuracy or return where there is one, else loss."""
     return next(name for name in ("accuracy", "return", "loss") if name in evaluation.inductive)
 
 
 def shown(metric: str, value: Estimate) -> str:
-    """An estimate as text; accuracy in per cent."""
+    """Return an estimate as text; accuracy in per cent."""
     if metric != "accuracy":
         return f"{value.mean:.3f} ± {value.half_width:.3f}"
     return f"{100 * value.mean:.2f} ± {100 * value.half_width:.2f} %"
 
 
 def gains(results: dict[str, Timed], over: str) -> dict[str, str]:
-    """How far each result is from that of one name on the same tasks, inductive, as text; accuracy in points."""
+    """Return, as text, each result's paired inductive difference from the result named `over`; accuracy in points."""
     metric = main_metric(results[over].evaluation)
     others = {name: timed.evaluation.inductive[metric] for name, timed in results.items() if name != over}
     differences = {
@@ -246,7 +259,7 @@ def gains(results: dict[str, Timed], over: str) -> dict[str, str]:
 
 
 def curve(experiment: Experiment, meta_params: PyTree, nums_steps: tuple[int, ...]) -> dict[int, Timed]:
-    """The same test tasks after different numbers of inner steps.
+    """Evaluate the same test tasks after different numbers of inner steps.
 
     Raises:
       ValueError: if the learner has no inner steps.
@@ -271,7 +284,7 @@ def store(folder: pathlib.Path, split_hash: str | None, results: dict[str, Timed
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """What is written of an evaluation: means and half-widths, without the values of single tasks."""
+    """Return the stored form of an evaluation: means and half-widths, without the values of single tasks."""
 
     def plain(estimates: dict[str, Estimate] | None) -> dict[str, Any] | None:
         if estimates is None:
@@ -295,31 +308,44 @@ def evaluate_seed(folder: pathlib.Path, command: Command, overrides: list[str]) 
     beside = experiment.baselines if command.baselines else {}
     for baseline, learner in beside.items():
         results[baseline] = timed_evaluation(experiment, learner, {})
+    by_steps = {}
     if command.inner_steps:
         by_steps = curve(experiment, meta_params, command.inner_steps)
         results |= {f"{name}, {steps} inner steps": result for steps, result in by_steps.items()}
-        draw_curve(folder, name, experiment.test_protocol, by_steps)
-    if is_image_task(experiment):
-        draw_episode(folder, name, experiment, meta_params)
-    store(folder, experiment.source.split_hash, results)
     console.print_table(f"{folder}: meta_test", [table_row(key, result) for key, result in results.items()])
     for baseline in beside:
         gain = gains({name: timed, baseline: results[baseline]}, over=baseline)[name]
         print(f"{name}: {gain} over {baseline}, task by task, on {experiment.source.name}")
+    try:
+        store(folder, experiment.source.split_hash, results)
+        if by_steps:
+            draw_curve(folder, name, experiment.test_protocol, by_steps)
+        if is_image_task(experiment):
+            draw_episode(folder, name, experiment, meta_params)
+    except OSError as error:  # someone else's folder, or a full disk: the results are printed all the same
+        raise NotStoredError(timed, f"what is printed above could not be stored ({error})") from error
     return timed
 
 
+class NotStoredError(console.StoppedError):
+    """An evaluation that was printed but that the system did not let us store."""
+
+    def __init__(self, timed: Timed, message: str):
+        super().__init__(message)
+        self.timed = timed
+
+
 def overridden(recipe: Recipe, trained: Any, words: list[str], *, program: str = "jmeta evaluate RUN") -> Any:
-    """The options of a run with other values, as a command line gives them.
+    """Return the options of a run with the values that a command line overrides.
 
     Args:
-      recipe: of the run.
-      trained: its options.
-      words: of the command line, such as `["--num-ways", "20"]`; any option of the recipe.
-      program: what help and errors call the command.
+      recipe: the run's recipe.
+      trained: the run's options.
+      words: words of the command line, such as `["--num-ways", "20"]`; any option of the recipe.
+      program: name of the command in help and errors.
 
     Raises:
-      SystemExit: after printing help, or what is wrong with an option.
+      SystemExit: after printing help, or the fault in an option.
     """
     if not words:
         return trained
@@ -329,18 +355,10 @@ def overridden(recipe: Recipe, trained: Any, words: list[str], *, program: str =
     return tyro.cli(parsed, args=words, prog=program).options
 
 
-def is_image_task(experiment: Experiment) -> bool:
-    """Whether inputs are `[height, width, channels]`."""
-    if not isinstance(experiment.judged, Learner):
-        return False
-    task = jax.eval_shape(experiment.source.meta_test, jax.random.key(0))
-    return hasattr(task.query.x, "shape") and len(task.query.x.shape) == 4
-
-
 def draw_episode(folder: pathlib.Path, name: str, experiment: Experiment, meta_params: PyTree) -> pathlib.Path:
-    """The first test task with the learner's predictions, as `test_episode.png`."""
+    """Draw the first test task with the learner's predictions, as `test_episode.png`."""
     key_task, key_adapt = jax.random.split(jax.random.split(loop.split_key("meta_test"), 2)[0])
-    learner = experiment.judged
+    learner = experiment.tested
     assert isinstance(learner, Learner)
 
     @jax.jit
@@ -349,13 +367,17 @@ def draw_episode(folder: pathlib.Path, name: str, experiment: Experiment, meta_p
         adapted = learner.adapt(meta_params, task.support, key_adapt)
         return task, learner.predict(meta_params, adapted, task.query.x, None)
 
+    from . import pictures  # imported late: it needs Matplotlib, which `--help` does not
+
     task, logits = jax.device_get(predictions(meta_params))
     title = f"{name}, a test task of {experiment.source.name}"
     return pictures.episode(folder / "test_episode.png", task, logits, title=title)
 
 
 def draw_curve(folder: pathlib.Path, name: str, protocol: str, by_steps: dict[int, Timed]) -> pathlib.Path:
-    """The adaptation curve as `adaptation_curve.png`, inductive and, where it differs, transductive."""
+    """Draw the adaptation curve as `adaptation_curve.png`: inductive and, where it differs, transductive."""
+    from . import pictures  # imported late, as above
+
     first = next(iter(by_steps.values())).evaluation
     metric = main_metric(first)
     curves = {"inductive": {steps: timed.evaluation.inductive[metric] for steps, timed in by_steps.items()}}
@@ -366,22 +388,34 @@ def draw_curve(folder: pathlib.Path, name: str, protocol: str, by_steps: dict[in
 
 
 def evaluate_all(command: Command, overrides: list[str]) -> None:
-    """Evaluate every seed's run, and print and store the interval over several."""
+    """Evaluate every seed's run, then print and store the interval over seeds."""
     run = files.named_by_user(command.run)
-    results = {folder.name: evaluate_seed(folder, command, overrides).evaluation for folder in seed_folders(run)}
-    if len(results) == 1:
-        return
+    results, refused = {}, []
+    for folder in run_folder.seed_folders(run):
+        try:
+            results[folder.name] = evaluate_seed(folder, command, overrides).evaluation
+        except NotStoredError as error:
+            results[folder.name] = error.timed.evaluation
+            refused.append(str(error))
+    if len(results) > 1:
+        _over_seeds(run, results)
+    if refused:
+        raise console.StoppedError(refused[0])
+
+
+def _over_seeds(run: pathlib.Path, results: dict[str, Evaluation]) -> None:
     first = next(iter(results.values()))
     metric = main_metric(first)
     by_seed = {f"{metric}, inductive": {seed: one.inductive[metric].mean for seed, one in results.items()}}
     both = {seed: one.transductive[metric].mean for seed, one in results.items() if one.transductive}
     by_seed |= {f"{metric}, transductive": both} if both else {}
-    for words, over in seeds.store(run, f"meta_test | {first.protocol}", by_seed).items():
+    for words, over in seeds.over(by_seed).items():
         print(f"{len(results)} seeds: {words}, {shown(metric, over)} (95 % interval over seeds), {first.protocol}")
+    seeds.store(run, f"meta_test | {first.protocol}", by_seed)
 
 
 def command(arguments: list[str]) -> int:
-    """Run `jmeta evaluate`; returns the exit status."""
+    """Run `jmeta evaluate` and return the exit status."""
     parsed, overrides = tyro.cli(Command, args=arguments, prog="jmeta evaluate", return_unknown_args=True)
     console.use_compilation_cache()
     return console.run_command(lambda: evaluate_all(parsed, overrides), if_interrupted="what was printed is stored")

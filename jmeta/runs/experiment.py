@@ -1,9 +1,9 @@
-"""An experiment: everything that a run computes with, in one value that a recipe's `build` returns."""
+"""An experiment: everything that a run computes with, in one value, which a recipe's `build` returns."""
 
 import functools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import jax
@@ -13,13 +13,15 @@ import optax
 from .. import training as training_
 from ..batching import over_tasks
 from ..episodes import episode
-from ..sharding import Sharing, keep_placed
+from ..sharding import Sharing
 from ..tasks import HostTasks, Source
 from ..types import EpisodeFn, GradFn, Learner, LossFn, MetaTrainer, PyTree, RandomKey, Task
 from . import devices
 
+__all__ = ["Metric", "Training", "Testing", "Experiment", "is_image_task", "check", "check_steps", "check_positive"]
+
 Metric = Literal["accuracy", "loss", "return"]
-"""The metric that models are chosen by and that results show."""
+"""The metric that selects models and that results show."""
 
 
 @dataclass(frozen=True)
@@ -32,38 +34,38 @@ class Training:
     steps_per_dispatch: int
     """Meta-steps that run in one compiled call, between two lines of the log."""
     evaluate_every: int
-    """Meta-steps between two evaluations on meta_valid, which choose the model (by all queries together, for a learner
-    to which that makes a difference); also the longest way between two checkpoints."""
+    """Meta-steps between two evaluations on meta_valid, which select the model (by the transductive score of a learner
+    that has one); also the longest interval between two checkpoints."""
     checkpoint_every: int | None = None
     """Meta-steps between checkpoints; at every evaluation if not given."""
     batching: Literal["auto", "vmap", "scan"] | int = "auto"
-    """Tasks of a meta-step at once: all (`vmap`), one (`scan`), this many, or (`auto`) all on accelerators and on a CPU
-    as many as its caches hold."""
+    """Tasks of a meta-step computed at once: all (`vmap`), one (`scan`), this many, or (`auto`) all on accelerators and
+    on a CPU as many as its caches hold."""
     mesh: str | None = None
     """Devices that share the tasks of a meta-step, such as `tasks=8`; with `tasks=4,model=2` large parameters are
-    divided between two. All of a job of several processes, and else one, if not given. Says where and not what: a run
-    may go on with another."""
+    divided between two. The default is all devices in a job of several processes, otherwise one. It says where a run
+    computes, not what: a run may resume with another mesh."""
     num_blocks: int | None = None
-    """Blocks that tasks are divided into, a power of two, for the same bits on any number of devices that divides it;
-    one for each device, and sums in the order that is fastest, if not given."""
+    """Blocks that tasks are divided into, a power of two, for the same bits on any number of devices that divides it.
+    By default one block per device, and sums in the fastest order."""
     num_valid_tasks: int = 200
-    """Tasks of meta_valid."""
+    """Number of meta_valid tasks."""
     patience: int | None = None
     """Evaluations without a better score on meta_valid after which training stops; never if not given."""
     max_skipped_in_a_row: int = 20
-    """Meta-steps in a row with a loss, gradient or result that is not finite, after which the run is given up; looked
-    at after every dispatch."""
+    """Meta-steps in a row with a loss, gradient or result that is not finite, after which the run stops with an error;
+    checked after every dispatch."""
     keep_last: int = 3
-    """Checkpoints kept beside the best."""
+    """Latest checkpoints kept, besides the best."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Testing:
-    """How much a model is tested on."""
+    """The amount of testing."""
 
     num_tasks: int | None = None
-    """Tasks of meta_test; the protocol's number if not given."""
+    """Number of meta_test tasks; the protocol's number if not given."""
     tasks_at_once: int = 4
     """Tasks computed together; it changes speed and memory, not results."""
 
@@ -73,29 +75,29 @@ class Experiment:
     """Everything that a run computes with.
 
     Attributes:
-      learner: as it is meta-trained.
-      loss_fn: what predictions are judged by.
-      source: where tasks come from.
-      optimizer: the meta-optimizer; `None` if `make_trainer` is given.
-      training: how long, how often, what to watch.
-      testing: how much to test on.
-      metric: what models are chosen by.
-      evaluated: what meta_valid and meta_test judge: a learner by its predictions, or an episode function by what it
-        reports. `learner` if not given.
-      with_num_steps: the same with another number of inner steps; `None` if it has none. With `num_test_steps` it takes
-        the place of `evaluated`.
+      learner: the learner, as it is meta-trained.
+      loss_fn: loss of predictions, in training and evaluation.
+      source: the source of tasks.
+      optimizer: the meta-optimizer; `None` if `meta_trainer` is given.
+      training: numbers of steps and tasks, intervals, early stop.
+      testing: the amount of testing.
+      metric: the metric that selects models.
+      evaluated: the learner or episode function that meta_valid and meta_test evaluate: a learner by its predictions,
+        an episode function by the values that it reports. `learner` if not given.
+      with_num_steps: builds the evaluated value with another number of inner steps; `None` if it has none. With
+        `num_test_steps` it replaces `evaluated`.
       num_test_steps: inner steps at test.
-      episode_fn: what a meta-step descends; `jmeta.episode(learner, loss_fn)` if not given.
-      init: `key -> meta_params`; the learner's own on a task of the source's shapes, if not given.
-      make_trainer: `sharing -> MetaTrainer`, for meta-steps that are not the plain ones: the optimizer's on the mean
-        gradient over tasks.
-      has_progress: whether tasks carry the share of training that is done, as their `progress`.
-      training_names: renames metrics of training that are not what testing measures, such as a loss that is an
-        objective of its own.
-      baselines: learners without meta-parameters by name, to be judged on the same tasks.
+      episode_fn: the episode whose loss a meta-step descends; `jmeta.episode(learner, loss_fn)` if not given.
+      init: `key -> meta_params`; if not given, the learner's `init` on a task of the source's shapes.
+      meta_trainer: for meta-steps other than the plain ones, which apply the optimizer to the mean gradient over tasks.
+        Devices can share its tasks if it has a `share`.
+      has_progress: whether tasks carry the fraction of training that is done, as their `progress`.
+      training_names: new names for training metrics that testing does not measure, such as a loss that is an objective
+        of its own.
+      baselines: learners without meta-parameters, by name, to evaluate on the same tasks.
 
     Raises:
-      ValueError: unless exactly one of `optimizer` and `make_trainer` is given.
+      ValueError: unless exactly one of `optimizer` and `meta_trainer` is given.
 
     Example:
       >>> import optax
@@ -124,36 +126,36 @@ class Experiment:
     num_test_steps: int | None = None
     episode_fn: EpisodeFn | None = None
     init: Callable[[RandomKey], PyTree] | None = None
-    make_trainer: Callable[[Sharing | None], MetaTrainer] | None = None
+    meta_trainer: MetaTrainer | None = None
     has_progress: bool = False
     training_names: Mapping[str, str] = field(default_factory=dict)
     baselines: Mapping[str, Learner] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if (self.optimizer is None) == (self.make_trainer is None):
+        if (self.optimizer is None) == (self.meta_trainer is None):
             given = "neither" if self.optimizer is None else "both"
-            raise ValueError(f"expected an optimizer or make_trainer, got {given}; pass one of them")
+            raise ValueError(f"expected an optimizer or a meta_trainer, got {given}; pass one of them")
 
     @functools.cached_property
-    def judged(self) -> Learner | EpisodeFn:
-        """The learner or episode function that meta_valid and meta_test judge."""
+    def tested(self) -> Learner | EpisodeFn:
+        """The learner or episode function that meta_valid and meta_test evaluate."""
         if self.with_num_steps is not None and self.num_test_steps is not None:
             return self.with_num_steps(self.num_test_steps)
         return self.learner if self.evaluated is None else self.evaluated
 
     @property
     def num_test_tasks(self) -> int:
-        """Tasks of meta_test that a number is the mean over."""
+        """Number of meta_test tasks that each result is the mean over."""
         return self.source.num_test_tasks if self.testing.num_tasks is None else self.testing.num_tasks
 
     @property
     def test_protocol(self) -> str:
-        """The words beside numbers of meta_test, without the number of inner steps."""
+        """The protocol shown with meta_test results, without the number of inner steps."""
         return self.source.describe(self.num_test_tasks)
 
     @property
     def num_total_steps(self) -> int | None:
-        """Meta-steps of the whole run where tasks carry their progress, else `None`."""
+        """Number of meta-steps in the whole run if tasks carry their progress, else `None`."""
         return self.training.num_steps if self.has_progress else None
 
     @functools.cached_property
@@ -171,7 +173,7 @@ class Experiment:
 
     @functools.cached_property
     def meta_train(self) -> jax.tree_util.Partial | HostTasks:
-        """The sampler of training tasks, made at first use."""
+        """The sampler of training tasks, built at first use."""
         return self.source.meta_train()
 
     @functools.cached_property
@@ -182,28 +184,36 @@ class Experiment:
     @functools.cached_property
     def trainer(self) -> MetaTrainer:
         """Meta-steps on `training.tasks_per_step` stacked tasks."""
-        sharing = self.sharing
-        if self.make_trainer is not None:
-            trainer = self.make_trainer(sharing)
-        else:
+        trainer = self.meta_trainer
+        if trainer is None:
             assert self.optimizer is not None
-            mean_grad = over_tasks(self.grad_fn, batching=self.training.batching)
-            mean_grad = mean_grad if sharing is None else sharing.over(mean_grad)
-            trainer = training_.meta_trainer(mean_grad, self.optimizer)
-        return trainer if sharing is None else keep_placed(trainer, sharing.mesh)
+            trainer = training_.meta_trainer(over_tasks(self.grad_fn, batching=self.training.batching), self.optimizer)
+        return trainer if self.sharing is None else self.sharing.trainer(trainer)
 
 
 def _zeros_like_one(source: Source) -> Task:
-    """A task of zeros: a learner's `init` looks at shapes alone."""
+    """Return a task of zeros: a learner's `init` uses shapes alone."""
+    if source.placeholder is not None:
+        return source.placeholder
     shapes = jax.eval_shape(source.meta_test, jax.random.key(0))
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def check(training: Training, testing: Testing) -> None:
-    """Raise `ValueError` at the first number that is out of its range, with the option's name.
+def is_image_task(experiment: Experiment) -> bool:
+    """Return whether inputs are images, `[height, width, channels]`."""
+    if not isinstance(experiment.tested, Learner):
+        return False
+    task = jax.eval_shape(experiment.source.meta_test, jax.random.key(0))
+    return hasattr(task.query.x, "shape") and len(task.query.x.shape) == 4
 
-    For runs that are trained: what is only judged may have been trained by other rules.
+
+def check(training: Training, testing: Testing) -> None:
+    """Raise `ValueError` at the first number that is out of range, with the option's name.
+
+    This is for runs that are trained: a run that is only tested may have been trained under other rules.
     """
+    _check_sizes("training", training)
+    _check_sizes("testing", testing)
     check_steps(training)
     least = {
         "training.tasks_per_step": (1, training.tasks_per_step),
@@ -217,6 +227,19 @@ def check(training: Training, testing: Testing) -> None:
     for name, (smallest, number) in least.items():
         if number is not None and number < smallest:
             raise ValueError(f"{name}={number}; expected at least {smallest}")
+
+
+def _check_sizes(group: str, numbers: Training | Testing) -> None:
+    for name in (each.name for each in fields(numbers)):
+        number, bits = getattr(numbers, name), 31
+        if not isinstance(number, int) or isinstance(number, bool):
+            continue
+        if name == "seed":  # with 32 bits, JAX silently drops the upper bits of a larger seed
+            bits = 32
+            if number < 0:
+                raise ValueError(f"{group}.seed={number}; expected 0 to {2**bits - 1}")
+        if number >= 2**bits:
+            raise ValueError(f"{group}.{name}={number}; expected at most {2**bits - 1}")
 
 
 def check_steps(training: Training) -> None:
@@ -233,7 +256,7 @@ def check_steps(training: Training) -> None:
 
 
 def check_positive(**numbers: int | float | None) -> None:
-    """Raise `ValueError` at the first number that is given and not positive and finite; for a recipe's own options."""
+    """Raise `ValueError` at the first given number that is not positive and finite; for a recipe's own options."""
     for name, number in numbers.items():
         if number is not None and not 0 < number < math.inf:
             raise ValueError(f"{name}={number}; expected a positive number")

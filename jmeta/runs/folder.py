@@ -1,14 +1,15 @@
-"""A run's folder: what was asked for, what happened, and who is writing.
+"""A run's folder: the request, the results so far, and the process that writes.
 
     config.json        the recipe's name, whether it is ours, every option, and their hash
-    sessions.jsonl     one line for each time the run was started: versions, device, git commit, step resumed from, and
-                       the seeds that it shared its dispatches with
+    data.json          the classes of the splits and how the data were prepared, if a source says so
+    sessions.jsonl     one line for each start of the run: versions, device, git commit, step resumed from, and the
+                       seeds that shared its dispatches
     metrics.jsonl      one line for each log interval and each evaluation; also as TensorBoard files in tensorboard/
     checkpoints/       see `jmeta.checkpoints`
     lock               held by the process that writes; the system releases it, however that process ends
 
-A folder may come from someone else. So what is read is checked, and a link in it, which may lead anywhere, is refused
-before anything is written; `jmeta.checkpoints` does the same for what is its own.
+A folder may come from someone else. So everything that is read is checked, and a link in it, which may lead anywhere,
+is refused before anything is written; `jmeta.checkpoints` does the same for its own files.
 """
 
 import contextlib
@@ -21,30 +22,81 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 import jmeta
 
+from ..checkpoints import guarded
+from ..checkpoints.files import identity
+from ..checkpoints.guarded import open_file, short
 from . import options as options_
 from .console import StoppedError
-from .files import open_here, read_json, replace_text, short, whole_lines
+from .files import refuse_links, replace_text
+
+__all__ = [
+    "FORMAT",
+    "FolderInUseError",
+    "LostFolderError",
+    "Watch",
+    "locked",
+    "check_files",
+    "Config",
+    "write_config",
+    "write_record",
+    "check_split",
+    "seed_folders",
+    "read_config",
+    "num_cpus",
+    "record_session",
+]
 
 FORMAT = 2
 """Version of `config.json`; version 1 recorded recipes that were composed of parts."""
 
-_MAX_DEPTH = 8  # of options in options
+_MAX_DEPTH = 8  # of nested options
 
 
 class FolderInUseError(StoppedError):
     """Another process writes to the run folder."""
 
 
+class LostFolderError(StoppedError):
+    """The run's folder was moved, deleted or taken over by another process."""
+
+
+class Watch:
+    """A check that a run folder still is the one that this process began to write to.
+
+    Args:
+      folder: the run's folder; held by this process, with its log open.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder, self._begun = folder, _identities(folder)
+
+    def check(self) -> None:
+        """Check the folder again.
+
+        Raises:
+          LostFolderError: if it is another one: later writes would be torn, or mix with those of another run.
+        """
+        if _identities(self._folder) != self._begun:
+            raise LostFolderError(
+                f"{self._folder}, or the file lock in it, was moved or deleted while the run wrote to it; put it back, "
+                "and the same command goes on from the last checkpoint"
+            )
+
+
+def _identities(folder: pathlib.Path) -> list[tuple[int, int] | None]:
+    return [identity(path) for path in (folder, folder / "lock", folder / "metrics.jsonl")]
+
+
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Hold a run folder, making it if need be; no other process can, until this block or this process ends.
+    """Hold a run folder, creating it if needed; no other process can hold it until this block or this process ends.
 
     Raises:
       FolderInUseError: if a process holds it; its id is in the message.
@@ -52,7 +104,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     check_files(folder)
-    with open_here(folder / "lock", "a+") as file:
+    with open_file(folder / "lock", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -61,30 +113,41 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
             raise FolderInUseError(
                 f"{folder} is being written by process {holder}; wait for it, stop it, or choose another --run-dir"
             ) from None
+        if identity(file.fileno()) != identity(folder / "lock"):  # deleted between the two calls
+            raise FolderInUseError(f"{folder} is being written by another process, which has just begun")
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
 
 
+_CHECKED_WHEN_READ = ("checkpoints", "diverged")
+
+
 def check_files(folder: pathlib.Path) -> None:
-    """Raise `ValueError` if there is something else than files and folders in a run folder."""
+    """Raise `ValueError` if a run folder contains anything but files and folders, at any depth.
+
+    Checkpoints are not checked here, since a damaged one may give way to the one before it.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
-            if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if not is_folder and not entry.is_file(follow_symlinks=False):
                 raise ValueError(
-                    f"{folder} holds {short(entry.name)}, a link or a special file, which no run makes; put a file or "
-                    "a folder there, or take it away"
+                    f"{short(folder, 300)} holds {short(entry.name)}, a link or a special file, which no run makes; "
+                    "put a file or a folder there, or take it away"
                 )
+            if is_folder and entry.name not in _CHECKED_WHEN_READ:
+                guarded.list_files(entry.path)
 
 
 class Config(NamedTuple):
-    """What a run folder says about its run.
+    """The recorded configuration of a run.
 
     Attributes:
-      recipe: its name.
-      is_ours: whether the recipe is one of ours; else it is a user's file, which nobody runs who is not asked to.
-      values: its options, as recorded.
+      recipe: the recipe's name.
+      is_ours: whether the recipe is one of ours; otherwise it is a user's file, which is run only if the user names it.
+      values: the recorded options.
     """
 
     recipe: str
@@ -95,10 +158,10 @@ class Config(NamedTuple):
 def write_config(
     folder: pathlib.Path, recipe_name: str, options: Any, split_hash: str | None, *, is_ours: bool
 ) -> None:
-    """Record a recipe and how its classes are split in a run folder; what is recorded already must be the same.
+    """Record a recipe and the split of its classes in a run folder; an existing record must be the same.
 
     Raises:
-      ValueError: if the folder belongs to other options, the first ones that differ are named; or to another split.
+      ValueError: if the folder belongs to other options, the first of which are named; or to another split.
     """
     values = options_.recorded(options)
     config = {
@@ -131,8 +194,15 @@ def write_config(
     )
 
 
+def write_record(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
+    """Record, once, the data that a run is trained on: the hash of the split is checked, so it cannot change."""
+    path = folder / "data.json"
+    if not path.exists():
+        replace_text(path, json.dumps(record, indent=2) + "\n")
+
+
 def check_split(folder: pathlib.Path, split_hash: str | None) -> None:
-    """Raise `ValueError` unless the classes are split as when the run began: else it would be judged on its own."""
+    """Raise `ValueError` unless the split is that of the run's start: else a run would be tested on what it learnt."""
     recorded = _read_config(folder / "config.json")["split_hash"]
     if recorded != split_hash:
         raise ValueError(
@@ -142,22 +212,49 @@ def check_split(folder: pathlib.Path, split_hash: str | None) -> None:
         )
 
 
+def seed_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Return the folders of the seeds' runs in a folder, which may itself be one.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if (folder / "config.json").is_file():
+        return [folder]
+    refuse_links(folder.glob("seed_*"))
+    found = sorted(path.parent for path in folder.glob("seed_*/config.json"))
+    if not found:
+        runs = sorted(str(path.parent) for path in folder.glob("*/config.json"))
+        inside = f", but {', '.join(runs)} {'are' if len(runs) > 1 else 'is'}" if runs else " and has none in it"
+        raise ValueError(f"{folder} is not a run folder{inside}; pass what --run-dir was, or runs/NAME")
+    return found
+
+
 def read_config(folder: pathlib.Path) -> Config:
-    """The recipe and options of a run.
+    """Return the recipe and options of a run.
 
     Raises:
       ValueError: if the folder holds no run, or its configuration is damaged or of another version.
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is not a run folder: there is no {path.name} in it; pass what --run-dir was")
+        raise ValueError(_not_a_run(folder))
     check_files(folder)
     config = _read_config(path)
     return Config(config["recipe"], config["is_ours"], config["options"])
 
 
+def _not_a_run(folder: pathlib.Path) -> str:
+    seeds = sorted(path.parent for path in folder.glob("seed_*/config.json")) if folder.is_dir() else []
+    if seeds:
+        named = ", ".join(short(seed.name) for seed in seeds[:4]) + (", ..." if len(seeds) > 4 else "")
+        return f"{folder} is the folder of several seeds' runs ({named}); pass that of one, such as {seeds[0]}"
+    if not folder.is_dir():
+        return f"there is no folder {folder}; pass the folder of one seed's run, such as runs/NAME/seed_0"
+    return f"{folder} is not a run folder: there is no config.json in it; pass that of one seed, as runs/NAME/seed_0"
+
+
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
-    config = read_json(path)
+    config = guarded.read_json(path)
     if "recipe" in config and config.get("format", 1) != FORMAT:
         raise ValueError(
             f"{path} has format {short(config.get('format', 1))}, and this version of jmeta reads {FORMAT}; use the "
@@ -182,25 +279,25 @@ def _is_shallow(value: Any, depth: int) -> bool:
 
 
 def num_cpus() -> int | None:
-    """CPU cores that this process may use, where the system tells."""
+    """Return the number of CPU cores that this process may use, where the system reports it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def record_session(
     folder: pathlib.Path, *, seed: int, resumed_from: int, trained_together: list[int], has_blocks: bool = False
 ) -> str:
-    """Append what this start of the run runs on.
+    """Append a line about this start of the run: versions, device and options that affect bits.
 
     Args:
-      folder: of the run.
-      seed: of the run.
-      resumed_from: step; 0 for the beginning.
+      folder: the run's folder.
+      seed: the run's seed.
+      resumed_from: step that the run resumes from; 0 at the beginning.
       trained_together: seeds that share dispatches.
-      has_blocks: whether sums are in one order, whatever the number of devices.
+      has_blocks: whether sums have one order, whatever the number of devices.
 
     Returns:
-      In words, what the bits of the run's numbers depend on that is not as in the session before; empty if nothing, or
-      if nothing of that session is used.
+      A text that names what affects the bits of the run's numbers and differs from the session before; empty if nothing
+      does, or if nothing of that session is used.
     """
     device = jax.devices()[0]
     session = {
@@ -221,8 +318,8 @@ def record_session(
         "git_commit": _git_commit(),
     }
     path = folder / "sessions.jsonl"
-    before = whole_lines(path)[-1:] if resumed_from else []
-    with open_here(path, "a") as file:
+    before = list(guarded.read_lines(path))[-1:] if resumed_from else []
+    with open_file(path, "a") as file:
         file.write(json.dumps(session) + "\n")
     decisive = ["jax", "jaxlib", "device_kind", "threads", "trained_together"]
     decisive += [] if has_blocks else ["device", "processes"]
@@ -235,7 +332,7 @@ def record_session(
 
 
 def _num_threads(platform: str) -> int | None:
-    """The size of XLA's pool on CPUs, by which it divides products of matrices."""
+    """Return the size of XLA's thread pool on CPUs, by which it divides matrix products."""
     if platform != "cpu":
         return None
     said = os.environ.get("NPROC", "")

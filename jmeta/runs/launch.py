@@ -3,8 +3,8 @@
     jmeta launch --processes 4 --devices 2 train glyphs_maml --mesh tasks=8
 
 Process 0 prints as if it were alone; lines of the others begin with their number, as in `[2] `. When one process is
-lost, the others are stopped, since they would wait for it. Whoever restarts jobs needs the exit status only: after 70
-or 75 the same command goes on from the last checkpoint.
+lost, the others are stopped, since they would wait for it. A scheduler that restarts jobs needs only the exit status:
+after 70 or 75 the same command resumes from the last checkpoint.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import collections
 import contextlib
 import ctypes
 import dataclasses
+import math
 import os
 import selectors
 import signal
@@ -22,30 +23,48 @@ import time
 from collections.abc import Callable
 from typing import IO, TextIO
 
+__all__ = [
+    "EXIT_MISTAKE",
+    "EXIT_USAGE",
+    "EXIT_LOST",
+    "EXIT_PREEMPTED",
+    "SECONDS_TO_END",
+    "SECONDS_TO_SETTLE",
+    "SECONDS_HELD",
+    "SECONDS_BETWEEN_LOOKS",
+    "PR_SET_PDEATHSIG",
+    "Child",
+    "Job",
+    "launch",
+    "free_port",
+    "environment_of",
+    "main",
+]
+
 EXIT_MISTAKE = 1
 """A user's mistake, or an exception: the same command would end in the same way."""
 EXIT_USAGE = 2
-"""A command line that was not understood: likewise."""
+"""A command line that was not understood: again the same command would end in the same way."""
 EXIT_LOST = 70
-"""A process was lost: the same command goes on from the last checkpoint."""
+"""A process was lost: the same command resumes from the last checkpoint."""
 EXIT_PREEMPTED = 75
-"""Asked to leave, and saved: the same command goes on from there."""
+"""The job was asked to stop, and has saved: the same command resumes from there."""
 
 SECONDS_TO_END = 5.0
-"""Between SIGTERM and SIGKILL for the rest of a job that has lost a process: there is nothing that it could save."""
+"""Seconds between SIGTERM and SIGKILL for the rest of a job that lost a process: it has nothing that it could save."""
 SECONDS_TO_SETTLE = 3.0
-"""How long to look for who else has failed, when the first that was seen may be the victim of another."""
+"""How long to wait for further failures, when the first one seen may be the victim of another."""
 SECONDS_HELD = 5.0
-"""How long lines of others than process 0 wait, for what all of them say is shown once, and is best said by process 0.
-Those of a process that has ended by then wait for the end of the job."""
+"""How long lines of processes other than 0 wait: a line that all of them print is shown once, preferably by process 0.
+Lines of a process that has ended by then wait for the end of the job."""
 SECONDS_BETWEEN_LOOKS = 0.02
 
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
+PR_SET_PDEATHSIG = 1  # an option of Linux's prctl
 
 
 @dataclasses.dataclass
 class Child:
-    """A process of the job, and what was read from it: of process 0 its errors, of the others all that they print."""
+    """A process of the job and the output read from it: errors from process 0, all output from the others."""
 
     rank: int
     process: subprocess.Popen[bytes]
@@ -55,7 +74,7 @@ class Child:
 
     @property
     def status(self) -> int | None:
-        """As of `Popen`: None while it runs, and minus the number of the signal that killed it."""
+        """The status as in `Popen`: None while it runs, minus the number of the signal that killed it."""
         return self.process.poll()
 
 
@@ -63,14 +82,14 @@ class Job:
     """Processes that run one command, know each other's number and end together."""
 
     def __init__(self) -> None:
-        self.num_asked = 0  # how often somebody asked us to stop
+        self.num_asked = 0  # how often we were asked to stop
         self.children: list[Child] = []
-        self._ended: list[Child] = []  # in the order in which it was seen
-        self._said: collections.deque[bytes] = collections.deque(maxlen=1000)  # lines that need not be said again
+        self._ended: list[Child] = []  # in the order in which we saw them end
+        self._said: collections.deque[bytes] = collections.deque(maxlen=1000)  # lines that need not be repeated
         self._selector = selectors.DefaultSelector()
 
     def ask_to_stop(self, *_: object) -> None:
-        """Have all of them save and leave; asked twice, leave at once. A signal handler."""
+        """Ask all processes to save and stop; if asked twice, to stop at once. A signal handler."""
         self.num_asked += 1
 
     def start(self, command: list[str], environment: dict[str, str]) -> None:
@@ -80,9 +99,9 @@ class Job:
             command,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if rank else None,  # that of process 0 may be a terminal, with a progress bar
+            stdout=subprocess.PIPE if rank else None,  # process 0 may write to a terminal, with a progress bar
             stderr=subprocess.STDOUT if rank else subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for us to pass on
+            start_new_session=True,  # we pass Ctrl-C on
             preexec_fn=_ending_with_parent(),
         )
         pipe = process.stdout if rank else process.stderr
@@ -91,17 +110,17 @@ class Job:
         self._selector.register(pipe, selectors.EVENT_READ, self.children[-1])
 
     def running(self) -> list[Child]:
-        """Those that have not ended."""
+        """Return the processes that have not ended."""
         return [child for child in self.children if child.status is None]
 
     def failed(self) -> list[Child]:
-        """Those that ended otherwise than they should, likely causes before likely victims."""
-        fine = {0, EXIT_PREEMPTED, *([-signal.SIGTERM] if self.num_asked else [])}  # too early to have saved anything
+        """Return the processes that failed, likely causes before likely victims."""
+        fine = {0, EXIT_PREEMPTED, *([-signal.SIGTERM] if self.num_asked else [])}  # ended before it could save
         self._ended += [child for child in self.children if child.status is not None and child not in self._ended]
         return sorted((child for child in self._ended if child.status not in fine), key=_victimhood)
 
     def wait(self, grace_seconds: float) -> None:
-        """Return when all have ended, or when those that have not are to be stopped."""
+        """Return when all have ended, or when the rest should be stopped."""
         num_passed_on, since = 0, {}
         while self.running():
             self.pass_on_output(SECONDS_BETWEEN_LOOKS)
@@ -115,7 +134,7 @@ class Job:
                     return
 
     def _patience(self, grace_seconds: float) -> tuple[str, float] | None:
-        """Once there is a reason for the rest to end by themselves: that, and how many seconds they have for it."""
+        """Return why the rest should end unforced and the seconds they have for it; `None` without a reason."""
         failed = self.failed()
         if self.num_asked > 1:
             return "asked again", 0.0
@@ -126,23 +145,23 @@ class Job:
         return None
 
     def terminate(self) -> None:
-        """Ask those that run to end."""
+        """Ask the running processes to end."""
         for child in self.running():
             child.process.terminate()
 
     def stop(self, seconds: float) -> None:
-        """End what runs: after `seconds` by force, with all that it has started."""
+        """End the running processes: after `seconds` by force, with everything that they started."""
         self.terminate()
         until = time.monotonic() + seconds
         while self.running() and time.monotonic() < until:
             self.pass_on_output(SECONDS_BETWEEN_LOOKS)
         for child in self.children:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # all of its group have ended
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # its whole process group has ended
                 os.killpg(child.process.pid, signal.SIGKILL)
             child.process.wait()
 
     def pass_on_output(self, seconds: float) -> bool:
-        """Read for so long, or until there is something, and show what is due; returns whether anything was read."""
+        """Read for up to `seconds` or until there is output, and show what is due; return whether anything was read."""
         ready = self._selector.select(seconds)
         for key, _ in ready:
             child, chunk = key.data, os.read(key.fd, 1 << 16)
@@ -164,8 +183,8 @@ class Job:
             _write(sys.stdout, b"[%d] %s\n" % (child.rank, line))
 
     def show_last_words(self) -> None:
-        """What those that ended said at last, unless it was said already, or is how JAX ends who has lost another."""
-        until = time.monotonic() + SECONDS_HELD  # whatever has inherited the pipes may go on writing
+        """Show the last output of ended processes: no line twice, and no report by JAX that it lost another process."""
+        until = time.monotonic() + SECONDS_HELD  # a process that inherited the pipes may go on writing
         while self.pass_on_output(0) and time.monotonic() < until:
             pass
         first = self.failed()[:1]
@@ -178,13 +197,13 @@ class Job:
 
 
 def launch(command: list[str], num_processes: int, num_devices: int | None, grace_seconds: float) -> int:
-    """Run a command in several processes until all have ended; returns the exit status.
+    """Run a command in several processes until all have ended, and return the exit status.
 
     Args:
       command: the program and its arguments, the same in every process.
-      num_processes: how many.
-      num_devices: CPU devices that each is to have; None leaves them to JAX.
-      grace_seconds: how long they may take to save when asked to stop.
+      num_processes: number of processes.
+      num_devices: number of CPU devices of each process; None leaves it to JAX.
+      grace_seconds: seconds that they have for saving when asked to stop.
     """
     job = Job()
     before = {number: signal.signal(number, job.ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -210,11 +229,11 @@ def _conclude(job: Job) -> int:
         _say(f"process {failed[0].rank} of {num_processes} {_how_it_ended(failed[0])}{others}")
     elif left:
         _say(f"process {', '.join(str(child.rank) for child in left)} of {num_processes} did not leave in time{others}")
-    job.stop(0 if job.num_asked else SECONDS_TO_END)  # of those who were asked to leave, nobody can save any more
+    job.stop(0 if job.num_asked else SECONDS_TO_END)  # if we were asked to stop, none of them can save any more
     job.show_last_words()
     if failed:
         status = failed[0].status or 0
-        if 0 < status < 128 and status != EXIT_LOST:  # above, shells and containers mean signals
+        if 0 < status < 128 and status != EXIT_LOST:  # for shells and containers, larger numbers mean signals
             return EXIT_USAGE if status == EXIT_USAGE else EXIT_MISTAKE
         return EXIT_LOST
     if left:
@@ -223,10 +242,10 @@ def _conclude(job: Job) -> int:
 
 
 def _victimhood(child: Child) -> int:
-    """How likely a process that failed is to have failed because another did."""
-    if child.status == EXIT_LOST:  # it says so itself
+    """Rank how likely a process failed only because another one did."""
+    if child.status == EXIT_LOST:  # its own exit status says so
         return 3
-    if child.status == -signal.SIGABRT:  # what JAX does when process 0 is gone
+    if child.status == -signal.SIGABRT:  # JAX aborts when process 0 is gone
         return 2
     return 0 if (child.status or 0) < 0 else 1
 
@@ -239,14 +258,14 @@ def _how_it_ended(child: Child) -> str:
 
 
 def free_port() -> int:
-    """Where process 0 may listen, on this machine."""
+    """Return a free port on this machine for process 0 to listen on."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return server.getsockname()[1]
 
 
 def environment_of(rank: int, num_processes: int, num_devices: int | None, address: str) -> dict[str, str]:
-    """What tells a process where it belongs; see `jmeta.runs.processes.join`."""
+    """Return the environment variables that tell a process its place in the job; see `jmeta.runs.processes.join`."""
     environment = {
         **os.environ,
         "JAX_COORDINATOR_ADDRESS": address,
@@ -263,14 +282,14 @@ def environment_of(rank: int, num_processes: int, num_devices: int | None, addre
 
 
 def _ending_with_parent() -> Callable[[], None] | None:
-    """What a new process calls before its program, so that Linux kills it when this one ends, however that ends."""
+    """Return a function for a new process to call first, so that Linux kills it when this one ends in any way."""
     if sys.platform != "linux":
         return None
     parent, libc = os.getpid(), ctypes.CDLL(None)
 
     def end_with_parent() -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before we asked
+        if os.getppid() != parent:  # the parent ended before the call above
             os.kill(os.getpid(), signal.SIGKILL)
 
     return end_with_parent
@@ -302,7 +321,7 @@ example:
     parser.add_argument("--processes", type=_at_least_one, required=True, metavar="N", help="how many to start")
     parser.add_argument("--devices", type=_at_least_one, metavar="D", help="CPU devices that each is to have")
     help_grace = "how long they may take to save after SIGTERM or Ctrl-C, before they are killed (default: %(default)s)"
-    parser.add_argument("--grace-seconds", type=float, default=60.0, metavar="S", help=help_grace)
+    parser.add_argument("--grace-seconds", type=_seconds, default=60.0, metavar="S", help=help_grace)
     help_command = "a command of jmeta, such as train; a script, ending in .py; or a module after -m"
     parser.add_argument("command", help=help_command)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments, the same for all processes")
@@ -315,17 +334,27 @@ def _at_least_one(text: str) -> int:
     return int(text)
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds of at least 0, not {text}")
+    return seconds
+
+
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     options = _parser().parse_args([*_module_as_one_word(arguments)])
     command = [sys.executable, *_as_python_takes(options.command), *options.arguments]
-    if {"-h", "--help"} & set(options.arguments):  # the same in all of them
+    if {"-h", "--help"} & set(options.arguments):  # the same help in every process
         return subprocess.call(command)
     return launch(command, options.processes, options.devices, options.grace_seconds)
 
 
 def _module_as_one_word(arguments: list[str]) -> list[str]:
-    """`-m MODULE` would be taken for an option of ours, so it becomes one word; another `-m` is the command's own."""
+    """Join `-m MODULE` into one word, or it would be taken for an option of ours; another `-m` is the command's own."""
     i = 0
     while i < len(arguments) and arguments[i] != "-m" and arguments[i].startswith("-"):
         i += 1 if "=" in arguments[i] else 2  # every option of ours has a value

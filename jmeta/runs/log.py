@@ -1,7 +1,7 @@
-"""The log of a run's metrics: `metrics.jsonl`, and TensorBoard's files beside it.
+"""The log of a run's metrics: `metrics.jsonl` and TensorBoard files.
 
-Metrics are written before the checkpoint of their step. So after a kill, whatever the restored step did not see is the
-tail of the log, and is cut.
+Metrics are written before the checkpoint of their step. So after a kill, the lines after the restored step are the tail
+of the log, and are cut.
 """
 
 import itertools
@@ -12,26 +12,29 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from .files import Line, open_here, replace_text, whole_lines
+from ..checkpoints.guarded import open_file, read_lines
+from .board import Board
+from .files import Line, replace_text
+from .folder import Watch
+
+__all__ = ["MetricsLog", "NoLog", "read_metrics", "cut_metrics"]
 
 
 class MetricsLog:
-    """Appends lines of metrics to `metrics.jsonl` and TensorBoard, first cutting those after the step resumed from."""
+    """A log in `metrics.jsonl` and TensorBoard; opening it cuts the lines after the step resumed from."""
 
     def __init__(self, folder: pathlib.Path, *, last_step: int) -> None:
-        from tensorboardX import SummaryWriter  # when used, as it brings PyTorch with it where that is installed
-
         self.path = folder / "metrics.jsonl"
         cut_metrics(self.path, last_step)
-        self._file = open_here(self.path, "a")
+        self._file = open_file(self.path, "a")
         self._failed: OSError | None = None
-        # from the root, as what it finds before a colon at the beginning it takes for a kind of storage
-        self._board = SummaryWriter(str((folder / "tensorboard").absolute()), purge_step=last_step + 1, flush_secs=3600)
+        self._watch = Watch(folder)
+        self._board = Board(folder / "tensorboard", last_step + 1)
 
     def append(self, step: int, split: str, metrics: Mapping[str, float], *, protocol: str | None = None) -> None:
-        """Log the metrics of one step, by a protocol; a number that is not finite is written as `null`.
+        """Log the metrics of one step, with their protocol; a number that is not finite is written as `null`.
 
-        If that cannot be written, `to_disk` says so: of several processes, all are there to hear of it.
+        A failure to write is raised by `to_disk`, which all processes of a job call together.
         """
         if self._failed is not None:
             return
@@ -39,26 +42,27 @@ class MetricsLog:
         named = {} if protocol is None else {"protocol": protocol}
         try:
             self._file.write(json.dumps({"step": step, "split": split, **named, **finite}) + "\n")
+            if protocol is not None:
+                self._board.add_text(f"{split}/protocol", protocol, step)
+            for name, value in finite.items():
+                if value is not None:
+                    self._board.add_scalar(f"{split}/{name}", value, step)
         except OSError as error:
             self._failed = error
-            return
-        if protocol is not None:
-            self._board.add_text(f"{split}/protocol", protocol, step)
-        for name, value in finite.items():
-            if value is not None:
-                self._board.add_scalar(f"{split}/{name}", value, step)
 
     def to_disk(self) -> None:
         """Return when everything appended is on disk.
 
         Raises:
           OSError: if it cannot be written.
+          folder.LostFolderError: if the folder or its lock was moved or deleted.
         """
+        self._watch.check()
         if self._failed is not None:
             raise self._failed
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._board.flush()
+        self._board.to_disk()
 
     def close(self) -> None:
         try:
@@ -71,7 +75,7 @@ class MetricsLog:
 
 
 class NoLog:
-    """A log of nothing, for processes beside the one that writes."""
+    """A log that keeps nothing, for all processes but the one that writes."""
 
     def append(self, step: int, split: str, metrics: Mapping[str, float], *, protocol: str | None = None) -> None:
         """Nothing."""
@@ -84,32 +88,33 @@ class NoLog:
 
 
 def read_metrics(folder: pathlib.Path, split: str | None = None) -> list[Line]:
-    """The logged lines of a run, of one split or of all; a torn last line is left out."""
+    """Return the logged lines of a run, of one split or of all; a torn last line is left out."""
     lines = _whole_metrics(folder / "metrics.jsonl")
     return [line for line in lines if split in (None, line["split"])]
 
 
 def cut_metrics(path: pathlib.Path, last_step: int) -> None:
-    """Remove, atomically, the lines after `last_step` and a line that was being written when its process died."""
+    """Remove, atomically, the lines after `last_step` and a line that was torn when its process died."""
     if path.exists():
         kept = [json.dumps(line) + "\n" for line in _whole_metrics(path) if line["step"] <= last_step]
         replace_text(path, "".join(kept))
 
 
 def _whole_metrics(path: pathlib.Path) -> list[Line]:
-    """Lines up to the first that is not of metrics."""
+    """Return the lines up to the first that does not hold metrics."""
 
     def is_number(value: Any) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
     def is_metrics(line: Line) -> bool:
         texts = {"split": "", **line}
         numbers = {name: texts.pop(name) for name in line if name not in ("split", "protocol")}
         return (
             isinstance(numbers.get("step"), int)
+            and abs(numbers["step"]) < 2**63
             and all(value is None or is_number(value) for value in numbers.values())
             and bool(texts["split"])
             and all(isinstance(text, str) for text in texts.values())
         )
 
-    return list(itertools.takewhile(is_metrics, whole_lines(path)))
+    return list(itertools.takewhile(is_metrics, read_lines(path)))

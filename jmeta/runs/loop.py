@@ -1,9 +1,9 @@
-"""The host's side of a run: dispatch, log, evaluate, keep the best, save, stop, go on.
+"""The host's side of a run: dispatch, log, evaluate, keep the best, save, stop, resume.
 
-All that a run depends on is in its `RunState`, and dispatches begin at multiples of `steps_per_dispatch` whether or not
-the run was interrupted. So a run that is killed, at whatever moment, and started again computes the same programs on
-the same numbers, and ends in the same bits: on one kind of device and one version of JAX, that is, and with the same
-seeds beside it. Several seeds may share their dispatches; all else is each one's own.
+A run depends only on its `RunState`, and dispatches begin at multiples of `steps_per_dispatch` whether or not the run
+was interrupted. So a run that is killed at any moment and started again computes the same programs on the same numbers
+and ends with the same bits, given the same kind of device, the same version of JAX and the same seeds trained with it.
+Several seeds may share their dispatches; everything else is separate for each.
 """
 
 import contextlib
@@ -15,18 +15,31 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from .. import checkpoints, sharding
+from .. import checkpoints
 from ..checkpoints.cluster import Operation
-from ..evaluation import Estimate, estimate, per_task_episodes, per_task_metrics
+from ..evaluation import ONE_DEVICE, Estimate, estimate, evaluation_episode, per_task_values
+from ..sharding import to_local_device
 from ..tasks.few_shot import as_partial
 from ..types import Aux, Learner, PyTree, RandomKey
 from . import console, files, processes
-from .diagnosis import TaskReport, examine_step
+from .diagnosis import TaskReport, advice_on, examine_step
 from .dispatch import dispatcher
 from .experiment import Experiment, Training, check_steps
 from .folder import record_session
 from .log import MetricsLog, NoLog
 from .state import RunState, init_state, is_finished, with_score
+
+__all__ = [
+    "DivergedError",
+    "never",
+    "mean_metrics",
+    "split_key",
+    "valid_protocol",
+    "inner_steps",
+    "validator",
+    "run",
+    "run_seeds",
+]
 
 
 class DivergedError(console.StoppedError):
@@ -34,12 +47,12 @@ class DivergedError(console.StoppedError):
 
 
 def never() -> bool:
-    """That this run is to leave: not asked for."""
+    """Return False: nobody asks this run to stop."""
     return False
 
 
 def mean_metrics(aux: Aux, training_names: Mapping[str, str]) -> dict[str, float]:
-    """The mean over the meta-steps of one dispatch that were not skipped, and how many were; see `Experiment`."""
+    """Return the mean over a dispatch's meta-steps that were not skipped, and the number skipped; see `Experiment`."""
     kept = np.asarray(aux["is_skipped"]) == 0
     aux = {training_names.get(name, name): values for name, values in aux.items()}
     names = [name for name, values in aux.items() if name != "is_skipped" and np.ndim(values) == 1]
@@ -48,39 +61,36 @@ def mean_metrics(aux: Aux, training_names: Mapping[str, str]) -> dict[str, float
 
 
 def split_key(split: str) -> RandomKey:
-    """The key that evaluation tasks of a split are drawn with: the same for every run, so that runs can be compared."""
-    # not from a small seed: a run's own keys are split from those, and fold_in can meet them
+    """Return the key that draws a split's evaluation tasks: the same for every run, so that runs can be compared."""
+    # not from a small seed: a run's own keys are split from small seeds, and fold_in can produce the same keys
     return jax.random.key({"meta_valid": 1_000_000_007, "meta_test": 1_000_000_009}[split])
 
 
 def valid_protocol(experiment: Experiment) -> str:
-    """The words beside numbers of meta_valid: how its tasks are drawn and judged."""
+    """Return the protocol of meta_valid results: how tasks are drawn, and from what the learner predicts."""
     steps = "" if experiment.num_test_steps is None else f", {inner_steps(experiment.num_test_steps)}"
-    together = ", all queries of a task together" if isinstance(experiment.judged, Learner) else ""
+    together = ", all queries of a task together" if isinstance(experiment.tested, Learner) else ""
     describe = experiment.source.describe_valid or experiment.source.describe
     return f"{describe(experiment.training.num_valid_tasks)}, of meta_valid{steps}{together}"
 
 
 def inner_steps(num_steps: int) -> str:
-    """Their number in words."""
+    """Return the number of inner steps in words."""
     return "1 inner step" if num_steps == 1 else f"{num_steps} inner steps"
 
 
 def validator(experiment: Experiment) -> Callable[[PyTree], dict[str, Estimate]]:
-    """`meta_params -> estimates` on the fixed tasks of meta_valid, compiled once."""
-    mesh = None if experiment.sharing is None else experiment.sharing.mesh
-    if isinstance(experiment.judged, Learner):
-        measure = per_task_metrics(experiment.judged, experiment.loss_fn, mesh=mesh)
-    else:
-        measure = per_task_episodes(experiment.judged, mesh=mesh)
+    """Build `meta_params -> estimates` on the fixed tasks of meta_valid, compiled once."""
+    tested, sharing = experiment.tested, experiment.sharing
+    episode_fn = evaluation_episode(tested, experiment.loss_fn) if isinstance(tested, Learner) else tested
+    measure = per_task_values(episode_fn, chunk_map=ONE_DEVICE if sharing is None else sharing.chunk_map)
     training, testing = experiment.training, experiment.testing
     numbers = {"num_tasks": training.num_valid_tasks, "tasks_at_once": testing.tasks_at_once}
-    sample = experiment.source.meta_valid
-    if experiment.sharing is not None:
-        sample = sharding.put(as_partial(sample), experiment.sharing.replicated())
+    sample = as_partial(experiment.source.meta_valid)
+    sample = sample if sharing is None else sharing.replicate(sample)
 
     def validate(meta_params: PyTree) -> dict[str, Estimate]:
-        measured, _ = measure(meta_params, sample, split_key("meta_valid"), **numbers)
+        measured = measure(meta_params, sample, split_key("meta_valid"), **numbers)
         return {name: estimate(values) for name, values in measured.items()}
 
     return validate
@@ -96,10 +106,11 @@ def run(
     """Meta-train to the end, from the latest checkpoint of `folder` if there is one.
 
     Args:
-      experiment: what to compute; the seed of its training makes the run's key.
-      folder: of the run; held (see `folder.locked`) by the caller.
+      experiment: the experiment; the seed of its training makes the run's key.
+      folder: the run's folder; the caller holds it (see `folder.locked`).
       name: shown with the progress.
-      is_preempted: asked after every dispatch, by all processes of a job; True in all when they are to save and leave.
+      is_preempted: called after every dispatch, by all processes of a job; True in all of them if they are to save and
+        stop.
 
     Returns:
       The final state; its `best_meta_params` are the ones to use.
@@ -107,7 +118,7 @@ def run(
     Raises:
       ValueError: if numbers of steps are not multiples of `steps_per_dispatch`.
       DivergedError: after `max_skipped_in_a_row` skipped steps.
-      processes.PreemptedError: when it has saved, since it is to leave.
+      processes.PreemptedError: after saving, if the run was asked to stop.
     """
     seed = experiment.training.seed
     return run_seeds(experiment, {seed: folder}, name=name, is_preempted=is_preempted)[seed]
@@ -120,24 +131,24 @@ def run_seeds(
     name: str = "run",
     is_preempted: Callable[[], bool] = never,
 ) -> dict[int, RunState]:
-    """Meta-train several seeds at the same time, each as `run` does one, dispatched together (see `dispatcher`).
+    """Meta-train several seeds at the same time, each as `run` trains one, dispatched together (see `dispatcher`).
 
-    Every seed has its own log, evaluations, early stop, best parameters and checkpoints, in its own folder, and goes
-    on from its own latest checkpoint. A seed that has stopped keeps its place until all have, so that nothing is
-    compiled again and the others get the bits that they would have got.
+    Every seed has its own log, evaluations, early stop, best parameters and checkpoints in its own folder, and resumes
+    from its own latest checkpoint. A seed that has stopped keeps its place until all have, so that nothing is compiled
+    again and the others keep the bits that they would have had.
 
     Args:
-      experiment: what to compute; the seed of its training is not used, unless tasks come from the host.
-      folders: by seed, the folder of its run.
+      experiment: the experiment; the seed of its training is not used, unless tasks come from the host.
+      folders: the folder of each seed's run, by seed.
       name, is_preempted: as for `run`.
 
     Returns:
-      By seed, its final state.
+      The final state of each seed, by seed.
 
     Raises:
-      ValueError: as `run` and `dispatcher`.
-      DivergedError: if any seed had too many skipped steps, when the others are at their end.
-      processes.PreemptedError: when all have saved, since they are to leave.
+      ValueError: as for `run` and `dispatcher`.
+      DivergedError: if any seed had too many skipped steps, after the others have finished.
+      processes.PreemptedError: after all have saved, if the run was asked to stop.
     """
     training = experiment.training
     check_steps(training)
@@ -162,7 +173,7 @@ def run_seeds(
 
 @dataclasses.dataclass(eq=False)
 class _SeedRun:
-    """One of the seeds that are trained at the same time: where it is, and where it writes."""
+    """One of the seeds that are trained at the same time: its state and the places it writes to."""
 
     seed: int
     folder: pathlib.Path
@@ -182,7 +193,7 @@ class _SeedRun:
         folder: pathlib.Path,
         trained_together: tuple[int, ...],
     ) -> "_SeedRun":
-        """From the latest checkpoint, or at step 0. Of several processes, the main one alone writes beside those."""
+        """Open a run at its latest checkpoint, or at step 0; only the main process writes more than checkpoints."""
         state = init_state(experiment, seed)
         step, state = checkpoints.restore(folder / "checkpoints", state) or (0, state)
         changes, log = "", NoLog()
@@ -201,7 +212,7 @@ class _SeedRun:
         return cls(seed, folder, state, log, saver, prefix, changes, saved_step=step)
 
     def save(self, score: float | None) -> None:
-        """Begin a checkpoint; what the log has seen by then is on disk before it."""
+        """Begin a checkpoint, after everything logged so far is on disk."""
         with processes.agreed("write the logs"):
             self.log.to_disk()
         self.saved_step = int(self.state.meta.step)
@@ -235,7 +246,7 @@ def _steps(
         for one, (state, _), aux in zip(runs, results, auxes, strict=True):
             if one in going:
                 one.state, metrics[one.seed] = state, mean_metrics(aux, experiment.training_names)
-                # its share of the time, so that all seeds' together are what passed
+                # its share, so that the seeds' times sum to the elapsed time
                 seconds_each = {"seconds": seconds / len(going)}
                 one.log.append(int(state.meta.step), "meta_train", {**metrics[one.seed], **seconds_each})
         mean = {name: float(np.mean([each[name] for each in metrics.values()])) for name in metrics[going[0].seed]}
@@ -262,7 +273,7 @@ def _after_dispatch(
     validate: Callable[[PyTree], dict[str, Estimate]],
     progress: console.Progress,
 ) -> None:
-    """Evaluate and save a seed when it is time to; give it up when it diverges."""
+    """Evaluate and save a seed when it is due; give it up when it diverges."""
     step, training = int(one.state.meta.step), experiment.training
     if int(one.state.meta.num_skipped_in_a_row) >= training.max_skipped_in_a_row:
         with processes.agreed("write the logs"):
@@ -296,14 +307,15 @@ def _evaluate(
 
 
 def _explain_divergence(experiment: Experiment, state: RunState, folder: pathlib.Path) -> str:
-    """Save the state for a replay and say which tasks of the last step were at fault.
+    """Save the state for a replay and name the tasks of the last step that were at fault.
 
-    Skipped steps change no parameters, so those at hand are the ones that the last step started from.
+    Skipped steps change no parameters, so the current ones are those that the last step started from.
     """
     step, in_a_row = int(state.meta.last_skipped_step), int(state.meta.num_skipped_in_a_row)
     checkpoints.save(folder / "diverged", int(state.meta.step), state, keep_last=1)
-    reports = examine_step(experiment, sharding.here(state.meta.meta_params), sharding.here(state.key), step)
-    if len(reports) < experiment.training.tasks_per_step:  # those of this process, as its host draws no others
+    meta_params, key = to_local_device((state.meta.meta_params, state.key))
+    reports = examine_step(experiment, meta_params, key, step)
+    if len(reports) < experiment.training.tasks_per_step:  # only this process's tasks, as its host draws no others
         everywhere = Operation("say which tasks are at fault").gather(reports)
         reports = [TaskReport(*report) for each in everywhere for report in each]
     guilty = [report for report in reports if not report.is_finite]
@@ -318,5 +330,5 @@ def _explain_divergence(experiment: Experiment, state: RunState, folder: pathlib
         fault = f"{len(guilty)} of its {len(reports)} tasks are at fault: {named}{more}"
     return (
         f"meta-steps {step - in_a_row + 1} to {step} were skipped, since their loss, their gradient or what it would "
-        f"have led to was not finite. In step {step} {fault}. Look at it with: {command}"
+        f"have led to was not finite. In step {step} {fault}.{advice_on(guilty)} Look at it with: {command}"
     )

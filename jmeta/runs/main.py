@@ -1,4 +1,4 @@
-"""The command `jmeta`: `train`, `evaluate`, `replay`, `launch` and `recipes`; also how a recipe file runs by itself."""
+"""The command `jmeta`: `train`, `evaluate`, `replay`, `launch` and `recipes`; and `main`, which runs a recipe file."""
 
 import importlib.util
 import inspect
@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .experiment import Experiment
+
+__all__ = ["USAGE", "cli", "main", "run"]
 
 USAGE = """usage: jmeta COMMAND ...
 
@@ -23,7 +25,7 @@ _EXTRA = ("tyro", "rich", "tensorboardX", "matplotlib", "PIL")
 
 
 def cli() -> int:
-    """The console script `jmeta`; returns the exit status."""
+    """Run the console script `jmeta` and return the exit status."""
     return _exited(sys.argv[1:])
 
 
@@ -33,8 +35,8 @@ def main(build: Callable[[Any], Experiment], options: Any) -> None:
     Exits with the command's status.
 
     Args:
-      build: the recipe's function.
-      options: its dataclass.
+      build: the recipe's `build` function.
+      options: the recipe's `Options` dataclass.
     """
     path = pathlib.Path(inspect.getfile(build))
     words = sys.argv[1:]
@@ -44,11 +46,11 @@ def main(build: Callable[[Any], Experiment], options: Any) -> None:
 
 
 def run(arguments: list[str], own: tuple[Callable[[Any], Experiment], Any, pathlib.Path] | None = None) -> int:
-    """Run a command line; returns the exit status.
+    """Run a command line and return the exit status.
 
     Args:
-      arguments: after `jmeta`.
-      own: `(build, Options, path)` of a recipe file that runs by itself, in place of a recipe's name.
+      arguments: the words after `jmeta`.
+      own: `(build, Options, path)` of a recipe file that is itself the command, in place of a recipe's name.
     """
     match arguments:
         case [] | ["-h" | "--help", *_]:
@@ -79,15 +81,22 @@ def run(arguments: list[str], own: tuple[Callable[[Any], Experiment], Any, pathl
 
 
 def _exited(arguments: list[str], own: Any = None) -> int:
-    """Run a command line as the last thing that this process does."""
+    """Run a command line as the last action of this process."""
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         are = "are" if len(missing) > 1 else "is"
         print(f'error: {", ".join(missing)} {are} not installed; run pip install "jmeta[runs]"', file=sys.stderr)
         return 1
-    from . import processes
+    from . import terminal
 
-    return processes.run(lambda words: run(words, own), arguments)
+    terminal.prepare()
+    try:
+        from . import processes
+
+        return processes.run(lambda words: run(words, own), arguments)
+    except KeyboardInterrupt:  # before there was anything to interrupt
+        print("interrupted", file=sys.stderr)
+        return terminal.EXIT_INTERRUPTED
 
 
 def _recipe_argument(own: Any) -> list[str]:

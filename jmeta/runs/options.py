@@ -1,4 +1,4 @@
-"""Options of recipes: recorded with a run, and rebuilt from what was recorded, which may come from anyone."""
+"""Options of recipes: recorded with a run, and rebuilt from a record that may come from anyone."""
 
 import contextlib
 import dataclasses
@@ -14,42 +14,48 @@ from typing import Any, Literal, TypeVar, Union
 
 from . import files
 
+__all__ = ["DataclassT", "recorded", "hash_of", "restored", "flat", "differences", "replaced"]
+
 DataclassT = TypeVar("DataclassT")
 
-_LARGEST = 2**63 - 1  # of JAX's whole numbers
+_LARGEST = 2**63 - 1  # the largest whole number in JAX
 
 
 def recorded(options: Any) -> dict[str, Any]:
-    """What identifies a run: every option, but `training.mesh`, which says where it runs.
+    """Return the options that identify a run: all but `training.mesh`, which says where it runs.
 
     Raises:
-      ValueError: if an option is of a type that JSON does not have.
+      ValueError: if an option is of a type that JSON does not have, or a whole number of more than 64 bits.
     """
     values = _as_json(options)
+    for path, value in flat(values).items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and abs(number) > _LARGEST:
+                raise ValueError(f"{path}={number}; expected a whole number of at most {_LARGEST}")
     values["training"].pop("mesh")
     return values
 
 
 def hash_of(values: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that identify recorded options, whatever their order."""
+    """Return twelve hexadecimal digits that identify recorded options, whatever their order."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def restored(value: DataclassT, options: Mapping[str, Any]) -> DataclassT:
-    """A dataclass with the values of a run's `config.json`.
+    """Return a dataclass with the values of a run's `config.json`.
 
-    Options that are newer than the run have the defaults of their class, which mean what was done before there was a
+    Options newer than the run take the defaults of their class, which stand for the behaviour before there was a
     choice.
 
     Raises:
-      ValueError: if the run had options that the dataclass has not, or lacks some that have no default; or a value is
+      ValueError: if the run had options that the dataclass lacks, or lacks options that have no default; or a value is
         not of the option's type.
     """
     return _rebuilt(value, options, "")
 
 
 def flat(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Recorded options by their paths.
+    """Return recorded options by their paths.
 
     Example:
       >>> flat({"num_ways": 5, "testing": {"num_tasks": None}})
@@ -63,11 +69,11 @@ def flat(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(options: Any, others: Any) -> dict[str, Any]:
-    """The options that differ from those of another value of the same dataclass, by their paths, as they are recorded.
+    """Return the options that differ from another value of the same dataclass, by their paths, in their recorded form.
 
     Args:
       options: a recipe's options, whose values are returned.
-      others: such as the recipe's defaults.
+      others: the options to compare with, such as the recipe's defaults.
 
     Example:
       >>> from jmeta.runs import recipes
@@ -80,14 +86,14 @@ def differences(options: Any, others: Any) -> dict[str, Any]:
 
 
 def replaced(options: DataclassT, changes: Mapping[str, Any]) -> DataclassT:
-    """The same options but for some, which are named by their paths: the inverse of `differences`.
+    """Return the options with changes, which are named by their paths: the inverse of `differences`.
 
     Args:
       options: a dataclass, with dataclasses in it.
-      changes: values as they are recorded, such as `{"num_ways": 20, "testing.num_tasks": 100}`.
+      changes: new values in their recorded form, such as `{"num_ways": 20, "testing.num_tasks": 100}`.
 
     Raises:
-      ValueError: if there is no such option, the closest are suggested; or a value is not of the option's type.
+      ValueError: if there is no such option (the message suggests the closest), or a value is not of the option's type.
 
     Example:
       >>> from jmeta.runs import recipes
@@ -148,10 +154,10 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _as_declared(value: Any, hint: Any) -> Any:
-    """A value of a JSON file, as a field of this type has it.
+    """Convert a value of a JSON file to the type of a field.
 
     Raises:
-      TypeError: if it is none.
+      TypeError: if it does not fit the type.
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):

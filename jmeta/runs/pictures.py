@@ -16,7 +16,9 @@ from ..evaluation import Estimate
 from ..types import Task
 from . import files, folder, log
 
-TRAIN, VALID, RIGHT, WRONG = "#8fa3b8", "#1f5fa8", "#2a8f4f", "#c8382e"
+__all__ = ["TRAIN", "VALID", "RIGHT", "WRONG", "NEUTRAL", "STYLE", "learning_curve", "episode", "adaptation_curve"]
+
+TRAIN, VALID, RIGHT, WRONG, NEUTRAL = "#8fa3b8", "#1f5fa8", "#2a8f4f", "#c8382e", "#9a9a9a"
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -27,18 +29,19 @@ STYLE: Any = {
     "axes.titlesize": 10,
     "legend.frameon": False,
 }
+_LARGEST_SHOWN = 1e100
 
 
 def learning_curve(run: pathlib.Path) -> pathlib.Path:
-    """What was descended, loss and accuracy, on meta_train and meta_valid; the best step is marked.
+    """Draw the training objective, loss and accuracy on meta_train and meta_valid, with the best step marked.
 
-    A panel has one quantity; its tasks, their ways and the inner steps may be others on meta_train than on meta_valid.
+    A panel shows one quantity; tasks, ways and inner steps may differ between meta_train and meta_valid.
     """
     train, valid = (log.read_metrics(run, split) for split in ("meta_train", "meta_valid"))
     ordered = ("objective", "loss", "accuracy", "reward", "return")
     names = [name for name in ordered if any(name in line for line in (*train, *valid))]
     if "return" in names:
-        names = [name for name in names if name != "loss"]  # which is minus the return
+        names = [name for name in names if name != "loss"]  # here the loss is minus the return
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.2), squeeze=False, layout="constrained")
         for axis, name in zip(axes[0], names, strict=True):
@@ -49,7 +52,7 @@ def learning_curve(run: pathlib.Path) -> pathlib.Path:
         name = recipe if run.name.startswith(recipe) else f"{recipe}, {run.name}"
         protocol = valid[-1].get("protocol") if valid else None
         title = f"{name}\nmeta_valid: {protocol}" if protocol else name
-        figure.suptitle(title, x=0.01, ha="left", fontsize=9)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9, parse_math=False)  # no math: dollars are plain text
         return _saved(figure, run / "learning_curve.png")
 
 
@@ -76,7 +79,7 @@ def _curve(axis: Axes, name: str, train: list[files.Line], valid: list[files.Lin
 
 
 def _mark_best(axes: np.ndarray, names: list[str], valid: list[files.Line]) -> None:
-    """A vertical line at the step that was chosen, its value in the legend."""
+    """Draw a vertical line at the selected step, with its value in the legend."""
     name = names[-1]
     steps, values = _series(valid, name)
     if not np.isfinite(values).any():
@@ -88,32 +91,38 @@ def _mark_best(axes: np.ndarray, names: list[str], valid: list[files.Line]) -> N
 
 
 def _series(lines: list[files.Line], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps and values of a metric; values that no axis can show, as a diverged loss may be, are gaps."""
     kept = [(line["step"], line[name]) for line in lines if name in line]
     steps, values = zip(*kept, strict=True) if kept else ((), ())
-    return np.array(steps), np.array([np.nan if value is None else value for value in values], float)
+    numbers = np.array([np.nan if value is None else value for value in values], float)
+    return np.array(steps), np.where(np.abs(numbers) < _LARGEST_SHOWN, numbers, np.nan)
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Mean over a window of a twentieth of the run, gaps left out."""
+    """Return the mean over a window of a twentieth of the run, without gaps."""
     width = max(1, len(values) // 20)
     known = np.isfinite(values)
     sums, counts = (np.convolve(v, np.ones(width), "same") for v in (np.where(known, values, 0.0), known.astype(float)))
     return sums / np.where(counts > 0.5, counts, np.nan)
 
 
-def episode(path: pathlib.Path, task: Task, logits: np.ndarray, *, title: str, max_queries: int = 6) -> pathlib.Path:
-    """One episode of images: a row for each class with its support and its queries, framed by right and wrong.
+def episode(
+    path: pathlib.Path, task: Task, logits: np.ndarray | None, *, title: str, max_queries: int = 6
+) -> pathlib.Path:
+    """Draw one episode of images: a row for each class with its support and its queries, framed by right and wrong.
 
     Args:
       path: the PNG to write.
       task: with images `[height, width, channels]`.
-      logits: `[queries, ways]`, the predictions.
-      title: of the picture.
-      max_queries: shown of each class.
+      logits: predictions, `[queries, ways]`; `None` shows the task alone.
+      title: title of the picture.
+      max_queries: the most queries to show of each class.
     """
     support, query = task.support, task.query
     num_ways = int(np.max(support.y)) + 1
-    predicted, labels = np.argmax(logits, -1), np.asarray(query.y)
+    labels = np.asarray(query.y)
+    predicted = labels if logits is None else np.argmax(logits, -1)
+    right = NEUTRAL if logits is None else RIGHT
     shots = [np.flatnonzero(np.asarray(support.y) == way)[:5] for way in range(num_ways)]
     queries = [np.flatnonzero(labels == way)[:max_queries] for way in range(num_ways)]
     num_support, num_query = max(map(len, shots)), max(map(len, queries))
@@ -128,18 +137,19 @@ def episode(path: pathlib.Path, task: Task, logits: np.ndarray, *, title: str, m
             axes[way, 0].text(-0.25, 0.5, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[way % 26], transform=axes[way, 0].transAxes,
                               ha="center", va="center", fontweight="bold")  # fmt: skip
             for column, i in enumerate(shots[way]):
-                _image(axes[way, column], support.x[i], "#9a9a9a")
+                _image(axes[way, column], support.x[i], NEUTRAL)
             for column, i in enumerate(queries[way]):
                 is_right = predicted[i] == way
                 axis = axes[way, num_support + 1 + column]
-                _image(axis, query.x[i], RIGHT if is_right else WRONG)
+                _image(axis, query.x[i], right if is_right else WRONG)
                 if not is_right:
                     axis.text(0.98, 0.02, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[predicted[i] % 26], transform=axis.transAxes,
                               color="white", backgroundcolor=WRONG, fontsize=7, ha="right", va="bottom")  # fmt: skip
         axes[0, 0].set_title("support", loc="left", fontsize=9)
-        axes[0, num_support + 1].set_title("queries: green right, red wrong (as which class)", loc="left", fontsize=9)
-        accuracy = (predicted == labels).mean()
-        heading = f"{title}: {accuracy:.0%} of {len(labels)} right, predicted together"
+        colours = "" if logits is None else ": green right, red wrong (as which class)"
+        axes[0, num_support + 1].set_title(f"queries{colours}", loc="left", fontsize=9)
+        accuracy = f": {(predicted == labels).mean():.0%} of {len(labels)} right, predicted together"
+        heading = title if logits is None else title + accuracy
         figure.suptitle(heading, x=0.02, ha="left", fontsize=10)
         return _saved(figure, path)
 
@@ -156,7 +166,7 @@ def _image(axis: Axes, image: np.ndarray, frame: str) -> None:
 def adaptation_curve(
     path: pathlib.Path, curves: Mapping[str, Mapping[int, Estimate]], *, metric: str, title: str
 ) -> pathlib.Path:
-    """A metric against the number of inner steps, with 95 % intervals; one line for each named curve."""
+    """Draw a metric against the number of inner steps, with 95 % intervals; one line for each named curve."""
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(4.6, 3.2), layout="constrained")
         for (name, curve), color in zip(curves.items(), (VALID, RIGHT, WRONG, TRAIN), strict=False):

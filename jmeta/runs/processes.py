@@ -1,9 +1,9 @@
-"""Several processes as one job, on JAX's own runtime: how they find each other, and how they leave together.
+"""Several processes as one job, on JAX's own runtime: how they join, and how they stop together.
 
-    run(main) ──► join ──► devices of all processes ──► preemption, asked after every dispatch ──► exit status
+    run(main) ──► join ──► devices of all processes ──► preemption, checked after every dispatch ──► exit status
 
-Whoever starts the processes says where they belong: `jmeta launch` in environment variables, a cluster in its
-own, which JAX knows. In a script that runs alone nothing of this happens, but that SIGTERM lets it save.
+The launcher of the processes tells each its place: `jmeta launch` by environment variables, a cluster by its own
+variables, which JAX knows. In a script that runs alone, none of this happens, except that SIGTERM lets it save.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from ..checkpoints.cluster import Operation, SilentProcessError
@@ -25,8 +26,22 @@ from ..jax_internals import process_id
 from .console import StoppedError
 from .launch import EXIT_LOST, EXIT_MISTAKE, EXIT_PREEMPTED
 
+__all__ = [
+    "ADDRESS",
+    "NUM_PROCESSES",
+    "PROCESS_ID",
+    "PreemptedError",
+    "LostProcessError",
+    "join",
+    "is_main",
+    "meet",
+    "agreed",
+    "preemption",
+    "run",
+]
+
 ADDRESS, NUM_PROCESSES, PROCESS_ID = "JAX_COORDINATOR_ADDRESS", "JMETA_NUM_PROCESSES", "JMETA_PROCESS_ID"
-"""Environment variables: where process 0 listens, as `host:port`; how many processes there are; which of them it is."""
+"""Environment variables: the address `host:port` of process 0, the number of processes, the number of this one."""
 
 _FOUND_BY_JAX = (
     "Slurm (processes started by srun), Cloud TPU, Kubernetes (pods of an Indexed Job or a JobSet, with `pip install "
@@ -37,39 +52,39 @@ _WORDS_OF_LOSS = (
     "NCCL",
     "coordination service",
     "CoordinationService",
-)  # such errors have no type of their own
+)  # these errors have no type of their own
 
 _WORDS_OF_SILENCE = ("all attempts exhausted", "failed for 6 tries")
-"""What JAX says when Kubernetes or the metadata server of a TPU has not answered in time."""
+"""JAX's messages when Kubernetes or the metadata server of a TPU has not answered in time."""
 
-_SECONDS_TO_LINGER = 1.0  # when process 0 is gone, JAX aborts those that may be about to say the same as it did
+_SECONDS_TO_LINGER = 1.0  # JAX aborts the others when process 0 is gone; they may be about to print the same message
 
-_num_asked = itertools.count(1)  # of this process, over all its runs: see `preemption`
+_num_asked = itertools.count(1)  # counts calls over all runs of this process: see `preemption`
 
 
 class PreemptedError(StoppedError):
-    """The run was asked to leave, and has saved."""
+    """The run was asked to stop, and has saved."""
 
     exit_status = EXIT_PREEMPTED
 
 
 class LostProcessError(StoppedError):
-    """Another process of the job is gone, and this one cannot go on without it."""
+    """Another process of the job was lost, and this one cannot go on without it."""
 
     exit_status = EXIT_LOST
 
 
 def join(detect: bool) -> None:
-    """Join the other processes of the job, if it has several; before anything touches a device.
+    """Join the other processes of the job, if there are several; call this before anything uses a device.
 
     Args:
-      detect: let JAX look for a cluster, if no launcher has set the environment variables.
+      detect: whether JAX looks for a cluster if no launcher has set the environment variables.
 
     Raises:
-      ValueError: if a launcher has not set all of them, or not to numbers that fit.
+      ValueError: if a launcher has not set all of them, or has set numbers that do not fit.
       StoppedError: if JAX finds no cluster.
-      LostProcessError: if this process cannot join, or the cluster does not answer. One that waits in vain for others
-        is aborted by JAX after five minutes.
+      LostProcessError: if this process cannot join, or the cluster does not answer. JAX aborts a process that waits in
+        vain for others after five minutes.
     """
     if jax.distributed.is_initialized():
         return
@@ -83,7 +98,7 @@ def join(detect: bool) -> None:
         jax.distributed.initialize(**place)
     except jax.errors.JaxRuntimeError as error:
         raise LostProcessError(f"this process cannot join the others of its job; start all again ({error})") from error
-    except Exception as error:  # JAX's, or of what it asks: Kubernetes, the metadata server of a TPU
+    except Exception as error:  # from JAX, or from Kubernetes or a TPU's metadata server
         if place:
             raise
         if _may_pass(error):
@@ -99,9 +114,9 @@ def join(detect: bool) -> None:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether a cluster that was asked may answer another time: no connection, or a fault of the server.
+    """Return whether the cluster may answer at another try: there was no connection, or a fault of the server.
 
-    JAX raises errors of its own from those of whom it asks; Kubernetes' have HTTP's status.
+    JAX raises its own errors from those of the server it asks; Kubernetes errors carry the HTTP status.
     """
     if isinstance(error, FileNotFoundError | PermissionError):
         return False
@@ -113,7 +128,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _place() -> dict[str, Any]:
-    """What a launcher has said, as arguments of `jax.distributed.initialize`."""
+    """Return the launcher's settings as arguments of `jax.distributed.initialize`."""
     said = {name: os.environ.get(name, "") for name in (ADDRESS, NUM_PROCESSES, PROCESS_ID)}
     num_processes, process_id = said[NUM_PROCESSES], said[PROCESS_ID]
     are_numbers = num_processes.isdecimal() and process_id.isdecimal()
@@ -132,22 +147,49 @@ def _place() -> dict[str, Any]:
 
 
 def is_main() -> bool:
-    """Whether this process writes and prints for all; to be asked after `join`, since it starts JAX's devices."""
+    """Return whether this process writes and prints for all; call it after `join`, since it starts JAX's devices."""
     return jax.process_index() == 0
+
+
+def meet(mesh: jax.sharding.Mesh | None) -> None:
+    """Open the connections between all devices of the job, once all processes are ready.
+
+    On CPUs the first collective of each group of devices opens them, through Gloo, which waits for only 30 seconds.
+    Processes that first compile a whole meta-step may be further apart than that, as on a busy core. So they wait for
+    each other here, for as long as it takes, with a tiny compiled program.
+
+    Args:
+      mesh: the mesh whose groups of devices will compute together, besides all devices; `None` for none.
+    """
+    if jax.process_count() == 1:
+        return
+    everything = jax.sharding.Mesh(np.array(jax.devices()), ("all",))
+    for each in [everything] if mesh is None else [everything, mesh]:
+        for axes in dict.fromkeys([*((name,) for name in each.axis_names), each.axis_names]):
+            _connect(each, axes)
+
+
+def _connect(mesh: jax.sharding.Mesh, axes: tuple[str, ...]) -> None:
+    spec, ones = jax.sharding.PartitionSpec(mesh.axis_names), np.ones(mesh.size)
+    total = jax.shard_map(lambda x: jax.lax.psum(x, axes), mesh=mesh, in_specs=spec, out_specs=spec)
+    there = jax.make_array_from_callback(ones.shape, jax.sharding.NamedSharding(mesh, spec), lambda i: ones[i])
+    compiled = jax.jit(total).lower(there).compile()
+    Operation(f"connect the devices along {axes}").gather(None)
+    compiled(there).block_until_ready()
 
 
 @contextlib.contextmanager
 def agreed(what: str) -> Iterator[None]:
-    """All processes enter, whichever does the work inside; if it fails in any, it is a mistake in all of them.
+    """Run a block that all processes enter, whichever does the work; if it fails in one, all raise the mistake.
 
-    Else one would end with its own error, and the others, who wait for it, as those who have lost a process: then
-    whoever starts jobs again would do so for nothing.
+    Otherwise one process would end with its own error, and the others, which wait for it, as if they had lost a
+    process; a scheduler would then restart the job for nothing.
 
     Args:
-      what: is done, in words; the same in all processes.
+      what: the work in words; the same in all processes.
 
     Raises:
-      StoppedError: in the others, with what the one said.
+      StoppedError: in the other processes, with the message of the one that failed.
     """
     operation, mine = Operation(what), None
     try:
@@ -161,18 +203,17 @@ def agreed(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def preemption() -> Iterator[Callable[[], bool]]:
-    """Inside the block SIGTERM does not end this process; instead the function that it yields tells of it.
+    """Keep SIGTERM from ending this process inside the block; yield a function that reports it instead.
 
-    All processes call that function equally often, after every dispatch. It answers True in the same call of all of
-    them, once SIGTERM has reached any; what they save then is of one step. JAX chooses the call: the one after the
-    last that any process has made when all have heard of the signal. It numbers them without gaps, so they are counted
-    here, where steps come in tens.
+    All processes call that function equally often, after every dispatch. It returns True in the same call of all of
+    them once SIGTERM has reached any, so they all save the same step. JAX chooses the call: the one after the last call
+    that any process has made when all have learnt of the signal. JAX expects call numbers without gaps, so calls are
+    counted here: step numbers may grow by tens.
 
-    A process that is alone ends at once at the second SIGTERM.
+    A single process ends at once at the second SIGTERM.
 
     Raises:
-      LostProcessError: in place of an error that says that the connection to another process is gone, or that no word
-        came from it.
+      LostProcessError: in place of an error that reports a lost connection to another process, or no message from it.
     """
     if not jax.distributed.is_initialized():
         with _noting_sigterm() as is_noted:
@@ -184,7 +225,8 @@ def preemption() -> Iterator[Callable[[], bool]]:
         if not isinstance(error, SilentProcessError) and not any(word in str(error) for word in _WORDS_OF_LOSS):
             raise
         raise LostProcessError(
-            "another process of this job is gone, and this one cannot go on without it; start all of them again, and "
+            "another process of this job is gone, or too slow to answer, as on a machine with fewer cores than "
+            "processes, and this one cannot go on without it; start all of them again, and "
             f"they go on from the last checkpoint ({str(error).splitlines()[0]})"
         ) from error
 
@@ -208,15 +250,15 @@ def _noting_sigterm() -> Iterator[Callable[[], bool]]:
 
 
 def run(main: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """`main(arguments)`, as the last thing that a process does; returns its exit status.
+    """Run `main(arguments)` as the last action of a process, and return its exit status.
 
-    When a process of several exits, JAX makes it wait, for minutes, until the others exit too. That is how they leave
-    together; but one that has failed would wait for others who wait for it, in the middle of a step. So it does not
-    return from here: it is gone at once, and the others notice.
+    When one of several processes exits, JAX makes it wait, for minutes, until the others exit too. So they stop
+    together. But a process that has failed would wait for others that wait for it, in the middle of a step. So it does
+    not return from here: it exits at once, and the others notice.
     """
     try:
         status = main(arguments)
-    except SystemExit as stop:  # of a parser of command lines
+    except SystemExit as stop:  # from a parser of command lines
         if not isinstance(stop.code, int):
             raise
         status = stop.code

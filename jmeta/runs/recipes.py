@@ -17,15 +17,18 @@ from typing import Any, NamedTuple, cast
 from . import files
 from .experiment import Experiment, Testing, Training
 
+__all__ = ["Recipe", "folder", "names", "summaries", "load", "ours", "in_file", "from_module", "recipe_of"]
+
 
 class Recipe(NamedTuple):
     """One recipe.
 
     Attributes:
-      name: of its file, without the suffix.
-      options: its dataclass, every field of which has a default; `training` is a `Training`, `testing` a `Testing`.
+      name: name of its file, without the suffix.
+      options: the dataclass of its options; every field has a default, `training` is a `Training`, `testing` a
+        `Testing`.
       build: `options -> Experiment`.
-      path: of a user's own file; `None` for ours.
+      path: path of a user's own file; `None` for ours.
     """
 
     name: str
@@ -35,27 +38,27 @@ class Recipe(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """One line that says what it is."""
+        """A one-line description."""
         return (self.options.__doc__ or "").strip().splitlines()[0]
 
     def as_argument(self) -> str:
-        """How a command line names it."""
+        """Return the recipe's name on a command line."""
         return self.name if self.path is None else str(self.path)
 
 
 def folder() -> pathlib.Path:
-    """Where our recipes are: in the installed package, or beside it in a clone."""
+    """Return the folder of our recipes: in the installed package, or next to the package in a clone."""
     installed = pathlib.Path(__file__).parents[1] / "recipes"
     return installed if installed.is_dir() else pathlib.Path(__file__).parents[2] / "configs"
 
 
 def names() -> list[str]:
-    """The names of our recipes."""
+    """Return the names of our recipes."""
     return sorted(path.stem for path in folder().glob("*.py") if path.stem != "__init__")
 
 
 def summaries() -> dict[str, str]:
-    """One line about each of our recipes, read without running them."""
+    """Return one line about each of our recipes, read without running them."""
     found = {}
     for name in names():
         tree = ast.parse((folder() / f"{name}.py").read_text())
@@ -65,23 +68,23 @@ def summaries() -> dict[str, str]:
 
 
 def load(name: str) -> Recipe:
-    """A recipe: ours of this name, or the one in a Python file, which is run.
+    """Load a recipe: ours of this name, or the one in a Python file, which is run.
 
     Args:
-      name: such as `"glyphs_maml"`, or a path that ends in `.py`.
+      name: a name such as `"glyphs_maml"`, or a path that ends in `.py`.
 
     Raises:
-      ValueError: if there is none; the closest names are suggested. Or if the file is no recipe.
+      ValueError: if there is none (the message suggests the closest names), or if the file holds no recipe.
 
     Example:
       >>> load("blobs_protonet").summary
-      'Prototypical networks on Gaussian blobs, a run of seconds without any data.'
+      'Prototypical networks on Gaussian blobs: a run of seconds that needs no data.'
     """
     return in_file(name) if name.endswith(".py") else ours(name)
 
 
 def ours(name: str) -> Recipe:
-    """Our recipe of this name, and no file of another place, whatever the name.
+    """Load our recipe of this name, never a file from elsewhere, whatever the name.
 
     Raises:
       ValueError: if there is none; the closest names are suggested.
@@ -96,10 +99,10 @@ def ours(name: str) -> Recipe:
 
 
 def in_file(name: str) -> Recipe:
-    """The recipe in a user's file, which is run.
+    """Load the recipe in a user's file, which is run.
 
     Raises:
-      ValueError: if there is no such file, it raises when it is run, or it holds no recipe.
+      ValueError: if there is no such file, running it raises an error, or it holds no recipe.
     """
     path = pathlib.Path(name).expanduser()
     if path.suffix != ".py" or not path.is_file():
@@ -113,7 +116,7 @@ def in_file(name: str) -> Recipe:
 
 
 def _line(error: BaseException, path: pathlib.Path) -> str:
-    """Where in a file an exception was raised, as `:LINE`; of an error of syntax, where it is."""
+    """Return the line of a file where an exception was raised, as `:LINE`; for a syntax error, where the error is."""
     if isinstance(error, SyntaxError):
         return f":{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -122,7 +125,7 @@ def _line(error: BaseException, path: pathlib.Path) -> str:
 
 
 def from_module(module: ModuleType, path: pathlib.Path | None) -> Recipe:
-    """The recipe that a module holds.
+    """Return the recipe that a module holds.
 
     Raises:
       ValueError: if it lacks `build` or `Options`, or an option lacks a default.
@@ -139,10 +142,10 @@ def from_module(module: ModuleType, path: pathlib.Path | None) -> Recipe:
 
 
 def recipe_of(options: Any, build: Callable[[Any], Experiment], name: str, path: pathlib.Path | None) -> Recipe:
-    """A recipe of these options and this function.
+    """Build a recipe from options and a function.
 
     Raises:
-      ValueError: if an option lacks a default, or there are no options `training` and `testing`.
+      ValueError: if an option lacks a default, or the options `training` and `testing` are missing.
     """
     without = [
         field.name
@@ -159,7 +162,7 @@ def recipe_of(options: Any, build: Callable[[Any], Experiment], name: str, path:
 
 
 def _run(path: pathlib.Path) -> ModuleType:
-    """The module in a file; run once in a process."""
+    """Return the module in a file, which is run once per process."""
     name = f"jmeta_recipe_{path.stem}"
     loaded = sys.modules.get(name)
     if loaded is not None and loaded.__file__ == str(path.resolve()):
@@ -168,7 +171,7 @@ def _run(path: pathlib.Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look their types up
+    sys.modules[name] = module  # dataclasses look up their types here
     try:
         spec.loader.exec_module(module)
     except BaseException:

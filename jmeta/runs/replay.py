@@ -1,7 +1,7 @@
-"""Look at one meta-step of a run again, task by task: `jmeta replay RUN --step N`.
+"""Replay of one meta-step of a run, task by task: `jmeta replay RUN --step N`.
 
-The step's tasks follow from the run's key and its number. The parameters it started from are those of the latest
-checkpoint that is not after it; steps between the two are made again.
+The step's tasks follow from the run's key and the step's number. Its parameters come from the latest checkpoint that is
+not after it; the steps between the two are computed again.
 """
 
 import dataclasses
@@ -17,6 +17,8 @@ from .evaluate import recipe_of
 from .experiment import Experiment
 from .state import RunState, init_state
 
+__all__ = ["Command", "state_before", "replay", "show", "command"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Command:
@@ -27,11 +29,11 @@ class Command:
     step: int
     """Number of the step, from 0."""
     recipe: str | None = None
-    """The recipe file of a run that is not one of ours."""
+    """The recipe file, if the run's recipe is not one of ours."""
 
 
 def state_before(experiment: Experiment, folder: pathlib.Path, start: RunState, step: int) -> tuple[RunState, int]:
-    """The state that a step started from, and how many steps were made again to get there."""
+    """Return the state that a step started from, and the number of steps that were computed again to reach it."""
     diverged = checkpoints.restore(folder / "diverged", start)
     if diverged is not None:
         meta = diverged[1].meta
@@ -45,7 +47,7 @@ def state_before(experiment: Experiment, folder: pathlib.Path, start: RunState, 
 
 
 def replay(folder: pathlib.Path, step: int, named: str | None = None) -> list[TaskReport]:
-    """Each task's share in a meta-step of the run in `folder`.
+    """Examine each task's share in a meta-step of the run in `folder`.
 
     Raises:
       ValueError: if there is no run, or it has no such step.
@@ -60,7 +62,7 @@ def replay(folder: pathlib.Path, step: int, named: str | None = None) -> list[Ta
 
 
 def show(command: Command) -> None:
-    """Replay, and print one line for each task."""
+    """Replay a step and print one line for each task."""
     reports = replay(files.named_by_user(command.run), command.step, command.recipe)
     finite = sum(report.is_finite for report in reports)
     rows = [
@@ -78,7 +80,7 @@ def show(command: Command) -> None:
 
 
 def command(arguments: list[str]) -> int:
-    """Run `jmeta replay`; returns the exit status."""
+    """Run `jmeta replay` and return the exit status."""
     parsed = tyro.cli(Command, args=arguments, prog="jmeta replay")
     console.use_compilation_cache()
     return console.run_command(lambda: show(parsed), if_interrupted="nothing was written")

@@ -1,4 +1,4 @@
-"""All that a run depends on, as one pytree: what a checkpoint holds, and what a run that was stopped goes on from."""
+"""The state of a run as one pytree: the content of a checkpoint, and all that a stopped run needs to resume."""
 
 import math
 import os
@@ -8,25 +8,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import sharding
+from ..sharding import shardings_of
 from ..tasks import HostTasks
 from ..training import MetaState
 from ..types import PyTree, RandomKey
 from .devices import own_tasks
 from .experiment import Experiment, Training
 
+__all__ = ["RunState", "init_state", "host_stream_state", "check_memory", "with_score", "is_finished"]
+
 
 class RunState(NamedTuple):
-    """What a run needs to go on: a pytree, and the content of its checkpoints.
+    """The state of a run: a pytree, and the content of its checkpoints.
 
     Attributes:
       meta: parameters, optimizer, step, counts of skipped steps.
-      key: the run's; the keys of every step follow from it.
-      sampler: of tasks that come from the host, where to go on; nothing where they are drawn on the device.
-      best_meta_params: those with the best score on meta_valid so far.
+      key: the run's key; the keys of every step follow from it.
+      sampler: position in the stream of tasks from the host; empty where tasks are drawn on the device.
+      best_meta_params: the meta-parameters with the best score on meta_valid so far.
       best_score: their score, higher is better; -inf before the first evaluation.
-      best_step: their step.
-      num_stale: evaluations since then.
+      best_step: the step of that evaluation.
+      num_stale: number of evaluations since then.
     """
 
     meta: MetaState
@@ -39,22 +41,22 @@ class RunState(NamedTuple):
 
 
 def init_state(experiment: Experiment, seed: int) -> RunState:
-    """The state of a run at step 0, on the devices that share its tasks.
+    """Return the state of a run at step 0, on the devices that share its tasks.
 
     Raises:
-      ValueError: if the parameters alone are larger than the machine's memory, which a recorded network may be.
+      ValueError: if the parameters are larger than the machine's memory, as recorded options from elsewhere may make
+        them.
     """
     key_init, key_run = jax.random.split(jax.random.key(seed))
-    _check_size(jax.eval_shape(experiment.init_fn, key_init))
+    _check_parameters(experiment)
     # through the host: a restored state has no weak types either, and both must meet the same compiled program
     meta_params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), experiment.init_fn(key_init))
     init, key = experiment.trainer.init, key_run
     if experiment.sharing is not None:
-        mesh = experiment.sharing.mesh
-        meta_params = sharding.put(meta_params, sharding.shardings_of(meta_params, mesh))
-        # what is divided is larger than the parameters, and made in parts
-        init = jax.jit(init, out_shardings=sharding.shardings_of(jax.eval_shape(init, meta_params), mesh))
-        key = sharding.put(key, experiment.sharing.replicated())
+        meta_params = experiment.sharing.place(meta_params)
+        # a sharded state is larger than the parameters, and no device holds the whole of it
+        shardings = shardings_of(jax.eval_shape(init, meta_params), experiment.sharing.mesh)
+        init, key = jax.jit(init, out_shardings=shardings), experiment.sharing.replicate(key)
     return RunState(
         meta=init(meta_params),
         key=key,
@@ -67,33 +69,48 @@ def init_state(experiment: Experiment, seed: int) -> RunState:
 
 
 def host_stream_state(experiment: Experiment) -> dict[str, Any]:
-    """Where a stream of tasks from the host begins; nothing where tasks are drawn on the device."""
+    """Return the start of a stream of tasks from the host; empty where tasks are drawn on the device."""
     if not isinstance(experiment.meta_train, HostTasks):
         return {}
     own = own_tasks(experiment.sharing, experiment.training.tasks_per_step)
     return iter(experiment.meta_train.open(own)).get_state()
 
 
-def _check_size(shapes: PyTree) -> None:
-    num_bytes = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+def check_memory(experiment: Experiment) -> None:
+    """Raise `ValueError` if the parameters, or the tasks of one meta-step, are larger than the machine's memory."""
+    _check_parameters(experiment)
+    if not isinstance(experiment.meta_train, HostTasks):
+        task = jax.eval_shape(experiment.meta_train, jax.random.key(0))
+        num_tasks = experiment.training.tasks_per_step
+        advice = "lower training.tasks_per_step"
+        _check_size(f"the {num_tasks} tasks of a meta-step", task, num_tasks / jax.process_count(), advice)
+
+
+def _check_parameters(experiment: Experiment) -> None:
+    shapes = jax.eval_shape(experiment.init_fn, jax.random.key(0))
+    _check_size("the parameters", shapes, 1, "choose a smaller network")
+
+
+def _check_size(what: str, shapes: PyTree, count: int | float, advice: str) -> None:
+    num_bytes = count * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if num_bytes > there:
         raise ValueError(
-            f"the parameters would take {num_bytes / 1e9:.0f} GB, more than this machine's memory of "
-            f"{there / 1e9:.0f} GB; choose a smaller network"
+            f"{what} would take {num_bytes / 1e9:.0f} GB, more than this machine's memory of {there / 1e9:.0f} GB; "
+            f"{advice}"
         )
 
 
 def with_score(state: RunState, score: float) -> RunState:
-    """The state after an evaluation on meta_valid: a new best, or one more without."""
+    """Return the state after an evaluation on meta_valid: a new best, or one more stale evaluation."""
     if not score > float(state.best_score):
         return state._replace(num_stale=state.num_stale + 1)
-    copied = jax.tree.map(jnp.copy, state.meta.meta_params)  # the others are donated to the next dispatch
+    copied = jax.tree.map(jnp.copy, state.meta.meta_params)  # the originals are donated to the next dispatch
     step = np.array(int(state.meta.step))
     return state._replace(best_meta_params=copied, best_score=np.array(score), best_step=step, num_stale=np.array(0))
 
 
 def is_finished(state: RunState, training: Training) -> bool:
-    """Whether all steps are done, or meta_valid has seen no progress for too long."""
+    """Return whether all steps are done, or meta_valid has seen no progress for too long."""
     is_stale = training.patience is not None and int(state.num_stale) >= training.patience
     return is_stale or int(state.meta.step) >= training.num_steps

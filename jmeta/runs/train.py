@@ -9,39 +9,54 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
 
+import jax
 import tyro
 
-from . import console, devices, files, log, loop, options, pictures, processes, seeds
+from ..tasks import HostTasks
+from . import console, devices, files, log, loop, options, processes, seeds
 from . import folder as run_folder
-from .experiment import check
+from .experiment import Experiment, check, is_image_task
 from .recipes import Recipe
-from .state import RunState, host_stream_state
+from .state import RunState, check_memory, host_stream_state
+
+__all__ = [
+    "Run",
+    "parse",
+    "Trained",
+    "train_one",
+    "train_together",
+    "with_seed",
+    "folder_of",
+    "train",
+    "say",
+    "command",
+]
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Where to write, and how often to repeat."""
+    """Where to write, and how many seeds to train."""
 
     run_dir: pathlib.Path | None = None
-    """Folder of the run, of any name, with `~` for the home folder; no address such as `gs://bucket`. If not given,
+    """Folder of the run, of any name, with `~` for the home folder; no address such as `gs://bucket`. The default is
     `runs/RECIPE-HASH`, so that the same options find the same run."""
     seeds: int = 1
     """Seeds to train, from `training.seed` on, each with its own early stop and best checkpoint."""
     seeds_at_once: int = 1
-    """Seeds whose meta-steps share a dispatch, which pays for small networks on large devices. Seeds trained together
-    end as those trained alone up to rounding; to the bit only if resumed with the same `seeds` and `seeds-at-once`."""
+    """Seeds whose meta-steps share a dispatch, which pays off for small networks on large devices. Results equal those
+    of seeds trained alone up to rounding, and resume bit for bit only with the same `seeds` and `seeds-at-once`."""
     mesh: str | None = None
-    """Devices that share the tasks of a meta-step, as `training.mesh`: `tasks=8`, or `tasks=4,model=2`."""
+    """Devices that share the tasks of a meta-step, like `training.mesh`: `tasks=8`, or `tasks=4,model=2`."""
     distributed: bool = False
-    """Join the other processes of a job, which JAX finds by itself on Slurm, Kubernetes, Cloud TPU and Open MPI."""
+    """Join the other processes of a job, which JAX detects on Slurm, Kubernetes, Cloud TPU and Open MPI."""
 
 
 def parse(recipe: Recipe, arguments: list[str], *, program: str) -> tuple[Any, Run]:
-    """`(options, run)`: a recipe's options with their overrides, and where and how often to run it.
+    """Parse `(options, run)`: a recipe's options with their overrides, and where and how often to run it.
 
     Raises:
-      ValueError: if an option is out of its range.
-      SystemExit: after printing help, or what is wrong with an option.
+      ValueError: if an option is out of range.
+      SystemExit: after printing help, or the fault in an option.
     """
     fields: Any = [  # the recipe's options and ours side by side, without a prefix
         ("options", Annotated[recipe.options, tyro.conf.arg(name="")], recipe.options()),
@@ -52,6 +67,8 @@ def parse(recipe: Recipe, arguments: list[str], *, program: str) -> tuple[Any, R
     for option, number in {"--seeds": parsed.run.seeds, "--seeds-at-once": parsed.run.seeds_at_once}.items():
         if number < 1:
             raise ValueError(f"{option} {number}; expected at least 1")
+    check(parsed.options.training, parsed.options.testing)
+    options.recorded(parsed.options)  # refuses values that could not be read back
     chosen = parsed.options if parsed.run.mesh is None else _with(parsed.options, mesh=parsed.run.mesh)
     if chosen.training.mesh is not None:
         devices.parse_axes(chosen.training.mesh)
@@ -62,9 +79,9 @@ class Trained(NamedTuple):
     """Seeds that were trained together.
 
     Attributes:
-      states: by seed.
-      metric: what models were chosen by.
-      protocol: of meta_valid.
+      states: final state of each seed, by seed.
+      metric: the metric that selected the models.
+      protocol: the protocol of meta_valid.
     """
 
     states: dict[int, RunState]
@@ -73,7 +90,7 @@ class Trained(NamedTuple):
 
 
 def train_one(recipe: Recipe, chosen: Any, folder: pathlib.Path) -> RunState:
-    """Train or go on training one seed in its folder, and draw its learning curve."""
+    """Train one seed in its folder, from its latest checkpoint if there is one, and draw its learning curve."""
     return train_together(recipe, chosen, {chosen.training.seed: folder}).states[chosen.training.seed]
 
 
@@ -83,15 +100,18 @@ def train_together(
     folders: Mapping[int, pathlib.Path],
     is_preempted: Callable[[], bool] = loop.never,
 ) -> Trained:
-    """Train or go on training seeds that share their dispatches, each in its folder."""
+    """Train seeds that share their dispatches, each in its folder, from its latest checkpoint if there is one."""
     check(chosen.training, chosen.testing)
     with contextlib.ExitStack() as locks:
         with processes.agreed("lock the run folders"):
             for folder in folders.values() if processes.is_main() else ():
                 locks.enter_context(run_folder.locked(folder))
-        with processes.agreed("build the experiment"):  # of data that one machine may lack
+        with processes.agreed("build the experiment"):  # from data that one machine may lack
             experiment = recipe.build(with_seed(chosen, min(folders)))
-            host_stream_state(experiment)  # asks for training tasks: refused, if they are, before anything is written
+            if experiment.source.placeholder is not None:
+                experiment.source.meta_valid(jax.random.key(0))  # reports missing data
+            check_memory(experiment)
+            host_stream_state(experiment)  # needs training tasks: a refusal comes before anything is written
         with processes.agreed("write the configurations"):
             for seed, folder in folders.items() if processes.is_main() else ():
                 run_folder.write_config(
@@ -101,9 +121,12 @@ def train_together(
                     experiment.source.split_hash,
                     is_ours=recipe.path is None,
                 )
+                if experiment.source.record is not None:
+                    run_folder.write_record(folder, experiment.source.record)
+                    _draw_first_task(folder, experiment)
         try:
             states = loop.run_seeds(experiment, folders, name=recipe.name, is_preempted=is_preempted)
-        except loop.DivergedError:  # of one; the others are at their end
+        except loop.DivergedError:  # from one seed; the others have finished
             _draw_learning_curves(folders)
             raise
         _draw_learning_curves(folders)
@@ -112,13 +135,30 @@ def train_together(
 
 def _draw_learning_curves(folders: Mapping[int, pathlib.Path]) -> None:
     with processes.agreed("draw learning curves"):
+        from . import pictures  # imported late: it needs Matplotlib, which `--help` does not
+
         for folder in folders.values() if processes.is_main() else ():
-            if log.read_metrics(folder):  # else somebody took the log of a finished run away
+            if log.read_metrics(folder):  # otherwise somebody removed the log of a finished run
                 pictures.learning_curve(folder)
 
 
+def _draw_first_task(folder: pathlib.Path, experiment: Experiment) -> None:
+    """Draw a training task of a user's own images, as the learner sees them, so that the user sees what is wrong."""
+    path = folder / "training_task.png"
+    if path.exists() or not is_image_task(experiment):
+        return
+    from . import pictures  # imported late, as above
+
+    stream = experiment.meta_train
+    if isinstance(stream, HostTasks):
+        task = jax.tree.map(lambda leaf: leaf[0], next(iter(stream.open(range(1)))))
+    else:
+        task = jax.device_get(jax.jit(stream)(jax.random.key(experiment.training.seed)))
+    pictures.episode(path, task, None, title=f"a training task of {experiment.source.name}")
+
+
 def with_seed(chosen: Any, seed: int) -> Any:
-    """A recipe's options with another seed."""
+    """Return a recipe's options with another seed."""
     return _with(chosen, seed=seed)
 
 
@@ -127,32 +167,36 @@ def _with(chosen: Any, **changes: Any) -> Any:
 
 
 def folder_of(recipe: Recipe, chosen: Any, parent: pathlib.Path) -> pathlib.Path:
-    """Where a recipe with these options is run by default: the same options find the same run."""
+    """Return the default folder of a recipe with these options: the same options find the same run."""
     return parent / f"{recipe.name}-{options.hash_of(options.recorded(chosen))}"
 
 
 def train(recipe: Recipe, chosen: Any, run: Run, is_preempted: Callable[[], bool] = loop.never) -> pathlib.Path:
-    """Train all seeds; returns the folder that has their folders.
+    """Train all seeds and return the folder that holds their folders.
 
     Args:
-      recipe: what to train.
+      recipe: the recipe to train.
       chosen: its options, with overrides.
-      run: where and how often.
-      is_preempted: asked after every dispatch; True when the run is to save and leave.
+      run: where to write, and how many seeds to train.
+      is_preempted: called after every dispatch; True when the run is to save and stop.
 
     Raises:
-      loop.DivergedError: if any seed diverged, when all others are trained.
-      processes.PreemptedError: when it has saved, since it is to leave.
-      ValueError: if the options do not go together, or the folder cannot hold a run.
+      loop.DivergedError: if any seed diverged, after all others are trained.
+      processes.PreemptedError: after saving, if the run was asked to stop.
+      ValueError: if the options contradict each other, or the folder cannot hold a run.
     """
     folder = files.named_by_user(run.run_dir or folder_of(recipe, chosen, pathlib.Path("runs")))
     check(chosen.training, chosen.testing)
     training = chosen.training
+    if training.seed + run.seeds > 2**32:
+        raise ValueError(f"--seeds {run.seeds} from training.seed={training.seed} on; expected all below {2**32}")
     sharing = devices.sharing_of(
         training.mesh, training.num_blocks, training.tasks_per_step
-    )  # before there is a folder
+    )  # before the folder is made
+    processes.meet(None if sharing is None else sharing.mesh)
     if run.seeds_at_once > 1 and sharing is not None:
         raise ValueError("--seeds-at-once is for one device, and here devices share the tasks; leave one of them out")
+    files.refuse_links(folder.glob("seed_*"))
     all_seeds = range(training.seed, training.seed + run.seeds)
     scores, diverged, protocol, metric = {}, [], "", "score"
     for i in range(0, len(all_seeds), run.seeds_at_once):
@@ -164,7 +208,7 @@ def train(recipe: Recipe, chosen: Any, run: Run, is_preempted: Callable[[], bool
             continue
         with processes.agreed("tell the best scores"):
             for seed, state in states.items() if processes.is_main() else ():
-                sign = -1 if metric == "loss" else 1  # a loss is kept with a minus
+                sign = -1 if metric == "loss" else 1  # a loss is stored negated
                 best = scores[f"seed_{seed}"] = sign * float(state.best_score)
                 say(f"seed {seed}: best on meta_valid {best:.4f}, at step {state.best_step} ({protocol})")
     if diverged:
@@ -183,7 +227,7 @@ def say(text: str) -> None:
 
 
 def command(recipe: Recipe, arguments: list[str], *, program: str) -> int:
-    """Run `jmeta train` on a recipe; returns the exit status."""
+    """Run `jmeta train` on a recipe and return the exit status."""
     console.use_compilation_cache()
 
     def train_all() -> None:

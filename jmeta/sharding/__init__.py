@@ -2,22 +2,22 @@
 
     keys of tasks ──► each device: its blocks of tasks, drawn and computed ──► one exchange ──► the mean, everywhere
 
-Everything rests on `jax.sharding`: a mesh, arrays that say where they are, and `jax.shard_map`. What `over_devices`
-returns takes the place of what `jmeta.over_tasks` returns, so that trainers, estimators and checkpoints know nothing
-of it.
+Everything rests on `jax.sharding`: a mesh, arrays that know where they are, and `jax.shard_map`. `Sharing` is the one
+wrapper: `Sharing(mesh, num_blocks).trainer(trainer)` is the same trainer on tasks that devices share, its `stacked`
+samples those tasks, and its `chunk_map` is for `jmeta.evaluate`. Trainers, estimators, recipes and checkpoints know
+nothing of it.
 
-**The same bits.** A sum of floating-point numbers depends on its order, and a compiled program on the shapes it was
-compiled for. With `num_blocks`, tasks are computed in blocks of one shape whatever the number of devices, in a loop
-whose length the compiler does not know, and the blocks' results are added in one fixed binary tree, of which each
-device adds its own branch. So 1, 2, 4 and 8 devices get the same bits from 8 blocks, if the devices are of one kind.
-(XLA on CPUs divides matrix products by the size of its pool of threads, which is the larger of the number of cores and
-of devices; the environment variable `NPROC` sets one size for all.) Without `num_blocks` each device takes its tasks
-together and the sum is JAX's all-reduce: the same up to rounding.
+**The same bits.** A sum of floating-point numbers depends on its order, and the rounding of a compiled program on the
+shapes that it was compiled for. With `num_blocks`, tasks are computed in blocks of one shape whatever the number of
+devices, in a loop whose length the compiler does not know, and the blocks' results are added in one fixed binary tree,
+of which each device adds its own branch. So 1, 2, 4 and 8 devices get the same bits from 8 blocks, if the devices are
+of one kind. (XLA on CPUs divides matrix products by the size of its thread pool, which is the larger of the number of
+cores and of devices; the environment variable `NPROC` sets one size for all.) Without `num_blocks` each device computes
+its tasks together, and the sum is JAX's all-reduce: the result is the same up to rounding.
 """
 
-from .devices import MeanFn, map_over_devices, over_devices
-from .gathered import on_gathered, take_in_blocks
-from .placing import LEAST_TO_DIVIDE, MODEL, TASKS, here, keep_placed, make_mesh, put, shardings_of
+from .devices import MeanFn
+from .placing import LEAST_TO_DIVIDE, MODEL, TASKS, make_mesh, place, shardings_of, to_local_device
 from .sharing import Sharing
 
 __all__ = [
@@ -27,12 +27,7 @@ __all__ = [
     "MeanFn",
     "Sharing",
     "make_mesh",
-    "over_devices",
-    "map_over_devices",
-    "on_gathered",
-    "take_in_blocks",
     "shardings_of",
-    "keep_placed",
-    "put",
-    "here",
+    "place",
+    "to_local_device",
 ]

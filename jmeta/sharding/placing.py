@@ -1,4 +1,4 @@
-"""A mesh of devices, and where states are on it: on all, or in parts where they are large; and how they come there."""
+"""A mesh of devices, and the placement of arrays on it: replicated on every device, or divided where they are large."""
 
 import math
 from collections.abc import Mapping
@@ -10,23 +10,35 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ..types import Aux, MetaTrainer, PyTree, RandomKey
+from ..types import PyTree
+
+__all__ = [
+    "TASKS",
+    "MODEL",
+    "LEAST_TO_DIVIDE",
+    "make_mesh",
+    "shardings_of",
+    "divided_axis",
+    "place",
+    "to_local_device",
+    "is_key",
+]
 
 TASKS, MODEL = "tasks", "model"
 """Axes of a mesh. Tasks are shared among all devices of both; parameters are divided along `model` alone."""
 
 LEAST_TO_DIVIDE = 2**16
-"""Numbers in a parameter below which dividing it saves nothing that is worth gathering it for."""
+"""A parameter with fewer numbers than this is not divided: that would save less than gathering it costs."""
 
 
 def make_mesh(axes: Mapping[str, int]) -> Mesh:
-    """A mesh of the first devices of the job.
+    """Make a mesh of the first devices of the job.
 
     Args:
-      axes: devices along `"tasks"`, and along `"model"` if parameters shall be divided.
+      axes: the number of devices along `"tasks"`, and along `"model"` to divide large parameters.
 
     Raises:
-      ValueError: if an axis has another name or no device, or there are fewer devices; if devices of a process would
+      ValueError: if an axis has another name or no device, there are too few devices, or devices of a process would be
         be left out.
 
     Example:
@@ -50,15 +62,15 @@ def make_mesh(axes: Mapping[str, int]) -> Mesh:
 
 
 def shardings_of(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Where the leaves of a state go: large ones divided along `model`, by their longest axis; others everywhere.
+    """Return the shardings of a state: large leaves are divided along `model`, by their longest axis.
 
-    The rule looks at nothing but shapes, so parameters and the optimizer's state for them are divided alike. This is
-    fully sharded data parallelism: each step gathers the parameters as a whole, and of the mean gradient each device
-    gets its part.
+    Other leaves are replicated. The rule depends only on shapes, so parameters and the optimizer's state for them are
+    divided alike. This is fully sharded data parallelism: each step gathers whole parameters, and each device keeps its
+    slice of the mean gradient.
 
     Args:
-      tree: of arrays or shapes.
-      mesh: as `make_mesh` returns.
+      tree: tree of arrays or shapes.
+      mesh: a mesh from `make_mesh`.
 
     Returns:
       A tree of `NamedSharding`s.
@@ -78,54 +90,26 @@ def shardings_of(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def divided_axis(leaf: Any, mesh: Mesh) -> int | None:
-    """The axis along which a leaf is divided, by the rule of `shardings_of`; None if it is whole everywhere."""
-    shape, num_parts = np.shape(leaf), mesh.shape.get(MODEL, 1)
-    divisible = [axis for axis, size in enumerate(shape) if size % num_parts == 0]
-    if num_parts == 1 or math.prod(shape) < LEAST_TO_DIVIDE or not divisible:
+    """Return the axis along which `shardings_of` divides a leaf; None if the leaf is replicated."""
+    shape, num_slices = np.shape(leaf), mesh.shape.get(MODEL, 1)
+    divisible = [axis for axis, size in enumerate(shape) if size % num_slices == 0]
+    if num_slices == 1 or math.prod(shape) < LEAST_TO_DIVIDE or not divisible:
         return None
     return max(divisible, key=lambda axis: shape[axis])
 
 
-def keep_placed(trainer: MetaTrainer, mesh: Mesh) -> MetaTrainer:
-    """A trainer whose states stay where `shardings_of` has put them.
+def place(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Turn arrays that every process holds into arrays of the whole job; nothing is sent between processes.
 
     Args:
-      trainer: any, on `over_devices`.
-      mesh: the same.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, jmeta, optax
-      >>> from jmeta.sharding import make_mesh, over_devices
-      >>> mesh = make_mesh({"tasks": 1})
-      >>> grad_fn = jax.value_and_grad(lambda theta, task, key: ((theta - task) ** 2, {}), has_aux=True)
-      >>> mean_grad = over_devices(jmeta.over_tasks(grad_fn), mesh)
-      >>> trainer = keep_placed(jmeta.meta_trainer(mean_grad, optax.sgd(0.5)), mesh)
-      >>> state = trainer.init(jnp.array(0.0))
-      >>> state = put(state, shardings_of(state, mesh))
-      >>> state, aux = jax.jit(trainer.update)(state, jnp.arange(4.0), jax.random.key(0))
-      >>> float(state.meta_params)
-      1.5
-    """
-
-    def update(state: PyTree, tasks: PyTree, key: RandomKey) -> tuple[PyTree, Aux]:
-        state, aux = trainer.update(state, tasks, key)
-        return jax.lax.with_sharding_constraint((state, aux), (shardings_of(state, mesh), NamedSharding(mesh, P())))
-
-    return MetaTrainer(trainer.init, update)
-
-
-def put(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Arrays that every process has, as arrays of the whole job, each process taking its part: nothing is sent.
-
-    Args:
-      tree: of NumPy or JAX arrays, typed keys and numbers, the same in all processes.
-      shardings: a tree of shardings of its structure, or one for all leaves.
+      tree: tree of NumPy or JAX arrays, typed keys and numbers, the same in all processes.
+      shardings: a tree of shardings with the same structure, or one for all leaves.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from jmeta.sharding import make_mesh
-      >>> everywhere = jax.sharding.NamedSharding(make_mesh({"tasks": 1}), jax.sharding.PartitionSpec())
-      >>> put({"theta": jnp.ones(2), "key": jax.random.key(0)}, everywhere)["theta"].sharding == everywhere
+      >>> replicated = jax.sharding.NamedSharding(make_mesh({"tasks": 1}), jax.sharding.PartitionSpec())
+      >>> place({"theta": jnp.ones(2), "key": jax.random.key(0)}, replicated)["theta"].sharding == replicated
       True
     """
     if isinstance(shardings, jax.sharding.Sharding):
@@ -133,7 +117,7 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
         shardings = jax.tree.map(lambda _: one, tree)
 
     def of_leaf(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-        if _is_key(leaf):
+        if is_key(leaf):
             return jax.random.wrap_key_data(
                 of_leaf(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf)
             )
@@ -143,16 +127,15 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
     return jax.tree.map(of_leaf, tree, shardings)
 
 
-def here(tree: PyTree) -> PyTree:
-    """The whole of a state on this process's first device, to be looked at without the others.
+def to_local_device(tree: PyTree) -> PyTree:
+    """Copy a whole state to this process's first device, so that one process can compute with it alone.
 
     Divided leaves are gathered, so all processes call it together; other leaves are not sent.
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from jmeta.sharding import make_mesh
-      >>> everywhere = jax.sharding.NamedSharding(make_mesh({"tasks": 1}), jax.sharding.PartitionSpec())
-      >>> here(put({"theta": jnp.ones(2)}, everywhere))["theta"].tolist()
+      >>> from jmeta.sharding import Sharing, make_mesh
+      >>> to_local_device(Sharing(make_mesh({"tasks": 1})).replicate({"theta": jnp.ones(2)}))["theta"].tolist()
       [1.0, 1.0]
     """
 
@@ -162,12 +145,13 @@ def here(tree: PyTree) -> PyTree:
         if not leaf.sharding.is_fully_replicated:
             whole = NamedSharding(leaf.sharding.mesh, P())
             leaf = jax.jit(lambda array: array, out_shardings=whole)(leaf)
-        if _is_key(leaf):
+        if is_key(leaf):
             return jax.random.wrap_key_data(of_leaf(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         return jnp.asarray(np.asarray(leaf.addressable_data(0)))
 
     return jax.tree.map(of_leaf, tree)
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Return whether a leaf is an array of typed random keys."""
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

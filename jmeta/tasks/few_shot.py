@@ -1,11 +1,11 @@
 """N-way K-shot tasks from labelled arrays that live on the device.
 
-This is where image tasks come from: `few_shot` turns an array `[classes, examples, ...]` into a sampler
-`sample(key) -> Task`, and `stacked` turns one task into many. A sampler is a `jax.tree_util.Partial`: its arrays are
-leaves, so it can be an argument of a jitted function and the data never becomes a compile-time constant, and two
-samplers of equal settings share one compilation.
+This is where image tasks come from: `few_shot` turns examples by class into a sampler `sample(key) -> Task`, and
+`stacked` turns one task into many. A sampler is a `jax.tree_util.Partial`: its arrays are leaves, so it can be an
+argument of a jitted function and the data never become a compile-time constant, and two samplers of equal settings
+share one compilation.
 
-Only the images of the task are gathered, and only they are rotated, scaled and distorted. Classes and examples are
+Only the examples of the task are gathered, and only they are rotated, scaled and distorted. Classes and examples are
 drawn by a Fisher-Yates shuffle cut off after its first few steps, which for 20 of 4112 classes is over a hundred times
 faster on a CPU than a random permutation or a top-k.
 """
@@ -23,35 +23,42 @@ from jaxtyping import Array, Int, Shaped, UInt32
 from ..types import Batch, PyTree, RandomKey, Task
 from .class_arrays import (
     Augment,
+    ClassArrays,
+    as_class_arrays,
     check_positive,
     check_rotations,
-    checked_class_sizes,
-    finish,
+    finish_all,
     group_by_class,
+    large_enough,
     rotate,
 )
 
+__all__ = ["few_shot", "stacked", "as_partial", "draw_distinct"]
+
 
 def few_shot(
-    images: Shaped[Array | np.ndarray, "classes examples *shape"],
+    data: PyTree | ClassArrays,
     *,
     num_ways: int,
     num_shots: int,
     num_queries: int,
     rotations: str = "none",
     groups: Int[Array | np.ndarray, "_"] | None = None,
-    class_sizes: Int[Array | np.ndarray, "_"] | None = None,
+    class_sizes: Shaped[Array | np.ndarray, "..."] | None = None,
+    scale: bool | None = None,
     augment: Augment | None = None,
 ) -> Partial:
-    """A sampler of N-way K-shot classification tasks.
+    """Make a sampler of N-way K-shot classification tasks.
 
     Classes are drawn without replacement and get the labels `0..num_ways-1` in random order; the examples of a class
     are drawn without replacement, so support and query are disjoint. Examples come in random order: nothing can be
     learned from a position.
 
     Args:
-      images: uint8 in 0..255, kept as such on the device and sampled as float32 in [0, 1]; or floating point, sampled
-        as float32 and not scaled. `shape` is `(height, width, channels)`, or anything when `rotations` is "none".
+      data: examples by class: an array `[classes, examples, ...]`, a pytree of such, or `ClassArrays`, which have no
+        padding. Images `[height, width, channels]` of uint8 or uint16 are kept as such on the device and sampled as
+        float32 in [0, 1]. Floating point is sampled as it is, in float32 (float64 under `jax_enable_x64`), and so are
+        integers (tokens, counts) and bool, in their own dtype.
       num_ways: classes in a task.
       num_shots: support examples of each class.
       num_queries: query examples of each class.
@@ -61,14 +68,18 @@ def few_shot(
       groups: for each class the group that it belongs to (an alphabet). A task then lies within one group, drawn
         uniformly among the groups of at least `num_ways` classes.
       class_sizes: for each class the number of its examples that are real; they come first. All are real by default.
-      augment: `(image, key) -> image` of one float32 image, applied to every sampled image with a key of its own.
+        Classes too small for a task are left out, with a warning.
+      scale: whether unsigned integers are divided by their largest value. It has to be said of what may be pixels or
+        not: uint8 of another rank than images, and images of other integers.
+      augment: `(image, key) -> image` of one sampled image, applied to every one with a key of its own.
 
     Returns:
-      `sample(key) -> Task`, with float32 `x` and int32 `y`.
+      `sample(key) -> Task`, with `x` as the data and int32 `y`.
 
     Raises:
-      ValueError: if a number is not positive, there are too few classes or examples, `rotations` is unknown or the
-        images cannot be turned, or lengths disagree; at trace time if `augment` changes an image's shape or dtype.
+      ValueError: if a number is not positive, there are too few classes, no class is large enough, `rotations` is
+        unknown or the images cannot be turned, lengths disagree, or a dtype cannot be sampled; at trace time if
+        `augment` changes an image's shape or dtype.
 
     Example:
       >>> import jax, numpy as np
@@ -84,22 +95,27 @@ def few_shot(
       arXiv:1703.03400, section 5.2.
     """
     check_positive({"num_ways": num_ways, "num_shots": num_shots, "num_queries": num_queries})
-    check_rotations(images, rotations, ("none", "per_class", "as_classes"))
-    sizes = checked_class_sizes(images, class_sizes, at_least=num_shots + num_queries)
-    members, group_sizes = _members_of_groups(images.shape[0], groups)
+    x, sizes = as_class_arrays(data, class_sizes, scale)
+    check_rotations(x, rotations, ("none", "per_class", "as_classes"))
+    groups = np.zeros(len(sizes), np.int32) if groups is None else np.asarray(groups)
+    if len(groups) != len(sizes):
+        raise ValueError(f"groups has {len(groups)} entries for {len(sizes)} classes; pass one for each")
+    sizes = np.asarray(sizes)
+    is_large = large_enough(sizes, num_shots + num_queries)
+    members, group_sizes = group_by_class(np.flatnonzero(is_large).astype(np.int32), groups[is_large])
     enough = group_sizes * (4 if rotations == "as_classes" else 1) >= num_ways
     if not enough.any():
         raise ValueError(
-            f"num_ways={num_ways}, but {'the largest group has' if groups is not None else 'there are'} only "
+            f"num_ways={num_ways}, but {'the largest group has' if groups.any() else 'there are'} only "
             f"{group_sizes.max()} classes (rotations={rotations!r}); lower num_ways or bring more classes"
         )
-    draw = _FewShot(num_ways, num_shots, num_queries, rotations, augment)
-    arrays = (images, members[enough], group_sizes[enough], sizes)
-    return Partial(draw, *(jnp.asarray(array) for array in arrays))
+    draw = _FewShot(num_ways, num_shots, num_queries, rotations, scale, augment)
+    starts = np.cumsum(sizes, dtype=np.int32) - sizes
+    return Partial(draw, *jax.tree.map(jnp.asarray, (x, members[enough], group_sizes[enough], starts, sizes)))
 
 
 def stacked(sample: Callable[[RandomKey], Task], num_tasks: int) -> Partial:
-    """A sampler of `num_tasks` stacked tasks: every leaf gets the tasks on its first axis.
+    """Make a sampler of `num_tasks` stacked tasks: every leaf has the tasks on its first axis.
 
     Args:
       sample: a sampler of one task. If it is a `Partial`, its arrays stay leaves.
@@ -123,7 +139,7 @@ def stacked(sample: Callable[[RandomKey], Task], num_tasks: int) -> Partial:
 
 
 def as_partial(sample: Callable[[RandomKey], Any]) -> Partial:
-    """The sampler as a pytree, which an argument of a jitted function has to be; a plain function has no leaves.
+    """Wrap a sampler as a pytree, so that a jitted function can take it; a plain function has no leaves.
 
     Example:
       >>> as_partial(lambda key: key)("key")
@@ -148,7 +164,7 @@ def draw_distinct(bits: UInt32[Array, "count"], population: Int[Array, ""] | int
     swapped_with = steps + (bits % (population - steps).astype(jnp.uint32)).astype(jnp.int32)
 
     def current(moved: Array, step: Array, place: Array) -> Array:
-        """What the shuffle has at `place` before `step`: the place itself unless an earlier step put another there."""
+        """The number at `place` before `step`: the place itself unless an earlier step put another number there."""
         last = jnp.max(jnp.where((swapped_with == place) & (steps < step), steps, -1), initial=-1)
         return jnp.where(last >= 0, moved[last], place)
 
@@ -167,20 +183,22 @@ class _FewShot:
     num_shots: int
     num_queries: int
     rotations: str
+    scale: bool | None
     augment: Augment | None
 
     def __call__(
         self,
-        images: Shaped[Array, "classes examples *shape"],
+        x: PyTree,
         members: Int[Array, "groups members"],
         group_sizes: Int[Array, "groups"],
+        starts: Int[Array, "classes"],
         class_sizes: Int[Array, "classes"],
         key: RandomKey,
     ) -> Task:
         key_bits, key_augment = jax.random.split(key)
         ways, num_each = self.num_ways, self.num_shots + self.num_queries
         # One call for all the randomness but the augmentation's: each further call costs compile time.
-        bits = jax.random.bits(key_bits, (1 + 2 * ways + 2 * ways * num_each,))
+        bits = jax.random.bits(key_bits, (1 + 2 * ways + 2 * ways * num_each,), jnp.uint32)
         of_group, of_classes, of_turns, of_examples, of_order = jnp.split(
             bits, np.cumsum([1, ways, ways, ways * num_each])
         )
@@ -195,10 +213,11 @@ class _FewShot:
             [support.reshape(-1)[jnp.argsort(of_support)], query.reshape(-1)[jnp.argsort(of_query)]]
         )
         labels = chosen // num_each
-        x = images[classes[labels], examples.reshape(-1)[chosen]]
+        rows = starts[classes[labels]] + examples.reshape(-1)[chosen]
+        x = jax.tree.map(lambda leaf: leaf[rows], x)
         if self.rotations != "none":
-            x = rotate(x, turns[labels])
-        batch = Batch(finish(x, self.augment, key_augment), labels.astype(jnp.int32))
+            x = jax.tree.map(lambda leaf: rotate(leaf, turns[labels]), x)
+        batch = Batch(finish_all(x, self.scale, self.augment, key_augment), labels.astype(jnp.int32))
         return Task(
             jax.tree.map(lambda leaf: leaf[:num_support], batch), jax.tree.map(lambda leaf: leaf[num_support:], batch)
         )
@@ -223,14 +242,3 @@ class _Stacked:
 
     def __call__(self, sample: Partial, key: RandomKey) -> PyTree:
         return jax.vmap(sample)(jax.random.split(key, self.num_tasks))
-
-
-def _members_of_groups(
-    num_classes: int, groups: Int[Array | np.ndarray, "_"] | None
-) -> tuple[Int[np.ndarray, "groups members"], Int[np.ndarray, "groups"]]:
-    """For each group the indices of its classes, padded with zeros, and how many; one group if `groups` is None."""
-    groups = np.zeros(num_classes, np.int32) if groups is None else np.asarray(groups)
-    if len(groups) != num_classes:
-        raise ValueError(f"groups has {len(groups)} entries for {num_classes} classes; pass one for each class")
-    members, sizes = group_by_class(np.arange(num_classes, dtype=np.int32), groups)
-    return members, sizes

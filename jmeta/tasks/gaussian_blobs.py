@@ -12,6 +12,8 @@ from jax.tree_util import Partial
 from ..types import Batch, RandomKey, Task
 from .class_arrays import check_positive
 
+__all__ = ["gaussian_blobs"]
+
 
 def gaussian_blobs(
     *, num_ways: int, num_shots: int, num_queries: int, num_features: int = 8, spread: float = 3.0

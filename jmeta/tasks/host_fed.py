@@ -12,15 +12,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from ..types import Batch, Task
-from .class_arrays import check_positive
+from .class_arrays import check_positive, check_values, examples_by_label, is_scaled, sampled_dtype
+
+__all__ = ["host_fed"]
 
 
 def host_fed(
     source: Sequence[Any] | np.ndarray,
-    labels: Int[np.ndarray, "_"],
+    labels: Shaped[np.ndarray, "..."],
     *,
     num_ways: int,
     num_shots: int,
@@ -28,23 +30,25 @@ def host_fed(
     num_tasks: int,
     seed: int,
     own: range | None = None,
-    get_image: Callable[[Any], np.ndarray] = np.asarray,
+    get_image: Callable[[Any], Any] = np.asarray,
+    scale: bool | None = None,
     num_threads: int = 2,
     prefetch: int = 4,
 ) -> Any:
-    """An endless stream of stacked tasks, as NumPy arrays.
+    """Make an endless stream of stacked tasks, as NumPy arrays.
 
     Args:
       source: `source[i]` is example i.
-      labels: the class of each example; any integers. Classes with fewer than `num_shots + num_queries` examples are
+      labels: the class of each example, any integer. Classes with fewer than `num_shots + num_queries` examples are
         left out.
       num_ways: classes in a task.
       num_shots: support examples of each class.
       num_queries: query examples of each class.
       num_tasks: tasks in a batch.
-      seed: of everything drawn.
+      seed: seed of all draws.
       own: which tasks of a batch to draw, for a process that needs no others; all if not given.
-      get_image: turns `source[i]` into an array; uint8 is then scaled to [0, 1].
+      get_image: turns `source[i]` into an array, or a pytree of arrays.
+      scale: as in `few_shot`, and so are dtypes: images of uint8 or uint16 come scaled to [0, 1], integers as they are.
       num_threads: threads that read examples.
       prefetch: batches kept ready.
 
@@ -53,7 +57,8 @@ def host_fed(
       `get_state()` and `set_state(state)`; states are dictionaries of numbers, and Orbax stores them.
 
     Raises:
-      ValueError: if a number is not positive, `labels` do not fit `source` or too few classes are large enough.
+      ValueError: if a number is not positive, `labels` are not one integer for each example, too few classes are large
+        enough, or the first example's dtype cannot be sampled.
       ImportError: if Grain is not installed.
 
     Example:
@@ -69,28 +74,28 @@ def host_fed(
     check_positive(sizes)
     if own is not None and not (own and own.step == 1 and 0 <= own.start < own.stop <= num_tasks):
         raise ValueError(f"own={own} of {num_tasks} tasks; expected a range of some of them")
-    if len(labels) != len(source):
-        raise ValueError(f"{len(labels)} labels for {len(source)} examples; pass one for each")
-    examples_of = tuple(np.flatnonzero(labels == label) for label in np.unique(labels))
+    examples_of = tuple(examples_by_label(labels, len(source)))
     large_enough = tuple(of_class for of_class in examples_of if len(of_class) >= num_shots + num_queries)
     if len(large_enough) < num_ways:
         raise ValueError(
             f"num_ways={num_ways}, but only {len(large_enough)} of {len(examples_of)} classes have the "
             f"{num_shots + num_queries} examples that a task needs; lower num_ways, num_shots or num_queries"
         )
+    for leaf in jax.tree.leaves(get_image(source[int(large_enough[0][0])])):
+        check_values(np.asarray(leaf), np.shape(leaf), scale)
     try:
         import grain
     except ImportError as error:
         raise ImportError('the host-fed path takes Grain: pip install "jmeta[data]"') from error
     own = range(num_tasks) if own is None else own
-    draw = _Draw(source, large_enough, num_ways, num_shots, num_queries, own, seed, get_image)
+    draw = _Draw(source, large_enough, num_ways, num_shots, num_queries, own, seed, get_image, scale)
     steps = grain.MapDataset.range(np.iinfo(np.int64).max).map(draw)
     return steps.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch))
 
 
 @dataclass(frozen=True, eq=False)
 class _Draw:
-    """Batch number `step`, as a pure function of the seed and the step; each task by itself."""
+    """Draw batch number `step`, a pure function of the seed and the step; each task has a generator of its own."""
 
     source: Sequence[Any] | np.ndarray
     examples_of: tuple[np.ndarray, ...]
@@ -99,7 +104,8 @@ class _Draw:
     num_queries: int
     own: range
     seed: int
-    get_image: Callable[[Any], np.ndarray]
+    get_image: Callable[[Any], Any]
+    scale: bool | None
 
     def __call__(self, step: int) -> Task:
         tasks = [self.draw_task(np.random.default_rng([self.seed, step, index])) for index in self.own]
@@ -113,6 +119,12 @@ class _Draw:
 
     def read(self, chosen: Int[np.ndarray, "ways each"], rng: np.random.Generator) -> Batch:
         order = rng.permutation(chosen.size)
-        images = np.stack([self.get_image(self.source[int(i)]) for i in chosen.reshape(-1)[order]])
-        x = images.astype(np.float32) / 255 if images.dtype == np.uint8 else images.astype(np.float32)
+        examples = [self.get_image(self.source[int(i)]) for i in chosen.reshape(-1)[order]]
+        x = jax.tree.map(lambda *leaves: self.finish(np.stack(leaves)), *examples)
         return Batch(x, (order // chosen.shape[1]).astype(np.int32))
+
+    def finish(self, x: np.ndarray) -> np.ndarray:
+        """Scale and convert as `class_arrays.finish` does on the device."""
+        if is_scaled(x.dtype, x.shape[1:], self.scale):
+            x = x.astype(np.float32) / np.iinfo(x.dtype).max
+        return x.astype(sampled_dtype(x.dtype))

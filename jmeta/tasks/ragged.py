@@ -16,14 +16,16 @@ from ..types import Batch, PyTree, RandomKey, Task
 from .class_arrays import check_positive
 from .few_shot import as_partial
 
+__all__ = ["pad_task", "ragged"]
+
 
 def pad_task(task: Task, *, num_support: int, num_query: int) -> Task:
     """Pad a task to fixed numbers of examples.
 
     Args:
       task: its batches may already have masks; they are kept.
-      num_support: examples that the padded support has, in all.
-      num_query: examples that the padded query has, in all.
+      num_support: examples in the padded support.
+      num_query: examples in the padded query.
 
     Returns:
       The task with its examples first, then padding, and both masks set.
@@ -45,7 +47,7 @@ def pad_task(task: Task, *, num_support: int, num_query: int) -> Task:
 
 
 def ragged(sample: Callable[[RandomKey], Task], *, num_ways: int, min_ways: int = 2, min_shots: int = 1) -> Partial:
-    """A sampler whose tasks vary in ways and, class by class, in shots.
+    """Make a sampler whose tasks vary in ways and, class by class, in shots.
 
     The number of ways is uniform in `min_ways..num_ways`; the shots of each class are uniform in
     `min_shots..num_shots`, where `num_shots` is what `sample` gives. Classes `ways..num_ways-1` do not appear.
@@ -60,7 +62,8 @@ def ragged(sample: Callable[[RandomKey], Task], *, num_ways: int, min_ways: int 
       `sample(key) -> Task` of unchanged shapes, both masks set.
 
     Raises:
-      ValueError: if `min_ways` is not in `1..num_ways`; at trace time if `min_shots` is not in `1..num_shots`.
+      ValueError: if `min_ways` is not in `1..num_ways`; at trace time if `min_shots` is not in `1..num_shots`,
+        or the tasks have no integer labels.
 
     Example:
       >>> import jax
@@ -70,8 +73,8 @@ def ragged(sample: Callable[[RandomKey], Task], *, num_ways: int, min_ways: int 
       (15,)
 
     Reference:
-      Triantafillou et al., "Meta-Dataset", 2020, arXiv:1903.03096, section 3 (tasks of varying ways and shots; their
-      distribution of sizes is another one).
+      Triantafillou et al., "Meta-Dataset", 2020, arXiv:1903.03096, section 3 (tasks of varying ways and shots, with
+      another distribution of sizes).
     """
     check_positive({"num_ways": num_ways, "min_ways": min_ways, "min_shots": min_shots})
     if min_ways > num_ways:
@@ -89,6 +92,7 @@ class _Ragged:
     def __call__(self, sample: Partial, key: RandomKey) -> Task:
         key_task, key_ways, key_shots = jax.random.split(key, 3)
         task = sample(key_task)
+        _check_labels(task)
         num_shots = task.support.y.shape[0] // self.num_ways
         if self.min_shots > num_shots:
             raise ValueError(
@@ -104,8 +108,19 @@ class _Ragged:
         return Task(support, _keep(task.query, task.query.y < ways), task.progress)
 
 
+def _check_labels(task: Task) -> None:
+    """Refuse tasks that are not of classes, such as regression."""
+    for name, y in (("support", task.support.y), ("query", task.query.y)):
+        if not hasattr(y, "ndim") or y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
+            said = f"shape {y.shape} and dtype {y.dtype}" if hasattr(y, "ndim") else f"type {type(y).__name__}"
+            raise ValueError(
+                f"the {name}'s y has {said}; ragged tasks need one integer label for each example. For tasks of "
+                "unequal size of another kind use pad_task"
+            )
+
+
 def _keep(batch: Batch, kept: Bool[Array, "examples"]) -> Batch:
-    """Turn what is not kept into padding."""
+    """Turn the other examples into padding."""
     mask = kept if batch.mask is None else kept & batch.mask
 
     def blank(leaf: Shaped[Array, "examples ..."]) -> Shaped[Array, "examples ..."]:

@@ -12,6 +12,8 @@ from jax.tree_util import Partial
 from ..types import Batch, RandomKey, Task
 from .class_arrays import check_positive
 
+__all__ = ["sinusoid"]
+
 
 def sinusoid(
     *,

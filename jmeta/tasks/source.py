@@ -1,9 +1,13 @@
-"""Where an experiment's tasks come from: samplers of the three splits, and the words that stand beside its numbers."""
+"""The source of an experiment's tasks: samplers of the three splits, and the words that accompany its numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jax.tree_util import Partial
+
+from ..types import Task
+
+__all__ = ["HostTasks", "Source"]
 
 
 class HostTasks(NamedTuple):
@@ -18,7 +22,7 @@ class HostTasks(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where tasks come from, split by split.
+    """The tasks of an experiment, split by split.
 
     Attributes:
       meta_train: returns the sampler of training tasks, `key -> Task`, or `HostTasks`. It is called when training tasks
@@ -32,6 +36,10 @@ class Source(NamedTuple):
       split_hash: identifies which class is in which split; `None` where there are no classes.
       seen_classes: names of the classes that training or choosing a model sees.
       test_classes: names of the classes of meta_test; none of them may be a seen one.
+      record: the data behind the tasks and their preparation, as JSON; a run stores it. `None` where the name says it
+        all.
+      placeholder: a task of the right shapes, where the data are not there: a trained run is loaded by it, and every
+        sampler raises an error. `None` where the data are there.
 
     Example:
       >>> from jmeta import tasks
@@ -57,3 +65,5 @@ class Source(NamedTuple):
     split_hash: str | None = None
     seen_classes: frozenset[str] = frozenset()
     test_classes: frozenset[str] = frozenset()
+    record: Mapping[str, Any] | None = None
+    placeholder: Task | None = None

@@ -1,6 +1,6 @@
 """Batches over all classes with global labels: ordinary supervised learning on the classes of meta_train.
 
-This is what the baselines that pre-train and then fine-tune a head draw from.
+Baselines that pre-train a network and then fine-tune a head draw from these.
 """
 
 from dataclasses import dataclass
@@ -11,36 +11,48 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Int, Shaped
 
-from ..types import Batch, RandomKey
-from .class_arrays import Augment, check_positive, check_rotations, checked_class_sizes, finish, rotate
+from ..types import Batch, PyTree, RandomKey
+from .class_arrays import (
+    Augment,
+    ClassArrays,
+    as_class_arrays,
+    check_positive,
+    check_rotations,
+    finish_all,
+    rotate,
+)
+
+__all__ = ["supervised"]
 
 
 def supervised(
-    images: Shaped[Array | np.ndarray, "classes examples *shape"],
+    data: PyTree | ClassArrays,
     *,
     batch_size: int,
     rotations: str = "none",
-    class_sizes: Int[Array | np.ndarray, "_"] | None = None,
+    class_sizes: Shaped[Array | np.ndarray, "..."] | None = None,
     class_balanced: bool = True,
+    scale: bool | None = None,
     augment: Augment | None = None,
 ) -> Partial:
-    """A sampler of batches over *all* classes with global labels, for pre-training (Baseline++ and its like).
+    """Make a sampler of batches over *all* classes with global labels, for pre-training (Baseline++ and its like).
 
     Args:
-      images: as in `few_shot`.
+      data: as in `few_shot`.
       batch_size: examples in a batch, drawn with replacement.
       rotations: "none", or "as_classes": the label of class c turned by r times 90° is `c + r * classes`, so there are
         four times as many labels.
       class_sizes: as in `few_shot`.
       class_balanced: draw a class and then one of its examples; otherwise every example is equally likely. They differ
         only where classes differ in size.
+      scale: as in `few_shot`.
       augment: as in `few_shot`.
 
     Returns:
-      `sample(key) -> Batch`, with float32 `x` and int32 `y`.
+      `sample(key) -> Batch`, with `x` as the data and int32 `y`.
 
     Raises:
-      ValueError: for the same reasons as `few_shot`.
+      ValueError: for the same reasons as `few_shot`; or if a class has no example.
 
     Example:
       >>> import jax, numpy as np
@@ -52,10 +64,12 @@ def supervised(
       Chen, Liu, Kira, Wang, Huang, "A Closer Look at Few-shot Classification", 2019, arXiv:1904.04232, section 3.2.
     """
     check_positive({"batch_size": batch_size})
-    check_rotations(images, rotations, ("none", "as_classes"))
-    sizes = checked_class_sizes(images, class_sizes, at_least=1)
-    draw = _Supervised(batch_size, rotations, class_balanced, augment)
-    return Partial(draw, jnp.asarray(images), jnp.asarray(sizes))
+    x, sizes = as_class_arrays(data, class_sizes, scale)
+    check_rotations(x, rotations, ("none", "as_classes"))
+    if not sizes.all():
+        raise ValueError(f"class {sizes.argmin()} has no example; drop it, since each class is a label")
+    draw = _Supervised(batch_size, rotations, class_balanced, scale, augment)
+    return Partial(draw, *jax.tree.map(jnp.asarray, (x, sizes)))
 
 
 @dataclass(frozen=True)
@@ -63,22 +77,22 @@ class _Supervised:
     batch_size: int
     rotations: str
     class_balanced: bool
+    scale: bool | None
     augment: Augment | None
 
-    def __call__(
-        self, images: Shaped[Array, "classes examples *shape"], class_sizes: Int[Array, "classes"], key: RandomKey
-    ) -> Batch:
+    def __call__(self, x: PyTree, class_sizes: Int[Array, "classes"], key: RandomKey) -> Batch:
         key_class, key_example, key_turns, key_augment = jax.random.split(key, 4)
+        ends = jnp.cumsum(class_sizes)
         if self.class_balanced:
-            classes = jax.random.randint(key_class, (self.batch_size,), 0, images.shape[0])
+            classes = jax.random.randint(key_class, (self.batch_size,), 0, len(class_sizes))
             examples = jax.random.randint(key_example, (self.batch_size,), 0, class_sizes[classes])
+            rows = (ends - class_sizes)[classes] + examples
         else:
-            ends = jnp.cumsum(class_sizes)
-            drawn = jax.random.randint(key_class, (self.batch_size,), 0, ends[-1])
-            classes = jnp.searchsorted(ends, drawn, side="right")
-            examples = drawn - (ends - class_sizes)[classes]
-        x, labels = images[classes, examples], classes
+            rows = jax.random.randint(key_class, (self.batch_size,), 0, ends[-1])
+            classes = jnp.searchsorted(ends, rows, side="right")
+        x, labels = jax.tree.map(lambda leaf: leaf[rows], x), classes
         if self.rotations == "as_classes":
             turns = jax.random.randint(key_turns, (self.batch_size,), 0, 4)
-            x, labels = rotate(x, turns), classes + turns * images.shape[0]
-        return Batch(finish(x, self.augment, key_augment), labels.astype(jnp.int32))
+            x = jax.tree.map(lambda leaf: rotate(leaf, turns), x)
+            labels = classes + turns * len(class_sizes)
+        return Batch(finish_all(x, self.scale, self.augment, key_augment), labels.astype(jnp.int32))

@@ -1,4 +1,4 @@
-"""Claims that checks make of values, which raise `AssertionError` with what was violated."""
+"""Claims about values, for checks: each raises `AssertionError` and names the violation."""
 
 import chex
 import jax
@@ -7,15 +7,17 @@ import jax.numpy as jnp
 from ..params import path_name
 from ..types import PyTree
 
+__all__ = ["claim", "assert_close", "assert_same_avals", "all_equal", "check_finite"]
+
 
 def claim(holds: bool, violation: str) -> None:
-    """Raise unless it holds."""
+    """Raise an `AssertionError` that names the violation unless the claim holds."""
     if not holds:
         raise AssertionError(violation)
 
 
 def assert_close(got: PyTree, expected: PyTree, rtol: float, violation: str, atol: float | None = None) -> None:
-    """Raise unless two trees are equal up to rounding, in structure and shapes, too."""
+    """Raise unless two trees have the same structure and shapes and are equal up to rounding."""
     try:
         chex.assert_trees_all_close(got, expected, rtol=rtol, atol=rtol if atol is None else atol)
     except (AssertionError, ValueError) as error:
@@ -29,7 +31,7 @@ def assert_same_avals(got: PyTree, expected: PyTree, violation: str) -> None:
 
 
 def all_equal(a: PyTree, b: PyTree) -> bool:
-    """Whether two trees of one structure have the same values."""
+    """Return whether two trees of one structure have the same values."""
     return all(bool((x == y).all()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Checks of meta-gradients, and of the estimators that make them."""
+"""Checks of meta-gradients and of the estimators that compute them."""
 
 from collections.abc import Callable
 
@@ -11,21 +11,23 @@ from ..params import path_name
 from ..types import EpisodeFn, GradFn, PyTree, RandomKey
 from .claims import assert_close, assert_same_avals, check_finite, claim
 
+__all__ = ["check_estimator", "check_meta_gradient", "check_gradients"]
+
 
 def check_estimator(
     estimator: Callable[[EpisodeFn], GradFn], episode_fn: EpisodeFn, meta_params: PyTree, task: PyTree, key: RandomKey
 ) -> None:
-    """Run an estimator of meta-gradients through its contract.
+    """Check an estimator of meta-gradients against its contract.
 
-    It returns what `jax.value_and_grad(episode_fn, has_aux=True)` does, in structure, shapes and dtypes; the same for
-    the same key; finite; and nothing else under `jit`.
+    Its result has the structure, shapes and dtypes of `jax.value_and_grad(episode_fn, has_aux=True)`'s, is finite, and
+    is the same for the same key and under `jit`.
 
     Args:
       estimator: `episode_fn -> grad_fn`.
-      episode_fn: what is differentiated.
-      meta_params: where.
-      task: on which task.
-      key: for the episode and the estimator.
+      episode_fn: the episode function to differentiate.
+      meta_params: the point at which to differentiate.
+      task: the episode's task.
+      key: random key of the episode and the estimator.
 
     Raises:
       AssertionError: at the first clause that is violated, naming it.
@@ -53,18 +55,18 @@ def check_meta_gradient(
     *,
     is_constant: Callable[[str], bool] = lambda _: False,
 ) -> None:
-    """Say which meta-parameters a meta-gradient leaves out, or spoils.
+    """Check that every meta-parameter gets a finite meta-gradient that is not zero.
 
-    JAX gives zeros, and no error, where a path is cut by a `stop_gradient`, an unused parameter, a rounding or a
-    learned rate that the loop never reads. This looks at every leaf, on several tasks.
+    JAX returns zeros, and no error, where a path is cut by a `stop_gradient`, an unused parameter, a rounding or a
+    learned rate that the loop never reads. This check looks at every leaf, on several tasks.
 
     Args:
-      grad_fn: `(meta_params, task, key) -> ((loss, aux), grads)`: of reverse or forward mode, for estimators by
-        perturbation give noise where there is no path.
-      meta_params: where; best away from symmetric points, such as a head of zeros.
+      grad_fn: `(meta_params, task, key) -> ((loss, aux), grads)`, by reverse or forward mode: estimators that perturb
+        give noise where there is no path.
+      meta_params: the point at which to differentiate, best away from symmetric ones, such as a head of zeros.
       tasks: stacked tasks.
-      key: for the episodes.
-      is_constant: says of a meta-parameter's path whether its gradient may be zero; statistics always may.
+      key: random key of the episodes.
+      is_constant: maps a meta-parameter's path to whether its gradient may be zero; that of statistics always may.
 
     Raises:
       AssertionError: naming the leaves that are missing, not finite, or exactly zero on every task.
@@ -90,8 +92,8 @@ def check_gradients(total: PyTree, is_constant: Callable[[str], bool]) -> None:
     """Raise if a leaf is not finite, or exactly zero.
 
     Args:
-      total: of every leaf the sum of absolute values, over its numbers and over tasks.
-      is_constant: says of a leaf's path whether it may be zero.
+      total: for every leaf, the sum of absolute values over its entries and over tasks.
+      is_constant: maps a leaf's path to whether it may be zero.
     """
     check_finite(total, "the meta-gradient")
     zero = [path_name(path) for path, leaf in jax.tree_util.tree_leaves_with_path(total) if leaf == 0]

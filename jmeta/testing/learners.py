@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..episodes import episode, plain_episode
+from ..episodes import check_predictions, episode, plain_episode
 from ..types import Batch, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
 from .claims import assert_close, assert_same_avals, claim
 from .gradients import check_gradients
 from .samplers import Sampler
+
+__all__ = ["check_learner"]
 
 
 def check_learner(
@@ -34,7 +36,8 @@ def check_learner(
     episode, and in the learner's own one if it has one, `jit` changes nothing and `vmap` over tasks is a Python loop.
     In the episode that trains it, `jmeta.episode(learner, loss_fn)`, a second call, after a meta-step, compiles
     nothing; the meta-gradient is finite and no leaf of it silently zero. In the plain episode the order of the support
-    and padding under a mask change nothing.
+    changes nothing, and padding under a mask, though it holds NaN, changes neither the result nor the meta-gradient.
+    Predictions are floating-point numbers, and labels are classes that they are for.
 
     Args:
       learner: what is checked.
@@ -64,6 +67,7 @@ def check_learner(
     ]  # start, middle and end of training
     meta_params = learner.init(key_init, tasks[0])
     _check_shapes(learner, loss_fn, meta_params, tasks[0], key_episode)
+    _check_labels(learner, loss_fn, meta_params, tasks)
     _check_init_sees_shapes_only(learner, meta_params, tasks[0], key_init)
     plain, training = plain_episode(learner, loss_fn), episode(learner, loss_fn)
     run = _check_transformations(plain, meta_params, tasks, key_episode, rtol)
@@ -74,7 +78,7 @@ def check_learner(
     if not depends_on_order:
         _check_order(run, meta_params, tasks[0], key_episode, rtol)
     if ignores_padding:
-        _check_padding(run, meta_params, tasks[0], key_episode, rtol)
+        _check_padding(plain, meta_params, tasks[0], key_episode, rtol)
 
 
 def _check_shapes(learner: Learner, loss_fn: LossFn, meta_params: PyTree, task: Task, key: RandomKey) -> None:
@@ -92,6 +96,13 @@ def _check_shapes(learner: Learner, loss_fn: LossFn, meta_params: PyTree, task: 
     )
     loss, _ = jax.eval_shape(loss_fn, outputs, task.query)
     claim(loss.shape == (), f"the loss has shape {loss.shape}, it must be a scalar")
+
+
+def _check_labels(learner: Learner, loss_fn: LossFn, meta_params: PyTree, tasks: list[Task]) -> None:
+    try:
+        check_predictions(learner, loss_fn, meta_params, jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks))
+    except ValueError as error:
+        raise AssertionError(str(error)) from error
 
 
 def _check_init_sees_shapes_only(learner: Learner, meta_params: PyTree, task: Task, key: RandomKey) -> None:
@@ -151,18 +162,23 @@ def _check_order(run: EpisodeFn, meta_params: PyTree, task: Task, key: RandomKey
     )
 
 
-def _check_padding(run: EpisodeFn, meta_params: PyTree, task: Task, key: RandomKey, rtol: float) -> None:
+def _check_padding(episode_fn: EpisodeFn, meta_params: PyTree, task: Task, key: RandomKey, rtol: float) -> None:
+    """Compare a task with the same one padded, away from biases of zero, which embed zeros as nothing."""
+    away = jax.tree.map(lambda leaf: leaf + 0.1, meta_params)
+    run = jax.jit(jax.value_and_grad(lambda *arguments: episode_fn(*arguments), has_aux=True))
     padded = task._replace(support=_padded(task.support, 3), query=_padded(task.query, 2))
-    assert_close(
-        run(meta_params, padded, key),
-        run(meta_params, task, key),
-        rtol,
-        "padding under the mask changes the result; if that cannot be helped, declare `ignores_padding=False`",
-    )
+    (result, grads), (expected, expected_grads) = run(away, padded, key), run(away, task, key)
+    unless = "if that cannot be helped, declare `ignores_padding=False`"
+    assert_close(result, expected, rtol, f"padding under the mask changes the result; {unless}")
+    assert_close(grads, expected_grads, rtol, f"padding under the mask changes the meta-gradient; {unless}")
 
 
 def _padded(batch: Batch, count: int) -> Batch:
-    """The batch with masked examples after it that look real, unlike any zeros."""
-    pad = lambda leaf: jnp.concatenate([leaf, jnp.ones_like(leaf[:1]).repeat(count, 0)])  # noqa: E731
+    """The batch with masked examples after it: NaN, and -1 for labels."""
+
+    def pad(leaf: jax.Array) -> jax.Array:
+        filling = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else True if leaf.dtype == bool else -1
+        return jnp.concatenate([leaf, jnp.full_like(leaf[:1], filling).repeat(count, 0)])
+
     real = jax.tree.leaves(batch.x)[0].shape[0]
     return Batch(*jax.tree.map(pad, (batch.x, batch.y)), mask=jnp.arange(real + count) < real)

@@ -6,21 +6,23 @@ import jax.numpy as jnp
 from ..types import PyTree, RandomKey, SequenceModel
 from .claims import assert_close, assert_same_avals, claim
 
+__all__ = ["check_sequence_model"]
+
 
 def check_sequence_model(
     model: SequenceModel, key: RandomKey, *, num_features: int = 3, num_steps: int = 6, rtol: float = 1e-4
 ) -> None:
-    """Run a network with memory through its contract.
+    """Check a network with memory against its contract.
 
-    `init` sees shapes alone. Steps in turn are `unroll`, from the first memory and from a later one, and leave memories
-    of one structure, shape and dtype. No output depends on a later input. A sequence of no steps changes nothing. `jit`
-    and `vmap` over sequences change nothing.
+    `init` depends on shapes alone. Single steps equal `unroll`, from the first memory and from a later one, and every
+    memory has the same structure, shapes and dtypes. No output depends on a later input. An empty sequence changes
+    nothing. `jit` and `vmap` over sequences change nothing.
 
     Args:
-      model: what is checked.
-      key: for parameters and inputs.
-      num_features: of an input.
-      num_steps: of the sequences, at least 3 and no more than the model remembers.
+      model: the network to check.
+      key: random key of parameters and inputs.
+      num_features: number of features of an input.
+      num_steps: length of the sequences, at least 3 and no more than the model remembers.
       rtol: relative tolerance of all comparisons.
 
     Raises:

@@ -48,7 +48,7 @@ SMALL = {
 def noise(name):
     images = np.random.default_rng(0).integers(0, 256, (NUM_CLASSES, 20, 16, 16, 1), np.uint8)
     names = tuple(f"{name}{i}" for i in range(NUM_CLASSES))
-    return ImageClasses(images, names, np.zeros(NUM_CLASSES, np.int32), ("all",))
+    return ImageClasses.padded(images, names)
 
 
 @pytest.fixture(autouse=True)
@@ -222,7 +222,7 @@ def test_inner_steps_at_test_are_those_asked_for(name, tiny_network):
     assert experiment.num_test_steps == 0
     key = jax.random.key(0)
     task, meta_params = experiment.source.meta_test(key), experiment.init_fn(key)
-    adapted = experiment.judged.adapt(meta_params, task.support, key)
+    adapted = experiment.tested.adapt(meta_params, task.support, key)
     start = jax.tree.map(np.asarray, meta_params)
     jax.tree.map(np.testing.assert_array_equal, start, jax.tree.map(np.asarray, adapted))
 
@@ -253,8 +253,8 @@ def test_more_ways_at_test(name, tiny_network):
     task, meta_params = jax.eval_shape(experiment.source.meta_test, key), jax.eval_shape(experiment.init_fn, key)
 
     def logits(meta_params, task, key):
-        adapted = experiment.judged.adapt(meta_params, task.support, key)
-        return experiment.judged.predict(meta_params, adapted, task.query.x, None)
+        adapted = experiment.tested.adapt(meta_params, task.support, key)
+        return experiment.tested.predict(meta_params, adapted, task.query.x, None)
 
     assert task.support.y.shape == (14,)
     assert jax.eval_shape(logits, meta_params, task, key).shape == (*task.query.y.shape, 7)

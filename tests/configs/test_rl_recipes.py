@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jmeta import Batch, runs, tasks, training
-from jmeta.domains.rl.policies import StepInput
+from jmeta.domains.rl.policies import PolicyInput
 from jmeta.runs import evaluate, loop, options, recipes, state, train
 from jmeta.runs.diagnosis import examine_step
 from jmeta.runs.main import run as command
@@ -76,7 +76,7 @@ def test_a_recipe_is_built_and_traced_at_its_own_size(name):
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, start)
     assert {"loss", "is_skipped"} <= set(aux)
     test_task = jax.eval_shape(experiment.source.meta_test, key)
-    _, judged = jax.eval_shape(experiment.judged, params, test_task, key)
+    _, judged = jax.eval_shape(experiment.tested, params, test_task, key)
     assert judged["return"].shape == ()
     assert experiment.metric == "return"
     assert experiment.training_names["loss"] == "objective"
@@ -94,7 +94,7 @@ def test_a_variant_trains_and_is_judged(name):
         params = experiment.init_fn(key_init)
         run = training.sampled_steps(experiment.trainer, num_steps=2)
         after, aux = run(experiment.trainer.init(params), sample, key_train)
-        _, judged = experiment.judged(after.meta_params, experiment.source.meta_test(key_test), key_test)
+        _, judged = experiment.tested(after.meta_params, experiment.source.meta_test(key_test), key_test)
         return params, after, aux, judged
 
     params, after, aux, judged = trained_and_judged(jax.random.key(0))
@@ -191,9 +191,9 @@ def test_a_policy_that_does_not_adapt_sees_the_present_observation_alone():
     params = experiment.init_fn(jax.random.key(0))
     key_observation, key_action, key_reward = jax.random.split(jax.random.key(1), 3)
     observation = jax.random.normal(key_observation, (3, 14))
-    nothing = StepInput(observation, jnp.zeros((3, 4)), jnp.zeros(3), jnp.zeros(3, bool))
+    nothing = PolicyInput(observation, jnp.zeros((3, 4)), jnp.zeros(3), jnp.zeros(3, bool))
     action, reward = jax.random.normal(key_action, (3, 4)), jax.random.normal(key_reward, (3,))
-    something = StepInput(observation, action, reward, jnp.ones(3, bool))
+    something = PolicyInput(observation, action, reward, jnp.ones(3, bool))
     assert experiment.learner.adapt(params, Batch(something, None), jax.random.key(2)) == ()
     before, after = (experiment.learner.predict(params, (), inputs, None) for inputs in (nothing, something))
     jax.tree.map(np.testing.assert_array_equal, before, after)

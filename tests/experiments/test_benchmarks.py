@@ -260,8 +260,8 @@ def test_bytes_are_read_from_the_text_of_a_program():
     ("before", "after", "message"),
     [
         ("KNOWN", "backend_config={}", "in a loop of unknown length"),
-        (" all-gather(", " all-gather-start(", "started and finished apart"),
-        ("replica_groups=[4,2]<=[8]", "replica_groups=others", "between nobody knows whom"),
+        (" all-gather(", " all-gather-start(", "started and finished separately"),
+        ("replica_groups=[4,2]<=[8]", "replica_groups=others", "cannot read which devices exchange"),
         ("ENTRY", "", "it has no ENTRY"),
     ],
 )
@@ -389,6 +389,6 @@ def test_scaling_becomes_tables():
     assert "| RL² | tasks 8 | one all-reduce | 4,000 | 28,056 | 0 | 700 | 28,756 | 28,000 | 1.0270 |" in page
     assert "| divided | tasks 4, model 2 | one all-reduce | 4,000 | 5,414 | 1,600 | 0 | 7,014 | 7,000 |" in page
     assert "| divided | tasks 4, model 2 | fixed order | 4,000 | 7,014 | 1,600 | 0 | 8,614 | 7,000 |" in page
-    assert "RL² makes 4 gradients in a meta-step; its others are 1 array of what was collected, 800 bytes" in page
+    assert "RL² computes 4 gradients in a meta-step; its others are 1 array of collected data, 800 bytes" in page
     assert "gets the whole sum, 1,600 bytes more" in page
     assert len([line for line in page.splitlines() if line.startswith("| small | ")]) == 6

@@ -143,7 +143,7 @@ def test_a_baseline_becomes_a_row_without_weights(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(rows, "FOLDER", tmp_path / "rows")
     train_tiny("blobs_protonet")
     assert record.main(["run/seed_0", "tiny", "--title", "Tiny", "--baseline", "nearest neighbour"]) == 1
-    assert "there are nearest mean of the inputs" in capsys.readouterr().err
+    assert "its baselines: nearest mean of the inputs" in capsys.readouterr().err
     assert record.main(["run/seed_0", "tiny", "--title", "Tiny", "--baseline", "nearest mean of the inputs"]) == 0
     row = rows.read("tiny")
     assert not row.meta_params

@@ -7,8 +7,7 @@ import optax
 import pytest
 
 import jmeta
-from jmeta import Batch, Model, Task, adjoints, learners, losses, models
-from jmeta.learners.maml_plus_plus import _step_weights
+from jmeta import Batch, Task, adjoints, learners, losses, models
 
 from ..differences import assert_gradient_is_central_difference
 from ..networks import identity, in_default_precision, regression_task, smooth_mlp
@@ -91,6 +90,15 @@ def test_anil_of_an_empty_body_is_maml(float64, key):
     assert_trees_close(got, meta_gradient(maml, params, task, key))
 
 
+def test_anil_is_maml_that_adapts_the_head_of_a_chain(float64, key):
+    body, head, task = smooth_mlp(4), in_default_precision(models.mlp([1])), regression_task(key)
+    anil = learners.anil(body, head, LOSS, INNER, num_steps=STEPS)
+    is_of_head = lambda path: path.startswith("head/")
+    whole = learners.maml(models.chain(body, head), LOSS, INNER, num_steps=STEPS, is_adapted=is_of_head)
+    meta_params = anil.init(jax.random.key(1), task)
+    assert_trees_close(meta_gradient(anil, meta_params, task, key), meta_gradient(whole, meta_params, task, key))
+
+
 def test_boil_with_an_empty_head_is_maml(float64, key):
     model, task = smooth_mlp(), regression_task(key)
     boil = learners.boil(model, identity(), LOSS, INNER, num_steps=STEPS)
@@ -134,92 +142,6 @@ def test_learned_rates_keep_their_gradient_at_first_order(float64, name, key):
     )
     grads = meta_gradient(learner, learner.init(jax.random.key(1), task), task, key)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads["lr"]))
-
-
-def test_maml_plus_plus_at_its_start_is_maml(float64, key):
-    model, task = smooth_mlp(), regression_task(key)
-    plus = learners.maml_plus_plus(model, LOSS, num_steps=STEPS, initial_lr=LR)
-    maml = learners.maml(model, LOSS, INNER, num_steps=STEPS)
-    meta_params = plus.init(jax.random.key(1), task)
-    params = model.init(jax.random.key(1), task.support.x)
-    assert_trees_close(meta_gradient(plus, meta_params, task, key)["params"], meta_gradient(maml, params, task, key))
-
-
-def normalised_model() -> Model:
-    """One layer with a norm by the statistics of the call, under the names that Flax gives."""
-
-    def init(key, x):
-        kernel = jax.random.normal(key, (x.shape[-1], 4)) * 0.5
-        return {"dense": kernel, "norm_0": {"scale": jnp.ones(4), "bias": jnp.zeros(4)}, "head": jnp.ones((4, 1))}
-
-    def apply(params, x, key):
-        h = x @ params["dense"]
-        h = (h - h.mean(0, keepdims=True)) / jnp.sqrt(h.var(0, keepdims=True) + 1e-3)
-        return jnp.tanh(h * params["norm_0"]["scale"][None] + params["norm_0"]["bias"][None]) @ params["head"]
-
-    return Model(init, apply)
-
-
-def test_maml_plus_plus_keeps_norm_parameters_for_each_step_and_does_not_adapt_them(float64, key):
-    model, task = normalised_model(), regression_task(key)
-    learner = learners.maml_plus_plus(model, LOSS, num_steps=STEPS, initial_lr=LR)
-    meta_params = learner.init(jax.random.key(1), task)
-    assert meta_params["norms"]["norm_0"]["scale"].shape == (STEPS, 4)
-    assert meta_params["params"]["norm_0"] == {"scale": None, "bias": None}
-    scale = jnp.arange(1.0, STEPS + 1)[:, None] * jnp.ones((STEPS, 4))
-    meta_params["norms"]["norm_0"]["scale"] = scale
-    adapted = learner.adapt(meta_params, task.support, key)
-    np.testing.assert_array_equal(adapted["norm_0"]["scale"], scale[-1])
-    # the same loop by hand
-    params = model.init(jax.random.key(1), task.support.x)
-    for step in range(STEPS):
-        params["norm_0"]["scale"] = scale[step]
-        grads = jax.grad(lambda p: LOSS(model.apply(p, task.support.x, None), task.support)[0])(params)
-        for name in ("dense", "head"):
-            params[name] = params[name] - LR * grads[name]
-    assert_trees_close(adapted, params)
-
-
-def test_maml_plus_plus_repeats_its_last_step_when_tested_with_more(float64, key):
-    task = regression_task(key)
-    make = lambda steps: learners.maml_plus_plus(smooth_mlp(), LOSS, num_steps=steps, initial_lr=LR)
-    meta_params = make(2).init(jax.random.key(1), task)
-    meta_params["lr"] = jax.tree.map(lambda leaf: leaf * jnp.array([1.0, 0.5]), meta_params["lr"])
-    longer = {**meta_params, "lr": jax.tree.map(lambda leaf: leaf[jnp.array([0, 1, 1, 1])], meta_params["lr"])}
-    assert_trees_close(
-        make(4).adapt(meta_params, task.support, key), make(4).adapt(longer, task.support, key), rtol=1e-14
-    )
-
-
-def test_the_multi_step_loss_ends_as_the_plain_episode(float64, key):
-    model, task = normalised_model(), regression_task(key)
-    learner = learners.maml_plus_plus(model, LOSS, num_steps=STEPS, initial_lr=LR, annealed_until=0.5)
-    multi = jmeta.episode(learner, LOSS)
-    meta_params = learner.init(jax.random.key(1), task)
-    at = lambda progress: task._replace(progress=jnp.asarray(progress))
-    plain, aux = jmeta.plain_episode(learner, LOSS)(meta_params, task, key)
-    late, late_aux = multi(meta_params, at(0.7), key)
-    np.testing.assert_allclose(late, plain, rtol=1e-12)
-    np.testing.assert_allclose(late_aux["squared_error"], aux["squared_error"], rtol=1e-12)
-    early, _ = multi(meta_params, at(0.0), key)
-    each = []
-    for steps in range(1, STEPS + 1):
-        shorter = learners.maml_plus_plus(model, LOSS, num_steps=steps, initial_lr=LR)
-        each.append(jmeta.plain_episode(shorter, LOSS)(meta_params, task, key)[0])
-    np.testing.assert_allclose(early, sum(each) / STEPS, rtol=1e-12)
-
-
-@pytest.mark.parametrize(("progress", "expected"), [(0.0, [0.5, 0.5]), (0.05, [0.25, 0.75]), (0.9, [0.0, 1.0])])
-def test_the_weights_of_the_multi_step_loss_move_to_the_last_step(progress, expected):
-    np.testing.assert_allclose(_step_weights(jnp.asarray(progress), 2, 0.1), expected, atol=1e-7)
-
-
-def test_maml_plus_plus_is_trained_with_progress_and_evaluated_without(key):
-    learner, task = learners.maml_plus_plus(smooth_mlp(), LOSS, num_steps=2, initial_lr=LR), regression_task(key)
-    meta_params = learner.init(key, task)
-    with pytest.raises(ValueError, match="needs task.progress; pass num_total_steps"):
-        jmeta.episode(learner, LOSS)(meta_params, task, key)
-    assert np.isfinite(jmeta.plain_episode(learner, LOSS)(meta_params, task, key)[0])
 
 
 def test_cavia_adapts_the_context_alone_and_starts_from_none(float64, key):

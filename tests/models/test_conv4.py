@@ -14,8 +14,6 @@ from jmeta import Batch, Model, Task, learners, losses, models
 from jmeta.models import conv4 as conv4_factory
 from jmeta.params import path_name
 
-pytestmark = pytest.mark.optimized
-
 POLICIES = ("batch", "support", "group", "layer", "none")
 
 
@@ -217,6 +215,7 @@ def meta_gradient(model, params, tasks, batching):
     return ravel_pytree(grads)[0]
 
 
+@pytest.mark.optimized
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("batching", "size", "plain_conv"),

@@ -12,8 +12,6 @@ from jax import lax
 
 from jmeta.models import convolution, max_pool, patch_conv
 
-pytestmark = pytest.mark.optimized
-
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 

@@ -29,17 +29,14 @@ def faulty_sinusoid(key):
 def main(arguments: list[str]) -> int:
     del arguments
     processes.join(detect=False)
-    mesh = sharding.make_mesh({"tasks": jax.device_count()})
+    shared = sharding.Sharing(sharding.make_mesh({"tasks": jax.device_count()}), num_blocks=NUM_BLOCKS)
     learner = learners.maml(models.mlp([8, 8, 1]), losses.squared_error, optax.sgd(0.01), num_steps=1)
     grad_fn = jax.value_and_grad(jmeta.episode(learner, losses.squared_error), has_aux=True)
-    mean_grad = sharding.over_devices(jmeta.over_tasks(grad_fn), mesh, num_blocks=NUM_BLOCKS)
-    trainer = sharding.keep_placed(jmeta.meta_trainer(mean_grad, optax.adam(1e-3)), mesh)
-    state = trainer.init(learner.init(jax.random.key(0), faulty_sinusoid(jax.random.key(1))))
-    state = sharding.put(state, sharding.shardings_of(state, mesh))
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    sample, key = sharding.put((tasks.drawn(faulty_sinusoid, NUM_TASKS), jax.random.key(2)), everywhere)
+    trainer = shared.trainer(jmeta.meta_trainer(jmeta.over_tasks(grad_fn), optax.adam(1e-3)))
+    state = shared.place(trainer.init(learner.init(jax.random.key(0), faulty_sinusoid(jax.random.key(1)))))
+    sample, key = shared.replicate((shared.stacked(faulty_sinusoid, NUM_TASKS), jax.random.key(2)))
     state, aux = training.sampled_steps(trainer, num_steps=NUM_STEPS)(state, sample, key)
-    state, is_skipped = sharding.here(state), np.asarray(sharding.here(aux["is_skipped"]))
+    state, is_skipped = sharding.to_local_device(state), np.asarray(sharding.to_local_device(aux["is_skipped"]))
     bits = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state))
     result = {
         "process": jax.process_index(),

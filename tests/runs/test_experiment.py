@@ -28,37 +28,37 @@ def experiment(**changes):
 
 
 def test_one_of_optimizer_and_trainer_is_given():
-    with pytest.raises(ValueError, match="expected an optimizer or make_trainer, got neither"):
+    with pytest.raises(ValueError, match="expected an optimizer or a meta_trainer, got neither"):
         experiment(optimizer=None)
-    with pytest.raises(ValueError, match="expected an optimizer or make_trainer, got both"):
-        experiment(make_trainer=lambda sharing: None)
+    with pytest.raises(ValueError, match="expected an optimizer or a meta_trainer, got both"):
+        experiment(meta_trainer=experiment().trainer)
 
 
-def test_a_trainer_of_ones_own_is_made_for_the_devices_that_share():
-    def make_trainer(sharing):
-        made.append(sharing)
-        return library.meta_trainer(library.over_tasks(plain.grad_fn), optax.sgd(0.1))
+def test_a_trainer_of_ones_own_is_shared_among_devices():
+    def share(sharing):
+        shared_with.append(sharing)
+        return own
 
-    made, plain = [], experiment()
-    assert experiment(optimizer=None, make_trainer=make_trainer).trainer.update
-    shared = experiment(
-        optimizer=None, make_trainer=make_trainer, training=dataclasses.replace(TRAINING, mesh="tasks=1")
-    )
+    shared_with = []
+    own = library.meta_trainer(library.over_tasks(experiment().grad_fn), optax.sgd(0.1))._replace(share=share)
+    assert experiment(optimizer=None, meta_trainer=own).trainer is own
+    shared = experiment(optimizer=None, meta_trainer=own, training=dataclasses.replace(TRAINING, mesh="tasks=1"))
     assert shared.trainer.update
-    assert made == [None, shared.sharing]
+    assert shared_with == [shared.sharing]
+    assert shared.sharing is not None
     assert shared.sharing.mesh.shape == {"tasks": 1}
 
 
-def test_what_is_judged_is_the_learner_if_nothing_else_is_said():
+def test_what_is_tested_is_the_learner_if_nothing_else_is_said():
     plain = experiment()
-    assert plain.judged is plain.learner
+    assert plain.tested is plain.learner
     other = learners.from_scratch(models.mlp((4, 1)), losses.squared_error, optax.sgd(0.1), num_steps=1)
-    assert experiment(evaluated=other).judged is other
+    assert experiment(evaluated=other).tested is other
     made = []
     by_steps = experiment(evaluated=other, with_num_steps=lambda n: made.append(n) or maml(n), num_test_steps=0)
-    assert by_steps.judged is by_steps.judged  # made once
+    assert by_steps.tested is by_steps.tested  # made once
     assert made == [0]
-    assert experiment(evaluated=other, with_num_steps=maml).judged is other
+    assert experiment(evaluated=other, with_num_steps=maml).tested is other
 
 
 def test_protocols_say_how_many_tasks_and_inner_steps():
@@ -81,7 +81,7 @@ def test_training_tasks_are_made_once_and_when_they_are_used():
     made = []
     source = experiment().source._replace(meta_train=lambda: made.append(1) or SAMPLE)
     built = experiment(source=source)
-    assert (built.judged, built.init_fn, built.trainer, made)[-1] == []
+    assert (built.tested, built.init_fn, built.trainer, made)[-1] == []
     assert built.meta_train is built.meta_train
     assert made == [1]
 

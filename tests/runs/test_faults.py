@@ -198,5 +198,5 @@ def test_the_tests_that_the_documentation_names_are_there():
     named = re.findall(r"`([a-z_]+\.py)::(test_\w+)`", text)
     assert len(named) > 10
     for file, test in named:
-        (path,) = pathlib.Path(ROOT, "tests").rglob(file)
-        assert f"def {test}(" in path.read_text(), f"{file}::{test}"
+        files = pathlib.Path(ROOT, "tests").rglob(file)
+        assert any(f"def {test}(" in path.read_text() for path in files), f"{file}::{test}"

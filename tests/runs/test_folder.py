@@ -87,7 +87,6 @@ def test_a_line_that_cannot_be_written_is_told_of_when_all_are_there_to_hear(tmp
     written = log.MetricsLog(tmp_path, last_step=0)
     with monkeypatch.context() as patch:
         patch.setattr(written, "_file", types.SimpleNamespace(write=refuse))
-        patch.setattr(written, "_board", None)  # whose queue nobody may empty any more, on a full disk
         written.append(1, "meta_train", {"loss": 1.0})
         written.append(2, "meta_train", {"loss": 1.0})
     with pytest.raises(OSError, match="No space left"):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from jmeta import checkpoints
+from jmeta.runs import diagnosis, log, loop, recipes, replay, state
 from jmeta.runs import folder as run_folder
-from jmeta.runs import log, loop, recipes, replay, state
 from jmeta.runs.diagnosis import TaskReport, sample_step
 from jmeta.tasks import stacked
 from jmeta.training import step_keys
@@ -233,4 +233,11 @@ def test_a_divergence_says_what_is_at_fault(tmp_path, tiny_blobs, monkeypatch, i
     experiment = tiny_blobs.experiment()
     reports = [TaskReport(i, (i,), 1.0, 1.0, each, True) for i, each in enumerate(is_finite)]
     monkeypatch.setattr(loop, "examine_step", lambda *_: reports)
-    assert words in loop._explain_divergence(experiment, state.init_state(experiment, 0), tmp_path)
+    message = loop._explain_divergence(experiment, state.init_state(experiment, 0), tmp_path)
+    assert words in message
+    assert ("wrap the inner optimizer in safe_at_zero" in message) == (not all(is_finite))
+
+
+def test_a_loss_that_is_not_finite_is_no_fault_of_the_inner_optimizer():
+    assert not diagnosis.advice_on([TaskReport(0, (0,), float("nan"), 1.0, False, True)])
+    assert not diagnosis.advice_on([TaskReport(0, (0,), 1.0, 1.0, True, True)])

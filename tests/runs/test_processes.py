@@ -252,3 +252,25 @@ def test_kubernetes_is_asked_for_what_jax_and_the_restart_need():
     assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
     assert_can_be_parsed(shlex.split(container["args"][0])[1:])
     assert f"tasks={job['spec']['completions']}" in container["args"][0]
+
+
+LATE = """
+import sys, time, jax, numpy as np
+from jmeta.runs import processes
+processes.join(detect=False)
+mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2), ("tasks", "model"))
+if jax.process_index():
+    time.sleep(35)
+processes.meet(mesh)
+print("met")
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_are_far_apart_wait_for_each_other(tmp_path):
+    """Gloo alone gives them 30 seconds, from which on those in time were lost."""
+    (tmp_path / "late.py").write_text(LATE)
+    words = [sys.executable, "-m", "jmeta", "launch", "--processes", "2", "--devices", "2", tmp_path / "late.py"]
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "met" in done.stdout

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jmeta.tasks import few_shot, stacked
-from jmeta.tasks.class_arrays import rotate
+from jmeta.tasks import ClassArrays, few_shot, stacked
+from jmeta.tasks.class_arrays import check_positive, rotate
 from jmeta.tasks.few_shot import draw_distinct
 
 NUM_CLASSES, NUM_EXAMPLES = 12, 8
@@ -225,6 +225,128 @@ def test_mistakes_are_refused(arguments, message):
         few_shot(numbered(), **arguments)
 
 
-def test_integer_images_other_than_uint8_are_refused():
-    with pytest.raises(ValueError, match="dtype int32; pass uint8"):
-        few_shot(numbered().astype(np.int32), **GOOD)
+@pytest.mark.parametrize(
+    ("dtype", "shape", "scale", "message"),
+    [
+        (np.int32, (4, 4, 1), None, "images have dtype int32; pass uint8"),
+        (
+            np.uint8,
+            (16,),
+            None,
+            r"uint8 of shape \(16,\), which may be pixels in 0..255, or bits or numbers; pass scale=",
+        ),
+        (np.uint8, (4, 4), None, "pass scale=True"),
+        (np.float32, (4, 4, 1), True, "scale=True, but examples have dtype float32"),
+        (np.complex64, (3,), None, "dtype complex64; pass numbers"),
+        (object, (3,), None, "dtype object; pass numbers"),
+        ("U3", (3,), None, "dtype <U3; pass numbers"),
+    ],
+)
+def test_dtypes_that_may_mean_something_else_are_refused(dtype, shape, scale, message):
+    with pytest.raises(ValueError, match=message):
+        few_shot(np.zeros((12, 3, *shape), dtype), **GOOD, scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "sampled"),
+    [
+        (np.int32, None, jnp.int32),
+        (np.uint16, None, jnp.uint16),
+        (np.int8, None, jnp.int8),
+        (bool, None, jnp.bool_),
+        (np.uint8, False, jnp.uint8),
+        (np.float16, None, jnp.float32),
+        (jnp.bfloat16, None, jnp.float32),
+        (np.float64, None, jnp.float32),
+    ],
+)
+def test_numbers_arrive_as_they_are(dtype, scale, sampled):
+    values = np.random.default_rng(0).integers(0, 2 if dtype is bool else 100, (12, 3, 5)).astype(dtype)
+    x = draw(few_shot(values, **GOOD, scale=scale), jax.random.key(0)).query.x
+    assert x.dtype == sampled
+    rows = {tuple(row) for row in values.reshape(-1, 5).astype(np.float64)}
+    assert {tuple(row) for row in np.asarray(x).astype(np.float64)} <= rows
+
+
+@pytest.mark.parametrize(("dtype", "shape", "scale"), [(np.uint16, (2, 2, 1), None), (np.uint8, (4,), True)])
+def test_pixels_are_divided_by_the_largest_of_their_dtype(dtype, shape, scale):
+    values = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (12, 3, 4)).astype(dtype)
+    x = draw(few_shot(values.reshape(12, 3, *shape), **GOOD, scale=scale), jax.random.key(0)).query.x
+    assert x.dtype == jnp.float32
+    rows = values.reshape(-1, 1, 4) / np.float64(np.iinfo(dtype).max)
+    assert abs(rows - np.asarray(x).reshape(1, -1, 4)).max(-1).min(0).max() < 1e-7
+
+
+def test_double_precision_stays_so(float64):
+    values = np.random.default_rng(0).random((12, 3, 2))
+    task = few_shot(values, **GOOD)(jax.random.key(0))
+    assert task.query.x.dtype == jnp.float64
+    assert set(np.unique(task.query.x)) <= set(np.unique(values))
+    with jax.enable_x64(False):
+        single = few_shot(values.astype(np.float32), **GOOD)(jax.random.key(0))
+    np.testing.assert_array_equal(single.query.x, np.asarray(task.query.x, np.float32))  # the same task
+    np.testing.assert_array_equal(single.query.y, task.query.y)
+
+
+def test_integers_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="dtype int64 go from 0 to 4294967296, which int32 cannot hold; renumber"):
+        few_shot(np.array([[[0], [2**32]]] * 12), num_ways=2, num_shots=1, num_queries=1)
+
+
+def test_examples_may_be_pytrees():
+    values = numbered()
+    data = {"tokens": values.astype(np.int32), "image": np.zeros((12, 8, 2, 2, 3), np.uint8), "double": 2 * values}
+    task = draw(few_shot(data, **GOOD), jax.random.key(1))
+    plain = draw(few_shot(values, **GOOD), jax.random.key(1))
+    for batch, same in ((task.support, plain.support), (task.query, plain.query)):
+        np.testing.assert_array_equal(batch.x["tokens"], same.x)
+        np.testing.assert_array_equal(batch.x["double"], 2 * same.x)
+        np.testing.assert_array_equal(batch.y, same.y)
+        assert (batch.x["image"].dtype, batch.x["image"].shape[1:]) == (jnp.float32, (2, 2, 3))
+    with pytest.raises(ValueError, match=r"shape \(12, 7, 1\); expected .classes, examples, ....*\(12, 8\)"):
+        few_shot({**data, "tokens": values[:, :7]}, **GOOD)
+    with pytest.raises(ValueError, match="images have shape of no array at all"):
+        few_shot({}, **GOOD)
+
+
+@pytest.mark.parametrize("rotations", ["none", "as_classes"])
+def test_flat_examples_are_drawn_as_padded_ones(rotations):
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(3, 7, 12)
+    padded = rng.integers(0, 256, (12, 6, 4, 4, 1), np.uint8)
+    flat = ClassArrays(padded[np.arange(6) < sizes[:, None]], sizes)
+    one = few_shot(flat, **GOOD, rotations=rotations)
+    other = few_shot(padded, **GOOD, rotations=rotations, class_sizes=sizes)
+    chex.assert_trees_all_equal(draw(one, jax.random.key(0)), draw(other, jax.random.key(0)))
+    with pytest.raises(ValueError, match="class_sizes are given twice"):
+        few_shot(flat, **GOOD, class_sizes=sizes)
+    with pytest.raises(ValueError, match="an array has shape .*as class_sizes"):
+        few_shot(flat._replace(x=flat.x[:-1]), **GOOD)
+
+
+def test_a_small_class_is_left_out_with_a_warning():
+    sizes = np.array([8, 2, 8, 8, 1, 8, 8, 8, 8, 8, 8, 8])
+    with pytest.warns(UserWarning, match="needs 3 examples .* 2 classes have fewer and are left out, class 1 with 2"):
+        sample = few_shot(numbered(), **GOOD, class_sizes=sizes)
+    tasks = many_tasks(sample, 100)
+    drawn = np.unique(np.asarray(tasks.support.x).astype(int) // 100)
+    assert drawn.tolist() == [0, 2, 3, 5, 6, 7, 8, 9, 10, 11]
+    sizes[3:] = 0
+    with (
+        pytest.warns(UserWarning, match="10 classes have fewer"),
+        pytest.raises(ValueError, match="num_ways=5, but there are only 2 classes"),
+    ):
+        few_shot(numbered(), **GOOD, class_sizes=sizes)
+
+
+@pytest.mark.parametrize("number", [1.5, True, np.float32(2), "2", None])
+def test_numbers_that_are_no_integers_are_refused_at_once(number):
+    check_positive({"num_ways": np.int64(3)})
+    with pytest.raises(ValueError, match="num_ways=.*expected an integer of at least 1"):
+        check_positive({"num_ways": number})
+
+
+@pytest.mark.parametrize("sizes", [np.full(12, -1), np.full(12, 2.5), np.zeros((12, 1), int), np.zeros(0, int)])
+def test_sizes_that_are_no_numbers_of_examples_are_refused(sizes):
+    with pytest.raises(ValueError, match="expected for each class its number of examples"):
+        few_shot(numbered(), **GOOD, class_sizes=sizes)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jmeta import Batch, Task
-from jmeta.tasks import gaussian_blobs, pad_task, ragged, stacked
+from jmeta.tasks import gaussian_blobs, pad_task, ragged, sinusoid, stacked
 
 
 @settings(max_examples=15, deadline=None)
@@ -74,3 +74,16 @@ def test_mistakes_are_refused():
         ragged(sample, num_ways=3, min_ways=4)
     with pytest.raises(ValueError, match="min_shots=3, but the tasks have 2 shots"):
         ragged(sample, num_ways=3, min_shots=3)(jax.random.key(0))
+
+
+def test_regression_is_refused_with_what_to_do():
+    sample = ragged(sinusoid(num_shots=4, num_queries=4), num_ways=2)
+    with pytest.raises(ValueError, match=r"support's y has shape \(4, 1\) and dtype float32; .*use pad_task"):
+        sample(jax.random.key(0))
+
+    def of_dictionaries(key):
+        batch = Batch(jnp.zeros((4, 1)), {"a": jnp.zeros(4)})
+        return Task(batch, batch)
+
+    with pytest.raises(ValueError, match="support's y has type dict"):
+        ragged(of_dictionaries, num_ways=2)(jax.random.key(0))

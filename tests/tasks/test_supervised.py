@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jmeta.tasks import group_by_class, supervised
+from jmeta.tasks import ClassArrays, group_by_class, supervised
 
 
 def test_labels_name_the_class_and_only_real_examples_come():
@@ -54,3 +54,29 @@ def test_group_by_class_keeps_every_example_once():
     for label, of_class, size in zip(np.unique(y), images, sizes, strict=True):
         np.testing.assert_array_equal(of_class[:size], x[y == label])
         assert not of_class[size:].any()
+
+
+@pytest.mark.parametrize("y", [np.zeros((4, 3), int), np.zeros(4), np.array(["a", "b", "c", "d"]), np.zeros(())])
+def test_labels_that_are_not_one_integer_each_are_refused(y):
+    with pytest.raises(ValueError, match="labels have shape .* expected one integer for each example"):
+        group_by_class(np.zeros((4, 2)), y)
+
+
+def test_too_few_labels_are_refused():
+    with pytest.raises(ValueError, match="3 labels for 4 examples"):
+        group_by_class(np.zeros((4, 2)), np.zeros(3, int))
+
+
+@pytest.mark.parametrize("class_balanced", [True, False])
+def test_flat_pytrees_are_drawn_as_padded_arrays(class_balanced):
+    sizes = np.array([1, 3, 2])
+    padded = (100 * np.arange(3)[:, None] + np.arange(3))[:, :, None].astype(np.float32)
+    flat = padded[np.arange(3) < sizes[:, None]]
+    key, options = jax.random.key(0), {"batch_size": 50, "class_balanced": class_balanced}
+    plain = supervised(padded, class_sizes=sizes, **options)(key)
+    tree = supervised(ClassArrays({"a": flat, "b": flat.astype(np.int32)}, sizes), **options)(key)
+    np.testing.assert_array_equal(tree.x["a"], plain.x)
+    np.testing.assert_array_equal(tree.x["b"], plain.x)
+    np.testing.assert_array_equal(tree.y, plain.y)
+    with pytest.raises(ValueError, match="class 1 has no example"):
+        supervised(padded, class_sizes=np.array([1, 0, 2]), batch_size=2)

@@ -1,4 +1,4 @@
-"""Is the meta-gradient right on this card: W1's beside that in float64 on the CPU, by precision and form."""
+"""Correctness of W1's meta-gradient on this card, against float64 on the CPU, by precision and form of convolution."""
 
 import functools
 import time
@@ -17,7 +17,7 @@ FORMS = ("xla", "patches")
 
 
 def run(period: Period) -> None:
-    """Rows of each precision and form: relative error, cosine, and whether two calls give the same bits."""
+    """Record a row for each precision and form: relative error, cosine, and whether two calls give the same bits."""
     workload = Workload("W2", 3, 2) if period.is_tiny else Workload("W1", 4, 5)
     data = arrays(workload)
     exact = _exact_gradient(workload, data)[0]
@@ -40,7 +40,7 @@ def run(period: Period) -> None:
 
 
 def _gradient(workload: Workload, data: Arrays, precision: str, form: str) -> tuple[np.ndarray, np.ndarray, float]:
-    """The meta-gradient, twice, and the seconds of compiling it."""
+    """Compute the meta-gradient twice; return both and the seconds of compiling it."""
     dtype = "bfloat16" if precision.startswith("bfloat16") else None
     with jax.default_matmul_precision(PRECISIONS[precision]):
         return _twice(workload, data, Way("unrolled", "vmap", form, dtype=dtype))

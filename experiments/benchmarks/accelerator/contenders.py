@@ -1,4 +1,4 @@
-"""jmeta beside PyTorch, as rows: contenders take turns on the card, each in a process of its own."""
+"""Rows of jmeta and PyTorch: contenders take turns on the card, each in its own process."""
 
 import json
 import pathlib
@@ -15,7 +15,7 @@ TOLERANCES = {"float32": 0.02, "TF32": 0.1}
 """Relative tolerance for losses and meta-gradient norms: it catches a different computation, not rounding."""
 
 RECORDED = {"W3": Workload("W3"), "W4-A2C": Workload("W4-A2C", 512, 100), "W4-PPO": Workload("W4-PPO", 512, 100)}
-"""What was measured on CPUs and is compared with, by kind; on another machine and another day, unlike all else."""
+"""CPU measurements to compare with, by kind of workload. Unlike all else they are from another machine and day."""
 
 
 def compare(
@@ -27,18 +27,18 @@ def compare(
     variants: Mapping[str, Mapping[str, str]] | None = None,
     together: bool = True,
 ) -> None:
-    """Rows of contenders of `worker`, and of those that are missing or did not run.
+    """Record rows of `worker`'s contenders, and of those that are missing or did not run.
 
     Args:
-      period: where they go.
-      workload: what is done.
-      names: the first one is jmeta's, and what the others' losses and gradients are compared with.
-      precision: `"float32"` or `"TF32"`, of all.
-      variants: see `interleaved.measure`.
-      together: whether they get ready at the same time, compiling beside one another.
+      period: the section's period, which records rows.
+      workload: the workload to time.
+      names: names of contenders, jmeta's first; the losses and gradients of the others are compared with its.
+      precision: `"float32"` or `"TF32"`, for all contenders.
+      variants: as in `interleaved.measure`.
+      together: whether contenders get ready, and compile, at the same time.
     """
     environment = {
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # contenders hold the card together
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # contenders share the card
         "JAX_DEFAULT_MATMUL_PRECISION": PRECISIONS[precision],
     }
     about = {"workload": workload.name, "precision": precision}
@@ -65,7 +65,7 @@ def compare(
 
 
 def recorded_rate(workload: Workload) -> tuple[str, float]:
-    """The machine, and the rate of jmeta's fastest way on it: of environment steps, or of tasks."""
+    """Return the machine of a kept row, and the rate of jmeta's fastest way on it: environment steps, or tasks."""
     row = json.loads((ROWS / f"{workload.name.replace(' ', '_').replace('=', '')}.json").read_text())
     fastest = min(median_of(each) for name, each in row["measured"].items() if name.startswith("jmeta"))
     return row["machine"], workload.tasks * (workload.steps if workload.acts else 1) / fastest

@@ -1,7 +1,7 @@
-"""Whole trainings that go on from call to call: each keeps its state, and its metrics, in one file of the folder.
+"""Whole trainings that continue from call to call: each keeps its state and metrics in one file of the folder.
 
-A training that ends is judged on all tasks of its protocol; one that the time does not hold says how far it came, and
-goes on when the command is called again with the same folder.
+A finished training is evaluated on all tasks of its protocol. One that does not finish in time records how far it came,
+and continues when the command is called again with the same folder.
 """
 
 import os
@@ -21,11 +21,11 @@ from .trainings import TRAININGS, Training
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 SECONDS_TO_JUDGE = 40.0
-"""What compiling and evaluating may take; less than that left, and it is done in the next call."""
+"""Time reserved for compiling and evaluating; if less is left, the next call evaluates."""
 
 
 def run(period: Period) -> None:
-    """Rows of all trainings that the time holds."""
+    """Record rows of all trainings that fit into the time."""
     names = ("maml 5w1s", "bandits 100 50") if period.is_tiny else tuple(TRAININGS)
     for name in names:
         if period.seconds_left() < _seconds_to_end(period):
@@ -62,13 +62,13 @@ def _train_and_judge(period: Period, training: Training) -> None:
 def _train(
     period: Period, training: Training, state: MetaState, metrics: dict[str, np.ndarray], file: pathlib.Path
 ) -> tuple[MetaState, dict[str, np.ndarray]]:
-    """Meta-steps until all are made, or the time is over; the state is saved every minute, and at the end."""
+    """Make meta-steps until all are done or the time is over; save the state every minute, and at the end."""
     dispatch = sampled_steps(training.trainer, num_steps=training.steps_per_dispatch)
     saved, taken, is_first = time.time(), 0.0, True
     while int(state.step) < training.num_steps and period.seconds_left() > _seconds_to_end(period) + taken:
         began = time.perf_counter()
         state, aux = dispatch(state, training.sample_tasks, jax.random.key(0))
-        own = {name: float(np.mean(values)) for name, values in aux.items()}  # which waits for the device
+        own = {name: float(np.mean(values)) for name, values in aux.items()}  # waits for the device
         taken = time.perf_counter() - began
         own |= {"step": int(state.step), "seconds": taken, "is_first": is_first}
         metrics = {name: np.append(metrics.get(name, []), value) for name, value in own.items()}
@@ -81,8 +81,8 @@ def _train(
 
 
 def _costs(metrics: dict[str, np.ndarray], training: Training, num_steps: int) -> dict[str, float]:
-    """Report what the meta-steps cost, without the first dispatch of each call, which compiled."""
-    if not metrics:  # the time was over before the first
+    """Report the cost of meta-steps, without the first dispatch of each call, which compiled."""
+    if not metrics:  # the time was over before the first dispatch
         return {}
     is_first = metrics["is_first"] == 1
     costs = {"compile s, with a first dispatch": float(metrics["seconds"][is_first].sum())}
@@ -93,7 +93,7 @@ def _costs(metrics: dict[str, np.ndarray], training: Training, num_steps: int) -
 
 
 def _scores(evaluation: Evaluation) -> dict[str, Any]:
-    """Means with the half-widths of their 95 % intervals: accuracy in percent, or return."""
+    """Return means and half-widths of their 95 % intervals: accuracy in percent, or return."""
     scores: dict[str, Any] = {"protocol": evaluation.protocol}
     for kind, estimates in (("inductive", evaluation.inductive), ("transductive", evaluation.transductive)):
         for name, scale, unit in (("accuracy", 100, " %"), ("return", 1, "")):
@@ -104,7 +104,7 @@ def _scores(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def save(file: pathlib.Path, state: PyTree, metrics: dict[str, np.ndarray]) -> None:
-    """Write a state and metrics in one step: a reader, or a kill, finds the old or the new."""
+    """Write a state and metrics atomically: a reader, or a kill, finds the old file or the new one."""
     leaves = {f"state/{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
     temporary = file.with_suffix(".tmp")
     with open(temporary, "wb") as opened:
@@ -115,10 +115,10 @@ def save(file: pathlib.Path, state: PyTree, metrics: dict[str, np.ndarray]) -> N
 
 
 def restored(file: pathlib.Path, start: PyTree) -> tuple[PyTree, dict[str, np.ndarray]]:
-    """What `save` wrote, in the tree of `start`; `start` and no metrics if there is no file.
+    """Load what `save` wrote, in the tree structure of `start`; `start` and no metrics if there is no file.
 
     Raises:
-      ValueError: if what was saved is of another tree.
+      ValueError: if the saved tree is another one.
     """
     if not file.exists():
         return start, {}
@@ -127,5 +127,5 @@ def restored(file: pathlib.Path, start: PyTree) -> tuple[PyTree, dict[str, np.nd
         metrics = {name.split("/", 1)[1]: stored[name] for name in stored.files if name.startswith("metrics/")}
     expected = jax.tree.leaves(start)
     if [leaf.shape for leaf in leaves] != [leaf.shape for leaf in expected]:
-        raise ValueError(f"{file} has the state of another training; move it away to begin anew")
+        raise ValueError(f"{file} has the state of another training; move it away to start again")
     return jax.tree.unflatten(jax.tree.structure(start), [jax.numpy.asarray(leaf) for leaf in leaves]), metrics

@@ -1,4 +1,4 @@
-"""Long inner loops: time and memory of 100 and 1,000 inner steps of W1, by how they are differentiated."""
+"""Long inner loops: time and memory of 100 and 1,000 inner steps of W1, by adjoint."""
 
 import functools
 import statistics
@@ -15,14 +15,14 @@ from .timing import compiled_together, in_turns
 
 ADJOINTS = ("mixed_mode in blocks", "rematerialized in blocks", "mixed_mode", "rematerialized", "unrolled")
 SHARE_OF_MEMORY = 0.9
-"""Share of the card's memory; a program that needs more is compiled but not run."""
+"""Largest share of the card's memory; a program that needs more is compiled but not run."""
 
 
 def run(period: Period) -> None:
-    """Rows by adjoint and number of steps, from the thriftiest on.
+    """Record rows by adjoint and number of steps, from the program with the smallest memory on.
 
-    A device counts the most memory that it ever had in use, since the process began. So the thriftiest program goes
-    first, and a later one's peak is its own if it is above those before it.
+    A device counts its peak memory since the process began. So the smallest program runs first, and a later one's peak
+    is its own if it is above those before it.
     """
     if period.is_tiny:
         workloads, adjoints = [Workload("W2", 1, 4)], ADJOINTS[:2]
@@ -41,7 +41,7 @@ def run(period: Period) -> None:
 def _measure(period: Period, workload: Workload, name: str, built: tuple[Any, Callable[[int], None], float]) -> None:
     case, before, limit = _case(workload, name), *memory()
     if limit is not None and _temporary(built) > SHARE_OF_MEMORY * limit:
-        period.record_failure(case, f"it would want {_temporary(built) / 1e9:,.0f} GB, by the compiler's analysis")
+        period.record_failure(case, f"it would need {_temporary(built) / 1e9:,.0f} GB, by the compiler's analysis")
         return
     seconds, failed = in_turns({name: built[1]}, rounds=1 if period.is_tiny else 3, least_seconds=0.01)
     if failed:
@@ -56,7 +56,7 @@ def _measure(period: Period, workload: Workload, name: str, built: tuple[Any, Ca
 
 
 def memory() -> tuple[int | None, int | None]:
-    """`(most bytes that were in use, bytes that there are)` by the device's own counters; `None` where it has none."""
+    """Return `(peak bytes in use, bytes in all)` from the device's own counters; `None` where it has none."""
     stats = jax.devices()[0].memory_stats() or {}
     return stats.get("peak_bytes_in_use"), stats.get("bytes_limit")
 

@@ -1,4 +1,4 @@
-"""W1 beside PyTorch: `torch.func`, eager and compiled, and a loop as learn2learn's, eager and as one CUDA graph."""
+"""W1 compared with PyTorch: `torch.func`, eager and compiled, and learn2learn's loop, eager and as one CUDA graph."""
 
 from ..workloads import Workload
 from .contenders import compare
@@ -7,11 +7,11 @@ from .period import Period
 JMETA = ("jmeta: unrolled, vmap; xla", "jmeta: unrolled, vmap; patches")
 EAGER = ("torch.func: vmap", "PyTorch loop", "PyTorch loop: CUDA graph")
 COMPILED = ("torch.func: vmap, compiled",)
-"""Apart, since it can take minutes to compile."""
+"""Timed separately, since it can take minutes to compile."""
 
 
 def run(period: Period) -> None:
-    """Rows of every contender, the missing ones named."""
+    """Record rows of every contender, and name the missing ones."""
     if period.is_tiny:
         compare(period, Workload("W2", 3, 2), (JMETA[0], *EAGER), precision="float32")
         return

@@ -1,10 +1,10 @@
-"""What a section is given, its share of the time and a place for its rows, and how rows are written and read.
+"""A section's period, its share of the time and a folder for its rows, and the writing and reading of rows.
 
-A row says what was measured, on which card, when, and by which JAX:
+A row has the measured case, its numbers, the card, the time and the version of JAX:
 
     {"section": "w1", "case": {"workload": ..., ...}, "measured": {"ms a meta-step": ..., ...}, "card": ..., ...}
 
-Units are in the names of what was measured. A case that did not run has `"failed"` with the reason in their place.
+Units are in the names of the numbers. A case that did not run has `"failed"` with the reason in place of `"measured"`.
 """
 
 import contextlib
@@ -27,9 +27,9 @@ class Period:
     """A section's share of the time.
 
     Attributes:
-      section: its name.
-      out: folder of the rows, and of trainings.
-      ends_at: when the section is stopped, as `time.time()`.
+      section: the section's name.
+      out: folder of the rows and trainings.
+      ends_at: time at which the section is stopped, as `time.time()`.
       is_tiny: whether sizes are those of a test.
     """
 
@@ -39,11 +39,11 @@ class Period:
     is_tiny: bool
 
     def seconds_left(self) -> float:
-        """Until the section is stopped."""
+        """Return the seconds until the section is stopped."""
         return self.ends_at - time.time()
 
     def record(self, case: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
-        """Write what was measured of a case; the card is the one that JAX computes on."""
+        """Write the numbers of a case; the card is the one that JAX computes on."""
         write(self.out, {"section": self.section, "case": {**case}, "measured": {**measured}, **card(self.is_tiny)})
 
     def record_failure(self, case: Mapping[str, Any], reason: str) -> None:
@@ -52,7 +52,7 @@ class Period:
 
 
 def card(is_tiny: bool) -> Row:
-    """Where and when, for a row."""
+    """Return the card, the versions and the time, for a row."""
     import jax  # only in sections: the supervisor must not take the card's memory
 
     versions = {"jax": jax.__version__}
@@ -63,7 +63,7 @@ def card(is_tiny: bool) -> Row:
 
 
 def write(out: pathlib.Path, row: Row) -> None:
-    """Append a row, on the disk when this returns."""
+    """Append a row to the file; it is on the disk when this returns."""
     with open(out / FILE_NAME, "a") as file:
         file.write(json.dumps(row) + "\n")
         file.flush()
@@ -71,7 +71,7 @@ def write(out: pathlib.Path, row: Row) -> None:
 
 
 def read(path: pathlib.Path) -> list[Row]:
-    """The rows of a file; none if there is no file. A line that a kill tore is left out."""
+    """Read the rows of a file; none if there is no file. A line torn by a kill is left out."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -82,6 +82,6 @@ def read(path: pathlib.Path) -> list[Row]:
 
 
 def reason_of(error: BaseException) -> str:
-    """An error in one line of no great length."""
+    """Return an error's text as one short line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200] if lines else 'no message'}"

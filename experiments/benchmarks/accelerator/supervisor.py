@@ -1,6 +1,6 @@
-"""Sections one after another, each in a process of its own, which is killed when its share of the time is over.
+"""Run sections one after another, each in its own process, which is killed when its share of the time is over.
 
-This module imports no JAX, so that the card's whole memory is the section's.
+This module imports no JAX, so that the section has the card's whole memory.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from .period import FILE_NAME, read, write
 
 LEAST_SECONDS = 5.0
-"""What a section needs to start at all."""
+"""Least time that a section needs to start at all."""
 LOG_NAME = "accelerator.log"
 
 
@@ -24,9 +24,9 @@ class Section(NamedTuple):
     """One section.
 
     Attributes:
-      name: of it.
-      share: of the time, relative to those of the other sections.
-      command: what is started, with its folder and the time at which it ends added.
+      name: the section's name.
+      share: its share of the time, relative to those of the other sections.
+      command: command to start, without the two last words: the folder, and the time at which the section ends.
     """
 
     name: str
@@ -35,12 +35,12 @@ class Section(NamedTuple):
 
 
 def supervise(sections: Sequence[Section], out: pathlib.Path, ends_at: float) -> None:
-    """Run all sections; what one leaves of its time is shared by the later ones.
+    """Run all sections; later ones share the time that one leaves.
 
     Args:
-      sections: in the order in which they run.
+      sections: the sections, in the order in which they run.
       out: folder of the rows.
-      ends_at: when all is over, as `time.time()`.
+      ends_at: time at which all sections have ended, as `time.time()`.
     """
     for i, section in enumerate(sections):
         left = ends_at - time.time()
@@ -75,11 +75,11 @@ def _run(section: Section, out: pathlib.Path, ends_at: float) -> str | None:
     if status == 0:
         return None
     said = (out / LOG_NAME).read_text(errors="replace")[begins:].strip().splitlines()
-    return f"crashed with status {status}: {said[-1][:200] if said else 'it said nothing'}"
+    return f"crashed with status {status}: {said[-1][:200] if said else 'it printed nothing'}"
 
 
 def _kill_group(process: subprocess.Popen) -> None:
-    """The section, if it still runs, and what it started."""
+    """Kill the section, if it still runs, and all processes that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

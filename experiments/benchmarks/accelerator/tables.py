@@ -7,7 +7,7 @@ from .period import Row
 
 
 def tables_of(rows: Sequence[Row], heading: str = "###") -> str:
-    """All sections, in the order of their first rows; cases that did not run are named below."""
+    """Return the tables of all sections, in the order of their first rows; cases that did not run are named below."""
     parts = []
     for section in dict.fromkeys(row["section"] for row in rows):
         of_section = [row for row in rows if row["section"] == section]

@@ -1,4 +1,4 @@
-"""Ways of doing the same in turns in one process: compiled beside one another, and timed in rounds."""
+"""Time several ways of the same computation in one process: compile them in parallel, and time them in rounds."""
 
 import concurrent.futures
 import os
@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from .period import reason_of
 
 PRECISIONS = {"float32": "float32", "TF32": "tensorfloat32", "bfloat16 activations": "tensorfloat32"}
-"""How products of float32 are computed, as `jax.default_matmul_precision`; those of bfloat16 are what they are."""
+"""Precision of float32 products, as for `jax.default_matmul_precision`; it does not affect bfloat16 products."""
 
 
 def compiled_together(builds: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, Any], dict[str, str]]:
-    """What each `build()` returns, by name, and of those that failed the reason; several threads compile at once."""
+    """Call all `build()`s in several threads; return the results, and the reasons of failures, by name."""
     done, failed = {}, {}
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         futures = {name: pool.submit(build) for name, build in builds.items()}
@@ -32,12 +32,12 @@ def compiled_together(builds: Mapping[str, Callable[[], Any]]) -> tuple[dict[str
 def in_turns(
     runs: Mapping[str, Callable[[int], None]], *, rounds: int, least_seconds: float
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Seconds of a call, for each round, by name; and of those that failed, such as for want of memory, the reason.
+    """Return the seconds of a call, for each round, by name; and the reasons of failures, such as too little memory.
 
     Args:
-      runs: each makes so many calls, finished when it returns.
-      rounds: how often each is timed.
-      least_seconds: of a round of each.
+      runs: functions `num_calls -> None`, by name; the calls are finished when one returns.
+      rounds: number of times that each is timed.
+      least_seconds: shortest time of a round of each.
     """
     num_calls, failed = {}, {}
     for name, run in runs.items():
@@ -58,14 +58,14 @@ def in_turns(
 
 
 def timed(run: Callable[[int], None], num_calls: int) -> float:
-    """Seconds of so many calls."""
+    """Return the seconds of that many calls."""
     start = time.perf_counter()
     run(num_calls)
     return time.perf_counter() - start
 
 
 def products(size: int) -> dict[str, Callable[[int], None]]:
-    """A large product of matrices in each precision: the most that the card does, in `2 size³` FLOP."""
+    """Build a large matrix product in each precision, the card's practical peak: `2 size³` FLOP each."""
     key_a, key_b = jax.random.split(jax.random.key(0))
     found = {}
     for name, precision in PRECISIONS.items():
@@ -82,5 +82,5 @@ def products(size: int) -> dict[str, Callable[[int], None]]:
 
 
 def ratio(seconds: list[float], others: list[float]) -> float:
-    """The median of the ratios of rounds."""
+    """Return the median of the rounds' ratios."""
     return statistics.median(a / b for a, b in zip(seconds, others, strict=True))

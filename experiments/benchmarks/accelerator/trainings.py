@@ -1,7 +1,7 @@
-"""What section `full_rows` trains: the recipes of MAML, prototypical networks and RL², made of the library alone.
+"""The trainings of section `full_rows`: MAML, prototypical networks and RL², built from the library alone.
 
-They differ from the papers in one thing: the rate of MAML's meta-optimizer goes linearly to zero, since the last
-weights are judged and none are chosen on meta_valid.
+They differ from the papers in one thing: the learning rate of MAML's meta-optimizer decays linearly to zero, since the
+final weights are evaluated and none are selected on meta_valid.
 """
 
 import dataclasses
@@ -31,13 +31,13 @@ class Training(NamedTuple):
     """One training.
 
     Attributes:
-      name: of its file.
-      trainer: makes meta-steps.
+      name: name of its file.
+      trainer: the `MetaTrainer`.
       init: `key -> meta_params`.
       sample_tasks: `key -> stacked tasks`.
-      num_steps: meta-steps of the whole.
-      steps_per_dispatch: meta-steps in one call.
-      judges: evaluations of what was trained, each with a protocol of its own.
+      num_steps: number of meta-steps in all.
+      steps_per_dispatch: number of meta-steps in one call.
+      judges: evaluations of the trained parameters, each with its own protocol.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Training(NamedTuple):
     judges: tuple[Judge, ...]
 
     def start(self, key: RandomKey) -> MetaState:
-        """The state before the first meta-step."""
+        """Return the state before the first meta-step."""
         return self.trainer.init(jax.jit(self.init)(key))
 
 
 def _maml(name: str, *, num_ways: int, num_steps: int, inner_lr: float, tasks_per_step: int, is_tiny: bool) -> Training:
-    """Finn, Abbeel, Levine, 2017, arXiv:1703.03400, section 5.2, appendix A.1; one shot."""
+    """Build MAML of Finn, Abbeel, Levine, 2017, arXiv:1703.03400, section 5.2, appendix A.1; one shot."""
     protocol, splits = _loaded(finn2017, is_tiny)
     samplers = protocol.samplers(splits, num_ways=num_ways, num_shots=1)
     model = models.conv4(num_ways, num_filters=8 if is_tiny else 64, pooling="strided", norm="batch")
@@ -78,7 +78,7 @@ def _maml(name: str, *, num_ways: int, num_steps: int, inner_lr: float, tasks_pe
 
 
 def _protonet(name: str, *, is_tiny: bool) -> Training:
-    """Snell, Swersky, Zemel, 2017, arXiv:1703.05175, section 3.1; group norm in place of batch norm: inductive."""
+    """Build the networks of Snell, Swersky, Zemel, 2017, arXiv:1703.05175, section 3.1, with group norm: inductive."""
     protocol, splits = _loaded(vinyals, is_tiny)
     cells = ((5, 1), (5, 5), (20, 1), (20, 5))
     sample = protocol.samplers(splits, num_ways=5, num_shots=1).meta_train
@@ -102,7 +102,7 @@ def _protonet(name: str, *, is_tiny: bool) -> Training:
 
 
 def _bandits(name: str, *, num_pulls: int, num_arms: int, is_tiny: bool) -> Training:
-    """RL² of Duan et al., 2016, arXiv:1611.02779, table 1; PPO, and a GRU that begins with long memories."""
+    """Build RL² of Duan et al., 2016, arXiv:1611.02779, table 1; PPO, and a GRU that begins with long memories."""
     num_pulls, total = (5, 2) if is_tiny else (num_pulls, 4000)
     bandit, sample = environments.bernoulli_bandit(num_arms)
     policy = policies.actor_critic(models.gru(8 if is_tiny else 256, max_span=num_pulls // 2), bandit)
@@ -137,15 +137,14 @@ def _bandits(name: str, *, num_pulls: int, num_arms: int, is_tiny: bool) -> Trai
 
 
 def _loaded(protocol: Protocol, is_tiny: bool) -> tuple[Protocol, ImageSplits]:
-    """A protocol and its splits; in a test of noise, since tests may have no data."""
+    """Return a protocol and its splits; in a test the images are noise, since tests may have no data."""
     if not is_tiny:
         return protocol, protocol.load(None)
     rng = np.random.default_rng(0)
-    noise = ImageClasses(
+    noise = ImageClasses.padded(
         rng.integers(0, 255, (20, 20, 28, 28, 1), np.uint8),
         tuple(f"noise/character{i:02d}" for i in range(20)),
-        np.zeros(20, np.int32),
-        ("noise",),
+        group_names=("noise",),
     )
     return dataclasses.replace(protocol, split_hash=None, name="noise"), ImageSplits(noise, noise, noise)
 
@@ -179,4 +178,4 @@ TRAININGS: dict[str, Callable[..., Training]] = {
     "bandits 100 50": functools.partial(_bandits, num_pulls=100, num_arms=50),
     "bandits 500 5": functools.partial(_bandits, num_pulls=500, num_arms=5),
 }
-"""`(name, *, is_tiny) -> Training`, in order of worth; data are read when one is made."""
+"""Builders `(name, *, is_tiny) -> Training`, the most valuable first; each reads its data when it is called."""

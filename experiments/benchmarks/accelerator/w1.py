@@ -1,7 +1,7 @@
-"""W1, second-order MAML on images: forms of convolution, precisions and batchings, beside a large product.
+"""W1, second-order MAML on images: forms of convolution, precisions and batchings, compared with a large product.
 
 Ways of one size are compiled together and timed in turns with the product, so that their ratios and shares of the peak
-are of the same minutes. Groups are in order of worth; the section ends when it is not likely to finish another.
+come from the same minutes. The most valuable groups run first; the section ends when it would not finish another.
 """
 
 import functools
@@ -19,12 +19,12 @@ from .period import Period
 from .timing import PRECISIONS, compiled_together, in_turns, products, ratio
 
 FORMS = ("xla", "patches", "first layer shared")
-"""The compiler's grouped convolution; patches and a batched product; the same by hand, with the first layer's patches
-once for all inner steps."""
+"""Forms of convolution: the compiler's grouped convolution; patches and a batched product; the same by hand, where the
+first layer's patches are extracted once for all inner steps."""
 
 
 class Point(NamedTuple):
-    """A way of doing a workload; `batching` is `"vmap"` or tasks at once."""
+    """A way of computing a workload; `batching` is `"vmap"` or a number of tasks at once."""
 
     form: str
     precision: str
@@ -32,7 +32,7 @@ class Point(NamedTuple):
 
 
 def run(period: Period) -> None:
-    """Rows of all groups that the time holds."""
+    """Record rows of all groups that fit into the time."""
     longest, rounds, least = 0.0, (1 if period.is_tiny else 5), (0.01 if period.is_tiny else 0.2)
     size = 256 if period.is_tiny else 8192
     peaks = products(size)
@@ -59,7 +59,7 @@ def _groups(is_tiny: bool) -> list[tuple[Workload, str]]:
 
 
 def _is_there(point: Point) -> bool:
-    """By hand there are float32 activations and all tasks at once alone."""
+    """Return whether a way exists: code by hand has only float32 activations and all tasks at once."""
     by_library = point.form != "first layer shared"
     return by_library or (point.batching == "vmap" and not point.precision.startswith("bfloat16"))
 
@@ -104,7 +104,7 @@ def _measure(
 
 
 def _built(workload: Workload, data: Arrays, point: Point) -> tuple[Any, Callable[[int], None], float]:
-    """The compiled program, what runs it, and the seconds of compiling it beside the others."""
+    """Return the compiled program, a function that runs it, and the seconds of compiling it along with the others."""
     began = time.perf_counter()
     with jax.default_matmul_precision(PRECISIONS[point.precision]):
         if point.form == "first layer shared":
@@ -118,7 +118,7 @@ def _built(workload: Workload, data: Arrays, point: Point) -> tuple[Any, Callabl
 def _shared_and_own_weights(
     period: Period, workload: Workload, data: Arrays, rounds: int, least_seconds: float
 ) -> None:
-    """A gradient of all queries with weights that tasks share, and with weights of their own: the same arithmetic."""
+    """Time a gradient of all queries with weights shared by all tasks and with own weights: the same arithmetic."""
     tasks = with_jax.tasks_of(data)
     for form in ("xla", "patches"):
         loss, params = with_jax.query_loss(workload, data, form)

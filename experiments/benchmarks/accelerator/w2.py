@@ -1,4 +1,4 @@
-"""W2, second-order MAML on sinusoids: many meta-steps in one dispatch, where the work is that of starting kernels."""
+"""W2, second-order MAML on sinusoids: many meta-steps in one dispatch, whose time goes into starting kernels."""
 
 import os
 
@@ -8,7 +8,8 @@ from .period import Period
 
 FLAGS = os.environ.get("XLA_FLAGS", "")
 VARIANTS = {"no command buffers": {"XLA_FLAGS": f"{FLAGS} --xla_gpu_enable_command_buffer="}}
-"""A command buffer (CUDA graph) starts many kernels at once; XLA makes them unless told not to."""
+"""Environment that turns command buffers off. A command buffer (CUDA graph) starts many kernels at once; XLA uses them
+by default."""
 JMETA = (
     "jmeta: unrolled, vmap",
     "jmeta: straight line, vmap",
@@ -19,7 +20,7 @@ PYTORCH = ("torch.func: vmap", "torch.func: vmap, compiled")
 
 
 def run(period: Period) -> None:
-    """Rows of 25 and of 1000 tasks."""
+    """Record rows of 25 and of 1000 tasks."""
     if period.is_tiny:
         compare(
             period, Workload("W2", 5, 2, dispatched=3), (JMETA[0], JMETA[2]), precision="float32", variants=VARIANTS

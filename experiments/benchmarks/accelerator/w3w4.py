@@ -1,4 +1,4 @@
-"""W3, a step of prototypical networks, and W4, RL² with its environments, beside PyTorch."""
+"""W3, a step of prototypical networks, and W4, RL² with its environments, compared with PyTorch."""
 
 from ..workloads import Workload
 from .contenders import compare
@@ -12,13 +12,13 @@ ACTING = {
 
 
 def run(period: Period) -> None:
-    """Rows of W3, and of W4 with more and more bandits."""
+    """Record rows of W3, and of W4 with more and more bandits."""
     if period.is_tiny:
         compare(period, Workload("W4-A2C", 8, 6), (ACTING["W4-A2C"][0], "PyTorch"), precision="float32")
         return
     compare(period, Workload("W3"), PROTONETS, precision="TF32")
     for kind, names in ACTING.items():
         compare(period, Workload(kind, 4096, 100), names, precision="TF32")
-    for kind, names in ACTING.items():  # one way of jmeta alone, since contenders hold the card's memory together
+    for kind, names in ACTING.items():  # only one way of jmeta, since contenders share the card's memory
         pair = (names[0], names[-1])
         compare(period, Workload(kind, 65_536, 100), pair, precision="TF32", together=False)

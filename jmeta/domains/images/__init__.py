@@ -1,4 +1,4 @@
-"""Few-shot images: data sets by class, how images are distorted, and the protocols that say how tasks are drawn.
+"""Few-shot images: data sets by class, random distortions, and named protocols for drawing tasks.
 
 A data set (`datasets`) gives images by class, split into meta_train, meta_valid and meta_test; a *protocol*
 (`protocols`) says how tasks are drawn from them, under a name that every reported number carries.

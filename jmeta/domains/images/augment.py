@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 from jmeta.tasks.class_arrays import Augment
 from jmeta.types import RandomKey
 
+__all__ = ["distort", "bilinear"]
+
 
 def distort(
     *,

@@ -1,4 +1,4 @@
-"""Baselines for learners of images: methods that learn nothing from other tasks, judged on the same tasks."""
+"""Baselines for image learners: methods that learn nothing from other tasks, evaluated on the same tasks."""
 
 import optax
 
@@ -6,16 +6,18 @@ from jmeta import losses
 from jmeta.learners import from_scratch, nearest_mean
 from jmeta.types import Learner, Model
 
+__all__ = ["NEAREST_MEAN", "NUM_SCRATCH_STEPS", "FROM_SCRATCH", "baselines"]
+
 NEAREST_MEAN = "nearest mean of the inputs"
 NUM_SCRATCH_STEPS = 100
 FROM_SCRATCH = f"from scratch, {NUM_SCRATCH_STEPS} steps"
 
 
 def baselines(classifier: Model, *, num_ways: int) -> dict[str, Learner]:
-    """The nearest mean of the raw inputs, and a network trained on each support alone; neither has meta-parameters.
+    """Return nearest mean on raw inputs, and a network trained on each support alone; neither has meta-parameters.
 
     Args:
-      classifier: a network with `num_ways` outputs, started anew for each task.
+      classifier: a network with `num_ways` outputs, initialised anew for each task.
       num_ways: classes of a task.
 
     Example:

@@ -1,9 +1,9 @@
 """Named protocols: how tasks are drawn from a data set, so that a number says what it measures.
 
 Published few-shot numbers differ in the split, the rotations, the queries, the number of tasks, the inner steps at test
-and whether batch statistics saw the whole query. A `Protocol` fixes all of these under one name; `describe` writes it
-beside every number that is printed or stored, and `samplers` makes the samplers of the three splits, after checking
-that the data are split as the protocol says.
+and whether batch statistics saw the whole query. A `Protocol` fixes all of these under one name. `describe` gives the
+words for every number that is printed or stored; `samplers` makes the samplers of the three splits, after checking that
+the data are split as the protocol says.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from jax.tree_util import Partial
 
-from jmeta.tasks.class_arrays import Augment
+from jmeta.tasks.class_arrays import Augment, ClassArrays
 from jmeta.tasks.few_shot import few_shot
 from jmeta.tasks.source import Source
 from jmeta.tasks.supervised import supervised
@@ -22,6 +22,8 @@ from jmeta.types import RandomKey, Task
 from .datasets import glyphs as glyphs_data
 from .datasets import omniglot
 from .datasets.image_classes import ImageClasses, ImageSplits, split_hash
+
+__all__ = ["Samplers", "Protocol", "glyphs", "vinyals", "finn2017", "reptile2018", "lake"]
 
 
 class Samplers(NamedTuple):
@@ -77,9 +79,10 @@ class Protocol:
     augment: Augment | None = None
 
     def describe(self, *, num_ways: int, num_shots: int, num_tasks: int | None = None) -> str:
-        """The words that stand beside a number; `num_tasks` if it is not the protocol's own number of tasks.
+        """Describe the protocol in the words that accompany every number.
 
-        Rotations are named where images are turned at test, and so is a published number that is not inductive alone.
+        `num_tasks` replaces the protocol's own number of tasks. The words name rotations at test, and say if published
+        numbers are transductive.
         """
         queries = num_shots if self.test_queries is None else self.test_queries
         tasks = self.num_test_tasks if num_tasks is None else num_tasks
@@ -108,7 +111,7 @@ class Protocol:
         train_shots: int | None = None,
         train_queries: int | None = None,
     ) -> Samplers:
-        """Samplers of single tasks from the three splits.
+        """Make samplers of single tasks from the three splits.
 
         Args:
           splits: what `load` returned.
@@ -146,7 +149,7 @@ class Protocol:
         train_shots: int | None = None,
         train_queries: int | None = None,
     ) -> Source:
-        """Samplers of all splits with the words that stand beside their numbers, for an experiment.
+        """Make the samplers of all splits with the words for their numbers, for an experiment.
 
         Args:
           splits: the data, if loaded already; `load` brings them if not.
@@ -176,7 +179,7 @@ class Protocol:
         )
 
     def pretraining(self, splits: ImageSplits, *, batch_size: int) -> tuple[Partial, int]:
-        """Batches of all classes of meta_train, for learners that are trained on these and not on tasks.
+        """Make a sampler of batches over all classes of meta_train, for learners that are not trained on tasks.
 
         Images are distorted as the protocol's tasks are; where tasks turn them, turned images are classes of their own.
 
@@ -195,14 +198,9 @@ class Protocol:
         """
         classes = splits.meta_train
         rotations = "none" if self.train_rotations == "none" else "as_classes"
-        sample = supervised(
-            classes.images,
-            batch_size=batch_size,
-            rotations=rotations,
-            class_sizes=classes.class_sizes,
-            augment=self.augment,
-        )
-        num_classes = len(classes.images) * (1 if rotations == "none" else 4)
+        by_class = ClassArrays(classes.examples, classes.class_sizes)
+        sample = supervised(by_class, batch_size=batch_size, rotations=rotations, augment=self.augment)
+        num_classes = len(classes.class_names) * (1 if rotations == "none" else 4)
         return Partial(_batch_as_task, sample), num_classes
 
     def _check_split(self, splits: ImageSplits) -> None:
@@ -223,13 +221,12 @@ class Protocol:
 
     def _sampler(self, classes: ImageClasses, ways: int, shots: int, queries: int, rotations: str) -> Partial:
         return few_shot(
-            classes.images,
+            ClassArrays(classes.examples, classes.class_sizes),
             num_ways=ways,
             num_shots=shots,
             num_queries=queries,
             rotations=rotations,
             groups=classes.groups if self.within_groups else None,
-            class_sizes=classes.class_sizes,
             augment=self.augment,
         )
 

@@ -2,8 +2,8 @@
 
     environment, policy ──► rollouts ──► policy_gradients ──► learners ──► on_policy, trust_region ──► acting
 
-`baselines` are policies that people designed, and optima where they can be computed. `testing`, imported by
-name, has the contracts of environments and policies.
+`baselines` are hand-designed policies, and optima where they can be computed. `testing`, imported by name, has the
+contracts of environments and policies.
 """
 
 from . import acting, baselines, environments, learners, on_policy, policies, policy_gradients, rollouts, trust_region

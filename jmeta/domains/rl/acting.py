@@ -1,9 +1,9 @@
-"""Methods that act, ready to be trained and judged: what experiments of reinforcement learning are made of.
+"""Methods that act, ready to be trained and tested: the building blocks of reinforcement-learning experiments.
 
     policy, episode ──► with_memory: collect an episode, then update on it          (RL², VariBAD, no adaptation)
     adapting ──► maml_with_ppo, maml_with_trpo: collect an adaptation, then update  (MAML by policy gradients)
 
-Each returns an `Acting`. Its trainers are functions of the devices that share the tasks.
+Each returns an `Acting`.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,6 @@ import optax
 import jmeta
 from jmeta import losses
 from jmeta.batching import chunk_size, count_tasks
-from jmeta.sharding import Sharing
 from jmeta.types import Aux, EpisodeFn, Learner, LossFn, MetaTrainer, PyTree, RandomKey, Task
 
 from .environments import Environment
@@ -39,21 +38,20 @@ __all__ = ["Acting", "with_memory", "Adapting", "adapting", "maml_with_ppo", "ma
 
 
 class Acting(NamedTuple):
-    """A method that acts, ready to be trained and judged.
+    """A method that acts, ready to be trained and tested.
 
     Attributes:
       init: `key -> meta_params`.
-      trainer: `sharing -> MetaTrainer`, whose meta-steps take stacked parameters of environments; `sharing` is the
-        devices that share the tasks, or `None` for one device.
-      episode_fn: collects in one task and is judged on that, as at the beginning of training; for looking at single
-        tasks.
-      judged: the episode that tests: its `aux` has the `return`.
+      trainer: its meta-steps take stacked parameters of environments.
+      episode_fn: collects in one task and learns from it, as at the beginning of training; for the examination of
+        single tasks.
+      tested: the test episode: its `aux` has the `return`.
     """
 
     init: Callable[[RandomKey], PyTree]
-    trainer: Callable[[Sharing | None], MetaTrainer]
+    trainer: MetaTrainer
     episode_fn: EpisodeFn
-    judged: EpisodeFn
+    tested: EpisodeFn
 
 
 def with_memory(
@@ -66,6 +64,7 @@ def with_memory(
     discount: float,
     gae_lambda: float,
     reward_scale: float = 1.0,
+    bootstraps: bool = False,
     num_epochs: int = 1,
     num_minibatches: int = 1,
     num_total_steps: int | None = None,
@@ -73,24 +72,25 @@ def with_memory(
     num_rollouts: int = 0,
     is_greedy: bool = True,
 ) -> Acting:
-    """Act for one episode in every task, and update on what happened, with advantages normalised over all tasks.
+    """Act for one episode in every task, and update on the experience, with advantages normalised over all tasks.
 
     Args:
-      environment: whose parameters are the task.
-      policy: acts, such as `policies.actor_critic(models.gru(64), environment)`.
-      episode_fn: `(meta_params, task, key) -> (loss, aux)` on what was collected, such as `jmeta.episode(
+      environment: the environment, whose parameters are the task.
+      policy: the acting policy, such as `policies.actor_critic(models.gru(64), environment)`.
+      episode_fn: `(meta_params, task, key) -> (loss, aux)` on the collected experience, such as `jmeta.episode(
         rl.learners.rl2(policy), policy_gradients.ppo_loss())`.
-      optimizer: of the meta-parameters; its schedule counts updates, `num_epochs * num_minibatches` in a meta-step.
+      optimizer: optimizer of the meta-parameters; its schedule counts updates, `num_epochs * num_minibatches` per
+        meta-step.
       num_steps: steps of an episode, over all its rollouts.
-      discount, gae_lambda, reward_scale: of the advantages, as for `policy_gradients.collect_episode`.
+      discount, gae_lambda, reward_scale, bootstraps: define the advantages, as for `policy_gradients.collect_episode`.
       num_epochs, num_minibatches, num_total_steps: as for `on_policy_trainer`.
-      batching: tasks of an update at once, as for `jmeta.over_tasks`; `"auto"` is all, since they share one product a
+      batching: tasks of an update at once, as for `jmeta.over_tasks`; `"auto"` is all, since they share one product per
         step.
-      num_rollouts: rollouts whose returns are reported one by one at test, from the first on.
+      num_rollouts: number of rollouts, from the first on, whose returns are reported separately at test.
       is_greedy: whether the policy takes its most probable actions at test.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax, jmeta, optax
@@ -100,31 +100,28 @@ def with_memory(
       >>> policy = rl.policies.actor_critic(models.gru(8), bandit)
       >>> episode_fn = jmeta.episode(rl.learners.rl2(policy), rl.policy_gradients.ppo_loss())
       >>> acting = with_memory(bandit, policy, episode_fn, optax.adam(1e-3), num_steps=5, discount=0.99, gae_lambda=0.3)
-      >>> trainer = acting.trainer(None)
+      >>> trainer = acting.trainer
       >>> state = trainer.init(acting.init(jax.random.key(0)))
       >>> env_params = jax.vmap(sample)(jax.random.split(jax.random.key(1), 4))
       >>> state, aux = trainer.update(state, env_params, jax.random.key(2))
-      >>> loss, aux = acting.judged(state.meta_params, sample(jax.random.key(3)), jax.random.key(4))
+      >>> loss, aux = acting.tested(state.meta_params, sample(jax.random.key(3)), jax.random.key(4))
       >>> float(aux["return"]) == -float(loss)
       True
     """
-    run = run_episode(environment, policy, num_steps=num_steps)
-    collect = collect_episode(run, discount=discount, gae_lambda=gae_lambda, reward_scale=reward_scale)
+    run = run_episode(environment, policy, num_steps=num_steps, with_final_values=bootstraps)
+    numbers = {"discount": discount, "gae_lambda": gae_lambda, "reward_scale": reward_scale}
+    collect = collect_episode(run, **numbers, bootstraps=bootstraps)
     tested = run_episode(environment, policy, num_steps=num_steps, is_greedy=is_greedy)
-
-    def trainer(sharing: Sharing | None) -> MetaTrainer:
-        # the gradient of the mean over tasks, not the mean of their gradients: one product for all
-        mean_episode = jmeta.over_tasks(episode_fn, "vmap" if batching == "auto" else batching)
-        return on_policy_trainer(
-            _meta_trainer(jax.value_and_grad(mean_episode, has_aux=True), optimizer, sharing),
-            collect,
-            num_epochs=num_epochs,
-            num_minibatches=num_minibatches,
-            prepare=with_normalized_advantages,
-            num_total_steps=num_total_steps,
-            **_devices(sharing),
-        )
-
+    # the gradient of the mean over tasks, not the mean of their gradients: one product for all
+    mean_episode = jmeta.over_tasks(episode_fn, "vmap" if batching == "auto" else batching)
+    trainer = on_policy_trainer(
+        jmeta.meta_trainer(jax.value_and_grad(mean_episode, has_aux=True), optimizer),
+        collect,
+        num_epochs=num_epochs,
+        num_minibatches=num_minibatches,
+        prepare=with_normalized_advantages,
+        num_total_steps=num_total_steps,
+    )
     return Acting(
         init_policy(environment, policy),
         trainer,
@@ -134,15 +131,15 @@ def with_memory(
 
 
 class Adapting(NamedTuple):
-    """A policy without memory, and how an inner step changes it.
+    """A policy without memory, and the inner step that changes it.
 
     Attributes:
-      environment: where it acts.
-      policy: acts.
+      environment: the environment that it acts in.
+      policy: the acting policy.
       surrogate: the loss that an inner step descends.
       optimizer: the inner optimizer.
-      roll_out: the rollouts that an inner step learns from.
-      num_rollouts: how many these are.
+      roll_out: produces the rollouts that an inner step learns from.
+      num_rollouts: number of these rollouts.
     """
 
     environment: Environment
@@ -163,20 +160,21 @@ def adapting(
     horizon: int,
     discount: float = 0.99,
     gae_lambda: float = 1.0,
+    bootstraps: bool = False,
 ) -> Adapting:
-    """A policy and its inner steps, for `maml_with_ppo` and `maml_with_trpo`.
+    """Join a policy and its inner steps, for `maml_with_ppo` and `maml_with_trpo`.
 
     Args:
-      environment: whose parameters are the task.
-      policy: without memory, such as `policies.memoryless(models.mlp([100, 100, 2]), environment)`.
-      surrogate: descended in each inner step: `policy_gradients.reinforce`, `likelihood_ratio` or `dice(...)`.
-      optimizer: the inner one, such as `optax.sgd(0.1)`.
+      environment: the environment, whose parameters are the task.
+      policy: a policy without memory, such as `policies.memoryless(models.mlp([100, 100, 2]), environment)`.
+      surrogate: the loss of each inner step: `policy_gradients.reinforce`, `likelihood_ratio` or `dice(...)`.
+      optimizer: the inner optimizer, such as `optax.sgd(0.1)`.
       num_rollouts: rollouts of each inner step, and of the adapted policy.
       horizon: steps of a rollout, at most.
-      discount, gae_lambda: of the advantages, as for `policy_gradients.roll_out`.
+      discount, gae_lambda, bootstraps: define the advantages, as for `policy_gradients.roll_out`.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
     """
     rolls = roll_out(
         environment,
@@ -185,6 +183,7 @@ def adapting(
         num_steps=horizon,
         discount=discount,
         gae_lambda=gae_lambda,
+        bootstraps=bootstraps,
     )
     return Adapting(environment, policy, surrogate, optimizer, rolls, num_rollouts)
 
@@ -200,19 +199,19 @@ def maml_with_ppo(
     exploration_weight: float = 0.0,
     batching: str | int = "auto",
 ) -> Acting:
-    """MAML by policy gradients with PPO as its meta-optimizer: several updates on the rollouts of each meta-step.
+    """Build MAML by policy gradients with PPO as its meta-optimizer: several updates on the rollouts of each meta-step.
 
     Args:
       inner: as returned by `adapting`.
-      optimizer: of the meta-parameters; its schedule counts updates, `num_epochs` in a meta-step.
-      num_steps: inner steps, in training and of `judged`.
-      clip: of PPO.
+      optimizer: optimizer of the meta-parameters; its schedule counts updates, `num_epochs` in a meta-step.
+      num_steps: number of inner steps, in training and in `tested`.
+      clip: clipping range of PPO.
       num_epochs: updates on the same rollouts.
       kl_weight, exploration_weight: the terms of ProMP and E-MAML, as for `rl.learners.maml_rl`.
       batching: tasks at once, as for `jmeta.over_tasks`.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax, optax
@@ -223,7 +222,7 @@ def maml_with_ppo(
       >>> descent = rl.policy_gradients.likelihood_ratio
       >>> inner = adapting(navigation, policy, descent, optax.sgd(0.1), num_rollouts=2, horizon=10)
       >>> promp = maml_with_ppo(inner, optax.adam(1e-3), num_steps=1, kl_weight=5e-4)
-      >>> trainer = promp.trainer(None)
+      >>> trainer = promp.trainer
       >>> state = trainer.init(promp.init(jax.random.key(0)))
       >>> env_params = jax.vmap(sample)(jax.random.split(jax.random.key(1), 2))
       >>> state, aux = trainer.update(state, env_params, jax.random.key(2))
@@ -232,12 +231,8 @@ def maml_with_ppo(
     """
     learner, collect = _learner_and_collect(inner, num_steps, kl_weight, exploration_weight)
     episode_fn = jmeta.episode(learner, ppo_loss(clip=clip, value_weight=0.0))
-
-    def trainer(sharing: Sharing | None) -> MetaTrainer:
-        mean_grad = jmeta.over_tasks(jax.value_and_grad(episode_fn, has_aux=True), batching)
-        updates = _meta_trainer(mean_grad, optimizer, sharing)
-        return on_policy_trainer(updates, collect, num_epochs=num_epochs, **_devices(sharing))
-
+    mean_grad = jmeta.over_tasks(jax.value_and_grad(episode_fn, has_aux=True), batching)
+    trainer = on_policy_trainer(jmeta.meta_trainer(mean_grad, optimizer), collect, num_epochs=num_epochs)
     init = init_policy(inner.environment, inner.policy)
     return Acting(init, trainer, _collected_first(collect, episode_fn), returns_after(inner, num_steps))
 
@@ -251,20 +246,22 @@ def maml_with_trpo(
     exploration_weight: float = 0.0,
     batching: str | int = "auto",
 ) -> Acting:
-    """MAML by policy gradients with TRPO as its meta-optimizer, as in the paper; on one device.
+    """Build MAML by policy gradients with TRPO as its meta-optimizer, as in the paper; on one device.
+
+    Devices cannot share the tasks of its `trainer`: it has no `share`.
 
     Args:
       inner, num_steps, kl_weight, exploration_weight, batching: as for `maml_with_ppo`.
       max_divergence: bound on the mean KL divergence of the adapted policies from those before the meta-step.
 
     Raises:
-      ValueError: if a number is out of its range; from `trainer` if several devices share the tasks.
+      ValueError: if a number is out of range.
     """
     learner, collect = _learner_and_collect(inner, num_steps, kl_weight, exploration_weight)
     episode_fn = jmeta.episode(learner, likelihood_ratio)
 
     def decide(meta_params: PyTree, tasks: Task, key: RandomKey) -> PyTree:
-        """The adapted policies' distributions of actions at the steps of their queries."""
+        """Return the adapted policies' distributions of actions at the steps of their queries."""
 
         def of_one(task: Task) -> PyTree:
             adapted = learner.adapt(meta_params, task.support, key)
@@ -277,22 +274,15 @@ def maml_with_trpo(
     def divergence(old: PyTree, new: PyTree, tasks: Task) -> jax.Array:
         return jax.vmap(losses.masked_mean)(old.kl(new), tasks.query).mean()
 
-    def trainer(sharing: Sharing | None) -> MetaTrainer:
-        if sharing is not None:
-            raise ValueError(
-                "a trust region is computed on one device, and here devices share the tasks; take PPO as the "
-                "meta-optimizer, or one process without a mesh and blocks"
-            )
-        mean_episode = jmeta.over_tasks(episode_fn, batching)
-        steps = trust_region_trainer(mean_episode, decide, divergence, max_divergence=max_divergence)
-        return on_policy_trainer(steps, collect)
-
+    mean_episode = jmeta.over_tasks(episode_fn, batching)
+    steps = trust_region_trainer(mean_episode, decide, divergence, max_divergence=max_divergence)
+    trainer = on_policy_trainer(steps, collect)
     init = init_policy(inner.environment, inner.policy)
     return Acting(init, trainer, _collected_first(collect, episode_fn), returns_after(inner, num_steps))
 
 
 def returns_after(inner: Adapting, num_steps: int) -> EpisodeFn:
-    """The episode that tests after so many inner steps: the mean return of a rollout, over `inner.num_rollouts`.
+    """Build the test episode with this number of inner steps: the mean return of `inner.num_rollouts` rollouts.
 
     Args:
       inner: as returned by `adapting`.
@@ -300,25 +290,25 @@ def returns_after(inner: Adapting, num_steps: int) -> EpisodeFn:
     """
     collect = collect_adaptation(inner.policy, inner.surrogate, inner.optimizer, inner.roll_out, num_steps=num_steps)
 
-    def judged(meta_params: PyTree, env_params: PyTree, key: RandomKey) -> tuple[jax.Array, Aux]:
+    def tested(meta_params: PyTree, env_params: PyTree, key: RandomKey) -> tuple[jax.Array, Aux]:
         query = collect(meta_params, env_params, key).query
         return_ = query.y.reward.sum() / inner.num_rollouts
         return -return_, {"return": return_}
 
-    return judged
+    return tested
 
 
 def _learner_and_collect(
     inner: Adapting, num_steps: int, kl_weight: float, exploration_weight: float
 ) -> tuple[Learner, Collect]:
-    """The learner that adapts again on stored rollouts, and how these are collected."""
+    """Return the learner that adapts again on stored rollouts, and the function that collects them."""
     steps = (inner.policy, inner.surrogate, inner.optimizer)
     learner = maml_rl(*steps, num_steps=num_steps, kl_weight=kl_weight, exploration_weight=exploration_weight)
     return learner, collect_adaptation(*steps, inner.roll_out, num_steps=num_steps)
 
 
 def _collected_first(collect: Collect, episode_fn: EpisodeFn) -> EpisodeFn:
-    """An episode that first collects the task it is judged on, as at the beginning of training."""
+    """Build an episode that first collects the task it learns from, as at the beginning of training."""
 
     def collected(meta_params: PyTree, env_params: PyTree, key: RandomKey) -> tuple[jax.Array, Aux]:
         key_collect, key_episode = jax.random.split(key)
@@ -326,13 +316,3 @@ def _collected_first(collect: Collect, episode_fn: EpisodeFn) -> EpisodeFn:
         return episode_fn(meta_params, task, key_episode)
 
     return collected
-
-
-def _meta_trainer(
-    mean_grad: Callable[..., PyTree], optimizer: optax.GradientTransformation, sharing: Sharing | None
-) -> MetaTrainer:
-    return jmeta.meta_trainer(mean_grad if sharing is None else sharing.over(mean_grad), optimizer)
-
-
-def _devices(sharing: Sharing | None) -> dict:
-    return {} if sharing is None else {"mesh": sharing.mesh, "num_blocks": sharing.num_blocks}

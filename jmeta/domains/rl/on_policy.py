@@ -1,25 +1,25 @@
-"""Meta-steps on data that the learner brings about itself: collect with the present parameters, then update on that.
+"""Meta-steps on data that the learner produces: collect with the current parameters, then update on the result.
 
-On-policy reinforcement learning needs what was done by the policy that is being improved. A meta-step is then one
-collection, over all its tasks, and several updates of any `MetaTrainer` on it; the trainer that comes out is one like
-any other, so that scanned runs, checkpoints and sharding apply unchanged.
+On-policy reinforcement learning needs the actions of the policy that is being improved. A meta-step is then one
+collection, over all its tasks, and several updates of any `MetaTrainer` on it. The result is a trainer like any other,
+so scanned runs, checkpoints and sharding apply unchanged.
 """
 
-import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jaxtyping import Array, Int
 
 from jmeta.batching import count_tasks
-from jmeta.sharding import map_over_devices, on_gathered, take_in_blocks
-from jmeta.sharding.in_order import by_itself
-from jmeta.tasks.drawn import Drawn, draw
-from jmeta.training import MetaState, with_progress
+from jmeta.sharding import MeanFn, Sharing
+from jmeta.training import MetaState, count_step, with_progress
 from jmeta.types import Aux, MetaTrainer, PyTree, RandomKey, Task
 
 from .policy_gradients import Collect
+
+__all__ = ["on_policy_trainer"]
 
 
 def on_policy_trainer(
@@ -30,32 +30,31 @@ def on_policy_trainer(
     num_minibatches: int = 1,
     prepare: Callable[[Task], Task] = lambda tasks: tasks,
     num_total_steps: int | None = None,
-    mesh: Mesh | None = None,
-    num_blocks: int | None = None,
 ) -> MetaTrainer:
-    """A trainer whose tasks are collected at every meta-step, by its own parameters, and used several times.
+    """Build a trainer whose tasks are collected at every meta-step, by its own parameters, and used several times.
+
+    Devices may share its tasks (`jmeta.sharding.Sharing.trainer`) if they may share those of `trainer`. Each then
+    collects in its own environments and keeps the result; the data that `prepare` reads is gathered on all. A minibatch
+    has an equal share of each block, so without blocks the tasks that are updated on together depend on the number of
+    devices.
 
     Args:
       trainer: makes the updates, such as `meta_trainer`'s; its state counts meta-steps.
-      collect: `(meta_params, env_params, key) -> Task`, of one task.
-      num_epochs: times that what was collected is gone through, in a new order each time.
-      num_minibatches: updates in an epoch, on equal shares of the tasks; whole episodes, so that what a policy
-        remembers at a step is what it remembered then, up to its own change. On devices, an equal share of each block;
-        without `num_blocks`, which tasks are updated on together depends on the number of devices.
-      prepare: of all collected tasks together, before they are shared out, such as
-        `policy_gradients.with_normalized_advantages`. On devices, what it reads is gathered on all.
-      num_total_steps: meta-steps of the whole run; when given, collected tasks carry the share of them that is done as
+      collect: `(meta_params, env_params, key) -> Task`, for one task.
+      num_epochs: passes over the collected tasks, in a new order each time.
+      num_minibatches: updates in an epoch, on equal shares of the tasks; whole episodes, so that a policy's memory at a
+        step is what it was then, up to the policy's own change.
+      prepare: a function of all collected tasks together, before they are divided, such as
+        `policy_gradients.with_normalized_advantages`.
+      num_total_steps: meta-steps of the whole run; if given, collected tasks carry the fraction of them that is done as
         their `progress`.
-      mesh: of devices that collect, each in its share of the environments, and keep what they collect; `trainer` is
-        then one of `sharding.over_devices` on the same mesh with the same blocks.
-      num_blocks: see `sharding.over_devices`.
 
     Returns:
       A trainer whose `update(state, env_params, key)` takes stacked parameters of environments. Its `aux` is the mean
       over updates. A meta-step counts as skipped if any of its updates was.
 
     Raises:
-      ValueError: if a number is not positive; at trace time if the tasks cannot be shared out equally.
+      ValueError: if a number is not positive; at trace time if the tasks cannot be divided equally.
 
     Example:
       >>> import jax, jmeta, optax
@@ -78,57 +77,78 @@ def on_policy_trainer(
     if num_epochs < 1 or num_minibatches < 1:
         raise ValueError(f"num_epochs={num_epochs} and num_minibatches={num_minibatches}; expected at least 1")
 
-    collect_all = jax.vmap(collect, in_axes=(None, 0, 0))
-    num_parts = 1  # blocks of tasks that stay where they are
-    means = functools.partial(jax.tree.map, jnp.mean)
-    if mesh is not None:
-        means = functools.partial(by_itself, means)  # whose order would depend on what is around
-        collect_all = map_over_devices(collect_all, mesh, num_blocks=num_blocks)
-        prepare, num_parts = on_gathered(prepare, mesh), num_blocks or mesh.size
+    def built(updates: MetaTrainer, over: _OverTasks) -> Callable[..., tuple[MetaState, Aux]]:
+        return _on_policy_update(updates, over, num_epochs, num_minibatches, num_total_steps)
 
+    collect_all = jax.vmap(collect, in_axes=(None, 0, 0))
+    own_tasks = _OverTasks(collect_all, prepare, lambda tasks, rows: jax.tree.map(lambda leaf: leaf[rows[0]], tasks), 1)
+
+    def share(sharing: Sharing) -> MetaTrainer:
+        num_blocks = sharing.num_blocks or sharing.mesh.size
+        over = _OverTasks(sharing.map(collect_all), sharing.gathered(prepare), sharing.take, num_blocks)
+        assert trainer.share is not None
+        return MetaTrainer(trainer.init, built(trainer.share(sharing), over))
+
+    return MetaTrainer(trainer.init, built(trainer, own_tasks), None if trainer.share is None else share)
+
+
+class _OverTasks(NamedTuple):
+    """Functions of stacked tasks, which stay in blocks.
+
+    Attributes:
+      collect: `(meta_params, env_params, keys) -> tasks`.
+      prepare: `tasks -> tasks`.
+      take: `(tasks, rows) -> tasks`, those in `[blocks, rows]` of each block.
+      num_blocks: number of blocks, of equal size.
+    """
+
+    collect: MeanFn
+    prepare: Callable[[PyTree], PyTree]
+    take: Callable[[PyTree, Int[Array, "blocks rows"]], PyTree]
+    num_blocks: int
+
+
+def _on_policy_update(
+    trainer: MetaTrainer, over: _OverTasks, num_epochs: int, num_minibatches: int, num_total_steps: int | None
+) -> Callable[..., tuple[MetaState, Aux]]:
     def update(state: MetaState, env_params: PyTree, key: RandomKey) -> tuple[MetaState, Aux]:
-        env_params = env_params if mesh is not None else draw(env_params)
-        num_tasks = count_tasks(env_params.keys if isinstance(env_params, Drawn) else env_params)
-        if num_tasks % (num_minibatches * num_parts):
-            blocks = f" in each of {num_parts} blocks" if num_parts > 1 else ""
+        num_tasks, num_blocks = count_tasks(env_params), over.num_blocks
+        if num_tasks % (num_minibatches * num_blocks):
+            blocks = f" in each of {num_blocks} blocks" if num_blocks > 1 else ""
             raise ValueError(
                 f"num_minibatches={num_minibatches} does not divide the {num_tasks} tasks of a meta-step{blocks}"
             )
         key_collect, key_epochs = jax.random.split(key)
-        tasks = prepare(collect_all(state.meta_params, env_params, jax.random.split(key_collect, num_tasks)))
+        tasks = over.prepare(over.collect(state.meta_params, env_params, jax.random.split(key_collect, num_tasks)))
         tasks = with_progress(tasks, state.step, num_total_steps)
-
-        def minibatch(rows: jax.Array) -> Task:
-            if mesh is None:
-                return jax.tree.map(lambda leaf: leaf[rows[0]], tasks)
-            return take_in_blocks(tasks, rows, mesh)
 
         def one_epoch(inner: MetaState, key: RandomKey) -> tuple[MetaState, Aux]:
             key_order, key_updates = jax.random.split(key)
-            in_parts = [jax.random.permutation(key, num_tasks // num_parts) for key in _keys(key_order, num_parts)]
-            order = jnp.stack(in_parts).reshape(num_parts, num_minibatches, -1).swapaxes(0, 1)
+            if num_minibatches == 1:  # a mean ignores the order, and gathering costs a copy
+                inner, aux = trainer.update(inner, tasks, key_updates)
+                return inner, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], aux)
+            keys = [key_order] if num_blocks == 1 else list(jax.random.split(key_order, num_blocks))
+            orders = jnp.stack([jax.random.permutation(key, num_tasks // num_blocks) for key in keys])
+            rows = orders.reshape(num_blocks, num_minibatches, -1).swapaxes(0, 1)
 
             def one_update(inner: MetaState, rows_and_key: tuple[jax.Array, RandomKey]) -> tuple[MetaState, Aux]:
                 rows, key = rows_and_key
-                return trainer.update(inner, minibatch(rows), key)
+                return trainer.update(inner, over.take(tasks, rows), key)
 
-            if num_minibatches == 1:  # order is nothing to a mean, and gathering costs a copy
-                inner, aux = trainer.update(inner, tasks, key_updates)
-                return inner, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], aux)
-            return jax.lax.scan(one_update, inner, (order, jax.random.split(key_updates, num_minibatches)))
+            return jax.lax.scan(one_update, inner, (rows, jax.random.split(key_updates, num_minibatches)))
 
         inner, aux = jax.lax.scan(one_epoch, state, jax.random.split(key_epochs, num_epochs))
         skipped = aux.pop("is_skipped").max()
-        counted = inner._replace(
-            step=state.step + 1,
-            num_skipped=state.num_skipped + skipped,
-            num_skipped_in_a_row=(state.num_skipped_in_a_row + 1) * skipped,
-            last_skipped_step=jnp.where(skipped == 1, state.step, state.last_skipped_step),
+        counted = count_step(state, skipped)._replace(
+            meta_params=inner.meta_params, optimizer_state=inner.optimizer_state
         )
-        return counted, {**means(aux), "is_skipped": skipped}
+        return counted, {**jax.tree.map(_mean_in_sequence, aux), "is_skipped": skipped}
 
-    return MetaTrainer(trainer.init, update)
+    return update
 
 
-def _keys(key: RandomKey, count: int) -> list[RandomKey]:
-    return [key] if count == 1 else list(jax.random.split(key, count))
+def _mean_in_sequence(leaf: Array) -> Array:
+    """Return the mean of all numbers, added one after another: XLA would choose an order by the surrounding code."""
+    numbers = leaf.reshape(-1).astype(jnp.result_type(leaf.dtype, jnp.float32))
+    total, _ = jax.lax.scan(lambda total, number: (total + number, None), jnp.zeros((), numbers.dtype), numbers)
+    return total / numbers.size

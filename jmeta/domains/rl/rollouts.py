@@ -1,4 +1,4 @@
-"""Running a policy in an environment: an episode of rollouts, in which what was learned is kept."""
+"""Running a policy in an environment: an episode of rollouts, over which the policy keeps its memory."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,51 +9,69 @@ from jaxtyping import Array, Bool, Float
 
 from jmeta.types import Aux, EpisodeFn, PyTree, RandomKey
 
-from .policies import Decision, Policy, StepInput, first_input
+from .environments.spaces import shaped_action
+from .environments.stepping import check_alike, take_reset, take_step
+from .policies import Policy, PolicyInput, PolicyOutput, first_input
+
+__all__ = ["Trajectory", "RunEpisode", "run_episode", "return_episode", "init_policy"]
 
 
-class Experience(NamedTuple):
-    """What happened in an episode; the steps are on the first axis of every leaf.
+class Trajectory(NamedTuple):
+    """The record of an episode; the steps are on the first axis of every leaf.
 
     Attributes:
-      inputs: what the policy was told.
-      decisions: what it said.
-      action: what it did.
-      log_prob: of the action, in nats.
-      reward: what it got for it.
-      is_over: whether the action ended a rollout.
+      inputs: inputs of the policy.
+      outputs: outputs of the policy.
+      action: action taken; numbers of any shape are one vector.
+      log_prob: log-probability of the action, in nats.
+      reward: reward of the action.
+      is_over: whether the action ended a rollout, by the rules or by the time limit.
+      terminated: whether the rules of the environment ended the rollout: nothing would have followed.
+      truncated: whether its time limit did: the rollout would have continued.
+      final_observation: observation that the action led to, even where the next input is the start of another rollout;
+        `None` if the environment does not provide it.
+      final_value: the policy's value from there on, had no rollout ended; `None` if not requested.
     """
 
-    inputs: StepInput
-    decisions: Decision
+    inputs: PolicyInput
+    outputs: PolicyOutput
     action: Array
     log_prob: Float[Array, " steps"]
     reward: Float[Array, " steps"]
     is_over: Bool[Array, " steps"]
+    terminated: Bool[Array, " steps"] | None = None
+    truncated: Bool[Array, " steps"] | None = None
+    final_observation: PyTree = None
+    final_value: Float[Array, " steps"] | None = None
 
 
-RunEpisode = Callable[[PyTree, PyTree, RandomKey], Experience]
-"""`(params, env_params, key) -> Experience`: one episode of a policy with these parameters in one task."""
+RunEpisode = Callable[[PyTree, PyTree, RandomKey], Trajectory]
+"""`(params, env_params, key) -> Trajectory`: one episode of a policy with these parameters in one task."""
 
 
-def run_episode(environment: Any, policy: Policy, *, num_steps: int, is_greedy: bool = False) -> RunEpisode:
-    """Episodes of a policy: steps in one task, rollout after rollout, from an empty memory.
+def run_episode(
+    environment: Any, policy: Policy, *, num_steps: int, is_greedy: bool = False, with_final_values: bool = False
+) -> RunEpisode:
+    """Run episodes of a policy: steps in one task, rollout after rollout, from an empty memory.
 
     The memory is kept when a rollout ends and the next one starts, and begins anew with each episode. Decisions are
-    differentiable in the parameters at the actions that were taken; through actions, into what follows them, nothing
-    flows back.
+    differentiable in the parameters at the actions that were taken; no gradient flows back through actions into later
+    steps.
 
     Args:
       environment: an `Environment`, or one of gymnax.
-      policy: acts; it sees the reward and the end of a rollout with the next observation.
+      policy: the acting policy; it sees the reward and the end of a rollout with the next observation.
       num_steps: steps of the environment in an episode, over all its rollouts.
-      is_greedy: whether the most probable action is taken, and not one by its probability.
+      is_greedy: whether the policy takes the most probable action instead of a sample.
+      with_final_values: whether the policy also computes, after every step, the value if no rollout ended there:
+        `final_value`, which bootstrapping at time limits needs. This evaluates the policy twice per step.
 
     Returns:
-      `(params, env_params, key) -> Experience`.
+      `(params, env_params, key) -> Trajectory`.
 
     Raises:
-      ValueError: if `num_steps` is not positive.
+      ValueError: if `num_steps` is not positive; at trace time if the environment does not return what `Environment`
+        says, policies cannot act in its spaces, or it gives no final observation to value.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -69,44 +87,70 @@ def run_episode(environment: Any, policy: Policy, *, num_steps: int, is_greedy: 
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps}; an episode has at least one step")
 
-    def run(params: PyTree, env_params: PyTree, key: RandomKey) -> Experience:
+    def run(params: PyTree, env_params: PyTree, key: RandomKey) -> Trajectory:
         key_reset, key_start, key_steps = jax.random.split(key, 3)
-        observation, state = environment.reset(key_reset, env_params)
-        inputs = first_input(observation, environment.action_space(env_params))
+        observation, state = take_reset(environment, key_reset, env_params)
+        action_space = environment.action_space(env_params)
+        inputs = first_input(observation, action_space)
 
-        # for those who differentiate decisions: a step is computed again on the way back, and only memories are stored
+        # for callers that differentiate outputs: the backward pass computes a step again, and only memories are stored
         decide = jax.checkpoint(policy.step, prevent_cse=False)
 
-        def one_step(carry: Any, key: RandomKey) -> tuple[Any, Experience]:
+        def one_step(carry: Any, key: RandomKey) -> tuple[Any, Trajectory]:
             memory, state, inputs = carry
-            key_policy, key_action, key_environment = jax.random.split(key, 3)
-            memory, decision = decide(params, memory, inputs, key_policy)
-            distribution = decision.distribution
+            key_policy, key_action, key_environment, *key_final = jax.random.split(key, 3 + with_final_values)
+            memory, outputs = decide(params, memory, inputs, key_policy)
+            distribution = outputs.distribution
             action = jax.lax.stop_gradient(distribution.mode() if is_greedy else distribution.sample(key_action))
-            observation, state, reward, terminated, truncated, _ = environment.step(
-                key_environment, state, action, env_params
+            taken = shaped_action(action, action_space, environment.name)
+            after = take_step(environment, key_environment, state, taken, env_params)
+            what = f"`reset` of {environment.name} makes an observation and a state"
+            check_alike((inputs.observation, state), (after.observation, after.state), what, "`step`")
+            reward, is_over = after.reward.astype(jnp.float32), after.terminated | after.truncated
+            last, final_value = after.info.get("final_observation"), None
+            if with_final_values:
+                seen = PolicyInput(_required(last, environment), action, reward, jnp.zeros_like(is_over))
+                final_value = jax.lax.stop_gradient(decide(params, memory, seen, key_final[0])[1].value)
+            happened = Trajectory(
+                inputs,
+                outputs,
+                action,
+                distribution.log_prob(action),
+                reward,
+                is_over,
+                after.terminated,
+                after.truncated,
+                last,
+                final_value,
             )
-            reward, is_over = reward.astype(jnp.float32), terminated | truncated
-            happened = Experience(inputs, decision, action, distribution.log_prob(action), reward, is_over)
-            return (memory, state, StepInput(observation, action, reward, is_over)), happened
+            return (memory, after.state, PolicyInput(after.observation, action, reward, is_over)), happened
 
         start = (policy.start(params, key_start), state, inputs)
-        _, experience = jax.lax.scan(one_step, start, jax.random.split(key_steps, num_steps))
-        return experience
+        _, trajectory = jax.lax.scan(one_step, start, jax.random.split(key_steps, num_steps))
+        return trajectory
 
     return run
 
 
+def _required(last: PyTree, environment: Any) -> PyTree:
+    if last is None:
+        raise ValueError(
+            f"`step` of {environment.name} returns no info['final_observation']; return the last observation of the "
+            "rollout there, which is valued where a time limit ended it"
+        )
+    return last
+
+
 def return_episode(run: RunEpisode, *, num_rollouts: int = 0) -> EpisodeFn:
-    """Episodes as they are judged: the loss is minus the sum of all rewards.
+    """Build the episode function whose loss is minus the sum of all rewards.
 
     Args:
       run: as returned by `run_episode`.
-      num_rollouts: rollouts whose returns are reported one by one, from the first on; 0 for none.
+      num_rollouts: number of rollouts, from the first on, whose returns are reported separately; 0 for none.
 
     Returns:
-      An episode function of environments' parameters; `aux` has the `return`, and the `return_of_rollout_1` and so on
-      that were asked for.
+      An episode function of environments' parameters; `aux` has the `return`, and the requested `return_of_rollout_1`
+      and so on.
 
     Example:
       >>> import jax
@@ -122,11 +166,11 @@ def return_episode(run: RunEpisode, *, num_rollouts: int = 0) -> EpisodeFn:
     """
 
     def episode_fn(params: PyTree, env_params: PyTree, key: RandomKey) -> tuple[Array, Aux]:
-        experience = run(params, env_params, key)
-        total = experience.reward.sum()
-        ended = experience.is_over.astype(jnp.int32)
+        trajectory = run(params, env_params, key)
+        total = trajectory.reward.sum()
+        ended = trajectory.is_over.astype(jnp.int32)
         number = jnp.cumsum(ended, dtype=jnp.int32) - ended  # of the rollout that a step belongs to
-        by_rollout = jax.ops.segment_sum(experience.reward, number, num_rollouts)
+        by_rollout = jax.ops.segment_sum(trajectory.reward, number, num_rollouts)
         each = {f"return_of_rollout_{i + 1}": by_rollout[i] for i in range(num_rollouts)}
         return -total, {"return": total, **each}
 
@@ -134,7 +178,7 @@ def return_episode(run: RunEpisode, *, num_rollouts: int = 0) -> EpisodeFn:
 
 
 def init_policy(environment: Any, policy: Policy) -> Callable[[RandomKey], PyTree]:
-    """`key -> params` of a policy, for an environment's shapes.
+    """Build `key -> params` of a policy, for an environment's shapes.
 
     Example:
       >>> import jax
@@ -148,7 +192,7 @@ def init_policy(environment: Any, policy: Policy) -> Callable[[RandomKey], PyTre
     env_params = environment.default_params
 
     def init(key: RandomKey) -> PyTree:
-        observation, _ = jax.eval_shape(environment.reset, key, env_params)
+        observation, _ = jax.eval_shape(lambda key: take_reset(environment, key, env_params), key)
         blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), observation)
         inputs = first_input(blank, environment.action_space(env_params))
         return policy.init(key, jax.tree.map(lambda leaf: leaf[None], inputs))

@@ -1,7 +1,7 @@
-"""Trust-region policy optimisation: a meta-optimizer of its own, for policies that must not change too much at once.
+"""Trust-region policy optimisation: a meta-optimizer for policies that must not change too much at once.
 
 A meta-step goes along the natural gradient, F⁻¹ g, as far as a bound on the mean KL divergence allows, and less far if
-the surrogate does not get better. It needs more than a gradient, so it is a `MetaTrainer` and no optax transformation.
+the surrogate does not improve. It needs more than a gradient, so it is a `MetaTrainer` and not an optax transformation.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,13 @@ from jaxtyping import Array, Float
 
 from jmeta.adjoints import conjugate_gradient
 from jmeta.losses import checked_loss
-from jmeta.training import MetaState, all_finite
+from jmeta.training import MetaState, all_finite, count_step, start_counting
 from jmeta.types import Aux, EpisodeFn, MetaTrainer, PyTree, RandomKey
 
+__all__ = ["Decide", "Divergence", "trust_region_trainer"]
+
 Decide = Callable[[PyTree, PyTree, RandomKey], PyTree]
-"""`(meta_params, tasks, key) -> decisions`: what is bounded, such as the adapted policies' distributions."""
+"""`(meta_params, tasks, key) -> decisions`: the bounded quantity, such as the adapted policies' distributions."""
 
 Divergence = Callable[[PyTree, PyTree, PyTree], Float[Array, ""]]
 """`(old_decisions, decisions, tasks) -> mean KL divergence`; not negative, and zero at equal ones."""
@@ -35,27 +37,27 @@ def trust_region_trainer(
     num_backtracks: int = 15,
     shrink: float = 0.8,
 ) -> MetaTrainer:
-    """Meta-steps of TRPO.
+    """Build the meta-steps of TRPO.
 
     Args:
       mean_episode_fn: `(meta_params, tasks, key) -> (loss, aux)` over stacked tasks, such as
-        `over_tasks(jmeta.episode(rl.learners.maml_rl(...), loss_fn))` on what was collected.
-      decide: what the bound is on; differentiated once, and its derivative used in each product with F.
+        `over_tasks(jmeta.episode(rl.learners.maml_rl(...), loss_fn))` on collected tasks.
+      decide: the bounded quantity; differentiated once, and its derivative used in each product with F.
       divergence: bounded by δ; with H its second derivatives at equal decisions and J those of `decide`, the metric is
         F = Jᵀ H J.
       max_divergence: δ, positive.
-      num_cg_steps: of conjugate gradients for F⁻¹ g, each a product with F.
+      num_cg_steps: steps of conjugate gradients for F⁻¹ g, each a product with F.
       damping: added to the diagonal of F, at least 0.
       num_backtracks: step sizes tried, each `shrink` times the one before; if none lowers the loss within the bound,
         the parameters stay.
-      shrink: in (0, 1).
+      shrink: factor between step sizes, in (0, 1).
 
     Returns:
-      A trainer with a `MetaState` as `meta_trainer`'s and no optimizer's state. Its `aux` has `divergence`, after the
-      step, and `step_share`, the part of the longest step that was taken, 0 if none.
+      A trainer with a `MetaState` like `meta_trainer`'s, without an optimizer's state. Its `aux` has `divergence`,
+      after the step, and `step_share`, the fraction of the longest step that was taken, 0 if none.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -80,8 +82,7 @@ def trust_region_trainer(
     solve = conjugate_gradient(num_steps=num_cg_steps, damping=damping)
 
     def init(meta_params: PyTree) -> MetaState:
-        zero = jnp.zeros((), jnp.int32)
-        return jax.tree.map(jnp.array, MetaState(meta_params, (), zero, zero, zero, zero - 1))
+        return start_counting(meta_params, ())
 
     def update(state: MetaState, tasks: PyTree, key: RandomKey) -> tuple[MetaState, Aux]:
         old = state.meta_params
@@ -120,13 +121,7 @@ def trust_region_trainer(
         is_finite = all_finite((loss, grads, direction))
         skipped = 1 - is_finite.astype(jnp.int32)
         meta_params = jax.tree.map(lambda new, kept: jnp.where(is_finite & (share > 0), new, kept), moved(share), old)
-        state = state._replace(
-            meta_params=meta_params,
-            step=state.step + 1,
-            num_skipped=state.num_skipped + skipped,
-            num_skipped_in_a_row=(state.num_skipped_in_a_row + 1) * skipped,
-            last_skipped_step=jnp.where(is_finite, state.last_skipped_step, state.step),
-        )
+        state = count_step(state, skipped)._replace(meta_params=meta_params)
         facts = {"loss": loss, "grad_norm": optax.tree.norm(grads), "is_skipped": skipped}
         return state, {**aux, **facts, "divergence": from_old(meta_params), "step_share": share}
 

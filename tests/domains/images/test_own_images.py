@@ -1,6 +1,8 @@
 """A folder of one's own images: the same words, classes and sizes, whether the device or the host draws tasks."""
 
 import itertools
+import json
+import shutil
 
 import chex
 import jax
@@ -37,7 +39,8 @@ def test_words_and_classes(folder, host_fed):
 
 
 def test_tasks_have_the_sizes_asked_for(folder, key):
-    source = own_images(folder, **NUMBERS, train_ways=3, train_shots=2, size=(4, 8))
+    with pytest.warns(UserWarning, match="45 of 45 images have another shape than size=.4, 8."):
+        source = own_images(folder, **NUMBERS, train_ways=3, train_shots=2, size=(4, 8))
     task = jax.eval_shape(source.meta_train(), key)
     assert (task.support.x.shape, task.query.x.shape) == ((6, 4, 8, 1), (6, 4, 8, 1))
     for sample in (source.meta_valid, source.meta_test):
@@ -91,3 +94,34 @@ def _all_images(source):
     return np.concatenate(
         [np.ravel(jax.vmap(sample)(keys).query.x) for sample in (source.meta_valid, source.meta_test)]
     )
+
+
+def test_the_record_says_classes_and_preparation(folder):
+    source = own_images(folder, **NUMBERS, size=(6, 6), fit="pad", background=0)
+    record = json.loads(json.dumps(source.record))
+    assert record["preparation"] == {"size": [6, 6], "num_channels": 1, "fit": "pad", "background": 0}
+    assert record["image_shape"] == [6, 6, 1]
+    assert {*record["classes"]["meta_train"], *record["classes"]["meta_valid"]} == source.seen_classes
+    counts = {name: count for part in record["classes"].values() for name, count in part.items()}
+    assert counts == {f"class{c}": 4 + c % 2 for c in range(10)}
+
+
+@pytest.mark.parametrize("host_fed", [False, True])
+def test_a_source_without_its_folder_has_shapes_and_no_tasks(folder, key, host_fed):
+    numbers = {**NUMBERS, "size": (6, 6), "host_fed": host_fed}
+    whole = own_images(folder, **numbers)
+    shutil.rmtree(folder)
+    gone = own_images(folder, **numbers)
+    assert (gone.name, gone.describe(10)) == (whole.name, whole.describe(10))
+    chex.assert_trees_all_equal_shapes_and_dtypes(gone.placeholder, whole.meta_test(key))
+    train = gone.meta_train()
+    for sample in (gone.meta_valid, gone.meta_test, *(() if host_fed else (train,))):
+        with pytest.raises(FileNotFoundError, match="mine is not a folder"):
+            sample(key)
+    if host_fed:
+        stream = iter(train.open(range(1)))
+        assert stream.get_state() == iter(whole.meta_train().open(range(1))).get_state()
+        with pytest.raises(FileNotFoundError, match="mine is not a folder"):
+            next(stream)
+    with pytest.raises(FileNotFoundError, match="mine is not a folder"):
+        own_images(folder, **NUMBERS)  # of a size that only the images know

@@ -16,7 +16,7 @@ OF_OMNIGLOT = (protocols.vinyals, protocols.finn2017, protocols.reptile2018, pro
 def small_classes(name, num_classes):
     images = np.random.default_rng(0).integers(0, 256, (num_classes, 20, 4, 4, 1), np.uint8)
     names = tuple(f"{name}{i}" for i in range(num_classes))
-    return ImageClasses(images, names, np.arange(num_classes, dtype=np.int32) // 10, ("one", "two"))
+    return ImageClasses.padded(images, names, np.arange(num_classes, dtype=np.int32) // 10, ("one", "two"))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """Every environment, adapter and policy, once: what the contract tests run over. A new one is one line here."""
 
+import jax
 import jax.numpy as jnp
+import pytest
 
 from jmeta import models
 from jmeta.domains import rl
@@ -20,6 +22,34 @@ def _scaled():
     return environments.scaled_actions(navigation), sample
 
 
+def _gymnax(name):
+    gymnax = pytest.importorskip("gymnax", reason="gymnax is not installed: pip install 'jmeta[environments]'")
+    theirs, params = gymnax.make(name)
+    arrays = jax.tree.map(jnp.asarray, params)
+    return theirs, jax.tree_util.Partial(lambda key: arrays)
+
+
+def _scaled_pendulum():
+    pendulum, sample = _gymnax("Pendulum-v1")
+    return environments.scaled_actions(pendulum), sample
+
+
+def _xland():
+    pytest.importorskip("xminigrid", reason="XLand-MiniGrid is not installed: pip install 'jmeta[environments]'")
+    benchmark = environments.hidden_goal_benchmark(5, 3, jax.random.key(0))
+    return environments.from_xland_minigrid("XLand-MiniGrid-R1-9x9", benchmark, num_steps=3)
+
+
+def _navix():
+    pytest.importorskip("navix", reason="Navix is not installed: pip install 'jmeta[navix]'")
+    return environments.from_navix("Navix-Empty-Random-5x5-v0", num_steps=3)
+
+
+def _brax():
+    pytest.importorskip("brax.envs", reason="Brax is not installed: pip install 'jmeta[brax]'")
+    return environments.from_brax("halfcheetah", backend="spring", num_steps=3)
+
+
 ENVIRONMENTS = {
     "bernoulli_bandit": lambda: environments.bernoulli_bandit(3),
     "gaussian_bandit": lambda: environments.gaussian_bandit(3),
@@ -34,6 +64,16 @@ ENVIRONMENTS = {
     "eel": lambda: robots.eel(num_steps=3),
 }
 """Each makes `(environment, sample)`."""
+
+ADAPTED = {
+    "gymnax, CartPole": lambda: _gymnax("CartPole-v1"),
+    "gymnax, Pendulum": lambda: _gymnax("Pendulum-v1"),
+    "gymnax, Pendulum with scaled actions": _scaled_pendulum,
+    "XLand-MiniGrid": _xland,
+    "Navix": _navix,
+    "Brax": _brax,
+}
+"""The same, of other libraries, whose code broadcasts ranks and warns; skipped where a library is not installed."""
 
 
 def _bandit():

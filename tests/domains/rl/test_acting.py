@@ -61,20 +61,20 @@ def test_a_policy_with_memory_is_trained_as_written_out():
         **numbers,
     )
     init = rollouts.init_policy(environment, policy)
-    assert_close(updated(method.trainer(None), method.init, sample), updated(by_hand, init, sample), atol=1e-7)
+    assert_close(updated(method.trainer, method.init, sample), updated(by_hand, init, sample), atol=1e-7)
 
 
 def test_tasks_with_memory_in_chunks_are_tasks_all_at_once():
     method, *_, sample = with_memory()
     chunked, *_ = with_memory(batching="scan")
-    both = [updated(each.trainer(None), each.init, sample) for each in (method, chunked)]
+    both = [updated(each.trainer, each.init, sample) for each in (method, chunked)]
     assert_close(*both, rtol=1e-4, atol=1e-6)
 
 
 def test_devices_that_share_tasks_train_the_same():
     method, *_, sample = with_memory()
-    shared = method.trainer(Sharing(sharding.make_mesh({"tasks": 1})))
-    assert_close(*[updated(each, method.init, sample) for each in (method.trainer(None), shared)], rtol=1e-4, atol=1e-6)
+    shared = Sharing(sharding.make_mesh({"tasks": 1})).trainer(method.trainer)
+    assert_close(*[updated(each, method.init, sample) for each in (method.trainer, shared)], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("is_greedy", [True, False])
@@ -82,7 +82,7 @@ def test_a_policy_with_memory_is_judged_by_its_returns(is_greedy, key):
     method, environment, policy, _, sample = with_memory(is_greedy=is_greedy, num_rollouts=2)
     params, env_params = method.init(key), sample(key)
     run = rollouts.run_episode(environment, policy, num_steps=NUM_STEPS, is_greedy=is_greedy)
-    loss, aux = method.judged(params, env_params, key)
+    loss, aux = method.tested(params, env_params, key)
     assert float(aux["return"]) == -float(loss) == float(run(params, env_params, key).reward.sum())
     assert "return_of_rollout_2" in aux
 
@@ -105,8 +105,8 @@ def test_an_entropy_that_fades_is_whole_at_the_beginning(key):
     faded = acting.with_memory(environment, policy, fading, SGD, **numbers)
     params, env_params = method.init(key), sample(key)
     assert_close(faded.episode_fn(params, env_params, key), method.episode_fn(params, env_params, key))
-    first = updated(faded.trainer(None), faded.init, sample)
-    assert_close(first, updated(method.trainer(None), method.init, sample), atol=1e-6)
+    first = updated(faded.trainer, faded.init, sample)
+    assert_close(first, updated(method.trainer, method.init, sample), atol=1e-6)
 
 
 def test_maml_with_ppo_is_trained_as_written_out():
@@ -119,7 +119,7 @@ def test_maml_with_ppo_is_trained_as_written_out():
         rl.learners.collect_adaptation(inner.policy, inner.surrogate, SGD, inner.roll_out, num_steps=1),
         num_epochs=2,
     )
-    assert_close(updated(method.trainer(None), method.init, sample), updated(by_hand, method.init, sample), atol=1e-7)
+    assert_close(updated(method.trainer, method.init, sample), updated(by_hand, method.init, sample), atol=1e-7)
 
 
 def test_no_inner_step_is_the_policy_as_it_is(key):
@@ -137,14 +137,14 @@ def test_a_method_is_judged_after_as_many_inner_steps_as_in_training(key):
     method = acting.maml_with_trpo(inner, num_steps=2)
     params, env_params = method.init(key), sample(key)
     expected = acting.returns_after(inner, 2)(params, env_params, key)
-    assert_close(method.judged(params, env_params, key), expected)
+    assert_close(method.tested(params, env_params, key), expected)
 
 
 def test_a_trust_region_bounds_the_adapted_policies_and_its_tasks_may_come_in_chunks():
     """Decisions and objective go over the tasks apart from each other; a solve amplifies rounding."""
     inner, sample = adapting()
     methods = {batching: acting.maml_with_trpo(inner, num_steps=1, batching=batching) for batching in ("vmap", 2)}
-    after = {batching: updated(each.trainer(None), each.init, sample) for batching, each in methods.items()}
+    after = {batching: updated(each.trainer, each.init, sample) for batching, each in methods.items()}
     (params, aux), (others, facts) = after["vmap"], after[2]
     assert 0 < float(aux["divergence"]) <= 0.01 * 1.001
     np.testing.assert_allclose(facts["grad_norm"], aux["grad_norm"], rtol=1e-5)
@@ -155,7 +155,7 @@ def test_a_trust_region_bounds_the_adapted_policies_and_its_tasks_may_come_in_ch
 def test_a_trust_region_is_refused_on_several_devices():
     inner, _ = adapting()
     with pytest.raises(ValueError, match="a trust region is computed on one device"):
-        acting.maml_with_trpo(inner, num_steps=1).trainer(Sharing(sharding.make_mesh({"tasks": 1})))
+        Sharing(sharding.make_mesh({"tasks": 1})).trainer(acting.maml_with_trpo(inner, num_steps=1).trainer)
 
 
 def test_numbers_out_of_their_range_are_refused():
@@ -165,7 +165,7 @@ def test_numbers_out_of_their_range_are_refused():
     with pytest.raises(ValueError, match="num_steps=-1"):
         acting.maml_with_trpo(inner, num_steps=-1)
     with pytest.raises(ValueError, match="num_epochs=0"):
-        acting.maml_with_ppo(inner, SGD, num_steps=1, num_epochs=0).trainer(None)
+        acting.maml_with_ppo(inner, SGD, num_steps=1, num_epochs=0)
 
 
 def test_tasks_of_environments_differ_by_their_keys_alone():

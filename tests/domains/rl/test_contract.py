@@ -9,12 +9,19 @@ from jmeta.domains.rl import environments, policies
 from jmeta.domains.rl.testing import check_environment, check_policy
 
 from ...differences import trace_strictly
-from .registry import ENVIRONMENTS, POLICIES, USE_KEYS
+from .registry import ADAPTED, ENVIRONMENTS, POLICIES, USE_KEYS
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_an_environment_obeys_the_contract(name, key):
     check_environment(*ENVIRONMENTS[name](), key)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ADAPTED)
+def test_an_environment_of_another_library_obeys_the_contract(name, key):
+    with jax.numpy_rank_promotion("allow"):
+        check_environment(*ADAPTED[name](), key)
 
 
 @pytest.mark.parametrize("name", POLICIES)

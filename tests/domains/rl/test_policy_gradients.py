@@ -9,24 +9,24 @@ import jmeta
 from jmeta import Batch, Task, models
 from jmeta.domains import rl
 from jmeta.domains.rl import environments, policies, policy_gradients, rollouts
-from jmeta.domains.rl.policies import Categorical, Decision, Normal, StepInput
+from jmeta.domains.rl.policies import Categorical, Normal, PolicyInput, PolicyOutput
 from jmeta.domains.rl.policy_gradients import Acted
 from jmeta.domains.rl.policy_gradients.returns import discounted_sums, generalized_advantages
-from jmeta.domains.rl.rollouts import Experience
+from jmeta.domains.rl.rollouts import Trajectory
 
 NUM_STEPS, NUM_ACTIONS = 6, 3
 
 
-def experience_of(key, *, value=None):
+def trajectory_of(key, *, value=None):
     """Six steps, with a rollout that ends after the third one."""
     key_logits, key_value, key_action, key_reward = jax.random.split(key, 4)
     value = jax.random.normal(key_value, (NUM_STEPS,)) if value is None else value
-    decisions = Decision(Categorical(jax.random.normal(key_logits, (NUM_STEPS, NUM_ACTIONS))), value)
+    decisions = PolicyOutput(Categorical(jax.random.normal(key_logits, (NUM_STEPS, NUM_ACTIONS))), value)
     action = decisions.distribution.sample(key_action)
     reward = jax.random.normal(key_reward, (NUM_STEPS,))
     is_over = jnp.arange(NUM_STEPS) == 2
-    inputs = StepInput(jnp.zeros((NUM_STEPS, 1)), action, reward, is_over)
-    return Experience(inputs, decisions, action, decisions.distribution.log_prob(action), reward, is_over)
+    inputs = PolicyInput(jnp.zeros((NUM_STEPS, 1)), action, reward, is_over)
+    return Trajectory(inputs, decisions, action, decisions.distribution.log_prob(action), reward, is_over)
 
 
 def decisions_and_batch(key, distribution="categorical", mask=None):
@@ -40,15 +40,15 @@ def decisions_and_batch(key, distribution="categorical", mask=None):
     action = old.sample(key_action)
     value, advantage, target, reward = jax.random.normal(key_rest, (4, NUM_STEPS))
     acted = Acted(action, old.log_prob(action), advantage, target, reward)
-    return Decision(make(key_new), value), Batch(jnp.zeros(NUM_STEPS), acted, mask)
+    return PolicyOutput(make(key_new), value), Batch(jnp.zeros(NUM_STEPS), acted, mask)
 
 
 @pytest.mark.parametrize(("discount", "gae_lambda"), [(0.9, 0.7), (1.0, 1.0), (0.5, 0.0), (0.0, 1.0)])
 def test_advantages_are_the_explicit_sum(float64, key, discount, gae_lambda):
-    experience = experience_of(key)
-    acted = policy_gradients.judged(experience, discount=discount, gae_lambda=gae_lambda).query.y
-    values = np.append(experience.decisions.value, 0.0)
-    reward = np.asarray(experience.reward)
+    trajectory = trajectory_of(key)
+    acted = policy_gradients.judged(trajectory, discount=discount, gae_lambda=gae_lambda).query.y
+    values = np.append(trajectory.outputs.value, 0.0)
+    reward = np.asarray(trajectory.reward)
     delta = [reward[t] + discount * values[t + 1] - values[t] for t in range(NUM_STEPS)]
     expected = [
         sum((discount * gae_lambda) ** (k - t) * delta[k] for k in range(t, NUM_STEPS)) for t in range(NUM_STEPS)
@@ -58,20 +58,20 @@ def test_advantages_are_the_explicit_sum(float64, key, discount, gae_lambda):
 
 
 def test_undiscounted_and_without_guesses_they_are_rewards_to_go_minus_values(float64, key):
-    experience = experience_of(key)
-    acted = policy_gradients.judged(experience, discount=1.0, gae_lambda=1.0).query.y
-    to_go = np.cumsum(np.asarray(experience.reward)[::-1])[::-1]
-    np.testing.assert_allclose(acted.advantage, to_go - np.asarray(experience.decisions.value), rtol=1e-12)
+    trajectory = trajectory_of(key)
+    acted = policy_gradients.judged(trajectory, discount=1.0, gae_lambda=1.0).query.y
+    to_go = np.cumsum(np.asarray(trajectory.reward)[::-1])[::-1]
+    np.testing.assert_allclose(acted.advantage, to_go - np.asarray(trajectory.outputs.value), rtol=1e-12)
     np.testing.assert_allclose(acted.target, to_go, rtol=1e-12)
 
 
 def test_perfect_guesses_leave_nothing_to_learn(float64, key):
     """With V the exact discounted reward to come, every advantage is 0 whatever λ."""
-    reward = np.asarray(experience_of(key).reward)
+    reward = np.asarray(trajectory_of(key).reward)
     value = [sum(0.9 ** (k - t) * reward[k] for k in range(t, NUM_STEPS)) for t in range(NUM_STEPS)]
-    experience = experience_of(key, value=jnp.array(value))
+    trajectory = trajectory_of(key, value=jnp.array(value))
     for gae_lambda in (0.0, 0.6, 1.0):
-        acted = policy_gradients.judged(experience, discount=0.9, gae_lambda=gae_lambda).query.y
+        acted = policy_gradients.judged(trajectory, discount=0.9, gae_lambda=gae_lambda).query.y
         np.testing.assert_allclose(acted.advantage, np.zeros(NUM_STEPS), atol=1e-12)
 
 
@@ -79,7 +79,7 @@ def influence_of_rewards(key, **numbers):
     """Entry [t, k]: how much the reward at k moves the advantage at t."""
 
     def advantages(reward):
-        return policy_gradients.judged(experience_of(key)._replace(reward=reward), **numbers).query.y.advantage
+        return policy_gradients.judged(trajectory_of(key)._replace(reward=reward), **numbers).query.y.advantage
 
     return jax.jacobian(advantages)(jnp.zeros(NUM_STEPS))
 
@@ -89,18 +89,18 @@ def test_advantages_reach_over_rollouts_and_end_with_the_episode(float64, key):
     ago = np.arange(NUM_STEPS)[None] - np.arange(NUM_STEPS)[:, None]
     # the rollout that ends after the third step cuts nothing
     np.testing.assert_allclose(influence, np.where(ago >= 0, 0.45 ** np.maximum(ago, 0), 0.0), rtol=1e-12)
-    last = policy_gradients.judged(experience_of(key), discount=0.9, gae_lambda=0.5).query.y
+    last = policy_gradients.judged(trajectory_of(key), discount=0.9, gae_lambda=0.5).query.y
     np.testing.assert_allclose(last.target[-1], last.reward[-1], rtol=1e-12)  # nothing is guessed to come after it
 
 
 def test_scaled_rewards_are_judged_as_such_and_reported_as_they_were(float64, key):
-    experience = experience_of(key)
+    trajectory = trajectory_of(key)
     numbers = {"discount": 0.9, "gae_lambda": 0.5}
-    scaled = policy_gradients.judged(experience, **numbers, reward_scale=0.1).query.y
-    expected = policy_gradients.judged(experience._replace(reward=0.1 * experience.reward), **numbers).query.y
+    scaled = policy_gradients.judged(trajectory, **numbers, reward_scale=0.1).query.y
+    expected = policy_gradients.judged(trajectory._replace(reward=0.1 * trajectory.reward), **numbers).query.y
     np.testing.assert_allclose(scaled.advantage, expected.advantage, rtol=1e-12)
     np.testing.assert_allclose(scaled.target, expected.target, rtol=1e-12)
-    np.testing.assert_array_equal(scaled.reward, experience.reward)
+    np.testing.assert_array_equal(scaled.reward, trajectory.reward)
 
 
 def test_advantages_are_normalised_over_the_steps_of_all_tasks_that_are_real(float64, key):
@@ -120,14 +120,14 @@ def test_advantages_are_normalised_over_the_steps_of_all_tasks_that_are_real(flo
 
 
 def test_a_judged_episode_is_a_query_after_an_empty_support(key):
-    experience = experience_of(key)
-    task = policy_gradients.judged(experience, discount=0.9, gae_lambda=0.5)
+    trajectory = trajectory_of(key)
+    task = policy_gradients.judged(trajectory, discount=0.9, gae_lambda=0.5)
     assert task.support.x.reward.shape == (0,)
     assert task.support.y.advantage.shape == (0,)
     assert task.query.mask is None
-    jax.tree.map(np.testing.assert_array_equal, task.query.x, experience.inputs)
+    jax.tree.map(np.testing.assert_array_equal, task.query.x, trajectory.inputs)
     for name in ("action", "log_prob", "reward"):
-        np.testing.assert_array_equal(getattr(task.query.y, name), getattr(experience, name))
+        np.testing.assert_array_equal(getattr(task.query.y, name), getattr(trajectory, name))
 
 
 def test_no_gradient_flows_into_what_is_collected(key):
@@ -169,13 +169,44 @@ def test_ppo_is_its_formula(float64, key, distribution):
     np.testing.assert_allclose(loss, -np.mean(terms) + 0.7 * value_loss - 0.2 * entropy, rtol=1e-12)
 
 
+def test_the_clipped_value_loss_is_that_of_a_hand_computation(float64):
+    """Old guesses 0, clip 0.5: free, moved too far towards the target, away from it, and just at the bound."""
+    value, target = jnp.array([0.2, 2.0, -2.0, 0.5]), jnp.array([1.0, 3.0, 3.0, 3.0])
+    zeros = jnp.zeros(4)
+    acted = Acted(jnp.zeros(4, int), zeros, zeros, target, zeros, zeros)
+    batch = Batch(zeros, acted)
+
+    def value_loss(value, **numbers):
+        outputs = PolicyOutput(Categorical(jnp.zeros((4, 2))), value)
+        return policy_gradients.ppo_loss(value_weight=1.0, **numbers)(outputs, batch)[1]["value_loss"]
+
+    # ½ [0.8², max(1², 2.5²), max(5², 3.5²), 2.5²] / 4
+    np.testing.assert_allclose(value_loss(value, value_clip=0.5), 0.5 * (0.64 + 6.25 + 25 + 6.25) / 4, rtol=1e-12)
+    np.testing.assert_allclose(value_loss(value), 0.5 * (0.64 + 1 + 25 + 6.25) / 4, rtol=1e-12)
+    gradient = jax.grad(lambda value: value_loss(value, value_clip=0.5))(value)
+    np.testing.assert_allclose(gradient[:3], [-0.8 / 4, 0, -5 / 4], rtol=1e-12)  # not moved further towards its target
+
+
+def test_a_clipped_value_loss_takes_the_guesses_of_the_policy_that_acted(key):
+    task = policy_gradients.judged(trajectory_of(key), discount=0.9, gae_lambda=0.5)
+    np.testing.assert_array_equal(task.query.y.value, trajectory_of(key).outputs.value)
+    outputs = trajectory_of(key).outputs
+    at_once = [policy_gradients.ppo_loss(value_clip=clip)(outputs, task.query)[0] for clip in (None, 0.1)]
+    np.testing.assert_array_equal(*at_once)  # where nothing has moved, nothing is clipped
+    without = task.query._replace(y=task.query.y._replace(value=None))
+    with pytest.raises(ValueError, match=r"value_clip=0\.1 needs the guesses of the policy that acted"):
+        policy_gradients.ppo_loss(value_clip=0.1)(outputs, without)
+    with pytest.raises(ValueError, match=r"value_clip=0\.0; expected a positive number"):
+        policy_gradients.ppo_loss(value_clip=0.0)
+
+
 def one_step(log_ratio, advantage):
     """PPO's loss of one step of two actions, as a function of the logarithm of the ratio."""
     log_prob = jnp.log(0.5)
 
     def loss(log_ratio):
         chosen = log_prob + log_ratio
-        decisions = Decision(Categorical(jnp.stack([chosen, jnp.log1p(-jnp.exp(chosen))])[None]), jnp.zeros(1))
+        decisions = PolicyOutput(Categorical(jnp.stack([chosen, jnp.log1p(-jnp.exp(chosen))])[None]), jnp.zeros(1))
         acted = Acted(jnp.array([0]), log_prob[None], jnp.array([advantage]), jnp.zeros(1), jnp.zeros(1))
         return policy_gradients.ppo_loss(clip=0.2)(decisions, Batch(jnp.zeros(1), acted))[0]
 
@@ -268,7 +299,9 @@ def test_a_fading_entropy_is_a_weight_that_shrinks(float64, key, progress):
     decisions, batch = decisions_and_batch(key)
 
     def gradient_of(loss_fn, wrap):
-        episode_fn = wrap(lambda logits, task, key: loss_fn(Decision(Categorical(logits), decisions.value), task.query))
+        episode_fn = wrap(
+            lambda logits, task, key: loss_fn(PolicyOutput(Categorical(logits), decisions.value), task.query)
+        )
         task = Task(batch, batch, progress=jnp.array(progress))
         return jax.value_and_grad(episode_fn, has_aux=True)(decisions.distribution.logits, task, key)
 
@@ -316,7 +349,7 @@ def test_advantages_returns_and_ppo_are_those_of_rlax():
     )
     decisions, batch = decisions_and_batch(keys[3])
     loss = lambda logits: policy_gradients.ppo_loss(value_weight=0.0)(
-        Decision(Categorical(logits), decisions.value), batch
+        PolicyOutput(Categorical(logits), decisions.value), batch
     )[0]
     theirs = lambda logits: rlax.clipped_surrogate_pg_loss(
         jnp.exp(Categorical(logits).log_prob(batch.y.action) - batch.y.log_prob), batch.y.advantage, 0.2

@@ -7,7 +7,7 @@ import pytest
 
 from jmeta import models
 from jmeta.domains.rl.environments import Box, Discrete, bernoulli_bandit, environment
-from jmeta.domains.rl.policies import Categorical, Decision, Normal, Policy, actor_critic
+from jmeta.domains.rl.policies import Categorical, Normal, Policy, PolicyOutput, actor_critic
 from jmeta.domains.rl.rollouts import init_policy, return_episode, run_episode
 
 NUM_STEPS, LENGTH = 10, 3
@@ -39,7 +39,7 @@ def counting_policy(distribution=None):
 
     def step(params, memory, inputs, key):
         count = memory + 1
-        return count, Decision(distribution, (count * params["scale"]).astype(jnp.float32))
+        return count, PolicyOutput(distribution, (count * params["scale"]).astype(jnp.float32))
 
     return Policy(
         init=lambda key, inputs: {"scale": jnp.ones(())},
@@ -75,7 +75,7 @@ def noisy_policy():
     def step(params, memory, inputs, key):
         key_mean, key_value = jax.random.split(key)
         mean = jax.random.normal(key_mean, (1,)) + 100 * memory
-        return memory, Decision(Normal(mean, jnp.zeros(1)), jax.random.uniform(key_value))
+        return memory, PolicyOutput(Normal(mean, jnp.zeros(1)), jax.random.uniform(key_value))
 
     return Policy(lambda key, inputs: (), lambda params, key: jax.random.uniform(key), step, step)
 
@@ -84,68 +84,68 @@ PARAMS = {"scale": jnp.ones(())}
 
 
 @pytest.fixture(scope="module")
-def experience():
+def trajectory():
     """Ten steps: rollouts of three, three, three, and the first step of a fourth."""
     run = run_episode(clock(), counting_policy(), num_steps=NUM_STEPS)
     return jax.jit(run)(PARAMS, jnp.array(0.25), jax.random.key(0))
 
 
-def test_memory_is_kept_over_the_rollouts_of_an_episode(experience):
-    np.testing.assert_array_equal(experience.decisions.value, np.arange(1, NUM_STEPS + 1))
+def test_memory_is_kept_over_the_rollouts_of_an_episode(trajectory):
+    np.testing.assert_array_equal(trajectory.outputs.value, np.arange(1, NUM_STEPS + 1))
 
 
 def test_memory_begins_anew_with_each_episode():
     run = jax.jit(run_episode(clock(), counting_policy(), num_steps=4))
     for seed in range(2):
-        np.testing.assert_array_equal(run(PARAMS, jnp.zeros(()), jax.random.key(seed)).decisions.value, [1, 2, 3, 4])
+        np.testing.assert_array_equal(run(PARAMS, jnp.zeros(()), jax.random.key(seed)).outputs.value, [1, 2, 3, 4])
 
 
-def test_observations_start_anew_with_each_rollout(experience):
-    np.testing.assert_array_equal(experience.inputs.observation[:, 0], [0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
+def test_observations_start_anew_with_each_rollout(trajectory):
+    np.testing.assert_array_equal(trajectory.inputs.observation[:, 0], [0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
 
 
 @pytest.mark.parametrize("is_terminated", [True, False], ids=["by its rules", "by its time limit"])
 def test_the_end_of_a_rollout_is_told_whatever_ended_it(is_terminated):
     run = run_episode(clock(is_terminated=is_terminated), counting_policy(), num_steps=7)
-    experience = jax.jit(run)(PARAMS, jnp.zeros(()), jax.random.key(0))
-    np.testing.assert_array_equal(experience.is_over, [False, False, True, False, False, True, False])
-    np.testing.assert_array_equal(experience.inputs.is_over[1:], experience.is_over[:-1])
+    trajectory = jax.jit(run)(PARAMS, jnp.zeros(()), jax.random.key(0))
+    np.testing.assert_array_equal(trajectory.is_over, [False, False, True, False, False, True, False])
+    np.testing.assert_array_equal(trajectory.inputs.is_over[1:], trajectory.is_over[:-1])
 
 
-def test_at_first_there_was_no_action(experience):
-    assert experience.inputs.action[0] == -1
-    assert experience.inputs.reward[0] == 0
-    assert not experience.inputs.is_over[0]
+def test_at_first_there_was_no_action(trajectory):
+    assert trajectory.inputs.action[0] == -1
+    assert trajectory.inputs.reward[0] == 0
+    assert not trajectory.inputs.is_over[0]
 
 
-def test_no_action_yet_is_for_the_episode_and_not_for_each_rollout(experience):
-    assert (experience.inputs.action[1:] >= 0).all()
+def test_no_action_yet_is_for_the_episode_and_not_for_each_rollout(trajectory):
+    assert (trajectory.inputs.action[1:] >= 0).all()
 
 
-def test_rewards_are_those_of_their_actions_and_are_told_at_the_next_step(experience):
-    expected = 10 * np.tile(np.arange(LENGTH), 4)[:NUM_STEPS] + np.asarray(experience.action) + 0.25
-    np.testing.assert_allclose(experience.reward, expected, rtol=1e-6)
-    np.testing.assert_array_equal(experience.inputs.reward[1:], experience.reward[:-1])
-    np.testing.assert_array_equal(experience.inputs.action[1:], experience.action[:-1])
-    assert len(set(experience.action.tolist())) > 1
+def test_rewards_are_those_of_their_actions_and_are_told_at_the_next_step(trajectory):
+    expected = 10 * np.tile(np.arange(LENGTH), 4)[:NUM_STEPS] + np.asarray(trajectory.action) + 0.25
+    np.testing.assert_allclose(trajectory.reward, expected, rtol=1e-6)
+    np.testing.assert_array_equal(trajectory.inputs.reward[1:], trajectory.reward[:-1])
+    np.testing.assert_array_equal(trajectory.inputs.action[1:], trajectory.action[:-1])
+    assert len(set(trajectory.action.tolist())) > 1
 
 
-def test_log_probabilities_are_of_the_actions_taken(experience):
+def test_log_probabilities_are_of_the_actions_taken(trajectory):
     log_probs = jax.nn.log_softmax(jnp.array([0.0, 0.5, 1.0, -0.5]))
-    np.testing.assert_allclose(experience.log_prob, log_probs[experience.action], rtol=1e-6)
-    np.testing.assert_array_equal(experience.decisions.distribution.log_prob(experience.action), experience.log_prob)
+    np.testing.assert_allclose(trajectory.log_prob, log_probs[trajectory.action], rtol=1e-6)
+    np.testing.assert_array_equal(trajectory.outputs.distribution.log_prob(trajectory.action), trajectory.log_prob)
 
 
 def test_greedy_takes_the_most_probable_action_and_says_its_probability():
     run = run_episode(clock(), counting_policy(), num_steps=4, is_greedy=True)
-    experience = run(PARAMS, jnp.zeros(()), jax.random.key(0))
-    np.testing.assert_array_equal(experience.action, [2] * 4)
-    np.testing.assert_allclose(experience.log_prob, jax.nn.log_softmax(jnp.array([0.0, 0.5, 1.0, -0.5]))[2], rtol=1e-6)
+    trajectory = run(PARAMS, jnp.zeros(()), jax.random.key(0))
+    np.testing.assert_array_equal(trajectory.action, [2] * 4)
+    np.testing.assert_allclose(trajectory.log_prob, jax.nn.log_softmax(jnp.array([0.0, 0.5, 1.0, -0.5]))[2], rtol=1e-6)
     normal = Normal(jnp.array([0.5, -0.25]), jnp.zeros(2))
     run = run_episode(clock(Box(-1.0, 1.0, (2,))), counting_policy(normal), num_steps=4, is_greedy=True)
-    experience = run(PARAMS, jnp.zeros(()), jax.random.key(0))
-    np.testing.assert_array_equal(experience.action, [[0.5, -0.25]] * 4)
-    np.testing.assert_array_equal(experience.inputs.action, [[0, 0]] + [[0.5, -0.25]] * 3)
+    trajectory = run(PARAMS, jnp.zeros(()), jax.random.key(0))
+    np.testing.assert_array_equal(trajectory.action, [[0.5, -0.25]] * 4)
+    np.testing.assert_array_equal(trajectory.inputs.action, [[0, 0]] + [[0.5, -0.25]] * 3)
 
 
 def test_actions_are_drawn_by_their_probabilities():
@@ -160,10 +160,10 @@ def test_actions_are_drawn_by_their_probabilities():
 def test_nothing_random_is_drawn_from_the_same_key_twice():
     run = run_episode(noisy(), noisy_policy(), num_steps=6)
     with jax.debug_key_reuse(True):
-        experience = run((), (), jax.random.key(0))
-    mean = experience.decisions.distribution.mean
+        trajectory = run((), (), jax.random.key(0))
+    mean = trajectory.outputs.distribution.mean
     assert np.ptp(mean) < 20  # the memory, which a hundred times is in all means, was drawn once
-    drawn = [experience.inputs.observation, experience.reward, experience.decisions.value, experience.action - mean]
+    drawn = [trajectory.inputs.observation, trajectory.reward, trajectory.outputs.value, trajectory.action - mean]
     numbers = np.concatenate([np.ravel(each) for each in (*drawn, mean)])
     assert len(np.unique(numbers)) == len(numbers) == 5 * 6
 
@@ -178,10 +178,10 @@ def test_keys_decide():
 
 def test_an_episode_has_as_many_steps_as_asked_for():
     for num_steps in (1, 5):
-        experience = run_episode(clock(), counting_policy(), num_steps=num_steps)(
+        trajectory = run_episode(clock(), counting_policy(), num_steps=num_steps)(
             PARAMS, jnp.zeros(()), jax.random.key(0)
         )
-        assert {leaf.shape[0] for leaf in jax.tree.leaves(experience)} == {num_steps}
+        assert {leaf.shape[0] for leaf in jax.tree.leaves(trajectory)} == {num_steps}
 
 
 def test_compiled_and_batched_are_one_at_a_time(key):
@@ -204,10 +204,10 @@ def test_what_was_decided_while_acting_is_what_is_said_of_the_whole_episode_late
     bandit, sample = bernoulli_bandit(3)
     policy = actor_critic(models.lstm(4), bandit)
     params = init_policy(bandit, policy)(key)
-    experience = jax.jit(run_episode(bandit, policy, num_steps=8))(params, sample(key), jax.random.key(1))
-    _, decisions = policy.unroll(params, policy.start(params, key), experience.inputs, None)
-    np.testing.assert_allclose(decisions.distribution.log_prob(experience.action), experience.log_prob, rtol=1e-5)
-    np.testing.assert_allclose(decisions.value, experience.decisions.value, rtol=1e-4, atol=1e-6)
+    trajectory = jax.jit(run_episode(bandit, policy, num_steps=8))(params, sample(key), jax.random.key(1))
+    _, decisions = policy.unroll(params, policy.start(params, key), trajectory.inputs, None)
+    np.testing.assert_allclose(decisions.distribution.log_prob(trajectory.action), trajectory.log_prob, rtol=1e-5)
+    np.testing.assert_allclose(decisions.value, trajectory.outputs.value, rtol=1e-4, atol=1e-6)
 
 
 def test_types_are_never_promoted(key):
@@ -215,16 +215,16 @@ def test_types_are_never_promoted(key):
     policy = actor_critic(models.gru(4), bandit)
     with jax.numpy_dtype_promotion("strict"):
         run = run_episode(bandit, policy, num_steps=3)
-        experience = run(init_policy(bandit, policy)(key), sample(key), jax.random.key(1))
+        trajectory = run(init_policy(bandit, policy)(key), sample(key), jax.random.key(1))
         return_episode(run, num_rollouts=2)(init_policy(bandit, policy)(key), sample(key), jax.random.key(1))
-    assert {leaf.dtype for leaf in (experience.reward, experience.log_prob)} == {jnp.dtype(jnp.float32)}
+    assert {leaf.dtype for leaf in (trajectory.reward, trajectory.log_prob)} == {jnp.dtype(jnp.float32)}
 
 
-def test_returns_are_sums_over_the_episode_and_its_rollouts(experience):
+def test_returns_are_sums_over_the_episode_and_its_rollouts(trajectory):
     run = run_episode(clock(), counting_policy(), num_steps=NUM_STEPS)
     judge = return_episode(run, num_rollouts=5)
     loss, aux = jax.jit(judge)(PARAMS, jnp.array(0.25), jax.random.key(0))
-    rewards = np.asarray(experience.reward)
+    rewards = np.asarray(trajectory.reward)
     np.testing.assert_allclose(loss, -rewards.sum(), rtol=1e-6)
     np.testing.assert_allclose(aux["return"], rewards.sum(), rtol=1e-6)
     each = [aux[f"return_of_rollout_{i}"] for i in range(1, 6)]

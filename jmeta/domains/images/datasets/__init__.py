@@ -4,9 +4,7 @@
 end in `ImageSplits`, which a protocol (`jmeta.domains.images.protocols`) draws tasks from.
 """
 
-from . import folder as folder
-from . import glyphs as glyphs
-from . import omniglot as omniglot
-from .image_classes import ImageClasses as ImageClasses
-from .image_classes import ImageSplits as ImageSplits
-from .image_classes import split_hash as split_hash
+from . import folder, glyphs, omniglot
+from .image_classes import ImageClasses, ImageSplits, split_hash
+
+__all__ = ["folder", "glyphs", "omniglot", "ImageClasses", "ImageSplits", "split_hash"]

@@ -1,7 +1,7 @@
-"""Arrays that are costly to make, kept in one checked file each.
+"""Keep arrays that are costly to make, each set in one checked file.
 
-A file begins with the SHA-256 of what follows. It is written beside its place and then moved there, so a reader sees
-either all of it or nothing; a damaged one is refused with a warning and made again.
+A file begins with the SHA-256 of its payload. It is written under another name and then moved into place, so a reader
+sees all of it or nothing. A damaged file is made again, with a warning.
 """
 
 import hashlib
@@ -15,21 +15,32 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jmeta.decoding import read_npz, read_regular, shown
+
+__all__ = ["Arrays", "cached_arrays"]
+
 Arrays = dict[str, np.ndarray]
 
 
-def cached_arrays(name: str, make: Callable[[], Arrays], cache_dir: str | os.PathLike | None = None) -> Arrays:
-    """The arrays that `make()` returns, read from the cache where they are in it.
+def cached_arrays(
+    name: str,
+    make: Callable[[], Arrays],
+    cache_dir: str | os.PathLike | None = None,
+    *,
+    check: Callable[[Arrays], None] | None = None,
+) -> Arrays:
+    """Return the arrays of `make()`, from the cache if they are in it.
 
     Args:
-      name: file name; whatever the arrays depend on should be part of it.
+      name: file name; it should contain all that the arrays depend on.
       make: makes the arrays.
-      cache_dir: folder of the cache; by default what the environment variable `JMETA_CACHE` says, or else the user's
+      cache_dir: folder of the cache; by default the environment variable `JMETA_CACHE`, or else the user's
         cache folder on this platform.
+      check: raises `ValueError` on arrays that are not what `make` makes.
 
     Returns:
-      The arrays by name. A damaged file is made again, and a folder that cannot be written to is done without, both
-      with a warning.
+      The arrays by name. A file that cannot be used (damaged, with other arrays, a pipe) is made again, and a folder
+      that cannot be written to is not used; both cause a warning.
 
     Example:
       >>> import numpy as np, tempfile
@@ -38,19 +49,29 @@ def cached_arrays(name: str, make: Callable[[], Arrays], cache_dir: str | os.Pat
       ...     cached_arrays("squares", lambda: {}, folder)["x"].tolist()
       [0, 1, 4]
     """
-    path = (pathlib.Path(cache_dir) if cache_dir is not None else _default_folder()) / name
     try:
-        return _read(path)
+        path = (pathlib.Path(cache_dir) if cache_dir is not None else _default_folder()) / name
+    except RuntimeError as error:
+        warnings.warn(f"{name} is made again each time: {error}; set JMETA_CACHE to a folder of yours", stacklevel=2)
+        return make()
+    try:
+        arrays = _read(path)
+        if check is not None:
+            check(arrays)
+        return arrays
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError) as error:
-        warnings.warn(f"the cached file {path} cannot be used and is made again: {error}", stacklevel=2)
+        said = f"the cached file {shown(path)} cannot be used and is made again: {error}"
+        warnings.warn(said, stacklevel=2)
     arrays = make()
     try:
         _write(path, arrays)
     except OSError as error:
-        message = f"cannot write {path}, so it is made again each time: {error}; set JMETA_CACHE to a folder of yours"
-        warnings.warn(message, stacklevel=2)
+        said = (
+            f"cannot write {shown(path)}, so it is made again each time: {error}; set JMETA_CACHE to a folder of yours"
+        )
+        warnings.warn(said, stacklevel=2)
     return arrays
 
 
@@ -65,12 +86,11 @@ def _default_folder() -> pathlib.Path:
 
 
 def _read(path: pathlib.Path) -> Arrays:
-    content = path.read_bytes()
+    content = read_regular(path)
     digest, payload = content[:32], content[32:]
     if hashlib.sha256(payload).digest() != digest:
         raise ValueError("its checksum does not fit its content")
-    with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
-        return dict(arrays)
+    return read_npz(payload, path, remedy="remove it")
 
 
 def _write(path: pathlib.Path, arrays: Arrays) -> None:

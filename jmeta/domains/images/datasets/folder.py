@@ -1,20 +1,30 @@
-"""Anyone's own images: one folder for each class.
+"""Load your own images: one folder for each class.
 
 Either `root/CLASS/*.png`, and classes are split at random; or `root/meta_train/CLASS/*.png` and likewise meta_valid and
-meta_test, and the split is as given. What is wrong with a folder is said by name, with what to do.
+meta_test, and the split is as given. Errors name the file and say what to do; oddities are counted in warnings. The
+table in `pixels` lists the kinds of images and how each is read.
 """
 
+import hashlib
 import os
 import pathlib
-from typing import Any
+import warnings
+from collections import Counter
 
 import numpy as np
-from jaxtyping import UInt8
+
+from jmeta.decoding import shown
 
 from .image_classes import ImageClasses, ImageSplits
+from .layout import SPLITS as SPLITS
+from .layout import ClassFolder, Parts, find, names
+from .layout import IncompleteError as IncompleteError
+from .pixels import SUFFIXES as SUFFIXES
+from .pixels import Conversion, Fit, read_picture
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-SPLITS = ("meta_train", "meta_valid", "meta_test")
+__all__ = ["load"]
+
+_DEEP_ENOUGH = 2**12  # the brightest value of 16 bits below which hardly any of the 256 levels are used
 
 
 def load(
@@ -22,138 +32,146 @@ def load(
     *,
     size: tuple[int, int] | None = None,
     num_channels: int = 3,
+    fit: Fit = "squash",
+    background: int = 255,
     min_images: int = 2,
     fractions: tuple[float, float] = (0.2, 0.2),
     seed: int = 0,
 ) -> ImageSplits:
     """Load images from folders of classes.
 
+    The images of a class are those in its folder or, if it has none, in the one folder of images inside it
+    (`CLASS/images/*.png`). The three splits are also recognised as train, val or valid, and test, where nothing else is
+    beside them or all three have folders of classes.
+
+    Warns, with names and numbers, of: files and folders that were left out (hidden ones, other kinds, classes of fewer
+    than `min_images` images); images that `fit` changed; files of which only the first frame was read; 16-bit images so
+    dark that few levels remain; the same picture in several classes or splits; classes whose images are all equal, and
+    data that are all of one value.
+
     Args:
       root: has a folder for each class, or the folders meta_train, meta_valid and meta_test that have them.
       size: `(height, width)` to resize all images to; by default they must be of one size already.
       num_channels: 1 for grey, 3 for RGB; images are converted.
-      min_images: fewest images of a class. A task needs `num_shots + num_queries`.
+      fit: how images of another shape than `size` get it: "squash" scales their sides apart, "crop" cuts off both ends
+        of the longer side, "pad" fills up the shorter one with `background`.
+      background: grey value, from 0 (black) to 255 (white), that transparent and padded images lie on. White strokes on
+        a transparent ground need 0.
+      min_images: fewest images of a class; smaller ones are left out. A task needs `num_shots + num_queries`.
       fractions: shares of the classes that become meta_valid and meta_test, where `root` does not say which.
-      seed: of that random split.
+      seed: seed of that random split.
 
     Returns:
-      Splits of classes named by their folders, with `class_sizes` where classes differ in size.
+      Splits of classes named by their folders.
 
     Raises:
       FileNotFoundError: if `root` is no folder.
       ValueError: if there are no class folders, one or two of the three splits only, too few classes for three splits,
-        too few images in a class, images of several sizes and no `size`, an unreadable or empty file, or a class in two
-        splits.
+        no class with enough images, several folders of images in a class, images of several sizes and no `size`, a file
+        that cannot be read (`jmeta.decoding.UnreadableError`), or a class in two splits.
       ImportError: if Pillow is not installed.
 
     Example:
       >>> import pathlib, tempfile, numpy as np
       >>> from PIL import Image
+      >>> rng = np.random.default_rng(0)
       >>> with tempfile.TemporaryDirectory() as root:
       ...     for name in ("cat", "dog", "owl", "yak", "zebra"):
       ...         (pathlib.Path(root) / name).mkdir()
       ...         for i in range(2):
-      ...             Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(f"{root}/{name}/{i}.png")
+      ...             Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(f"{root}/{name}/{i}.png")
       ...     [part.images.shape for part in load(root)]
       [(3, 2, 8, 8, 3), (1, 2, 8, 8, 3), (1, 2, 8, 8, 3)]
     """
-    root = pathlib.Path(root)
-    if num_channels not in (1, 3):
-        raise ValueError(f"num_channels={num_channels}; expected 1 (grey) or 3 (RGB)")
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder; expected one folder for each class in it")
-    given = [root / split for split in SPLITS]
-    missing = [folder.name for folder in given if not folder.is_dir()]
-    if 0 < len(missing) < len(SPLITS):
-        raise ValueError(
-            f"{root} has some of the folders {', '.join(SPLITS)}, but not {' and '.join(missing)}; make it, or put all "
-            "classes into one folder to have them split at random"
-        )
-    if not missing:
-        class_folders = [_folders_in(folder) for folder in given]
-    else:
-        class_folders = _shuffled_split(_folders_in(root), fractions, seed)
-    _check_disjoint(class_folders)
-    paths = [[_images_in(folder, min_images) for folder in part] for part in class_folders]
-    images = _read_all([path for part in paths for of_class in part for path in of_class], size, num_channels)
-    return ImageSplits(*(_as_classes(part, images) for part in paths))
+    conversion = Conversion(size, num_channels, fit, background)
+    conversion.check()
+    parts, ignored = find(pathlib.Path(root), min_images=min_images, fractions=fractions, seed=seed)
+    reader = _Reader(conversion)
+    splits = ImageSplits(*(reader.read_part(part) for part in parts))
+    said = [f"left out were {', '.join(f'{count} {words}' for words, count in ignored.items())}"] if ignored else []
+    for message in said + reader.remarks() + _remarks_on_pixels(parts, splits, background):
+        warnings.warn(f"{shown(root)}: {message}", stacklevel=2)
+    return splits
 
 
-def _folders_in(root: pathlib.Path) -> list[pathlib.Path]:
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not folders:
-        raise ValueError(f"{root} has no folders; expected one folder of images for each class")
-    return folders
+class _Reader:
+    """Reads the images of classes, and counts the conversions that change something."""
+
+    def __init__(self, conversion: Conversion) -> None:
+        self.conversion = conversion
+        self.first: tuple[pathlib.Path, tuple[int, ...]] | None = None  # all others have its shape
+        self.counts: Counter[str] = Counter()
+        self.peak: int | None = None
+
+    def read_part(self, part: list[ClassFolder]) -> ImageClasses:
+        """The classes of one split; memory is that of their images."""
+        sizes = np.array([len(each.images) for each in part], np.int32)
+        examples = np.zeros(0, np.uint8)
+        for i, path in enumerate(path for each in part for path in each.images):
+            pixels = self.read(path)
+            if i == 0:
+                examples = np.empty((sizes.sum(), *pixels.shape), np.uint8)
+            examples[i] = pixels
+        class_names = tuple(each.folder.name for each in part)
+        return ImageClasses(examples, sizes, class_names, np.zeros(len(part), np.int32), ("all",))
+
+    def read(self, path: pathlib.Path) -> np.ndarray:
+        picture = read_picture(path, self.conversion)
+        shape = picture.pixels.shape
+        if self.first is None:
+            self.first = path, shape
+        if shape != self.first[1]:
+            other, first = self.first
+            raise ValueError(
+                f"images differ in size: {shown(other)} is {first[0]} x {first[1]} (height x width), {shown(path)} is "
+                f"{shape[0]} x {shape[1]}; pass size=(height, width) to resize them all"
+            )
+        self.counts.update(all=1, reshaped=picture.was_reshaped, frames=picture.has_more_frames)
+        if picture.peak is not None:
+            self.peak = max(picture.peak, self.peak or 0)
+        return picture.pixels
+
+    def remarks(self) -> list[str]:
+        """Remarks on conversions that lose or change something."""
+        count, (_, _, fit, _) = self.counts, self.conversion
+        remarks = []
+        if count["reshaped"]:
+            done = {"squash": "squashed", "crop": "cropped", "pad": "padded"}[fit]
+            remarks.append(
+                f"{count['reshaped']} of {count['all']} images have another shape than size={self.conversion.size} and "
+                f"were {done}; choose by fit='squash', 'crop' or 'pad'"
+            )
+        if count["frames"]:
+            remarks.append(f"{count['frames']} of {count['all']} files hold several frames; the first of each was read")
+        if self.peak is not None and self.peak < _DEEP_ENOUGH:
+            remarks.append(
+                f"the images of more than 8 bits go to {self.peak} of 65535, which leaves {self.peak // 256 + 1} of "
+                "256 levels; scale them up before"
+            )
+        return remarks
 
 
-def _shuffled_split(folders: list[pathlib.Path], fractions: tuple[float, float], seed: int) -> list[list[pathlib.Path]]:
-    counts = [max(1, round(fraction * len(folders))) for fraction in fractions]
-    if len(folders) - sum(counts) < 1 or min(fractions) < 0:
-        raise ValueError(
-            f"{len(folders)} classes cannot be split by fractions={fractions}: each of meta_train, meta_valid and "
-            "meta_test needs a class; add classes or change fractions"
-        )
-    order = np.random.default_rng(seed).permutation(len(folders))
-    valid, test, train = np.split(order, np.cumsum(counts))
-    return [[folders[i] for i in sorted(part)] for part in (train, valid, test)]
-
-
-def _check_disjoint(class_folders: list[list[pathlib.Path]]) -> None:
-    names = [folder.name for part in class_folders for folder in part]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ValueError(f"the classes {repeated} are in more than one split; each class belongs to one")
-
-
-def _images_in(folder: pathlib.Path, min_images: int) -> list[pathlib.Path]:
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if len(paths) < min_images:
-        raise ValueError(
-            f"{folder} has {len(paths)} images, but min_images={min_images}; add images (of {', '.join(SUFFIXES)}), or "
-            "remove the folder"
-        )
-    return paths
-
-
-def _read_all(
-    paths: list[pathlib.Path], size: tuple[int, int] | None, num_channels: int
-) -> dict[pathlib.Path, UInt8[np.ndarray, "height width channels"]]:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError('reading images takes Pillow: pip install "jmeta[data]"') from error
-    images = {path: _read(path, size, num_channels, Image) for path in paths}
-    shapes = {image.shape: path for path, image in images.items()}
-    if len(shapes) > 1:
-        (one, path), (other, other_path) = list(shapes.items())[:2]
-        raise ValueError(
-            f"images differ in size: {path} is {one[0]} x {one[1]} (height x width), {other_path} is {other[0]} x "
-            f"{other[1]}; pass size=(height, width) to resize them all"
-        )
-    return images
-
-
-def _read(
-    path: pathlib.Path, size: tuple[int, int] | None, num_channels: int, image_module: Any
-) -> UInt8[np.ndarray, "height width channels"]:
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty; remove it, or copy it again")
-    try:
-        with image_module.open(path) as file:
-            image = file.convert("L" if num_channels == 1 else "RGB")
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}); remove it, or save it again") from error
-    if size is not None and image.size != size[::-1]:
-        image = image.resize(size[::-1], image_module.Resampling.LANCZOS)
-    return np.asarray(image).reshape(image.height, image.width, num_channels)
-
-
-def _as_classes(paths: list[list[pathlib.Path]], images: dict[pathlib.Path, np.ndarray]) -> ImageClasses:
-    sizes = np.array([len(of_class) for of_class in paths], np.int32)
-    shape = images[paths[0][0]].shape
-    padded = np.zeros((len(paths), sizes.max(), *shape), np.uint8)
-    for row, of_class in zip(padded, paths, strict=True):
-        row[: len(of_class)] = [images[path] for path in of_class]
-    names = tuple(of_class[0].parent.name for of_class in paths)
-    unequal = sizes if sizes.min() != sizes.max() else None
-    return ImageClasses(padded, names, np.zeros(len(names), np.int32), ("all",), unequal)
+def _remarks_on_pixels(parts: Parts, splits: ImageSplits, background: int) -> list[str]:
+    """Remarks on suspicious data: one value everywhere, equal images in a class, pictures in several places."""
+    values = {int(value) for part in splits for value in (part.examples.min(), part.examples.max())}
+    if len(values) == 1:
+        hint = "; are they white on transparent? Then pass background=0" if values == {background} else ""
+        return [f"all images come out constant: every value is {values.pop()}{hint}"]
+    places: dict[bytes, list[tuple[str, str, pathlib.Path]]] = {}
+    equal = []
+    for split, part, classes in zip(SPLITS, parts, splits, strict=True):
+        paths = [(split, each.folder.name, path) for each in part for path in each.images]
+        digests = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in classes.examples]
+        for digest, place in zip(digests, paths, strict=True):
+            places.setdefault(digest, []).append(place)
+        ends = np.cumsum(classes.class_sizes)
+        for each, end, size in zip(part, ends, classes.class_sizes, strict=True):
+            if size > 1 and len(set(digests[end - size : end])) == 1:
+                equal.append(each.folder)
+    remarks = [f"in {len(equal)} classes all images are equal: {names(equal)}"] if equal else []
+    shared = [found for found in places.values() if len({name for _, name, _ in found}) > 1]
+    for what, field in (("splits", 0), ("classes", 1)):  # each picture is named once
+        among = [found for found in shared if (len({split for split, _, _ in found}) > 1) == (field == 0)]
+        pairs = [f"{found[0][2]} = {next(p for p in found if p[field] != found[0][field])[2]}" for found in among]
+        remarks += [f"{len(among)} pictures are in several {what}: {names(pairs)}"] if among else []
+    return remarks

@@ -27,6 +27,19 @@ from ..augment import distort
 from .cache import cached_arrays
 from .image_classes import ImageClasses, ImageSplits
 
+__all__ = [
+    "SCRIPTS",
+    "META_TRAIN",
+    "META_VALID",
+    "META_TEST",
+    "FACES",
+    "MIN_FACES",
+    "SAME_LETTER",
+    "SAME_IMAGE",
+    "DISTORTION",
+    "load",
+]
+
 SCRIPTS = ("LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "LAO", "GEORGIAN")
 META_TRAIN, META_VALID, META_TEST = (0, 1, 2), (3, 4), (5,)  # indices into SCRIPTS
 
@@ -71,15 +84,27 @@ def load(cache_dir: str | os.PathLike | None = None) -> ImageSplits:
     """
     if util.find_spec("matplotlib") is None:
         raise ImportError('glyphs are rendered from the fonts of matplotlib: pip install "jmeta[data]"')
-    arrays = cached_arrays(_cache_name(), _render_classes, cache_dir)
+    arrays = cached_arrays(_cache_name(), _render_classes, cache_dir, check=_check)
     names = tuple(str(name) for name in arrays["class_names"])
-    classes = ImageClasses(arrays["images"], names, arrays["groups"], SCRIPTS, arrays["class_sizes"])
+    classes = ImageClasses.padded(arrays["images"], names, arrays["groups"], SCRIPTS, arrays["class_sizes"])
     return ImageSplits(*(classes.select(np.isin(classes.groups, part)) for part in (META_TRAIN, META_VALID, META_TEST)))
 
 
 def _cache_name() -> str:
-    """What the rendering depends on: this file's way of doing it (count it up when that changes), and the fonts."""
+    """Name the cache file by all that the rendering depends on: a version of this file's method, and the fonts."""
     return f"glyphs-1-matplotlib-{metadata.version('matplotlib')}"
+
+
+def _check(arrays: dict[str, np.ndarray]) -> None:
+    """Refuse arrays that `_render_classes` does not make."""
+    shapes = {name: (array.dtype.kind, array.shape[1:]) for name, array in arrays.items()}
+    numbers = {"groups": ("i", ()), "class_sizes": ("i", ())}
+    if shapes != {"images": ("u", (len(FACES), 28, 28, 1)), "class_names": ("U", ()), **numbers}:
+        raise ValueError("it holds other arrays than glyphs")
+    sizes, groups = arrays["class_sizes"], arrays["groups"]
+    is_one_each = all(array.shape[:1] == sizes.shape != (0,) for array in arrays.values())
+    if not is_one_each or sizes.min() < 1 or sizes.max() > len(FACES) or not np.isin(groups, range(len(SCRIPTS))).all():
+        raise ValueError("it holds other numbers than glyphs")
 
 
 def _render_classes() -> dict[str, np.ndarray]:

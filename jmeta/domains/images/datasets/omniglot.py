@@ -1,9 +1,9 @@
-"""Omniglot: 1623 handwritten characters of 50 alphabets, each drawn once by 20 people.
+"""Load Omniglot: 1623 handwritten characters of 50 alphabets, each drawn once by 20 people.
 
-Read either from one file, `omniglot_28_u8.npz`, in the folder that `JMETA_DATA` or `data_dir` names, or from a data set
+It is read from one file, `omniglot_28_u8.npz`, in the folder that `JMETA_DATA` or `data_dir` names, or from a data set
 prepared by TensorFlow Datasets (which reads without TensorFlow). Both give the same classes and the same images:
-uint8 28 x 28, ink high, by Pillow's Lanczos filter from the original 105 x 105. In the file the 20 examples are in the
-order of the drawers; TFDS does not say who drew what.
+uint8 28 x 28, ink high, by Pillow's Lanczos filter from the original 105 x 105. The file has the 20 examples in the
+order of the drawers; TFDS does not say who drew which. Arrays that differ from this are refused by name.
 
 The splits that papers use are functions of what is loaded: `split_vinyals`, `split_lake`, `split_random`.
 
@@ -12,18 +12,37 @@ Reference:
   2015.
 """
 
+import itertools
+import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from jmeta.decoding import UnreadableError, decoding, read_npz, read_regular, shown
 from jmeta.tasks.class_arrays import group_by_class
 
 from .image_classes import ImageClasses, ImageSplits
 
+__all__ = [
+    "FILE_NAME",
+    "HOW_TO_PREPARE",
+    "EVALUATION_ALPHABETS",
+    "VINYALS_VALID",
+    "VINYALS_TEST",
+    "VINYALS_TEST_OF_GURMUKHI",
+    "load",
+    "split_vinyals",
+    "split_lake",
+    "split_random",
+    "resize",
+]
+
 FILE_NAME = "omniglot_28_u8.npz"
+_RESTORE = "restore the file, or make it again"
 HOW_TO_PREPARE = "prepare it once, where TensorFlow is installed: `tfds build omniglot --file_format=array_record`"
 
 # Lake's evaluation set; the other 30 alphabets are the background set.
@@ -117,7 +136,7 @@ def split_random(classes: ImageClasses, *, seed: int = 0) -> ImageSplits:
     """A seeded random split into 1100, 100 and 423 characters: the 1200/423 of MAML and Reptile.
 
     100 of the 1200 are meta_valid, as in MAML's code; Reptile trains on all 1200. The authors' own split depends on the
-    order of a file system and cannot be had again.
+    order of a file system and cannot be reproduced.
 
     Reference:
       Finn, Abbeel, Levine, arXiv:1703.03400, section 5.2; Nichol, Achiam, Schulman, arXiv:1803.02999, section 6.1.
@@ -129,7 +148,7 @@ def split_random(classes: ImageClasses, *, seed: int = 0) -> ImageSplits:
 
 
 def resize(image: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "28 28"]:
-    """An original drawing, ink high, at 28 x 28 by Pillow's Lanczos filter."""
+    """Resize an original drawing, ink high, to 28 x 28 by Pillow's Lanczos filter."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -146,19 +165,47 @@ def _alphabet_of(classes: ImageClasses) -> np.ndarray:
 
 
 def _from_file(path: pathlib.Path) -> ImageClasses:
-    with np.load(path, allow_pickle=False) as data:
-        needed = {"images", "alphabets", "alphabet_id", "character_in_alphabet"}
-        if missing := needed - set(data):
-            raise ValueError(f"{path} lacks the arrays {sorted(missing)}; expected Omniglot as 28 x 28 uint8")
-        alphabets = [str(data["alphabets"][i]) for i in data["alphabet_id"]]
-        return _sorted_classes(data["images"], alphabets, data["character_in_alphabet"])
+    arrays = read_npz(read_regular(path), path, remedy=_RESTORE)
+    if missing := {"images", "alphabets", "alphabet_id", "character_in_alphabet"} - set(arrays):
+        raise ValueError(f"{shown(path)} lacks the arrays {sorted(missing)}; expected Omniglot as 28 x 28 uint8")
+    images, names, ids, characters = (
+        arrays[name] for name in ("images", "alphabets", "alphabet_id", "character_in_alphabet")
+    )
+    count = len(images) if images.ndim else 0
+    _expect(path, "images", images, images.dtype == np.uint8 and images.ndim == 4, "uint8 [classes, drawers, 28, 28]")
+    _expect(
+        path, "images", images, images.shape[2:] == (28, 28) and images.size > 0, "uint8 [classes, drawers, 28, 28]"
+    )
+    _expect(path, "images", images, images.max() > 1, "uint8 with ink at 255, not at 1")
+    _expect(path, "alphabets", names, names.ndim == 1 and names.dtype.kind == "U", "one-dimensional text")
+    for name, numbers in (("alphabet_id", ids), ("character_in_alphabet", characters)):
+        is_right = numbers.shape == (count,) and np.issubdtype(numbers.dtype, np.integer)
+        _expect(path, name, numbers, is_right, f"integers, one for each of the {count} classes of `images`")
+    _expect(path, "alphabet_id", ids, 0 <= ids.min() <= ids.max() < len(names), f"indices in 0..{len(names) - 1}")
+    _expect(path, "character_in_alphabet", characters, characters.min() >= 0, "numbers from 0 on")
+    classes = _sorted_classes(images, [str(names[i]) for i in ids], characters)
+    if twice := sorted({name for name, other in itertools.pairwise(sorted(classes.class_names)) if name == other}):
+        raise ValueError(f"{shown(path)} has several classes named {shown(twice[0])}; {_RESTORE}")
+    return classes
+
+
+def _expect(path: pathlib.Path, name: str, array: np.ndarray, is_right: bool | np.bool_, expected: str) -> None:
+    if not is_right:
+        numbers = np.issubdtype(array.dtype, np.number) and array.size
+        values = f", {array.min()} to {array.max()}" if numbers else ""
+        raise ValueError(
+            f"{shown(path)}: `{name}` is {array.dtype} {list(array.shape)}{values}; expected {expected}; {_RESTORE}"
+        )
 
 
 def _prepared_by_tfds(data_dir: str | os.PathLike | None) -> pathlib.Path | None:
     """The folder of the newest Omniglot that TFDS prepared, or None."""
-    default = os.environ.get("TFDS_DATA_DIR") or pathlib.Path.home() / "tensorflow_datasets"
-    versions = pathlib.Path(default if data_dir is None else data_dir).glob("omniglot/*/dataset_info.json")
-    return max((path.parent for path in versions), default=None)
+    folder = data_dir if data_dir is not None else os.environ.get("TFDS_DATA_DIR")
+    try:
+        folder = pathlib.Path.home() / "tensorflow_datasets" if folder is None else pathlib.Path(folder)
+    except RuntimeError:  # a user without a home
+        return None
+    return max((path.parent for path in folder.glob("omniglot/*/dataset_info.json")), default=None)
 
 
 def _from_tfds(prepared: pathlib.Path) -> ImageClasses:
@@ -166,21 +213,49 @@ def _from_tfds(prepared: pathlib.Path) -> ImageClasses:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise ImportError(f'{prepared} takes TFDS to read: pip install "jmeta[data]"') from error
-    builder: Any = tfds.builder_from_directory(prepared)
-    try:
-        sources = [builder.as_data_source(split=split) for split in ("train", "test")]
-    except NotImplementedError as error:
-        raise ValueError(f"{prepared} cannot be read at random; {HOW_TO_PREPARE}") from error
-    records = [record for source in sources for record in source]
-    images = np.stack([resize(255 - record["image"][:, :, 0]) for record in records])
-    by_label, sizes = group_by_class(images, np.array([record["label"] for record in records]))
-    if sizes.min() != sizes.max():
-        raise ValueError(f"TFDS's omniglot has {sizes.min()} to {sizes.max()} examples of a class; prepare it again")
-    first = {int(record["label"]): record for record in records}
-    alphabets = [builder.info.features["alphabet"].int2str(int(first[label]["alphabet"])) for label in sorted(first)]
-    characters = np.array([first[label]["alphabet_char_id"] + 1 for label in sorted(first)])
-    return _sorted_classes(by_label, alphabets, characters)
+        raise ImportError(f'{shown(prepared)} takes TFDS to read: pip install "jmeta[data]"') from error
+    _check_features(prepared / "features.json")
+    with decoding(prepared, "Omniglot", HOW_TO_PREPARE):
+        builder: Any = tfds.builder_from_directory(prepared)
+        try:
+            sources = [builder.as_data_source(split=split) for split in ("train", "test")]
+        except NotImplementedError as error:
+            raise UnreadableError(f"{shown(prepared)} cannot be read at random; {HOW_TO_PREPARE}") from error
+        records = [record for source in sources for record in source]
+        images = np.stack([resize(255 - record["image"][:, :, 0]) for record in records])
+        by_label, sizes = group_by_class(images, np.array([record["label"] for record in records]))
+        if sizes.min() != sizes.max():
+            raise ValueError(f"it has {sizes.min()} to {sizes.max()} examples of a class")
+        first = {int(record["label"]): record for record in records}
+        alphabets = [
+            builder.info.features["alphabet"].int2str(int(first[label]["alphabet"])) for label in sorted(first)
+        ]
+        characters = np.array([first[label]["alphabet_char_id"] + 1 for label in sorted(first)])
+        return _sorted_classes(by_label, alphabets, characters)
+
+
+def _check_features(path: pathlib.Path) -> None:
+    """Refuse features of classes that are not TFDS's own: it imports, and so executes, what is named."""
+    with decoding(path, "a description of features", HOW_TO_PREPARE):
+        described = json.loads(read_regular(path))
+        for name in _class_names(described):
+            if not name.startswith("tensorflow_datasets.core.features."):
+                raise UnreadableError(
+                    f"{shown(path)} names {shown(name)[:100]}, which is not one of TFDS's own features and would be "
+                    f"executed; {HOW_TO_PREPARE}"
+                )
+
+
+def _class_names(described: Any) -> Iterator[str]:
+    """Everything that TFDS looks up as a Python class or a protocol buffer, in both of its formats."""
+    if isinstance(described, dict):
+        for key, value in described.items():
+            if key in ("pythonClassName", "python_class_name", "type"):
+                yield str(value)
+            yield from _class_names(value)
+    elif isinstance(described, list):
+        for value in described:
+            yield from _class_names(value)
 
 
 def _sorted_classes(images: np.ndarray, alphabets: list[str], characters: np.ndarray) -> ImageClasses:
@@ -188,4 +263,4 @@ def _sorted_classes(images: np.ndarray, alphabets: list[str], characters: np.nda
     order = np.argsort(names)
     group_names = tuple(sorted(set(alphabets)))
     groups = np.array([group_names.index(alphabets[i]) for i in order], np.int32)
-    return ImageClasses(images[order][..., None], tuple(names[i] for i in order), groups, group_names)
+    return ImageClasses.padded(images[order][..., None], tuple(names[i] for i in order), groups, group_names)

@@ -1,4 +1,4 @@
-"""What the baselines share: from scores of actions to a choice among them, and from a step to a whole policy."""
+"""Shared parts of the baselines: from scores of actions to a choice among them, and from a step to a whole policy."""
 
 from collections.abc import Callable
 
@@ -9,20 +9,30 @@ from jaxtyping import Array, Float, Shaped
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import PyTree, RandomKey
 
-from ..policies import Categorical, Decision, Policy, StepInput
+from ..policies import Categorical, Policy, PolicyInput, PolicyOutput
+
+__all__ = [
+    "Scalar",
+    "untrained",
+    "choice",
+    "uniformly_random",
+    "uniform_over_best",
+    "mixed_with_uniform",
+    "check_range",
+]
 
 Scalar = float | int | Float[Array, ""]
 """A number to tune: as an array it may be traced, so that one compiled function tries several."""
 
 
 def untrained(
-    start: Callable[[], PyTree], decide: Callable[[PyTree, StepInput, RandomKey], tuple[PyTree, Decision]]
+    start: Callable[[], PyTree], decide: Callable[[PyTree, PolicyInput, RandomKey], tuple[PyTree, PolicyOutput]]
 ) -> Policy:
-    """A policy that has no parameters.
+    """Build a policy that has no parameters.
 
     Args:
       start: `() -> memory`.
-      decide: `(memory, inputs, key) -> (memory, Decision)`, one step.
+      decide: `(memory, inputs, key) -> (memory, PolicyOutput)`, one step.
 
     Returns:
       A policy whose `params` are `{}` and whose `unroll` goes step by step.
@@ -37,7 +47,7 @@ def untrained(
       1
     """
 
-    def init(key: RandomKey, inputs: StepInput) -> PyTree:
+    def init(key: RandomKey, inputs: PolicyInput) -> PyTree:
         del key, inputs
         return {}
 
@@ -45,30 +55,30 @@ def untrained(
         del params, key
         return start()
 
-    def step(params: PyTree, memory: PyTree, inputs: StepInput, key: RandomKey) -> tuple[PyTree, Decision]:
+    def step(params: PyTree, memory: PyTree, inputs: PolicyInput, key: RandomKey) -> tuple[PyTree, PolicyOutput]:
         del params
         return decide(memory, inputs, key)
 
-    def unroll(params: PyTree, memory: PyTree, inputs: StepInput, key: RandomKey) -> tuple[PyTree, Decision]:
+    def unroll(params: PyTree, memory: PyTree, inputs: PolicyInput, key: RandomKey) -> tuple[PyTree, PolicyOutput]:
         keys = jax.random.split(key, inputs.reward.shape[0])
-        return jax.lax.scan(lambda memory, told: step(params, memory, *told), memory, (inputs, keys))
+        return jax.lax.scan(lambda memory, given: step(params, memory, *given), memory, (inputs, keys))
 
     return Policy(init, begin, step, unroll)
 
 
-def choice(logits: Float[Array, "actions"]) -> Decision:
-    """A decision among actions, with no guess of what it will bring.
+def choice(logits: Float[Array, "actions"]) -> PolicyOutput:
+    """Build a decision among actions, without an estimate of its value.
 
     Example:
       >>> import jax.numpy as jnp
       >>> float(choice(jnp.zeros(3)).value)
       0.0
     """
-    return Decision(Categorical(logits), jnp.zeros((), jnp.float32))
+    return PolicyOutput(Categorical(logits), jnp.zeros((), jnp.float32))
 
 
 def uniformly_random(num_actions: int) -> Policy:
-    """Any action, all alike.
+    """Build a policy that takes all actions with equal probability.
 
     Raises:
       ValueError: if `num_actions` is not positive.
@@ -86,7 +96,7 @@ def uniformly_random(num_actions: int) -> Policy:
 
 
 def uniform_over_best(scores: Shaped[Array, "actions"]) -> Float[Array, "actions"]:
-    """Logits of a choice among the actions of the highest score, all alike: 0 for these, -∞ for others.
+    """Return logits of a uniform choice among the actions of the highest score: 0 for these, -∞ for others.
 
     Example:
       >>> import jax.numpy as jnp
@@ -97,7 +107,7 @@ def uniform_over_best(scores: Shaped[Array, "actions"]) -> Float[Array, "actions
 
 
 def mixed_with_uniform(logits: Float[Array, "actions"], epsilon: Scalar) -> Float[Array, "actions"]:
-    """Logits of a choice that is made by `logits` with probability 1 − ε, and else among all actions alike.
+    """Return logits of a choice by `logits` with probability 1 − ε, and else uniformly among all actions.
 
     Example:
       >>> import jax, jax.numpy as jnp

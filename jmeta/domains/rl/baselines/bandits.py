@@ -20,14 +20,30 @@ from jaxtyping import Array, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from ..policies import Decision, Policy, StepInput
+from ..policies import Policy, PolicyInput, PolicyOutput
 from .acting import Scalar, check_range, choice, mixed_with_uniform, uniform_over_best, untrained
 from .draws import beta
 from .gittins import finite_horizon_indices, gittins_indices
 
+__all__ = [
+    "ArmCounts",
+    "Index",
+    "index_policy",
+    "greedy",
+    "epsilon_greedy",
+    "ucb1",
+    "thompson_sampling",
+    "optimistic_thompson_sampling",
+    "gittins",
+    "tabled",
+    "finite_horizon_gittins",
+    "no_counts",
+    "counted",
+]
+
 
 class ArmCounts(NamedTuple):
-    """What the policies remember.
+    """The memory of the policies.
 
     Attributes:
       successes: pulls of each arm that paid.
@@ -48,7 +64,7 @@ def index_policy(num_arms: int, index: Index) -> Policy:
     """Pull an arm of the highest index.
 
     Args:
-      num_arms: of the bandit.
+      num_arms: number of arms.
       index: how much each arm deserves it.
 
     Raises:
@@ -89,11 +105,11 @@ def epsilon_greedy(num_arms: int, *, epsilon: Scalar) -> Policy:
     """Pull as `greedy` does with probability 1 − ε, and else any arm.
 
     Args:
-      num_arms: of the bandit.
+      num_arms: number of arms.
       epsilon: ε, in [0, 1].
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax
@@ -119,11 +135,11 @@ def ucb1(num_arms: int, *, scale: Scalar = 1.0) -> Policy:
     that no arm has to be pulled first; t numbers the pull from 1. c = 1 is the paper's bound; less is better here.
 
     Args:
-      num_arms: of the bandit.
+      num_arms: number of arms.
       scale: c, at least 0.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax
@@ -200,12 +216,12 @@ def gittins(num_arms: int, *, num_pulls: int, discount: float) -> Policy:
     one is to be found by trying.
 
     Args:
-      num_arms: of the bandit.
+      num_arms: number of arms.
       num_pulls: the most that an episode has; the table of indices is that large, squared.
       discount: γ, in [0, 1).
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax
@@ -225,7 +241,7 @@ def tabled(num_arms: int, indices: Float[Array, "successes failures"]) -> Policy
     """Pull an arm of the highest index, which a table has by its successes and failures.
 
     Args:
-      num_arms: of the bandit.
+      num_arms: number of arms.
       indices: as from `gittins_indices`; they may be traced.
 
     Raises:
@@ -249,8 +265,8 @@ def finite_horizon_gittins(num_arms: int, *, num_pulls: int) -> Policy:
     alone, stopping at will and at the episode's end at the latest, earns nothing.
 
     Args:
-      num_arms: of the bandit.
-      num_pulls: of the episode; the table of indices is that large, cubed.
+      num_arms: number of arms.
+      num_pulls: pulls of an episode; the table of indices is that large, cubed.
 
     Raises:
       ValueError: if a number is not positive.
@@ -279,7 +295,7 @@ def finite_horizon_gittins(num_arms: int, *, num_pulls: int) -> Policy:
 def _counting(num_arms: int, logits: Callable[[ArmCounts, RandomKey], Array]) -> Policy:
     check_positive({"num_arms": num_arms})
 
-    def decide(counts: ArmCounts, inputs: StepInput, key: RandomKey) -> tuple[ArmCounts, Decision]:
+    def decide(counts: ArmCounts, inputs: PolicyInput, key: RandomKey) -> tuple[ArmCounts, PolicyOutput]:
         counts = counted(counts, inputs)
         return counts, choice(logits(counts, key))
 
@@ -297,12 +313,12 @@ def no_counts(num_arms: int) -> ArmCounts:
     return ArmCounts(zeros, zeros, jnp.zeros((), jnp.int32))
 
 
-def counted(counts: ArmCounts, inputs: StepInput) -> ArmCounts:
+def counted(counts: ArmCounts, inputs: PolicyInput) -> ArmCounts:
     """Counts with what a step's input tells of the previous pull; at the first step, nothing.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> inputs = StepInput(jnp.zeros(1), jnp.array(2), jnp.array(1.0), jnp.array(True))
+      >>> inputs = PolicyInput(jnp.zeros(1), jnp.array(2), jnp.array(1.0), jnp.array(True))
       >>> counted(no_counts(3), inputs).successes.tolist()
       [0, 0, 1]
     """

@@ -1,7 +1,7 @@
-"""The Bayes-optimal policy of Bernoulli bandits with uniform priors, exactly: what no learner can beat on average.
+"""The exact Bayes-optimal policy of Bernoulli bandits with uniform priors: no learner can beat it on average.
 
-What is known of a bandit is each arm's successes and failures. Arms are alike, so their order does not matter: states
-are multisets of counts, few enough to be listed for ten pulls or twenty. From the last pull backwards, with
+The state of knowledge is each arm's successes and failures. Arms are interchangeable, so their order does not matter:
+states are multisets of counts, few enough to list for ten or twenty pulls. From the last pull backwards, with
 p = (1 + s) / (2 + s + f) the posterior mean of an arm,
 
     Vₘ(state) = max over arms of  p [1 + Vₘ₋₁(with a success)] + (1 − p) Vₘ₋₁(with a failure),   V₀ = 0.
@@ -19,27 +19,29 @@ from jaxtyping import Array, Float32, Int32, UInt32
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from ..policies import Categorical, Decision, Policy, StepInput
+from ..policies import Categorical, Policy, PolicyInput, PolicyOutput
 from .acting import uniform_over_best, untrained
 from .bandits import ArmCounts, counted, no_counts
+
+__all__ = ["Arms", "bayes_optimal_value", "bayes_optimal"]
 
 Arms = tuple[tuple[int, int], ...]  # (successes, failures) of the arms that were pulled, sorted
 
 
 class _Plan(NamedTuple):
-    value: float  # of the pulls that remain
-    arm: tuple[int, int]  # the counts of the one to pull
+    value: float  # value of the remaining pulls
+    arm: tuple[int, int]  # counts of the arm to pull
 
 
 def bayes_optimal_value(num_arms: int, *, num_pulls: int) -> float:
-    """Expected total reward of the best policy there is, over arms with probabilities uniform in [0, 1].
+    """Return the expected total reward of the optimal policy, over arms with probabilities uniform in [0, 1].
 
-    Time and memory grow by the half and more with each pull: there are 2,000 states for ten pulls of five arms, and
-    45,000, a second's work, for sixteen.
+    Time and memory grow by half or more with each pull: there are 2,000 states for ten pulls of five arms, and 45,000,
+    a second's work, for sixteen.
 
     Args:
-      num_arms: of the bandit.
-      num_pulls: of the episode.
+      num_arms: number of arms.
+      num_pulls: pulls of an episode.
 
     Raises:
       ValueError: if a number is not positive.
@@ -52,31 +54,31 @@ def bayes_optimal_value(num_arms: int, *, num_pulls: int) -> float:
 
 
 def bayes_optimal(num_arms: int, *, num_pulls: int) -> Policy:
-    """The policy that reaches `bayes_optimal_value`, by looking up what to pull.
+    """Build the policy that reaches `bayes_optimal_value`, by table lookup.
 
-    Where several arms have the counts to pull, any of them; where several counts are as good, those of more successes.
-    The `value` of its decisions is the expected reward of the pulls that remain. After `num_pulls` pulls it knows
-    nothing, and pulls any arm.
+    Among several arms with the counts to pull, it chooses any; among several equally good counts, those with more
+    successes. The `value` of its decisions is the expected reward of the remaining pulls. After `num_pulls` pulls it
+    knows nothing, and pulls any arm.
 
     Args:
-      num_arms: of the bandit.
-      num_pulls: of the episode.
+      num_arms: number of arms.
+      num_pulls: pulls of an episode.
 
     Raises:
-      ValueError: if a number is not positive, or there are more states than could be told apart by 32 bits.
+      ValueError: if a number is not positive, or there are more states than 32 bits can distinguish.
 
     Example:
       >>> import jax
       >>> from jmeta.domains.rl import environments, rollouts
       >>> bandit, sample = environments.bernoulli_bandit(3)
       >>> run = rollouts.run_episode(bandit, bayes_optimal(3, num_pulls=4), num_steps=4)
-      >>> experience = run({}, sample(jax.random.key(0)), jax.random.key(1))
-      >>> round(float(experience.decisions.value[0]), 4) == round(bayes_optimal_value(3, num_pulls=4), 4)
+      >>> trajectory = run({}, sample(jax.random.key(0)), jax.random.key(1))
+      >>> round(float(trajectory.outputs.value[0]), 4) == round(bayes_optimal_value(3, num_pulls=4), 4)
       True
     """
     table = _table(_plans(num_arms, num_pulls), num_pulls)
 
-    def decide(counts: ArmCounts, inputs: StepInput, key: RandomKey) -> tuple[ArmCounts, Decision]:
+    def decide(counts: ArmCounts, inputs: PolicyInput, key: RandomKey) -> tuple[ArmCounts, PolicyOutput]:
         del key
         counts = counted(counts, inputs)
         successes, failures = (jnp.minimum(count, num_pulls) for count in (counts.successes, counts.failures))
@@ -85,7 +87,7 @@ def bayes_optimal(num_arms: int, *, num_pulls: int) -> Policy:
         is_known = (table.names[row] == name) & (counts.time < num_pulls)
         is_best = is_known & (counts.successes == table.successes[row]) & (counts.failures == table.failures[row])
         value = jnp.where(is_known, table.values[row], jnp.zeros((), jnp.float32))
-        return counts, Decision(Categorical(uniform_over_best(is_best)), value)
+        return counts, PolicyOutput(Categorical(uniform_over_best(is_best)), value)
 
     return untrained(lambda: no_counts(num_arms), decide)
 
@@ -93,8 +95,8 @@ def bayes_optimal(num_arms: int, *, num_pulls: int) -> Policy:
 class _Table(NamedTuple):
     """All states, sorted by name.
 
-    A state's name is the sum of its arms' codes, random 32-bit numbers of their counts, modulo 2³²: no sorting of arms
-    is needed to find it. That no two states share a name was checked when the table was made.
+    A state's name is the sum of its arms' codes, random 32-bit numbers of their counts, modulo 2³²: finding it needs no
+    sorting of arms. When the table is built, it is checked that no two states share a name.
     """
 
     codes: UInt32[Array, "successes failures"]
@@ -119,7 +121,7 @@ def _table(plans: dict[Arms, _Plan], num_pulls: int) -> _Table:
 
 
 def _plans(num_arms: int, num_pulls: int) -> dict[Arms, _Plan]:
-    """What to do in every state that can be reached before the last pull."""
+    """Return the best arm in every state that can be reached before the last pull."""
     check_positive({"num_arms": num_arms, "num_pulls": num_pulls})
     layers: list[set[Arms]] = [{()}]
     for _ in range(num_pulls - 1):
@@ -132,14 +134,14 @@ def _plans(num_arms: int, num_pulls: int) -> dict[Arms, _Plan]:
 
 
 def _judged(arms: Arms, arm: tuple[int, int], plans: dict[Arms, _Plan]) -> _Plan:
-    """What comes of pulling an arm and going on as planned."""
+    """Return the expected reward of pulling an arm and continuing as planned."""
     mean = (1 + arm[0]) / (2 + sum(arm))
     after = [plans[state].value if (state := _pulled(arms, arm, paid)) in plans else 0.0 for paid in (0, 1)]
     return _Plan(mean * (1 + after[1]) + (1 - mean) * after[0], arm)
 
 
 def _options(arms: Arms, num_arms: int) -> set[tuple[int, int]]:
-    """The different counts of arms, an arm never pulled among them if there is one."""
+    """Return the distinct counts of arms, including an arm never pulled if there is one."""
     return set(arms) | ({(0, 0)} if len(arms) < num_arms else set())
 
 

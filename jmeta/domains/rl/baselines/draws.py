@@ -1,8 +1,8 @@
-"""Gamma, Beta and Dirichlet numbers, many at once: what sampling from a posterior over counts needs.
+"""Gamma, Beta and Dirichlet samples, many at once, for sampling from a posterior over counts.
 
-`jax.random.gamma` gives every element a key and a loop of its own, which takes ten times as long on a CPU. Here all
-elements of an array are proposed together, and together again until each was accepted. Posteriors with uniform priors
-never have a parameter below 1, which spares the case that makes gamma samplers long.
+`jax.random.gamma` gives every element its own key and loop, which takes ten times as long on a CPU. Here all elements
+of an array are proposed together, and again together until each was accepted. Posteriors with uniform priors never have
+a parameter below 1, which avoids the case that makes gamma samplers long.
 """
 
 import jax
@@ -11,12 +11,14 @@ from jaxtyping import Array, Float
 
 from jmeta.types import RandomKey
 
+__all__ = ["gamma", "beta", "dirichlet"]
+
 
 def gamma(concentration: Float[Array, "*shape"], key: RandomKey) -> Float[Array, "*shape"]:
-    """Gamma numbers of rate 1, by squeezing a cubed normal: d (1 + x/√(9d))³ with d = concentration − 1/3.
+    """Draw Gamma samples of rate 1, by squeezing a cubed normal: d (1 + x/√(9d))³ with d = concentration − 1/3.
 
     Args:
-      concentration: the shape parameter of each; at least 1, or what comes out is not gamma.
+      concentration: the shape parameter of each; at least 1, or the result is not Gamma.
       key: random key.
 
     Example:
@@ -46,7 +48,7 @@ def gamma(concentration: Float[Array, "*shape"], key: RandomKey) -> Float[Array,
 
 
 def beta(successes: Float[Array, "*shape"], failures: Float[Array, "*shape"], key: RandomKey) -> Float[Array, "*shape"]:
-    """Beta(successes, failures) numbers; both parameters are at least 1.
+    """Draw Beta(successes, failures) samples; both parameters are at least 1.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -58,7 +60,7 @@ def beta(successes: Float[Array, "*shape"], failures: Float[Array, "*shape"], ke
 
 
 def dirichlet(concentration: Float[Array, "*shape numbers"], key: RandomKey) -> Float[Array, "*shape numbers"]:
-    """Dirichlet vectors on the last axis; all parameters are at least 1.
+    """Draw Dirichlet vectors on the last axis; all parameters are at least 1.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -1,8 +1,8 @@
-"""What is known of a tabular MDP: the posterior that belongs to the distribution of `environments.tabular_mdp`.
+"""The posterior of a tabular MDP whose prior is the distribution of `environments.tabular_mdp`.
 
-Next states of a pair of state and action are Dirichlet: 1 and the times that each one came next. Mean rewards are
-normal: from N(μ, 1) and rewards of variance 1 follows N((μ + Σ r) / (1 + n), 1 / (1 + n)) after n of them. The prior is
-thus worth one reward, and is counted as one.
+Next states of a state-action pair are Dirichlet: 1 plus the number of times that each one came next. Mean rewards are
+normal: with prior N(μ, 1) and rewards of variance 1, the posterior after n rewards is N((μ + Σ r) / (1 + n), 1 / (1 +
+n)). The prior thus counts as one reward.
 """
 
 from typing import NamedTuple
@@ -17,14 +17,17 @@ from ..environments.tabular_mdp import TabularMDPParams
 from .acting import Scalar
 from .draws import dirichlet
 
+__all__ = ["MDPPosterior", "prior", "experienced", "posterior_mean", "posterior_sample"]
+
 
 class MDPPosterior(NamedTuple):
-    """What is known of an MDP.
+    """The posterior of an MDP, as counts and sums.
 
     Attributes:
-      concentration: of the Dirichlet of next states: 1 and how often each came after each action in each state.
-      rewards: the prior's mean and the sum of the rewards of each action in each state.
-      precision: 1 and how many rewards that is. At the end of a rollout there is a reward without a next state.
+      concentration: parameters of the Dirichlet of next states: 1 plus how often each came after each action in each
+        state.
+      rewards: the prior's mean plus the sum of the rewards of each action in each state.
+      precision: 1 plus the number of rewards. At the end of a rollout there is a reward without a next state.
     """
 
     concentration: Float[Array, "states actions next_states"]
@@ -33,11 +36,11 @@ class MDPPosterior(NamedTuple):
 
 
 def prior(num_states: int, num_actions: int, *, reward_mean: Scalar = 1.0) -> MDPPosterior:
-    """Before the first step.
+    """Return the posterior before the first step.
 
     Args:
-      num_states, num_actions: of the MDP.
-      reward_mean: μ, what a reward is taken to be; the MDPs' is 1, and less is pessimism.
+      num_states, num_actions: sizes of the MDP.
+      reward_mean: μ, the expected reward; the MDPs' is 1, and less is pessimism.
 
     Example:
       >>> prior(10, 5).concentration.shape
@@ -55,15 +58,15 @@ def experienced(
     next_state: Int[Array, ""],
     is_over: Bool[Array, ""],
 ) -> MDPPosterior:
-    """The posterior after one step more.
+    """Return the posterior after one more step.
 
     Args:
-      posterior: before it.
-      state: in which the action was taken.
-      action: what was done; -1 for nothing, which changes nothing.
-      reward: for it.
-      next_state: what was observed next; it tells nothing if the rollout was over.
-      is_over: whether it was.
+      posterior: the posterior before the step.
+      state: the state in which the action was taken.
+      action: the action; -1 for none, which changes nothing.
+      reward: the reward for it.
+      next_state: the next observed state; not informative if the rollout was over.
+      is_over: whether the rollout was over.
 
     Example:
       >>> import jax.numpy as jnp
@@ -82,7 +85,7 @@ def experienced(
 
 
 def posterior_mean(posterior: MDPPosterior) -> TabularMDPParams:
-    """The MDP of mean rewards and mean transition probabilities.
+    """Return the MDP of mean rewards and mean transition probabilities.
 
     Example:
       >>> mean = posterior_mean(prior(4, 2))
@@ -94,7 +97,7 @@ def posterior_mean(posterior: MDPPosterior) -> TabularMDPParams:
 
 
 def posterior_sample(posterior: MDPPosterior, key: RandomKey) -> TabularMDPParams:
-    """An MDP as likely as the posterior says.
+    """Draw an MDP from the posterior.
 
     Example:
       >>> import jax

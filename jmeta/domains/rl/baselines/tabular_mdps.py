@@ -1,8 +1,8 @@
-"""Policies for random tabular MDPs: what people have designed, to judge by it what was meta-learned.
+"""Hand-designed policies for random tabular MDPs, as a yardstick for meta-learned ones.
 
 They know the distribution that `environments.tabular_mdp` draws from, and keep its posterior. At the start of a rollout
-they make a plan for it from what is known so far, and follow it to its end; where actions are equally good, any of them
-is as likely.
+they make a plan for it from the current posterior, and follow it to the end; they choose among equally good actions
+uniformly.
 
 Reference: Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel, "RL²: Fast Reinforcement Learning via Slow Reinforcement
 Learning", 2016, arXiv:1611.02779, section 3.2, which compares itself with these.
@@ -19,23 +19,33 @@ from jaxtyping import Array, Bool, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from ..policies import Decision, Policy, StepInput
+from ..policies import Policy, PolicyInput, PolicyOutput
 from .acting import Scalar, check_range, choice, mixed_with_uniform, uniform_over_best, untrained
 from .mdp_posterior import MDPPosterior, experienced, posterior_mean, posterior_sample, prior
 from .value_iteration import Plan, optimistic_expected, planned_backwards, value_iteration
 
+__all__ = [
+    "MakePlan",
+    "PlannerMemory",
+    "planning_policy",
+    "epsilon_greedy_planning",
+    "psrl",
+    "optimistic_psrl",
+    "ucrl2",
+]
+
 MakePlan = Callable[[MDPPosterior, RandomKey], Plan]
-"""`(posterior, key) -> plan`: scores of actions for the next rollout, from what is known."""
+"""`(posterior, key) -> plan`: scores of actions for the next rollout, from the posterior."""
 
 
 class PlannerMemory(NamedTuple):
-    """What the policies remember.
+    """The memory of the policies.
 
     Attributes:
-      posterior: what is known of the MDP.
-      state: the one observed last.
+      posterior: the posterior of the MDP.
+      state: the last observed state.
       time: steps since the rollout's start.
-      plan: for this rollout.
+      plan: plan for this rollout.
     """
 
     posterior: MDPPosterior
@@ -53,18 +63,18 @@ def planning_policy(
     epsilon: Scalar = 0.0,
     reward_mean: Scalar = 1.0,
 ) -> Policy:
-    """Make a plan at the start of every rollout, and follow it.
+    """Build a policy that makes a plan at the start of every rollout, and follows it.
 
     Args:
       make_plan: `(posterior, key) -> plan`.
-      num_states: observations are their numbers.
-      num_actions: in every state.
-      horizon: steps for which a plan is made; in a longer rollout its last step is repeated.
-      epsilon: the probability of any action in place of the plan's.
-      reward_mean: of the prior; see `prior`.
+      num_states: number of states; observations are their indices.
+      num_actions: number of actions in every state.
+      horizon: steps of a plan; in a longer rollout its last step is repeated.
+      epsilon: the probability of a uniformly random action instead of the plan's.
+      reward_mean: mean reward of the prior; see `prior`.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax
@@ -85,7 +95,7 @@ def planning_policy(
         no_plan = jnp.zeros((horizon, num_states, num_actions), jnp.float32)
         return PlannerMemory(prior(num_states, num_actions, reward_mean=reward_mean), zero, zero, no_plan)
 
-    def decide(memory: PlannerMemory, inputs: StepInput, key: RandomKey) -> tuple[PlannerMemory, Decision]:
+    def decide(memory: PlannerMemory, inputs: PolicyInput, key: RandomKey) -> tuple[PlannerMemory, PolicyOutput]:
         state = inputs.observation.astype(jnp.int32)
         posterior = experienced(memory.posterior, memory.state, inputs.action, inputs.reward, state, inputs.is_over)
         is_start = inputs.is_over | (inputs.action < 0)
@@ -98,10 +108,10 @@ def planning_policy(
 
 
 def _made_if(is_due: Bool[Array, ""], make: Callable[[RandomKey], Plan], old: Plan, key: RandomKey) -> Plan:
-    """`make(key)` where it is due, and else the old one.
+    """Return `make(key)` where a new plan is due, and else the old one.
 
-    A loop of one round or none: under `vmap` over tasks a `cond` would make all plans at every step, while a loop makes
-    none where none is due, and tasks whose rollouts are of one length are due together.
+    This is a loop of one round or none: under `vmap` over tasks a `cond` would make all plans at every step. The loop
+    makes none where none is due, and tasks whose rollouts have one length are due together.
     """
 
     def round_(carry: tuple[Array, Plan, RandomKey]) -> tuple[Array, Plan, RandomKey]:
@@ -115,15 +125,15 @@ def _made_if(is_due: Bool[Array, ""], make: Callable[[RandomKey], Plan], old: Pl
 def epsilon_greedy_planning(
     *, epsilon: Scalar, num_states: int = 10, num_actions: int = 5, horizon: int = 10, reward_mean: Scalar = 1.0
 ) -> Policy:
-    """Act as is best in the MDP of posterior means with probability 1 − ε, and else at random.
+    """Act optimally in the MDP of posterior means with probability 1 − ε, and else at random.
 
     Args:
       epsilon: ε, in [0, 1]; with 0 it is greedy.
-      num_states, num_actions, horizon: of the MDPs.
-      reward_mean: of the prior; see `prior`.
+      num_states, num_actions, horizon: sizes of the MDPs, and steps of a rollout.
+      reward_mean: mean reward of the prior; see `prior`.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax
@@ -150,11 +160,11 @@ def epsilon_greedy_planning(
 
 
 def psrl(*, num_states: int = 10, num_actions: int = 5, horizon: int = 10, reward_mean: Scalar = 1.0) -> Policy:
-    """Act as is best in one MDP drawn from the posterior: posterior sampling for reinforcement learning.
+    """Act optimally in one MDP drawn from the posterior: posterior sampling for reinforcement learning.
 
     Args:
-      num_states, num_actions, horizon: of the MDPs.
-      reward_mean: of the prior; see `prior`.
+      num_states, num_actions, horizon: sizes of the MDPs, and steps of a rollout.
+      reward_mean: mean reward of the prior; see `prior`.
 
     Raises:
       ValueError: if a number is not positive.
@@ -184,14 +194,14 @@ def psrl(*, num_states: int = 10, num_actions: int = 5, horizon: int = 10, rewar
 def optimistic_psrl(
     *, num_samples: int, num_states: int = 10, num_actions: int = 5, horizon: int = 10, reward_mean: Scalar = 1.0
 ) -> Policy:
-    """Act by the highest score that an action has in the best plans of several MDPs drawn from the posterior.
+    """Act by the highest score of an action in the optimal plans of several MDPs drawn from the posterior.
 
     Q(s, a) = maxₖ Qₖ(s, a), Qₖ being the optimal plan of sample k. With one sample it is `psrl`.
 
     Args:
-      num_samples: MDPs that are drawn for each rollout.
-      num_states, num_actions, horizon: of the MDPs.
-      reward_mean: of the prior; see `prior`.
+      num_samples: number of MDPs drawn for each rollout.
+      num_states, num_actions, horizon: sizes of the MDPs, and steps of a rollout.
+      reward_mean: mean reward of the prior; see `prior`.
 
     Raises:
       ValueError: if a number is not positive.
@@ -207,7 +217,7 @@ def optimistic_psrl(
 
     Reference:
       Osband, Van Roy, "Why is Posterior Sampling Better than Optimism for Reinforcement Learning?", 2017,
-      arXiv:1607.00215, whose experiments have it as an envelope over samples.
+      arXiv:1607.00215, whose experiments include it as an envelope over samples.
     """
     check_positive({"num_samples": num_samples})
 
@@ -232,20 +242,20 @@ def ucrl2(
     horizon: int = 10,
     reward_mean: Scalar = 1.0,
 ) -> Policy:
-    """Act as is best in the most favourable MDP within confidence bounds.
+    """Act optimally in the most favourable MDP within confidence bounds.
 
     After t steps, n of them with this action in this state, mean rewards may be as high as r̂ + c √(7 ln(2SAt/δ) / 2n)
     and next states' probabilities as far from p̂ as ‖p − p̂‖₁ ≤ d √(14 S ln(2At/δ) / n).
 
     Args:
-      reward_scale: c, at least 0; the paper's bound is 1, which explores for far longer than episodes here last.
-      transition_scale: d, likewise.
+      reward_scale: c, at least 0; the paper's bound is 1, which explores for much longer than the episodes here.
+      transition_scale: d, at least 0; the paper's bound is 1.
       confidence: δ, in (0, 1].
-      num_states, num_actions, horizon: of the MDPs.
-      reward_mean: of the prior; see `prior`.
+      num_states, num_actions, horizon: sizes of the MDPs, and steps of a rollout.
+      reward_mean: mean reward of the prior; see `prior`.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of range.
 
     Example:
       >>> import jax
@@ -258,8 +268,8 @@ def ucrl2(
 
     Reference:
       Jaksch, Ortner, Auer, "Near-optimal Regret Bounds for Reinforcement Learning", 2010, figures 1 and 2. Differs from
-      the paper: the horizon is finite and plans are made for each rollout; c and d; r̂ and p̂ are posterior means, and n
-      counts the prior as one step more.
+      the paper: the horizon is finite and plans are made for each rollout; c and d; r̂ and p̂ are posterior means, and
+      n counts the prior as one more step.
     """
     check_range("reward_scale", reward_scale, 0.0, math.inf)
     check_range("transition_scale", transition_scale, 0.0, math.inf)

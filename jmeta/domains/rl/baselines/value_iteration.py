@@ -1,4 +1,4 @@
-"""Planning in tabular MDPs over a finite horizon, backwards from its end: exact, and with optimism.
+"""Planning in tabular MDPs over a finite horizon, backwards from its end: exact or optimistic.
 
 A plan is a score of every action in every state at every time, `[horizon, states, actions]`; time 0 is the start of a
 rollout. With h steps to go, Qₕ(s, a) = r(s, a) + Σ p(s′ | s, a) maxₐ′ Qₕ₋₁(s′, a′), and Q₀ = 0.
@@ -14,6 +14,8 @@ from jmeta.tasks.class_arrays import check_positive
 
 from ..environments.tabular_mdp import TabularMDPParams
 
+__all__ = ["Plan", "planned_backwards", "value_iteration", "optimal_value", "expected", "optimistic_expected"]
+
 Plan = Float[Array, "horizon states actions"]
 
 
@@ -23,11 +25,11 @@ def planned_backwards(
     *,
     horizon: int,
 ) -> Plan:
-    """Scores by `backup`, which gives those of a time from the states' values at the next.
+    """Compute scores with `backup`, which returns those of one time from the states' values at the next.
 
     Args:
       backup: `values -> scores`.
-      final_values: at the horizon; zeros, as a rule.
+      final_values: values at the horizon; usually zeros.
       horizon: steps of a rollout.
 
     Example:
@@ -46,7 +48,7 @@ def planned_backwards(
 
 
 def value_iteration(params: TabularMDPParams, horizon: int) -> Plan:
-    """The optimal plan of a known MDP.
+    """Compute the optimal plan of a known MDP.
 
     Example:
       >>> import jax
@@ -66,7 +68,7 @@ def value_iteration(params: TabularMDPParams, horizon: int) -> Plan:
 
 
 def optimal_value(params: TabularMDPParams, horizon: int) -> Float[Array, ""]:
-    """Expected total reward of a rollout from state 0 that is acted optimally, the MDP being known.
+    """Return the expected total reward of an optimal rollout from state 0 in a known MDP.
 
     Example:
       >>> import jax.numpy as jnp
@@ -80,7 +82,7 @@ def optimal_value(params: TabularMDPParams, horizon: int) -> Float[Array, ""]:
 def expected(
     transitions: Float[Array, "states actions next_states"], values: Float[Array, "next_states"]
 ) -> Float[Array, "states actions"]:
-    """The mean value of the next state.
+    """Return the mean value of the next state.
 
     Example:
       >>> import jax.numpy as jnp
@@ -95,10 +97,10 @@ def optimistic_expected(
     radius: Float[Array, "states actions"],
     values: Float[Array, "next_states"],
 ) -> Float[Array, "states actions"]:
-    """The highest mean value of the next state that any p with ‖p − transitions‖₁ ≤ radius gives.
+    """Return the highest mean value of the next state over all p with ‖p − transitions‖₁ ≤ radius.
 
-    Half the radius goes to the best next state, as far as there is room, and is taken from the worst ones; found by
-    comparing all pairs of states, since these are few and sorting is slow under `vmap`.
+    Half the radius is added to the best next state, as far as there is room, and taken from the worst ones. These are
+    found by comparing all pairs of states, since states are few and sorting is slow under `vmap`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -111,8 +113,8 @@ def optimistic_expected(
     """
     order = jnp.arange(values.shape[0])
     is_worse = (values[:, None] < values[None]) | ((values[:, None] == values[None]) & (order[:, None] < order[None]))
-    below = transitions @ is_worse.astype(transitions.dtype)  # the probability of all that is worse than each
+    below = transitions @ is_worse.astype(transitions.dtype)  # the probability of all states worse than each
     best = values.argmax()
     moved = jnp.minimum(0.5 * radius, 1 - transitions[..., best])
-    taken = jnp.clip(moved[..., None] - below, 0, transitions)  # the worst first, of each what there is
+    taken = jnp.clip(moved[..., None] - below, 0, transitions)  # from the worst first, as much as each has
     return expected(transitions - taken, values) + moved * values[best]

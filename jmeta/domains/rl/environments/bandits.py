@@ -1,7 +1,7 @@
-"""Bandits: arms that pay by chance. The smallest problems in which exploring has to be weighed against exploiting.
+"""Bandits: arms that pay by chance. They are the smallest problems that trade exploration against exploitation.
 
-A task is its arms' means. A rollout is one pull, so the observation says nothing: all that a policy knows is what it
-remembers of its own pulls and their rewards.
+A task is its arms' means. A rollout is one pull, so the observation is empty: a policy knows only its memory of its own
+pulls and their rewards.
 """
 
 from dataclasses import dataclass
@@ -15,21 +15,24 @@ from jaxtyping import Array, Bool, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from .environment import Box, Discrete, Environment, environment
+from .environment import Environment, environment
+from .spaces import Box, Discrete
+
+__all__ = ["BanditParams", "bernoulli_bandit", "gaussian_bandit"]
 
 
 class BanditParams(NamedTuple):
     """A task.
 
     Attributes:
-      means: of the arms' rewards; for Bernoulli arms, probabilities.
+      means: means of the arms' rewards; for Bernoulli arms, probabilities.
     """
 
     means: Float[Array, "arms"]
 
 
 def bernoulli_bandit(num_arms: int) -> tuple[Environment, Partial]:
-    """Arms that pay 1 with a probability of their own, uniform in [0, 1], and else 0.
+    """Build a bandit whose arms pay 1 with their own probability, uniform in [0, 1], and else 0.
 
     Returns:
       `(environment, sample)`, with `sample(key) -> BanditParams`. Actions are arms; every pull is a rollout.
@@ -59,10 +62,10 @@ def bernoulli_bandit(num_arms: int) -> tuple[Environment, Partial]:
 
 
 def gaussian_bandit(num_arms: int, *, spread: float = 1.0, noise: float = 1.0) -> tuple[Environment, Partial]:
-    """Arms whose rewards are normal, about means that are normal themselves.
+    """Build a bandit whose rewards are normal, about means that are normal themselves.
 
     Args:
-      num_arms: actions.
+      num_arms: number of arms.
       spread: standard deviation of the means, about 0.
       noise: standard deviation of a reward, about its arm's mean.
 

@@ -1,126 +1,43 @@
-"""What an environment is: pure functions under the names of gymnax's interface, its parameters being the task.
+"""Environments: pure functions with the names of gymnax's interface, whose parameters are the task.
 
 A family of tasks is one environment and a sampler `key -> params` of its parameters: arms, transitions, masses. Any
-environment of gymnax (1.0 or newer) has these names and may stand in for an `Environment`, and an `Environment` may be
-given to code that was written for gymnax.
+environment of gymnax (1.0 or newer) has these names and may replace an `Environment`, and an `Environment` may be
+passed to code written for gymnax.
 
 Reference: Lange, "gymnax: A JAX-based Reinforcement Learning Environment Library", 2022; its interface, not its code.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array
 
 from jmeta.types import PyTree, RandomKey
 
+from .spaces import described
+from .stepping import as_end, as_reset, as_reward, check_alike
 
-class Discrete(NamedTuple):
-    """The numbers 0 .. n-1.
-
-    Example:
-      >>> import jax
-      >>> space = Discrete(5)
-      >>> bool(space.contains(space.sample(jax.random.key(0))))
-      True
-    """
-
-    n: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one element: a scalar."""
-        return ()
-
-    @property
-    def dtype(self) -> Any:
-        """int32."""
-        return jnp.int32
-
-    def sample(self, key: RandomKey) -> Int[Array, ""]:
-        """One of them, all alike."""
-        return jax.random.randint(key, (), 0, self.n, jnp.int32)
-
-    def contains(self, x: Array) -> Bool[Array, ""]:
-        """Whether `x` is one of them."""
-        return (x >= 0) & (x < self.n)
-
-
-class Box(NamedTuple):
-    """Arrays of one shape, every number of which is between `low` and `high`; either may be infinite.
-
-    Example:
-      >>> import jax
-      >>> space = Box(-1.0, 1.0, (2,))
-      >>> space.sample(jax.random.key(0)).shape
-      (2,)
-    """
-
-    low: float
-    high: float
-    shape: tuple[int, ...]
-
-    @property
-    def dtype(self) -> Any:
-        """float32."""
-        return jnp.float32
-
-    def sample(self, key: RandomKey) -> Float[Array, "..."]:
-        """Uniform in a bounded box, and else normal."""
-        if math.isfinite(self.low) and math.isfinite(self.high):
-            return jax.random.uniform(key, self.shape, jnp.float32, self.low, self.high)
-        return jnp.clip(jax.random.normal(key, self.shape, jnp.float32), self.low, self.high)
-
-    def contains(self, x: Array) -> Bool[Array, ""]:
-        """Whether all numbers of `x` are within the bounds."""
-        return jnp.all((x >= self.low) & (x <= self.high))
-
-
-Space = Discrete | Box
-
-
-def as_vector(value: Array, space: Any) -> Float[Array, "*steps features"]:
-    """An element of a space as a vector: one-hot if it is a choice, and else its numbers; steps come first.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> as_vector(jnp.array([2, -1]), Discrete(3)).tolist()
-      [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
-    """
-    if hasattr(space, "n"):
-        return jax.nn.one_hot(value, int(space.n), dtype=jnp.float32)
-    batch = value.shape[: value.ndim - len(space.shape)]
-    return value.reshape(*batch, math.prod(space.shape)).astype(jnp.float32)
-
-
-def num_features(space: Any) -> int:
-    """How many numbers `as_vector` makes of an element of a space.
-
-    Example:
-      >>> num_features(Box(0.0, 1.0, (2, 3))), num_features(Discrete(5))
-      (6, 5)
-    """
-    return int(space.n) if hasattr(space, "n") else math.prod(space.shape)
+__all__ = ["Environment", "environment"]
 
 
 class Environment(NamedTuple):
     """An environment whose parameters are the task.
 
     Attributes:
-      name: of the family.
+      name: name of the family.
       reset: `(key, params) -> (observation, state)`, the start of a rollout.
       step: `(key, state, action, params) -> (observation, state, reward, terminated, truncated, info)`. Where a rollout
-        ends, by its rules (`terminated`) or its time limit (`truncated`), observation and state are those of the next
-        one's start, and `info["final_observation"]` is the last observation of the one that ended.
-      reset_env: as `reset`.
-      step_env: `(key, state, action, params) -> (observation, state, reward, terminated, info)`, without time limit and
-        without a new start.
-      observation_space: `params -> Discrete | Box`.
-      action_space: `params -> Discrete | Box`.
-      default_params: some parameters; of most use for their shapes.
+        ends, by its rules (`terminated`) or its time limit (`truncated`), observation and state are those at the start
+        of the next one, and `info["final_observation"]` is the last observation of the one that ended.
+      reset_env: the same as `reset`.
+      step_env: `(key, state, action, params) -> (observation, state, reward, terminated, info)`, without a time limit
+        and without a restart.
+      observation_space: `params -> space`: a `Discrete`, a `Box`, or a dictionary or tuple of spaces.
+      action_space: `params -> space`, a `Discrete` or a `Box` of floating-point numbers of any shape, whose bounds may
+        depend on the parameters.
+      default_params: example parameters; mostly used for their shapes.
     """
 
     name: str
@@ -143,21 +60,26 @@ def environment(
     action_space: Any,
     default_params: PyTree,
 ) -> Environment:
-    """An environment of a start, a step and a time limit.
+    """Build an environment from a start, a step and a time limit.
 
     Args:
-      name: of the family.
+      name: name of the family.
       reset: `(key, params) -> (observation, state)`.
-      step: `(key, state, action, params) -> (observation, state, reward, terminated)`; the state counts its time.
+      step: `(key, state, action, params) -> (observation, state, reward, terminated)`; the state counts its time. The
+        reward is a scalar and `terminated` a bool; Python's own `1.0` and `False` will do.
       is_truncated: `(state, params) -> bool`, whether the state is at the time limit.
-      observation_space, action_space: of all parameters.
-      default_params: some parameters.
+      observation_space, action_space: spaces for all parameters, or functions `params -> space`.
+      default_params: example parameters.
 
     Returns:
-      The environment; where a rollout ends, its `step` goes on at the next one's start.
+      The environment; where a rollout ends, its `step` continues at the start of the next one.
+
+    Raises:
+      ValueError: at trace time if one of the functions returns anything else.
 
     Example:
       >>> import jax, jax.numpy as jnp
+      >>> from jmeta.domains.rl.environments import Box, Discrete
       >>> walk = environment(
       ...     "walk", lambda key, length: (jnp.float32(0), jnp.int32(0)),
       ...     lambda key, at, action, length: (jnp.float32(at + 1), at + 1, jnp.float32(1), at + 1 == length),
@@ -173,26 +95,36 @@ def environment(
     def step_env(
         key: RandomKey, state: PyTree, action: PyTree, params: PyTree
     ) -> tuple[PyTree, PyTree, Array, Array, dict[str, Any]]:
-        return *step(key, state, action, params), {}
+        what, returned = f"the step of {name}", step(key, state, action, params)
+        if not isinstance(returned, tuple | list) or len(returned) != 4:
+            raise ValueError(
+                f"{what} returns {described(returned)}; expected a tuple of 4, (observation, state, reward, terminated)"
+            )
+        observation, after, reward, terminated = returned
+        return observation, after, as_reward(reward, what), as_end(terminated, "terminated", what), {}
+
+    def start(key: RandomKey, params: PyTree) -> tuple[PyTree, PyTree]:
+        return as_reset(reset(key, params), f"the reset of {name}")
 
     def step_and_start_anew(
         key: RandomKey, state: PyTree, action: PyTree, params: PyTree
     ) -> tuple[PyTree, PyTree, Array, Array, Array, dict[str, Any]]:
         key_step, key_reset = jax.random.split(key)
-        last, after, reward, terminated = step(key_step, state, action, params)
-        truncated = is_truncated(after, params)
-        start = reset(key_reset, params)
+        last, after, reward, terminated, _ = step_env(key_step, state, action, params)
+        truncated = as_end(is_truncated(after, params), "truncated", f"is_truncated of {name}")
+        new, old = start(key_reset, params), (last, after)
+        check_alike(new, old, f"the reset of {name} makes an observation and a state", "its step", dtypes=False)
         is_over = terminated | truncated
-        observation, state = jax.tree.map(lambda new, old: jnp.where(is_over, new, old), start, (last, after))
+        observation, state = jax.tree.map(lambda new, old: jnp.where(is_over, new, old), new, old)
         return observation, state, reward, terminated, truncated, {"final_observation": last}
 
     return Environment(
         name=name,
-        reset=reset,
+        reset=start,
         step=step_and_start_anew,
-        reset_env=reset,
+        reset_env=start,
         step_env=step_env,
-        observation_space=lambda _: observation_space,
-        action_space=lambda _: action_space,
+        observation_space=observation_space if callable(observation_space) else lambda _: observation_space,
+        action_space=action_space if callable(action_space) else lambda _: action_space,
         default_params=default_params,
     )

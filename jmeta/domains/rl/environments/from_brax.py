@@ -1,6 +1,6 @@
 """Full robots in JAX, through Brax: a task is a body, its masses, its grip on the ground and its motors' strengths.
 
-`jmeta.domains.rl.environments.robots` are lighter; see the benchmark of physics for how much.
+The robots of `jmeta.domains.rl.environments.robots` are lighter; the benchmark of physics says by how much.
 """
 
 import copy
@@ -15,18 +15,21 @@ from jaxtyping import Array, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from .environment import Box, Environment, environment
+from .environment import Environment, environment
+from .spaces import Box
+
+__all__ = ["BACKENDS", "BodyParams", "BraxState", "from_brax"]
 
 BACKENDS = ("generalized", "positional", "spring")
 
 
 class BodyParams(NamedTuple):
-    """A task, all in multiples of what Brax's file of the robot says.
+    """A task; all values are multiples of those in Brax's file of the robot.
 
     Attributes:
-      mass: of each link, whose moments of inertia grow with it.
-      friction: of all contacts.
-      motor_strength: of each motor's torque; 0 is a dead one.
+      mass: mass of each link; its moments of inertia grow with it.
+      friction: friction of all contacts.
+      motor_strength: strength of each motor's torque; 0 is a dead motor.
     """
 
     mass: Float[Array, " links"]
@@ -35,7 +38,7 @@ class BodyParams(NamedTuple):
 
 
 class BraxState(NamedTuple):
-    """Where a rollout is.
+    """The state of a rollout.
 
     Attributes:
       robot: Brax's state, with the observation and the reward.
@@ -55,15 +58,15 @@ def from_brax(
     friction: tuple[float, float] = (0.7, 1.4),
     motor_strength: tuple[float, float] = (0.7, 1.4),
 ) -> tuple[Environment, Partial]:
-    """An environment of Brax, whose robot has another body in each task.
+    """Adapt an environment of Brax; its robot has another body in each task.
 
     Args:
-      name: as registered by Brax, such as `"ant"` or `"walker2d"`.
+      name: name in Brax, such as `"ant"` or `"walker2d"`.
       backend: Brax's physics: "generalized", "positional" or "spring", from exact to fast. Its fourth, MJX, keeps
         bodies elsewhere and is not adapted.
       num_steps: time limit of a rollout.
-      mass, friction, motor_strength: lowest and highest of the uniform distributions that bodies are drawn from; each
-        link and motor has its own.
+      mass, friction, motor_strength: bounds of the uniform distributions that bodies are drawn from; each link and
+        motor has its own value.
 
     Returns:
       `(environment, sample)`, with `sample(key) -> BodyParams`. Observations, rewards and ends are Brax's; actions are
@@ -72,7 +75,7 @@ def from_brax(
     Raises:
       ImportError: if Brax is not installed.
       ValueError: if Brax has no such environment or backend, a range is empty or negative, `num_steps` is not positive,
-        or masses shall differ where the physics leaves them out: Brax's springs of some robots, such as its ant.
+        or masses are to differ where the physics leaves them out: Brax's springs of some robots, such as its ant.
 
     Example:
       >>> import jax  # doctest: +SKIP
@@ -93,7 +96,7 @@ def from_brax(
     check_positive({"num_steps": num_steps})
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}; expected one of {', '.join(BACKENDS)}")
-    names = sorted(set(envs._envs) - {"fast"})  # which has no robot: it is for timing
+    names = sorted(set(envs._envs) - {"fast"})  # "fast" has no robot: it is for timing
     if name not in names:
         raise ValueError(f"name={name!r} is none of Brax's environments: {', '.join(names)}")
     for what, (low, high) in {"mass": mass, "friction": friction, "motor_strength": motor_strength}.items():
@@ -130,7 +133,7 @@ def from_brax(
 
 
 def _with_body(inner: Any, params: BodyParams) -> Any:
-    """A shallow copy of Brax's environment whose robot has this body."""
+    """Return a shallow copy of Brax's environment whose robot has this body."""
     system = inner.sys
     inertia = system.link.inertia
     inertia = inertia.replace(mass=inertia.mass * params.mass, i=inertia.i * params.mass[:, None, None])

@@ -1,4 +1,4 @@
-"""MiniGrid's rooms, keys and doors in JAX, through Navix: a task is a layout, unseen until it is walked through."""
+"""MiniGrid's rooms, keys and doors in JAX, through Navix: a task is a layout, unknown until the agent explores it."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,16 +11,19 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from .environment import Box, Discrete, Environment, environment
+from .environment import Environment, environment
+from .spaces import Box, Discrete
 
-NUM_ENTITIES, NUM_COLOURS, NUM_CONDITIONS = 11, 6, 4  # of Navix: a cell is what is there, its colour, how it is turned
+__all__ = ["NUM_ENTITIES", "NUM_COLOURS", "NUM_CONDITIONS", "LayoutParams", "from_navix"]
+
+NUM_ENTITIES, NUM_COLOURS, NUM_CONDITIONS = 11, 6, 4  # Navix: a cell has an entity, a colour and a direction
 
 
 class LayoutParams(NamedTuple):
     """A task.
 
     Attributes:
-      layout: its number: where the rooms, doors, keys and goals are, and where rollouts start.
+      layout: number of the layout of rooms, doors, keys and goals, and of the start of rollouts.
     """
 
     layout: Int[Array, ""]
@@ -29,20 +32,20 @@ class LayoutParams(NamedTuple):
 def from_navix(
     name: str, *, layouts: tuple[int, int] = (0, 10_000), num_steps: int = 100, is_first_person: bool = True
 ) -> tuple[Environment, Partial]:
-    """An environment of Navix, whose layout is the task: every rollout of a task begins in the same place of the same.
+    """Adapt an environment of Navix whose layout is the task: every rollout of a task begins in the same state.
 
-    What moves by itself (balls) moves differently in each rollout.
+    Balls, which move by chance, move differently in each rollout.
 
     Args:
-      name: as registered by Navix, such as `"Navix-DoorKey-Random-6x6-v0"` or `"Navix-GoToDoor-5x5-v0"`, whose goal is
-        not to be seen. Names without random layouts have one task alone.
-      layouts: the first layout, and one more than the last; other numbers are other layouts, for tests on unseen ones.
+      name: name in Navix, such as `"Navix-DoorKey-Random-6x6-v0"` or `"Navix-GoToDoor-5x5-v0"`, whose goal is not
+        visible. Names without random layouts have only one task.
+      layouts: the first layout, and one past the last; other numbers are other layouts, for tests on unseen ones.
       num_steps: time limit of a rollout.
-      is_first_person: whether the 7x7 cells before the agent are observed, turned with it, and not the whole grid.
+      is_first_person: whether the agent observes the 7x7 cells before it, turned with it, or the whole grid.
 
     Returns:
-      `(environment, sample)`, with `sample(key) -> LayoutParams`. Observations are `[rows, columns, 21]`: what is in a
-      cell, its colour, and its condition or direction, one-hot each.
+      `(environment, sample)`, with `sample(key) -> LayoutParams`. Observations are `[rows, columns, 21]`: the entity in
+      a cell, its colour, and its condition or direction, one-hot each.
 
     Raises:
       ImportError: if Navix is not installed.
@@ -80,7 +83,7 @@ def from_navix(
         key: RandomKey, state: Any, action: Int[Array, ""] | int, params: LayoutParams
     ) -> tuple[Float[Array, "rows columns 21"], Any, Float[Array, ""], Bool[Array, ""]]:
         del params
-        # not `step`, which would make a new layout to choose from at every step, and start in it after an end
+        # not `step`, which would build a new layout at every step, and start in it after an end
         timestep = inner._step(_with_key(state, key), jnp.asarray(action))
         return _one_hot(timestep.observation), timestep, timestep.reward, timestep.is_termination()
 
@@ -99,7 +102,7 @@ def from_navix(
 
 
 def _with_key(timestep: Any, key: RandomKey) -> Any:
-    """With this key for what moves by itself, and without the pictures of cells, which only renderings look at."""
+    """Set the key for moving entities, and drop the pictures of cells, which only rendering needs."""
     return timestep.replace(state=timestep.state.replace(key=key, cache=None))
 
 

@@ -1,4 +1,4 @@
-"""XLand-MiniGrid: a world of objects whose goal and rules are the task, and are found out by trying."""
+"""XLand-MiniGrid: a world of objects whose goal and rules are the task, and must be found by trying."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,10 @@ from jaxtyping import Array, Bool, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import PyTree, RandomKey
 
-from .environment import Box, Discrete, Environment, environment
+from .environment import Environment, environment
+from .spaces import Box, Discrete
+
+__all__ = ["HINT", "RulesetParams", "from_xland_minigrid", "hidden_goal_benchmark"]
 
 HINT = 'this needs XLand-MiniGrid; install it with `pip install "jmeta[environments]"`'
 
@@ -20,25 +23,25 @@ class RulesetParams(NamedTuple):
     """A task.
 
     Attributes:
-      ruleset: XLand-MiniGrid's: the encoded goal, the encoded rules and the objects that the world begins with.
+      ruleset: XLand-MiniGrid's ruleset: the encoded goal, the encoded rules and the objects at the start.
     """
 
     ruleset: PyTree
 
 
 def from_xland_minigrid(name: str, benchmark: Any, *, num_steps: int | None = None) -> tuple[Environment, Partial]:
-    """An environment of XLand-MiniGrid, whose ruleset is the task. Objects and agent are anywhere in each rollout.
+    """Adapt an environment of XLand-MiniGrid whose ruleset is the task. Rollouts place objects and agent at random.
 
     Args:
-      name: such as `"XLand-MiniGrid-R1-9x9"`, one room of 9x9 cells with its walls.
+      name: a name such as `"XLand-MiniGrid-R1-9x9"`, one room of 9x9 cells with its walls.
       benchmark: rulesets to draw from, as `xminigrid.load_benchmark` returns them (it downloads large files), or
         `hidden_goal_benchmark`.
       num_steps: time limit of a rollout; `None` for the environment's own.
 
     Returns:
-      `(environment, sample)`, with `sample(key) -> RulesetParams`. Observations are `[5, 5, 25]`: what is in the cells
-      before the agent and its colour, one-hot each. A rollout terminates at the goal, with a reward of 1 less 0.9 times
-      the share of time that it took.
+      `(environment, sample)`, with `sample(key) -> RulesetParams`. Observations are `[5, 5, 25]`: the objects in the
+      cells before the agent and their colours, one-hot each. A rollout terminates at the goal, with a reward of 1 less
+      0.9 times the fraction of time used.
 
     Raises:
       ImportError: if XLand-MiniGrid is not installed.
@@ -84,7 +87,7 @@ def from_xland_minigrid(name: str, benchmark: Any, *, num_steps: int | None = No
     def step(
         key: RandomKey, state: Any, action: Int[Array, ""] | int, params: RulesetParams
     ) -> tuple[Float[Array, "rows columns 25"], Any, Float[Array, ""], Bool[Array, ""]]:
-        del key  # nothing in this world is left to chance
+        del key  # this world is deterministic
         timestep = inner.step(inner_params.replace(ruleset=params.ruleset), state, jnp.asarray(action))
         return observed(timestep), timestep, timestep.reward, timestep.discount == 0
 
@@ -101,13 +104,13 @@ def from_xland_minigrid(name: str, benchmark: Any, *, num_steps: int | None = No
 
 
 def hidden_goal_benchmark(num_rulesets: int, num_objects: int, key: RandomKey) -> Any:
-    """Rulesets in which one of several objects is wanted: to be picked up, or to be stood beside.
+    """Build rulesets in which one of several objects is the goal: to pick it up, or to stand next to it.
 
-    Nothing says which object, or which of the two; there are no rules, and nothing to download.
+    Nothing tells the object, or which of the two goals; there are no rules, and nothing to download.
 
     Args:
-      num_rulesets: tasks.
-      num_objects: in each world; their kinds and colours are chosen at random, no two alike.
+      num_rulesets: number of tasks.
+      num_objects: number of objects in each world; their kinds and colours are random, no two alike.
       key: makes the same benchmark each time.
 
     Returns:

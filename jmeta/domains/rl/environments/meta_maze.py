@@ -1,8 +1,8 @@
-"""A maze whose reward is somewhere else in every task, and always in the same place within one.
+"""A maze whose reward has another place in every task, and the same place within a task.
 
-A task is the place of the reward, which cannot be seen. The agent sees the cells around it alone; each time that it
-finds the reward it is moved to a random cell, and has to find its way back. So it has to learn where it is, and where
-the reward was.
+A task is the place of the reward, which is invisible. The agent sees only the cells around it; each time that it finds
+the reward it is moved to a random cell, and has to find its way back. So it has to learn where it is, and where the
+reward was.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,10 @@ from jaxtyping import Array, Bool, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from .environment import Box, Discrete, Environment, environment
+from .environment import Environment, environment
+from .spaces import Box, Discrete
+
+__all__ = ["MOVES", "MazeParams", "MazeState", "meta_maze"]
 
 MOVES = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]], np.int32)  # up, down, left, right: as rows and columns change
 
@@ -27,14 +30,14 @@ class MazeParams(NamedTuple):
     """A task.
 
     Attributes:
-      goal: row and column of the cell with the reward, counted within the outer walls; free of a pillar.
+      goal: row and column of the cell with the reward, counted within the outer walls; never a pillar.
     """
 
     goal: Int[Array, "2"]
 
 
 class MazeState(NamedTuple):
-    """Where the agent is.
+    """The state of a rollout.
 
     Attributes:
       position: row and column, counted within the outer walls.
@@ -48,21 +51,21 @@ class MazeState(NamedTuple):
 def meta_maze(
     *, size: int = 9, reward: float = 10.0, wall_penalty: float = 0.0, num_steps: int = 200
 ) -> tuple[Environment, Partial]:
-    """Find a reward again and again, in a maze of pillars seen through a window of 3x3 cells.
+    """Build a maze of pillars, seen through a window of 3x3 cells, in which the agent finds a reward again and again.
 
     Pillars stand on every other cell of every other row; the centre is free, and each rollout starts there. An action
-    moves the agent up, down, left or right (0 to 3), and leaves it where it is at a wall or a pillar. At the goal it is
-    paid, and moved at once to a free cell elsewhere, all alike. Rollouts end by time alone.
+    moves the agent up, down, left or right (0 to 3), unless a wall or a pillar is there. At the goal it is rewarded,
+    and moved at once to another free cell, chosen uniformly. Rollouts end by time alone.
 
     Args:
       size: rows and columns within the outer walls; odd, at least 3.
-      reward: for the goal.
-      wall_penalty: taken off for each move against a wall or a pillar.
+      reward: reward at the goal.
+      wall_penalty: subtracted for each move against a wall or a pillar.
       num_steps: time limit of a rollout.
 
     Returns:
-      `(environment, sample)`, with `sample(key) -> MazeParams`: the goal is any free cell but the centre, all alike.
-      Observations are `[3, 3]`: 1 for walls and pillars, 0 for free cells.
+      `(environment, sample)`, with `sample(key) -> MazeParams`: the goal is uniform over the free cells except the
+      centre. Observations are `[3, 3]`: 1 for walls and pillars, 0 for free cells.
 
     Raises:
       ValueError: if `size` is even or below 3, or `num_steps` is not positive.
@@ -85,7 +88,7 @@ def meta_maze(
       Miconi, Clune, Stanley, "Differentiable plasticity: training plastic neural networks with backpropagation", 2018,
       arXiv:1804.02464, section 4.5; Miconi, Rawal, Clune, Stanley, "Backpropamine: training self-modifying neural
       networks with differentiable neuromodulated plasticity", 2019, arXiv:2002.10585, section 4.2. Differs from the
-      authors' code: the share of time passed is not observed; previous action and reward are what every policy is told.
+      authors' code: the fraction of time passed is not observed; every policy sees the previous action and reward.
     """
     check_positive({"num_steps": num_steps})
     if size < 3 or size % 2 == 0:
@@ -125,7 +128,7 @@ def meta_maze(
 
 @cache
 def _walls(size: int) -> Bool[np.ndarray, "rows columns"]:
-    """True for walls and pillars; outer walls included, so two rows and two columns more than `size`."""
+    """Return True for walls and pillars, with outer walls, so two rows and two columns more than `size`."""
     walls = np.ones((size + 2, size + 2), bool)
     walls[1:-1, 1:-1] = False
     walls[2:-1:2, 2:-1:2] = True
@@ -134,7 +137,7 @@ def _walls(size: int) -> Bool[np.ndarray, "rows columns"]:
 
 
 def _free_cell_but(cell: Int[Array, "2"], size: int, key: RandomKey) -> Int[Array, "2"]:
-    """A free cell, all alike, but this one: a number among one fewer, moved up by one from the forbidden one on."""
+    """Draw a free cell other than this one, uniformly: a number among one fewer, raised by one from this cell on."""
     is_free = ~_walls(size)[1:-1, 1:-1]
     free_cells = jnp.asarray(np.argwhere(is_free), jnp.int32)
     numbers = np.where(is_free, is_free.cumsum().reshape(size, size) - 1, len(free_cells)).astype(np.int32)

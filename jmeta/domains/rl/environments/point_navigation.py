@@ -1,7 +1,7 @@
-"""A point in the plane that is to find a place it is not told: the smallest continuous problem of meta-learning.
+"""A point in the plane that has to find a hidden place: the smallest continuous problem of meta-learning.
 
-A task is its goal. With a dense reward every step says how far the goal is; with a sparse one the point has to search
-where goals may be, and to remember in the next rollout where it was rewarded.
+A task is its goal. With a dense reward every step reveals the distance to the goal; with a sparse one the point has to
+search where goals may be, and to remember in the next rollout where it was rewarded.
 """
 
 import math
@@ -17,26 +17,29 @@ from jaxtyping import Array, Bool, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from .environment import Box, Environment, environment
+from .environment import Environment, environment
+from .spaces import Box
 
-MAX_VELOCITY = 0.1  # of each coordinate, in one step
+__all__ = ["MAX_VELOCITY", "PointParams", "PointState", "point_navigation", "sparse_point_navigation"]
+
+MAX_VELOCITY = 0.1  # bound on each coordinate, in one step
 
 
 class PointParams(NamedTuple):
     """A task.
 
     Attributes:
-      goal: where to go; rollouts start at the origin.
+      goal: the goal's position; rollouts start at the origin.
     """
 
     goal: Float[Array, "2"]
 
 
 class PointState(NamedTuple):
-    """Where the point is.
+    """The state of a rollout.
 
     Attributes:
-      position: in the plane.
+      position: position in the plane.
       time: steps since the rollout's start.
     """
 
@@ -47,17 +50,18 @@ class PointState(NamedTuple):
 def point_navigation(
     *, half_width: float = 0.5, goal_radius: float = 0.01, num_steps: int = 100, is_squared: bool = False
 ) -> tuple[Environment, Partial]:
-    """Go to a goal in a square, at a reward that says how far it still is.
+    """Build navigation to a goal in a square, with a reward for the remaining distance.
 
     A step is x ← x + clip(a, −0.1, 0.1) with reward −‖x − goal‖, of the position after the step. The rollout terminates
     within `goal_radius` of the goal.
 
-    Two things differ between the paper's text and the code that its authors published, and the code is followed where
-    it changes returns: rewards are distances, not their squares (standing still for 100 steps returns −38.3, and not
-    −16.7). The end is the text's: the code asks each coordinate, and not the distance, to be below the radius.
+    The paper's text and its authors' published code differ in two ways, and the code is followed where it changes
+    returns: rewards are distances, not their squares (standing still for 100 steps returns −38.3, and not −16.7). The
+    end follows the text: the code requires each coordinate, and not the distance, to be below the radius.
 
-    As all rewards are negative, and a rollout that terminates is followed by a new one at the origin, an episode of
-    several rollouts pays a policy that stops short of the goal. `goal_radius=0` takes that away: no rollout ends early.
+    As all rewards are negative, and a new rollout at the origin follows one that terminates, an episode of several
+    rollouts rewards a policy that stops short of the goal. `goal_radius=0` removes this incentive: no rollout ends
+    early.
 
     Args:
       half_width: goals are uniform in the square [−half_width, half_width]².
@@ -99,13 +103,13 @@ def point_navigation(
 
 
 def sparse_point_navigation(*, goal_radius: float = 0.2, num_steps: int = 20) -> tuple[Environment, Partial]:
-    """Find a goal on half a circle of radius 1, with no reward but near the goal.
+    """Build the search for a goal on half a circle of radius 1, with no reward except near the goal.
 
     A step is that of `point_navigation`; its reward is 1 − ‖x − goal‖ within `goal_radius` of the goal, and else 0. The
     circle is ten steps away, so one rollout sees some of it, and a task takes several. Rollouts end by time alone.
 
     Args:
-      goal_radius: distance to the goal within which there is a reward.
+      goal_radius: distance to the goal within which the reward is positive.
       num_steps: time limit of a rollout.
 
     Returns:
@@ -170,7 +174,7 @@ def _point(
 
 
 def _root(squared: Float[Array, ""]) -> Float[Array, ""]:
-    """√, with a derivative of 0 at 0, where a point that stands on its goal is."""
+    """Take √ with a derivative of 0 at 0, which is a point exactly on its goal."""
     is_zero = squared == 0
     return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squared)))
 

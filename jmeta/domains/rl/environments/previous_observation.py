@@ -1,30 +1,32 @@
-"""Observations beside the ones before them, so that a policy sees whole transitions at once."""
+"""Observations together with the preceding ones, so that a policy sees whole transitions at once."""
 
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from jmeta.types import PyTree, RandomKey
 
-from .environment import Box, Environment, as_vector, num_features
+from .environment import Environment
+from .spaces import Box, as_vector, num_features, vector_bounds
+
+__all__ = ["with_previous_observation"]
 
 
 def with_previous_observation(environment: Any) -> Environment:
-    """The environment with observations `[oₜ, oₜ₋₁]`, as vectors; choices are one-hot.
+    """Wrap an environment to observe `[oₜ, oₜ₋₁]`, as vectors; choices are one-hot, pixels in [0, 1].
 
-    A policy is told where an action led and what it paid, and must remember where it was taken. With both observations,
-    a step's input is a whole transition, and "what did this action pay in this state?" takes one layer of attention in
-    the place of two that must find each other: random tabular MDPs are learned so.
+    A policy sees the result and reward of an action, and must remember where it was taken. With both observations, a
+    step's input is a whole transition, and the question "what was the reward of this action in this state?" takes one
+    layer of attention instead of two that must find each other: this is how random tabular MDPs are learned.
 
     Args:
-      environment: to be wrapped; one of gymnax, too.
+      environment: the environment to wrap, also one of gymnax.
 
     Returns:
-      The same environment, in other observations. An episode's first has zeros before it; a later rollout's first has
-      the observation before it that the last rollout's last action was taken at. States are pairs of the last
-      observation and the environment's own state.
+      The same environment with other observations. An episode's first observation is preceded by zeros; a later
+      rollout's first one is preceded by the observation at which the last rollout's last action was taken. States are
+      pairs of the last observation and the environment's own state.
 
     Example:
       >>> import jax
@@ -44,28 +46,28 @@ def with_previous_observation(environment: Any) -> Environment:
     """
     space = environment.observation_space(environment.default_params)
     count = num_features(space)
-    lowest, highest = (0.0, 1.0) if hasattr(space, "n") else (float(np.min(space.low)), float(np.max(space.high)))
-    both = Box(min(lowest, 0.0), max(highest, 0.0), (2 * count,))  # zeros are before the first
+    lowest, highest = vector_bounds(space)
+    both = Box(min(lowest, 0.0), max(highest, 0.0), (2 * count,))  # zeros precede the first
 
-    def beside(observation: PyTree, previous: Array) -> Float[Array, " features"]:
+    def joined(observation: PyTree, previous: Array) -> Float[Array, " features"]:
         return jnp.concatenate([as_vector(observation, space), previous])
 
     def after_nothing(started: tuple[PyTree, PyTree]) -> tuple[Array, tuple[Array, PyTree]]:
         observation, state = started
-        return beside(observation, jnp.zeros((count,), jnp.float32)), (as_vector(observation, space), state)
+        return joined(observation, jnp.zeros((count,), jnp.float32)), (as_vector(observation, space), state)
 
     def step(key: RandomKey, state: tuple[Array, PyTree], action: PyTree, params: PyTree) -> Any:
         previous, inner = state
         observation, inner, reward, terminated, truncated, info = environment.step(key, inner, action, params)
         if "final_observation" in info:
-            info = info | {"final_observation": beside(info["final_observation"], previous)}
+            info = info | {"final_observation": joined(info["final_observation"], previous)}
         state = (as_vector(observation, space), inner)
-        return beside(observation, previous), state, reward, terminated, truncated, info
+        return joined(observation, previous), state, reward, terminated, truncated, info
 
     def step_env(key: RandomKey, state: tuple[Array, PyTree], action: PyTree, params: PyTree) -> Any:
         previous, inner = state
         observation, inner, reward, terminated, info = environment.step_env(key, inner, action, params)
-        return beside(observation, previous), (as_vector(observation, space), inner), reward, terminated, info
+        return joined(observation, previous), (as_vector(observation, space), inner), reward, terminated, info
 
     return Environment(
         name=environment.name,

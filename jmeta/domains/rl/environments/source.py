@@ -4,17 +4,19 @@ from jax.tree_util import Partial
 
 from jmeta.tasks import Source
 
+__all__ = ["source"]
+
 
 def source(sample: Partial, name: str, *, sample_test: Partial | None = None, tested_on: str = "") -> Source:
-    """Tasks of environments, for an experiment.
+    """Build the source of an experiment whose tasks are environments.
 
-    There are no data to split: tasks of meta_valid and meta_test are others than those of training by their keys.
+    There are no data to split: tasks of meta_valid and meta_test differ from training tasks by their keys.
 
     Args:
       sample: `key -> env_params`.
       name: the environments in words, with the length of an episode, such as `"bernoulli bandit, 5 arms, 10 pulls"`.
-      sample_test: the same for tasks of meta_test, if they are drawn otherwise.
-      tested_on: how these differ, in words.
+      sample_test: the same for tasks of meta_test, if they are drawn differently.
+      tested_on: the difference in words.
 
     Example:
       >>> from jmeta.domains.rl import environments

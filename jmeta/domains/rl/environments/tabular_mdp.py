@@ -1,7 +1,7 @@
 """Random tabular MDPs: few states and actions, everything about them drawn at random, so that nothing can be guessed.
 
-A task is the mean reward and the transition probabilities of every pair of a state and an action. Rollouts are cut at a
-fixed number of steps; the next one starts in the same MDP, so that an episode of several is there to be learned from.
+A task is the mean reward and the transition probabilities of every state-action pair. Rollouts are cut after a fixed
+number of steps; the next one starts in the same MDP, so an episode of several rollouts has something to learn from.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ from jaxtyping import Array, Bool, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from .environment import Discrete, Environment, environment
+from .environment import Environment, environment
+from .spaces import Discrete
+
+__all__ = ["TabularMDPParams", "TabularMDPState", "tabular_mdp"]
 
 
 class TabularMDPParams(NamedTuple):
@@ -31,7 +34,7 @@ class TabularMDPParams(NamedTuple):
 
 
 class TabularMDPState(NamedTuple):
-    """Where a rollout is.
+    """The state of a rollout.
 
     Attributes:
       position: the MDP's state.
@@ -43,13 +46,13 @@ class TabularMDPState(NamedTuple):
 
 
 def tabular_mdp(*, num_states: int = 10, num_actions: int = 5, horizon: int = 10) -> tuple[Environment, Partial]:
-    """MDPs with mean rewards from N(1, 1) and next states' probabilities from Dirichlet(1, ..., 1).
+    """Build MDPs with mean rewards from N(1, 1) and next states' probabilities from Dirichlet(1, ..., 1).
 
     Rollouts start in state 0 and are truncated after `horizon` steps. A reward is its mean plus noise from N(0, 1).
 
     Args:
-      num_states: observations are their numbers.
-      num_actions: in every state.
+      num_states: number of states; observations are their indices.
+      num_actions: number of actions in every state.
       horizon: steps in a rollout.
 
     Returns:
@@ -104,7 +107,7 @@ def tabular_mdp(*, num_states: int = 10, num_actions: int = 5, horizon: int = 10
 
 
 def _draw(probabilities: Float[Array, "states"], key: RandomKey) -> Int[Array, ""]:
-    """One of the states: how many cumulative probabilities a uniform number has passed."""
+    """Draw a state: the number of cumulative probabilities that a uniform number has passed."""
     cumulative = jnp.cumsum(probabilities)
     # Scaled by the last one, which rounding leaves next to 1, so that impossible states stay impossible.
     passed = jax.random.uniform(key, (), cumulative.dtype) * cumulative[-1]
@@ -119,7 +122,7 @@ class _RandomMDP:
     def __call__(self, key: RandomKey) -> TabularMDPParams:
         key_rewards, key_transitions = jax.random.split(key)
         rewards = 1 + jax.random.normal(key_rewards, (self.num_states, self.num_actions), jnp.float32)
-        # Exponential numbers over their sum are Dirichlet(1, ..., 1), at a tenth of the cost of gammas.
+        # Exponential numbers divided by their sum are Dirichlet(1, ..., 1), at a tenth of the cost of Gamma numbers.
         shape = (self.num_states, self.num_actions, self.num_states)
         weights = jax.random.exponential(key_transitions, shape, jnp.float32)
         return TabularMDPParams(rewards, weights / weights.sum(-1, keepdims=True))

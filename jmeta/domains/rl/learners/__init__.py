@@ -1,4 +1,4 @@
-"""Learners that act: RL², MAML by policy gradients, VariBAD; one method a file, each a factory of a `Learner`."""
+"""Learners that act: RL², MAML by policy gradients, VariBAD; one method per file, each a factory of a `Learner`."""
 
 from .maml_rl import collect_adaptation, maml_rl
 from .rl2 import rl2

@@ -1,9 +1,9 @@
 """MAML for reinforcement learning: a policy from which a few policy-gradient steps suffice.
 
 A task is learned by rolling out and descending a surrogate, φᵢ₊₁ = φᵢ − α ∇L(φᵢ; rollouts of φᵢ), and θ = φ₀ is trained
-so that the last policy's return is high. Rollouts happen inside `adapt`, or have been stored, which is what trainers
-want that take several steps on the same rollouts (ProMP, TRPO). The surrogate decides what the meta-gradient sees of
-the way in which actions were drawn; see `policy_gradients.surrogates`.
+so that the last policy's return is high. Rollouts happen inside `adapt`, or are stored, for trainers that take several
+steps on the same rollouts (ProMP, TRPO). The surrogate decides how the meta-gradient accounts for the sampling of
+actions; see `policy_gradients.surrogates`.
 
 References: Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning", 2017, arXiv:1703.03400, algorithm 3; Rothfuss et al.,
 "ProMP: Proximal Meta-Policy Search", 2019, arXiv:1810.06784; Stadie et al., "Some Considerations on Learning to
@@ -23,7 +23,9 @@ from jmeta.episodes import plain_episode
 from jmeta.losses import checked_loss, masked_mean
 from jmeta.types import Aux, Batch, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
 
-from ..policies import Decision, Policy, StepInput
+from ..policies import Policy, PolicyInput, PolicyOutput
+
+__all__ = ["RollOut", "maml_rl", "collect_adaptation"]
 
 RollOut = Any  # `(params, env_params, key) -> Batch`; policy_gradients.RollOut, which needs an extra
 
@@ -39,33 +41,33 @@ def maml_rl(
     exploration_weight: float = 0.0,
     adjoint: Adjoint = adjoints.unrolled(),
 ) -> Learner:
-    """Learn a policy to start from; adapt by policy gradients.
+    """Learn an initial policy; adapt by policy gradients.
 
     It is trained by an outer loss of the decisions on the query, such as `policy_gradients.ppo_loss()` or
-    `likelihood_ratio`, on tasks as `collect_adaptation` makes them: adapt on stored rollouts, and be judged on those of
-    the adapted policy. Two methods add a term to that plain episode. ProMP adds η · KL(π_old ‖ π) at the rollouts of
-    every inner step, so that what they say stays true while θ moves; here by its usual estimator from the actions, mean
-    of ρ − 1 − log ρ with ρ = π(a) / π_old(a). E-MAML adds that θ also decides which rollouts are adapted to:
-    −w J Σ log π(a) over all their actions, with J the adapted policy's mean reward a step; without it (w = 0) the
-    meta-gradient takes the support's rollouts as given, with it (w = 1) it is an unbiased estimate of the gradient of
+    `likelihood_ratio`, on the tasks of `collect_adaptation`: adapt on stored rollouts, and evaluate on those of the
+    adapted policy. Two methods add a term to that plain episode. ProMP adds η · KL(π_old ‖ π) at the rollouts of every
+    inner step, so that they remain valid while θ moves; here by its usual estimator from the actions, the mean of ρ − 1
+    − log ρ with ρ = π(a) / π_old(a). E-MAML accounts for the effect of θ on the rollouts that are adapted to: −w J Σ
+    log π(a) over all their actions, with J the adapted policy's mean reward per step. Without it (w = 0) the
+    meta-gradient treats the support's rollouts as given, with it (w = 1) it is an unbiased estimate of the gradient of
     the expected reward after adaptation.
 
     Args:
-      policy: without memory.
+      policy: a policy without memory.
       surrogate: `(decisions, batch) -> (loss, aux)`, descended in each inner step: `policy_gradients.reinforce`,
         `likelihood_ratio` or `dice(...)`.
       inner_optimizer: any optax transformation; `optax.sgd(0.1)` is the paper's.
       num_steps: inner steps, at least 0.
-      roll_out: `(params, env_params, key) -> Batch`, as of `policy_gradients.roll_out`, called in each inner step; then
-        a support's `x` is the environment's parameters. `None` for stored rollouts: every leaf of a support then has
-        the inner steps on an axis before the examples, and step i descends on the i-th.
+      roll_out: `(params, env_params, key) -> Batch`, as from `policy_gradients.roll_out`, called in each inner step; a
+        support's `x` then holds the environment's parameters. `None` for stored rollouts: every leaf of a support then
+        has the inner steps on an axis before the examples, and step i descends on the i-th.
       kl_weight: η, for training on stored rollouts; the sum of KLs is the `inner_kl` in `aux`.
       exploration_weight: w, for training on stored rollouts.
       adjoint: how the inner loop is differentiated.
 
     Returns:
       A learner whose meta-parameters and adapted state are both parameters of the policy, and whose predictions are its
-      `Decision`s.
+      `PolicyOutput`s.
 
     Raises:
       ValueError: if `num_steps` or a weight is negative, or a weight is given with `roll_out`; at trace time if a
@@ -110,11 +112,11 @@ def maml_rl(
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> PyTree:
         if num_steps == 0:
-            return meta_params  # there may be no stored rollout to trace a step with
+            return meta_params  # there may be no stored rollout for tracing a step
         adapted, _ = inner_loop(meta_params, support, key)
         return adapted
 
-    def predict(meta_params: PyTree, adapted: PyTree, x: StepInput, key: RandomKey | None) -> Decision:
+    def predict(meta_params: PyTree, adapted: PyTree, x: PolicyInput, key: RandomKey | None) -> PolicyOutput:
         del meta_params
         return policy.unroll(adapted, (), x, key)[1]  # pyright: ignore[reportArgumentType]  (no key, no dropout)
 
@@ -206,7 +208,7 @@ def collect_adaptation(
 def _log_probs_of_support(
     policy: Policy, prefixes: list[Learner], meta_params: PyTree, support: Batch, keys: list[RandomKey]
 ) -> list[tuple[jax.Array, Batch]]:
-    """For each inner step, the log-probabilities of what was done in it, as a function of θ.
+    """Return, for each inner step, the log-probabilities of its actions as a function of θ.
 
     `prefixes`: for each inner step, the learner that takes the steps before it.
     """
@@ -258,7 +260,7 @@ def _mask(batch: Batch) -> jax.Array:
 
 
 def _kl_estimate(log_prob: jax.Array, batch: Batch) -> jax.Array:
-    """Of KL(π_old ‖ π) from actions of π_old: the mean of ρ − 1 − log ρ, never negative."""
+    """Estimate KL(π_old ‖ π) from actions of π_old: the mean of ρ − 1 − log ρ, never negative."""
     log_ratio = log_prob - batch.y.log_prob
     return masked_mean(jnp.exp(log_ratio) - 1 - log_ratio, batch)
 

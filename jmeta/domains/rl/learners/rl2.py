@@ -1,8 +1,8 @@
-"""RL²: a fast learner inside a slow one. A recurrent policy whose memory is what it has learned of a task.
+"""RL²: a fast learner inside a slow one, a recurrent policy whose memory holds what it has learned of a task.
 
-Adapting is folding experience into the memory; predicting is acting from there on. Trained by any policy gradient to
-get the most reward over a whole episode of rollouts, the policy learns to explore first and exploit later. With an
-attentive memory in place of a recurrent one this is SNAIL.
+Adapting folds experience into the memory; predicting acts from there on. Any policy gradient trains the policy to
+maximise the reward over a whole episode of rollouts, so it learns to explore first and exploit later. With an attentive
+memory instead of a recurrent one this is SNAIL.
 
 Reference: Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel, "RL²: Fast Reinforcement Learning via Slow Reinforcement
 Learning", 2016, arXiv:1611.02779, section 2.2; Wang et al., "Learning to reinforcement learn", 2016, arXiv:1611.05763.
@@ -16,19 +16,21 @@ import jax.numpy as jnp
 
 from jmeta.types import Batch, Learner, PyTree, RandomKey, Task
 
-from ..policies import Decision, Policy, StepInput
+from ..policies import Policy, PolicyInput, PolicyOutput
+
+__all__ = ["rl2"]
 
 
 def rl2(policy: Policy) -> Learner:
-    """Remember what was experienced; act from there on.
+    """Remember experience; act from there on.
 
     Args:
-      policy: with memory, such as `policies.actor_critic(models.gru(64), environment)`.
+      policy: a policy with memory, such as `policies.actor_critic(models.gru(64), environment)`.
 
     Returns:
-      A learner of streams of steps: the `x` of support and query are `StepInput`s with the steps on the first axis; the
-      adapted state is the policy's memory after the support, and predictions are its `Decision` at every step of the
-      query, which follows the support. Folding t steps and predicting the rest gives what predicting all gives there.
+      A learner of streams of steps: the `x` of support and query are `PolicyInput`s with the steps on the first axis.
+      The adapted state is the policy's memory after the support, and predictions are its `PolicyOutput` at every step
+      of the query, which follows the support. Folding t steps and predicting the rest equals predicting all of them.
 
     Example:
       >>> import jax
@@ -57,11 +59,11 @@ def rl2(policy: Policy) -> Learner:
         steps = (support.x, support.mask, jax.random.split(key_fold, support.mask.shape[0]))
         return jax.lax.scan(lambda memory, step: (_folded(meta_params, memory, *step), None), memory, steps)[0]
 
-    def _folded(meta_params: PyTree, memory: PyTree, inputs: StepInput, is_real: Any, key: RandomKey) -> PyTree:
+    def _folded(meta_params: PyTree, memory: PyTree, inputs: PolicyInput, is_real: Any, key: RandomKey) -> PyTree:
         after, _ = policy.step(meta_params, memory, inputs, key)
         return jax.tree.map(lambda new, old: jnp.where(is_real, new, old), after, memory)
 
-    def predict(meta_params: PyTree, adapted: PyTree, x: StepInput, key: RandomKey | None) -> Decision:
+    def predict(meta_params: PyTree, adapted: PyTree, x: PolicyInput, key: RandomKey | None) -> PolicyOutput:
         key = jax.random.key(0) if key is None else key
         return policy.unroll(meta_params, adapted, x, key)[1]
 

@@ -1,10 +1,10 @@
-"""VariBAD: infer which task it is, as a distribution, and act on the observation and on that belief.
+"""VariBAD: infer the task as a distribution, and act on the observation and on that belief.
 
-An encoder reads the experience τ_:t so far and says where an embedding m of the task may be: q(m | τ_:t) = N(μₜ, σₜ²).
-A decoder predicts from m the rewards of the whole episode, past and future, so that m is trained to be what is common
-to all of them: ELBOₜ = E_q[Σₖ log p(rₖ | oₖ, aₖ, m)] − KL(q(m | τ_:t) ‖ q(m | τ_:t−1)), where the first prior is
-N(0, 1). The policy is given the belief (μₜ, log σₜ) as part of its state and has no memory of its own; its loss moves
-no weight of the encoder.
+An encoder reads the experience τ_:t so far and returns a distribution of the task's embedding m: q(m | τ_:t) = N(μₜ,
+σₜ²). A decoder predicts from m the rewards of the whole episode, past and future, so that m learns what they have in
+common: ELBOₜ = E_q[Σₖ log p(rₖ | oₖ, aₖ, m)] − KL(q(m | τ_:t) ‖ q(m | τ_:t−1)), where the first prior is N(0, 1). The
+policy receives the belief (μₜ, log σₜ) as part of its state and has no memory of its own; its loss changes no weight of
+the encoder.
 
 Reference: Zintgraf, Shiarlis, Igl, Schulze, Gal, Hofmann, Whiteson, "VariBAD: A Very Good Method for Bayes-Adaptive
 Deep RL via Meta-Learning", 2020, arXiv:1910.08348, eq. 4-10. Differs from the paper: belief and policy are trained on
@@ -20,19 +20,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jmeta.losses import checked_loss, masked_mean
+from jmeta.models.dense import dense, init_dense
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, SequenceModel, Task
 
-from ..environments.environment import as_vector, num_features
-from ..policies import Normal, Policy, actor_critic, features
+from ..environments.spaces import as_vector, flat_action_space, num_features
+from ..policies import ActionMask, Normal, Policy, actor_critic, features
 from .rl2 import rl2
+
+__all__ = ["Belief", "TaskInference", "task_inference", "varibad_policy", "varibad"]
 
 
 class Belief(NamedTuple):
-    """What VariBAD has inferred of a task.
+    """The belief of VariBAD about a task.
 
     Attributes:
-      memory: of the encoder.
+      memory: memory of the encoder.
       posterior: q(m | τ), a `policies.Normal` of `[num_latents]`; before any experience the prior N(0, 1).
     """
 
@@ -41,14 +44,14 @@ class Belief(NamedTuple):
 
 
 class TaskInference(NamedTuple):
-    """How a task is inferred: a sequence model, its memory a `Belief` and its outputs posteriors, with its loss.
+    """Task inference: a sequence model whose memory is a `Belief` and whose outputs are posteriors, with its loss.
 
     Attributes:
       init: `(key, x) -> params` of encoder and decoder, `x` being `policies.features` of a sequence of steps.
       start: `params -> Belief`.
       step: `(params, belief, x) -> (belief, posterior)`, of one step.
       unroll: the same over a sequence.
-      negative_elbo: `(params, belief, batch, key) -> (loss, aux)`: of an episode's steps that follow the belief.
+      negative_elbo: `(params, belief, batch, key) -> (loss, aux)`, for the steps of an episode that follow the belief.
     """
 
     init: Callable[[RandomKey, Array], PyTree]
@@ -68,26 +71,26 @@ def task_inference(
     kl_weight: float = 1.0,
     num_elbo_terms: int | None = None,
 ) -> TaskInference:
-    """Posteriors of a task embedding from an encoder, trained by what a decoder makes of them.
+    """Build posteriors of a task embedding from an encoder, trained by a decoder's predictions from them.
 
     Args:
       encoder: reads the steps, such as `models.gru(64)`; a linear layer makes means and log-deviations of its outputs.
-      decoder: predicts a step's reward from embedding, observation and action, as one number; a normal likelihood of
-        variance 1 judges it, whose constant is left out.
+      decoder: predicts a step's reward from embedding, observation and action, as one number; its loss is a normal
+        likelihood of variance 1, without the constant.
       environment: its spaces give the shapes.
       num_latents: numbers in an embedding.
       predicts_observations: whether the decoder also predicts the next observation, as further numbers; for tasks that
-        differ in their dynamics. A rollout's last one is not seen, and not judged.
-      kl_weight: of the divergence from the previous posterior; 1 for the bound itself.
-      num_elbo_terms: steps t, drawn anew each time, whose posteriors are decoded, each into all steps of the episode;
-        `None` for all.
+        differ in their dynamics. A rollout's last observation is not seen, and does not count.
+      kl_weight: weight of the divergence from the previous posterior; 1 for the bound itself.
+      num_elbo_terms: number of steps t, drawn anew each time, whose posteriors are decoded, each into all steps of the
+        episode; `None` for all.
 
     Returns:
       The inference. Its loss is −ELBOₜ averaged over t; `aux` has its parts, the `reconstruction` and the `kl`.
 
     Raises:
-      ValueError: if a number is not positive, or `kl_weight` is negative; at trace time if the decoder's outputs are
-        not as many as it has to predict.
+      ValueError: if a number is not positive, or `kl_weight` is negative; at trace time if the number of the decoder's
+        outputs is wrong.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -105,17 +108,13 @@ def task_inference(
     if kl_weight < 0:
         raise ValueError(f"kl_weight={kl_weight}; expected a number of at least 0")
     observation_space = environment.observation_space(environment.default_params)
-    action_space = environment.action_space(environment.default_params)
+    action_space = flat_action_space(environment.action_space(environment.default_params), environment.name)
 
     def init(key: RandomKey, x: Float[Array, "steps features"]) -> PyTree:
         key_encoder, key_posterior, key_decoder = jax.random.split(key, 3)
         params = {"encoder": encoder.init(key_encoder, x)}
         outputs = jax.eval_shape(lambda params: encoder.unroll(params, encoder.start(params), x)[1], params["encoder"])
-        shape = (outputs.shape[-1], 2 * num_latents)
-        params["posterior"] = {
-            "kernel": jax.nn.initializers.glorot_uniform()(key_posterior, shape, jnp.float32),
-            "bias": jnp.zeros((2 * num_latents,), jnp.float32),
-        }
+        params["posterior"] = init_dense(key_posterior, outputs.shape[-1], 2 * num_latents)
         num_given = num_latents + x.shape[-1] - 2  # of a step's features, all but reward and end
         params["decoder"] = decoder.init(key_decoder, jnp.zeros((1, num_given), jnp.float32))
         return params
@@ -125,8 +124,7 @@ def task_inference(
         return Belief(encoder.start(params["encoder"]), Normal(zeros, zeros))
 
     def to_posterior(params: PyTree, output: Float[Array, "*steps width"]) -> Normal:
-        numbers = output @ params["posterior"]["kernel"]
-        numbers = numbers + jnp.broadcast_to(params["posterior"]["bias"], numbers.shape)
+        numbers = dense(params["posterior"], output)
         return Normal(numbers[..., :num_latents], numbers[..., num_latents:])
 
     def step(params: PyTree, belief: Belief, x: Float[Array, " features"]) -> tuple[Belief, Normal]:
@@ -166,13 +164,20 @@ def task_inference(
     return TaskInference(init, start, step, unroll, negative_elbo)
 
 
-def varibad_policy(inference: TaskInference, trunk: Model, environment: Any, *, initial_log_std: float = 0.0) -> Policy:
-    """A policy of the observation and of the belief about the task: an actor-critic whose memory is a `Belief`.
+def varibad_policy(
+    inference: TaskInference,
+    trunk: Model,
+    environment: Any,
+    *,
+    initial_log_std: float = 0.0,
+    action_mask: ActionMask | None = None,
+) -> Policy:
+    """Build a policy of the observation and of the belief about the task: an actor-critic whose memory is a `Belief`.
 
     Args:
-      inference: as returned by `task_inference`. No gradient flows into it from what the policy decides.
-      trunk: from observation, means and log-deviations to what actor and critic share, which passes a tanh before them.
-      environment, initial_log_std: as for `policies.actor_critic`.
+      inference: as returned by `task_inference`. No gradient of the policy's decisions flows into it.
+      trunk: maps observation, means and log-deviations to the features that actor and critic share, after a tanh.
+      environment, initial_log_std, action_mask: as for `policies.actor_critic`.
 
     Example:
       >>> import jax
@@ -214,7 +219,8 @@ def varibad_policy(inference: TaskInference, trunk: Model, environment: Any, *, 
         belief, posteriors = inference.unroll(params["inference"], belief, x)
         return belief, jax.vmap(seen, in_axes=(None, 0, 0))(params, x, posteriors)
 
-    return actor_critic(SequenceModel(init, start, step, unroll), environment, initial_log_std=initial_log_std)
+    memory = SequenceModel(init, start, step, unroll)
+    return actor_critic(memory, environment, initial_log_std=initial_log_std, action_mask=action_mask)
 
 
 def varibad(
@@ -224,15 +230,17 @@ def varibad(
     *,
     initial_log_std: float = 0.0,
     elbo_weight: float = 1.0,
+    action_mask: ActionMask | None = None,
 ) -> Learner:
-    """Infer the task from what was experienced; act on that belief and go on inferring.
+    """Infer the task from experience; act on that belief and continue to infer.
 
-    Its training episode is the policy's loss on what was collected, and the bound on the likelihood of all its rewards.
+    Its training episode is the policy's loss on the collected experience, plus the bound on the likelihood of all
+    rewards.
 
     Args:
-      inference, trunk, environment, initial_log_std: as for `varibad_policy`.
-      elbo_weight: λ, the weight of −ELBO beside the policy's loss. The two losses share no parameters, so under Adam it
-        matters only to what is clipped, or reported, for both together.
+      inference, trunk, environment, initial_log_std, action_mask: as for `varibad_policy`.
+      elbo_weight: λ, the weight of −ELBO; the policy's loss has 1. The two losses share no parameters, so under Adam it
+        matters only where both are clipped, or reported, together.
 
     Returns:
       A learner of streams of steps as `rl2` is, whose adapted state is a `Belief`. It is trained by a loss of
@@ -262,7 +270,8 @@ def varibad(
     Reference:
       Zintgraf et al., 2020, arXiv:1910.08348, eq. 9.
     """
-    learner = rl2(varibad_policy(inference, trunk, environment, initial_log_std=initial_log_std))
+    numbers = {"initial_log_std": initial_log_std, "action_mask": action_mask}
+    learner = rl2(varibad_policy(inference, trunk, environment, **numbers))
 
     def episode(outer_loss: LossFn) -> EpisodeFn:
         def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Array, Aux]:
@@ -280,14 +289,14 @@ def varibad(
 
 
 def _after(belief: Belief, posteriors: Normal) -> Normal:
-    """The belief's posterior, and then those of the steps after it."""
+    """Return the belief's posterior, followed by those of the steps after it."""
     return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), belief.posterior, posteriors)
 
 
 def _transitions(
     batch: Batch, observation_space: Any, action_space: Any, predicts_observations: bool
 ) -> tuple[Float[Array, "steps given"], Float[Array, "steps targets"], Array]:
-    """What the decoder is given of each step, what it has to predict, and `[steps, targets]`, where that is known."""
+    """Return the decoder's inputs of each step, its targets, and where these are known, `[steps, targets]`."""
     observed = as_vector(batch.x.observation, observation_space)
     given = jnp.concatenate([observed, as_vector(batch.y.action, action_space)], 1)
     is_real = jnp.ones(len(given), bool) if batch.mask is None else batch.mask
@@ -301,7 +310,7 @@ def _transitions(
 
 
 def _terms(batch: Batch, num_terms: int | None, key: RandomKey) -> Array:
-    """Which steps' posteriors are decoded."""
+    """Return the steps whose posteriors are decoded."""
     num_steps = batch.y.reward.shape[0]
     if num_terms is None or num_terms >= num_steps:
         return jnp.arange(num_steps, dtype=jnp.int32)

@@ -1,12 +1,21 @@
-"""Policies: functions of all that they have seen, as `rl.policies.Policy`, and their distributions of actions."""
+"""Policies: functions of everything they have seen, as `rl.policies.Policy`, and their distributions of actions."""
 
-from .actor_critic import actor_critic as actor_critic
-from .distributions import Categorical as Categorical
-from .distributions import Distribution as Distribution
-from .distributions import Normal as Normal
-from .memoryless import memoryless as memoryless
-from .policy import Decision as Decision
-from .policy import Policy as Policy
-from .policy import StepInput as StepInput
-from .policy import features as features
-from .policy import first_input as first_input
+from .actor_critic import actor_critic
+from .distributions import Categorical, Distribution, Normal
+from .heads import ActionMask
+from .memoryless import memoryless
+from .policy import Policy, PolicyInput, PolicyOutput, features, first_input
+
+__all__ = [
+    "actor_critic",
+    "Categorical",
+    "Distribution",
+    "Normal",
+    "ActionMask",
+    "memoryless",
+    "Policy",
+    "PolicyInput",
+    "PolicyOutput",
+    "features",
+    "first_input",
+]

@@ -1,28 +1,47 @@
 """Policies of a network with memory, or of one without: encoded inputs, a trunk, and heads for action and value."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jmeta.types import PyTree, RandomKey, SequenceModel
+from jmeta.models.dense import dense, init_dense
+from jmeta.types import Model, PyTree, RandomKey, SequenceModel
 
-from .distributions import Categorical, Distribution, Normal
-from .policy import Decision, Policy, StepInput, features
+from ..environments.spaces import as_numbers
+from .heads import ActionMask, action_head, encoded
+from .policy import Policy, PolicyInput, PolicyOutput, features, with_feedback
+
+__all__ = ["actor_critic"]
 
 
-def actor_critic(memory: SequenceModel, environment: Any, *, initial_log_std: float = 0.0) -> Policy:
-    """A policy with memory: a sequence model between the encoded inputs and two linear heads.
+def actor_critic(
+    memory: SequenceModel,
+    environment: Any,
+    *,
+    initial_log_std: float = 0.0,
+    encoder: Model | None = None,
+    action_mask: ActionMask | None = None,
+) -> Policy:
+    """Build a policy with memory: a sequence model between the encoded inputs and two linear heads.
 
-    Actions of a discrete space are categorical; others are normal, their means linear in the output and their standard
-    deviations learned, alike in all states. Heads begin near zero, so that a new policy acts at random.
+    Actions of a discrete space are categorical; others are normal, with means linear in the output and learned standard
+    deviations that are the same in all states. Heads start near zero, so a new policy acts at random.
 
     Args:
-      memory: what carries experience from step to step.
+      memory: sequence model that carries experience from step to step.
       environment: its spaces give the shapes of inputs and heads.
-      initial_log_std: of normal actions.
+      initial_log_std: initial log standard deviation of normal actions.
+      encoder: maps observations in their own shape, `[examples, ...]`, to features that replace them as the memory's
+        input, such as `models.conv4(None, norm="layer")` for pixels. It sees floating-point numbers: pixels (uint8 with
+        the bounds 0 and 255) in [0, 1], choices one-hot. `None` passes the observations' numbers to the memory.
+      action_mask: `observation -> [actions]` of one step, bool: the legal actions, such as `lambda observation:
+        observation["action_mask"]`. Others are never drawn and have no gradient. Where none is legal, all are.
+
+    Raises:
+      ValueError: if the environment's actions are neither a `Discrete` nor a `Box` of floating-point numbers, or a mask
+        is given for numbers; at trace time if a mask has not one bool for each action.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -38,55 +57,51 @@ def actor_critic(memory: SequenceModel, environment: Any, *, initial_log_std: fl
     """
     observation_space = environment.observation_space(environment.default_params)
     action_space = environment.action_space(environment.default_params)
-    num_outputs, to_distribution = _head(action_space)
+    head = action_head(environment, action_mask)
 
-    def init(key: RandomKey, inputs: StepInput) -> PyTree:
-        key_memory, key_actor, key_critic = jax.random.split(key, 3)
-        x = features(inputs, observation_space, action_space)
-        params = {"memory": memory.init(key_memory, x)}
+    def seen(params: PyTree, inputs: PolicyInput, key: RandomKey | None) -> Float[Array, "*steps features"]:
+        if encoder is None:
+            return features(inputs, observation_space, action_space)
+        observed = encoded(encoder, params["encoder"], inputs.observation, observation_space, key)
+        return with_feedback(observed, inputs, action_space)
+
+    def init(key: RandomKey, inputs: PolicyInput) -> PyTree:
+        key_memory, key_actor, key_critic, *key_encoder = jax.random.split(key, 3 + (encoder is not None))
+        params = {}
+        if encoder is not None:
+            params["encoder"] = encoder.init(key_encoder[0], as_numbers(inputs.observation, observation_space))
+        x = seen(params, inputs, None)
+        params["memory"] = memory.init(key_memory, x)
         width = jax.eval_shape(lambda params: memory.unroll(params, memory.start(params), x)[1], params["memory"])
-        params["actor"] = _dense(key_actor, width.shape[-1], num_outputs, scale=0.01)
-        params["critic"] = _dense(key_critic, width.shape[-1], 1, scale=0.01)
-        if not hasattr(action_space, "n"):
-            params["log_std"] = jnp.full(action_space.shape, initial_log_std, jnp.float32)
+        small = jax.nn.initializers.orthogonal(0.01)
+        params["actor"] = init_dense(key_actor, width.shape[-1], head.num_outputs, small)
+        params["critic"] = init_dense(key_critic, width.shape[-1], 1, small)
+        if not head.is_discrete:
+            params["log_std"] = jnp.full((head.num_outputs,), initial_log_std, jnp.float32)
         return params
 
     def start(params: PyTree, key: RandomKey | None) -> PyTree:
         del key
         return memory.start(params["memory"])
 
-    def decide(params: PyTree, output: Float[Array, "*steps width"]) -> Decision:
+    def decide(params: PyTree, output: Float[Array, "*steps width"], observation: PyTree) -> PolicyOutput:
         # one product for both: one of a single column costs as much as one of many
         heads = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, -1), params["actor"], params["critic"])
-        outputs = _apply(heads, output)
-        return Decision(to_distribution(outputs[..., :-1], params), outputs[..., -1])
+        outputs = dense(heads, output)
+        return PolicyOutput(head.distribution(outputs[..., :-1], params.get("log_std"), observation), outputs[..., -1])
 
-    def step(params: PyTree, state: PyTree, inputs: StepInput, key: RandomKey | None) -> tuple[PyTree, Decision]:
-        del key
-        state, output = memory.step(params["memory"], state, features(inputs, observation_space, action_space))
-        return state, decide(params, output)
+    def step(params: PyTree, state: PyTree, inputs: PolicyInput, key: RandomKey | None) -> tuple[PyTree, PolicyOutput]:
+        if encoder is None:
+            x = seen(params, inputs, key)
+        else:
+            x = seen(params, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], inputs), key)[0]
+        state, output = memory.step(params["memory"], state, x)
+        return state, decide(params, output, inputs.observation)
 
-    def unroll(params: PyTree, state: PyTree, inputs: StepInput, key: RandomKey | None) -> tuple[PyTree, Decision]:
-        del key
-        state, outputs = memory.unroll(params["memory"], state, features(inputs, observation_space, action_space))
-        return state, decide(params, outputs)
+    def unroll(
+        params: PyTree, state: PyTree, inputs: PolicyInput, key: RandomKey | None
+    ) -> tuple[PyTree, PolicyOutput]:
+        state, outputs = memory.unroll(params["memory"], state, seen(params, inputs, key))
+        return state, decide(params, outputs, inputs.observation)
 
     return Policy(init, start, step, unroll)
-
-
-def _head(action_space: Any) -> tuple[int, Callable[[Array, PyTree], Distribution]]:
-    """`(number of outputs, (outputs, params) -> distribution)`."""
-    if hasattr(action_space, "n"):
-        return int(action_space.n), lambda outputs, _: Categorical(outputs)
-    (count,) = action_space.shape
-    return count, lambda outputs, params: Normal(outputs, jnp.broadcast_to(params["log_std"], outputs.shape))
-
-
-def _dense(key: RandomKey, num_inputs: int, num_outputs: int, *, scale: float) -> PyTree:
-    kernel = jax.nn.initializers.orthogonal(scale)(key, (num_inputs, num_outputs), jnp.float32)
-    return {"kernel": kernel, "bias": jnp.zeros((num_outputs,), jnp.float32)}
-
-
-def _apply(params: PyTree, x: Float[Array, "*steps inputs"]) -> Float[Array, "*steps outputs"]:
-    outputs = x @ params["kernel"]
-    return outputs + jnp.broadcast_to(params["bias"], outputs.shape)

@@ -1,7 +1,7 @@
-"""Distributions of actions: what a policy returns, and what policy gradients need of it.
+"""Distributions of actions, which policies return, with the methods that policy gradients need.
 
-Written for one step; a sequence of steps has them stacked, and its log-probabilities come by `vmap` or, since all
-methods work on the last axis, directly.
+They are written for one step; a sequence of steps has them stacked, and its log-probabilities come by `vmap` or, since
+all methods work on the last axis, directly.
 """
 
 import math
@@ -13,9 +13,11 @@ from jaxtyping import Array, Float, Int
 
 from jmeta.types import RandomKey
 
+__all__ = ["Categorical", "Normal", "Distribution"]
+
 
 class Categorical(NamedTuple):
-    """One of several actions.
+    """A distribution over several actions.
 
     Attributes:
       logits: unnormalised log-probabilities, the actions on the last axis.
@@ -30,21 +32,21 @@ class Categorical(NamedTuple):
     logits: Float[Array, "*batch actions"]
 
     def sample(self, key: RandomKey) -> Int[Array, "*batch"]:
-        """Actions drawn by their probabilities."""
+        """Draw actions by their probabilities."""
         return jax.random.categorical(key, self.logits).astype(jnp.int32)
 
     def mode(self) -> Int[Array, "*batch"]:
-        """The most probable actions."""
+        """Return the most probable actions."""
         return self.logits.argmax(-1).astype(jnp.int32)
 
     def log_prob(self, action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
-        """Of actions, in nats."""
+        """Return the log-probabilities of actions, in nats."""
         log_probs = jax.nn.log_softmax(self.logits)
         chosen = jax.nn.one_hot(action, self.logits.shape[-1], dtype=log_probs.dtype)
         return (jnp.where(chosen > 0, log_probs, 0)).sum(-1)  # `where`: impossible actions have -inf
 
     def entropy(self) -> Float[Array, "*batch"]:
-        """In nats."""
+        """Entropy, in nats."""
         log_probs = jax.nn.log_softmax(self.logits)
         return -(jnp.exp(log_probs) * jnp.where(jnp.isneginf(log_probs), 0, log_probs)).sum(-1)
 
@@ -55,11 +57,11 @@ class Categorical(NamedTuple):
 
 
 class Normal(NamedTuple):
-    """An action of several numbers, independent and normal.
+    """A distribution of an action of several independent normal numbers.
 
     Attributes:
       mean: the numbers on the last axis.
-      log_std: of the same shape.
+      log_std: log standard deviations, of the same shape.
 
     Example:
       >>> import jax.numpy as jnp
@@ -72,20 +74,20 @@ class Normal(NamedTuple):
     log_std: Float[Array, "*batch numbers"]
 
     def sample(self, key: RandomKey) -> Float[Array, "*batch numbers"]:
-        """Actions drawn."""
+        """Draw actions."""
         return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
     def mode(self) -> Float[Array, "*batch numbers"]:
-        """The means."""
+        """Return the means."""
         return self.mean
 
     def log_prob(self, action: Float[Array, "*batch numbers"]) -> Float[Array, "*batch"]:
-        """Log-density of actions."""
+        """Return the log-density of actions."""
         standard = (action - self.mean) * jnp.exp(-self.log_std)
         return -(0.5 * standard**2 + self.log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def entropy(self) -> Float[Array, "*batch"]:
-        """In nats."""
+        """Entropy, in nats."""
         return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
     def kl(self, other: "Normal") -> Float[Array, "*batch"]:

@@ -1,31 +1,44 @@
-"""Policies without memory: the action depends on the present observation alone."""
+"""Policies without memory: the action depends on the current observation alone."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jmeta.types import Model, PyTree, RandomKey
 
-from ..environments.environment import as_vector
-from .distributions import Categorical, Normal
-from .policy import Decision, Policy, StepInput
+from ..environments.spaces import as_numbers, as_vector
+from .heads import ActionMask, action_head, encoded
+from .policy import Policy, PolicyInput, PolicyOutput
+
+__all__ = ["memoryless"]
 
 
-def memoryless(model: Model, environment: Any, *, initial_log_std: float = 0.0) -> Policy:
-    """A network from the observation to the action's distribution; adapted by gradient steps, not by remembering.
+def memoryless(
+    model: Model,
+    environment: Any,
+    *,
+    initial_log_std: float = 0.0,
+    encoder: Model | None = None,
+    action_mask: ActionMask | None = None,
+) -> Policy:
+    """Build a policy of the current observation, which adapts by gradient steps and not by remembering.
 
     Args:
-      model: outputs one logit for each action, or one mean for each number of a continuous action, whose standard
-        deviations are learned beside it, alike in all states.
+      model: maps the observation's numbers, as one vector, to one logit for each action, or one mean for each number of
+        a continuous action, whose standard deviations are separate parameters, the same in all states.
       environment: its spaces give the shapes.
-      initial_log_std: of continuous actions.
+      initial_log_std: initial log standard deviation of continuous actions.
+      encoder: maps observations in their own shape to the features that `model` reads instead, as for `actor_critic`;
+        for pixels.
+      action_mask: which actions are legal, as for `actor_critic`.
 
     Returns:
-      A policy with an empty memory, whose guess of the return is always zero.
+      A policy with an empty memory, whose value is always zero.
 
     Raises:
-      ValueError: at trace time if the model's outputs are not as many as actions.
+      ValueError: as for `actor_critic`; at trace time if the number of the model's outputs does not fit the actions.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -39,31 +52,40 @@ def memoryless(model: Model, environment: Any, *, initial_log_std: float = 0.0) 
       (3,)
     """
     observation_space = environment.observation_space(environment.default_params)
-    action_space = environment.action_space(environment.default_params)
-    is_discrete = hasattr(action_space, "n")
-    num_outputs = int(action_space.n) if is_discrete else action_space.shape[0]
+    head = action_head(environment, action_mask)
 
-    def init(key: RandomKey, inputs: StepInput) -> PyTree:
-        params = {"model": model.init(key, as_vector(inputs.observation, observation_space))}
-        return params if is_discrete else {**params, "log_std": jnp.full((num_outputs,), initial_log_std, jnp.float32)}
+    def seen(params: PyTree, observation: PyTree, key: RandomKey | None) -> Float[Array, "steps features"]:
+        if encoder is None:
+            return as_vector(observation, observation_space)
+        return encoded(encoder, params["encoder"], observation, observation_space, key)
+
+    def init(key: RandomKey, inputs: PolicyInput) -> PyTree:
+        params = {}
+        if encoder is not None:
+            key, key_encoder = jax.random.split(key)
+            params["encoder"] = encoder.init(key_encoder, as_numbers(inputs.observation, observation_space))
+        params["model"] = model.init(key, seen(params, inputs.observation, None))
+        if not head.is_discrete:
+            params["log_std"] = jnp.full((head.num_outputs,), initial_log_std, jnp.float32)
+        return params
 
     def start(params: PyTree, key: RandomKey | None) -> tuple[()]:
         del params, key
         return ()
 
-    def unroll(params: PyTree, memory: PyTree, inputs: StepInput, key: RandomKey | None) -> tuple[PyTree, Decision]:
-        outputs = model.apply(params["model"], as_vector(inputs.observation, observation_space), key)
-        if outputs.shape[-1] != num_outputs:
+    def unroll(
+        params: PyTree, memory: PyTree, inputs: PolicyInput, key: RandomKey | None
+    ) -> tuple[PyTree, PolicyOutput]:
+        outputs = model.apply(params["model"], seen(params, inputs.observation, key), key)
+        if outputs.shape[-1] != head.num_outputs:
             raise ValueError(
-                f"the policy's model has {outputs.shape[-1]} outputs, but {environment.name} takes {num_outputs}; let "
-                f"its last layer have {num_outputs}"
+                f"the policy's model has {outputs.shape[-1]} outputs, but {environment.name} takes {head.num_outputs}; "
+                f"let its last layer have {head.num_outputs}"
             )
-        if is_discrete:
-            return memory, Decision(Categorical(outputs), jnp.zeros(outputs.shape[:-1], outputs.dtype))
-        log_std = jnp.broadcast_to(params["log_std"], outputs.shape)
-        return memory, Decision(Normal(outputs, log_std), jnp.zeros(outputs.shape[:-1], outputs.dtype))
+        distribution = head.distribution(outputs, params.get("log_std"), inputs.observation)
+        return memory, PolicyOutput(distribution, jnp.zeros(outputs.shape[:-1], outputs.dtype))
 
-    def step(params: PyTree, memory: PyTree, inputs: StepInput, key: RandomKey | None) -> tuple[PyTree, Decision]:
+    def step(params: PyTree, memory: PyTree, inputs: PolicyInput, key: RandomKey | None) -> tuple[PyTree, PolicyOutput]:
         sequence = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], inputs)
         memory, decisions = unroll(params, memory, sequence, key)
         return memory, jax.tree.map(lambda leaf: leaf[0], decisions)

@@ -1,4 +1,4 @@
-"""Losses of a policy on what was done: actor-critic and PPO, as `(decisions, batch) -> (loss, aux)`."""
+"""Losses of a policy on its experience: actor-critic and PPO, as `(outputs, batch) -> (loss, aux)`."""
 
 import jax
 import jax.numpy as jnp
@@ -7,29 +7,31 @@ from jaxtyping import Array, Float
 from jmeta.losses import masked_mean
 from jmeta.types import Aux, Batch, EpisodeFn, LossFn, PyTree, RandomKey, Task
 
-from ..policies import Decision
+from ..policies import PolicyOutput
 from .collecting import Acted
+
+__all__ = ["a2c_loss", "ppo_loss", "with_fading_entropy"]
 
 
 def a2c_loss(*, value_weight: float = 0.5, entropy_weight: float = 0.0) -> LossFn:
-    """−Â log π(a) + w_v ½(V − target)² − w_e H(π), averaged over steps; an advantage actor-critic.
+    """Build the loss −Â log π(a) + w_v ½(V − target)² − w_e H(π), averaged over steps; an advantage actor-critic.
 
     Args:
       value_weight: w_v.
       entropy_weight: w_e.
 
     Returns:
-      `(decisions, batch) -> (loss, aux)` for batches whose `y` is an `Acted`; `aux` has the mean `reward` of a step,
+      `(outputs, batch) -> (loss, aux)` for batches whose `y` is an `Acted`; `aux` has the mean `reward` of a step,
       the `value_loss` and the `entropy`.
 
     Example:
       >>> import jax.numpy as jnp, jmeta
-      >>> from jmeta.domains.rl.policies import Categorical, Decision
+      >>> from jmeta.domains.rl.policies import Categorical, PolicyOutput
       >>> from jmeta.domains.rl.policy_gradients import Acted
       >>> zero, one = jnp.zeros(2), jnp.ones(2)
       >>> acted = Acted(jnp.array([0, 1]), zero, one, zero, one)
-      >>> decisions = Decision(Categorical(jnp.zeros((2, 2))), zero)
-      >>> loss, aux = a2c_loss()(decisions, jmeta.Batch(zero, acted))
+      >>> outputs = PolicyOutput(Categorical(jnp.zeros((2, 2))), zero)
+      >>> loss, aux = a2c_loss()(outputs, jmeta.Batch(zero, acted))
       >>> round(float(loss), 4)
       0.6931
 
@@ -37,35 +39,42 @@ def a2c_loss(*, value_weight: float = 0.5, entropy_weight: float = 0.0) -> LossF
       Mnih et al., "Asynchronous Methods for Deep Reinforcement Learning", 2016, arXiv:1602.01783, section 4.
     """
 
-    def loss_fn(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
+    def loss_fn(outputs: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:
         acted: Acted = batch.y
-        actor = -decisions.distribution.log_prob(acted.action) * acted.advantage
-        return _with_value_and_entropy(actor, decisions, batch, value_weight, entropy_weight)
+        actor = -outputs.distribution.log_prob(acted.action) * acted.advantage
+        return _with_value_and_entropy(actor, outputs, batch, value_weight, entropy_weight)
 
     return loss_fn
 
 
-def ppo_loss(*, clip: float = 0.2, value_weight: float = 0.5, entropy_weight: float = 0.0) -> LossFn:
-    """PPO's clipped surrogate −min(ρ Â, clip(ρ, 1−ε, 1+ε) Â), with ρ = π(a) / π_old(a); value and entropy as for A2C.
+def ppo_loss(
+    *, clip: float = 0.2, value_weight: float = 0.5, entropy_weight: float = 0.0, value_clip: float | None = None
+) -> LossFn:
+    """Build PPO's clipped surrogate −min(ρ Â, clip(ρ, 1−ε, 1+ε) Â), ρ = π(a) / π_old(a); value and entropy as in A2C.
+
+    The paper's value loss is not clipped. The authors' code clips it: ½ max((V − target)², (V_old + clip(V − V_old, −c,
+    c) − target)²), so that a guess that has moved by more than c towards its target is not moved further.
 
     Args:
       clip: ε, positive.
       value_weight, entropy_weight: as for `a2c_loss`.
+      value_clip: c, in units of returns, positive; `None` for the value loss of A2C. It needs `Acted.value`, which
+        `collect_episode` stores.
 
     Returns:
-      `(decisions, batch) -> (loss, aux)` for batches whose `y` is an `Acted`.
+      `(outputs, batch) -> (loss, aux)` for batches whose `y` is an `Acted`.
 
     Raises:
-      ValueError: if `clip` is not positive.
+      ValueError: if `clip` or `value_clip` is not positive; at trace time if `value_clip` without values.
 
     Example:
       >>> import jax.numpy as jnp, jmeta
-      >>> from jmeta.domains.rl.policies import Categorical, Decision
+      >>> from jmeta.domains.rl.policies import Categorical, PolicyOutput
       >>> from jmeta.domains.rl.policy_gradients import Acted
       >>> zero, one = jnp.zeros(2), jnp.ones(2)
       >>> acted = Acted(jnp.array([0, 1]), jnp.full(2, -10.0), one, zero, one)  # far likelier now than then
-      >>> decisions = Decision(Categorical(jnp.zeros((2, 2))), zero)
-      >>> loss, aux = ppo_loss(clip=0.2)(decisions, jmeta.Batch(zero, acted))
+      >>> outputs = PolicyOutput(Categorical(jnp.zeros((2, 2))), zero)
+      >>> loss, aux = ppo_loss(clip=0.2)(outputs, jmeta.Batch(zero, acted))
       >>> round(float(loss), 4)
       -1.2
 
@@ -73,30 +82,31 @@ def ppo_loss(*, clip: float = 0.2, value_weight: float = 0.5, entropy_weight: fl
       Schulman, Wolski, Dhariwal, Radford, Klimov, "Proximal Policy Optimization Algorithms", 2017, arXiv:1707.06347,
       eq. 7 and 9.
     """
-    if not clip > 0:
-        raise ValueError(f"clip={clip}; expected a positive number")
+    for name, number in {"clip": clip, "value_clip": 1.0 if value_clip is None else value_clip}.items():
+        if not number > 0:
+            raise ValueError(f"{name}={number}; expected a positive number")
 
-    def loss_fn(decisions: Decision, batch: Batch) -> tuple[Array, Aux]:
+    def loss_fn(outputs: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:
         acted: Acted = batch.y
-        ratio = jnp.exp(decisions.distribution.log_prob(acted.action) - acted.log_prob)
+        ratio = jnp.exp(outputs.distribution.log_prob(acted.action) - acted.log_prob)
         advantage = jax.lax.stop_gradient(acted.advantage)
-        # of equal ones the second, so that the gradient at a ratio of 1 is whole
+        # among equal ones the second, so that the gradient at a ratio of 1 is whole
         actor = -jnp.fmin(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
-        return _with_value_and_entropy(actor, decisions, batch, value_weight, entropy_weight)
+        return _with_value_and_entropy(actor, outputs, batch, value_weight, entropy_weight, value_clip)
 
     return loss_fn
 
 
 def with_fading_entropy(episode_fn: EpisodeFn, weight: float) -> EpisodeFn:
-    """An episode whose loss rewards entropy less and less: w (1 − progress) in the place of a constant weight.
+    """Build an episode whose loss rewards entropy less and less: w (1 − progress) in place of a constant weight.
 
-    Actions that are drawn at random teach a policy with memory about actions that it would not take. What it learns at
-    the end of training, when it hardly explores beyond what pays in the episode itself, is how to act greedily.
+    Random actions teach a policy with memory about actions that it would not take. At the end of training, when it
+    hardly explores beyond what pays off in the episode itself, it learns to act greedily.
 
     Args:
       episode_fn: `(meta_params, task, key) -> (loss, aux)`, with the `entropy` in `aux`, such as an episode with
         `ppo_loss()`; its tasks have a `progress`, which `on_policy_trainer(num_total_steps=...)` gives them.
-      weight: w, at the start.
+      weight: initial weight w.
 
     Raises:
       ValueError: at trace time, if the tasks have no `progress`, or `aux` has no `entropy`.
@@ -122,11 +132,22 @@ def with_fading_entropy(episode_fn: EpisodeFn, weight: float) -> EpisodeFn:
 
 
 def _with_value_and_entropy(
-    actor: Float[Array, " steps"], decisions: Decision, batch: Batch, value_weight: float, entropy_weight: float
+    actor: Float[Array, " steps"],
+    outputs: PolicyOutput,
+    batch: Batch,
+    value_weight: float,
+    entropy_weight: float,
+    value_clip: float | None = None,
 ) -> tuple[Array, Aux]:
     acted: Acted = batch.y
     actor_loss = masked_mean(actor, batch)
-    value_loss = masked_mean(0.5 * (decisions.value - acted.target) ** 2, batch)
-    entropy = masked_mean(decisions.distribution.entropy(), batch)
+    error = (outputs.value - acted.target) ** 2
+    if value_clip is not None:
+        if acted.value is None:
+            raise ValueError(f"value_clip={value_clip} needs the guesses of the policy that acted, as `Acted.value`")
+        near = acted.value + jnp.clip(outputs.value - acted.value, -value_clip, value_clip)
+        error = jnp.maximum(error, (near - acted.target) ** 2)
+    value_loss = masked_mean(0.5 * error, batch)
+    entropy = masked_mean(outputs.distribution.entropy(), batch)
     loss = actor_loss + value_weight * value_loss - entropy_weight * entropy
     return loss, {"reward": masked_mean(acted.reward, batch), "value_loss": value_loss, "entropy": entropy}

@@ -1,12 +1,14 @@
-"""Sums over what follows a step: returns and advantages, in the few lines that need no other library."""
+"""Sums over the rewards after a step: returns and advantages, in a few lines that need no other library."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+__all__ = ["discounted_sums", "generalized_advantages"]
+
 
 def discounted_sums(values: Float[Array, " steps"], discounts: Float[Array, " steps"]) -> Float[Array, " steps"]:
-    """Gₜ = xₜ + γₜ Gₜ₊₁; nothing follows the last step. Of rewards these are returns.
+    """Compute Gₜ = xₜ + γₜ Gₜ₊₁; nothing follows the last step. For rewards these are returns.
 
     Example:
       >>> import jax.numpy as jnp
@@ -29,12 +31,12 @@ def generalized_advantages(
     values: Float[Array, " steps_and_one"],
     gae_lambda: float,
 ) -> Float[Array, " steps"]:
-    """Âₜ = δₜ + γₜ λ Âₜ₊₁ with δₜ = rₜ + γₜ V(sₜ₊₁) − V(sₜ).
+    """Compute Âₜ = δₜ + γₜ λ Âₜ₊₁ with δₜ = rₜ + γₜ V(sₜ₊₁) − V(sₜ).
 
     Args:
-      reward: of each step.
+      reward: reward of each step.
       discounts: γ, 0 where an episode ends.
-      values: guesses at each step, and one for what comes after the last.
+      values: values at each step, and one for the state after the last.
       gae_lambda: λ, in [0, 1].
 
     Example:

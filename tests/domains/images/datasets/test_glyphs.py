@@ -110,6 +110,27 @@ def test_nearest_mean_on_pixels_stays_under_60_percent(splits):
     assert measure(None) > 0.8
 
 
+def test_other_arrays_in_the_cache_are_not_taken_for_glyphs(splits):
+    part = splits.meta_test
+    whole = {
+        "images": np.zeros((2, len(glyphs.FACES), 28, 28, 1), np.uint8),
+        "class_names": np.array(part.class_names[:2]),
+        "groups": part.groups[:2],
+        "class_sizes": np.array([8, 16], np.int32),
+    }
+    glyphs._check(whole)
+    for name, other in [
+        ("images", whole["images"][:1]),
+        ("images", whole["images"].astype(np.float32)),
+        ("images", np.zeros(())),
+        ("groups", np.array([0, 6], np.int32)),
+        ("class_sizes", np.array([8, 17], np.int32)),
+        ("more", np.zeros(2)),
+    ]:
+        with pytest.raises(ValueError, match="it holds other"):
+            glyphs._check(whole | {name: other})
+
+
 @pytest.mark.slow
 def test_a_damaged_cache_is_rendered_again_to_the_same_bits(tmp_path, splits):
     (tmp_path / glyphs._cache_name()).write_bytes(b"damaged")

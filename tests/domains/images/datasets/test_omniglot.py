@@ -1,6 +1,9 @@
 """Omniglot from its file and from TFDS; the splits against the lists and the originals, where the data are there."""
 
 import io
+import json
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -115,6 +118,119 @@ def test_nothing_found_says_what_to_set(tmp_path, monkeypatch):
     np.savez(tmp_path / omniglot.FILE_NAME, images=np.zeros(1))
     with pytest.raises(ValueError, match="lacks the arrays"):
         omniglot.load(tmp_path)
+
+
+NORMAL = {
+    "images": np.arange(3 * 4 * 28 * 28).reshape(3, 4, 28, 28).astype(np.uint8),
+    "alphabets": np.array(["Angelic", "Greek"]),
+    "alphabet_id": np.array([0, 1, 1]),
+    "character_in_alphabet": np.array([1, 1, 2]),
+}
+
+
+def of_file(folder, **arrays):
+    np.savez(folder / omniglot.FILE_NAME, **{**NORMAL, **arrays})
+    return omniglot.load(folder, source="file")
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("images", NORMAL["images"].astype(np.float64)),
+        ("images", NORMAL["images"].astype(np.float32) / 255),
+        ("images", np.full((3, 4, 28, 28), np.nan)),
+        ("images", np.zeros((3, 4, 105, 105), np.uint8)),
+        ("images", NORMAL["images"][:, 0]),
+        ("images", NORMAL["images"][..., None]),
+        ("images", NORMAL["images"][:0]),
+        ("images", NORMAL["images"][:, :0]),
+        ("images", np.array(3)),
+        ("images", NORMAL["images"] % 2),
+        ("images", NORMAL["images"].repeat(2, 0)),
+        ("images", NORMAL["images"] > 100),
+        ("alphabet_id", np.array([0, 1])),
+        ("alphabet_id", np.array([0, -1, 1])),
+        ("alphabet_id", np.array([0, 1, 2])),
+        ("alphabet_id", np.array([0.0, 1, 1])),
+        ("character_in_alphabet", np.array([1, 1, -2])),
+        ("character_in_alphabet", np.array(["1", "1", "2"])),
+        ("alphabets", np.array([1, 2])),
+        ("alphabets", np.array("Greek")),
+    ],
+)
+def test_arrays_that_are_no_omniglot_are_refused_by_name(tmp_path, name, array):
+    assert of_file(tmp_path).images.shape == (3, 4, 28, 28, 1)
+    about = name if len(array.shape) == 0 or name != "images" or len(array) <= 3 else "alphabet_id"
+    with pytest.raises(ValueError, match=rf"{omniglot.FILE_NAME}: `{about}` is .*; expected .*; restore the file"):
+        of_file(tmp_path, **{name: array})
+
+
+def test_two_classes_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="has several classes named Greek/character01; restore"):
+        of_file(tmp_path, character_in_alphabet=np.array([1, 1, 1]))
+
+
+def test_a_damaged_file_is_one_line_with_its_path(tmp_path):
+    path = tmp_path / omniglot.FILE_NAME
+    np.savez_compressed(path, **NORMAL)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for damaged in (b"", b"<!DOCTYPE html><title>404</title>", whole[:-30], whole[: len(whole) // 2], b"PK\3\4"):
+        path.write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match=rf"^[^\n]*{omniglot.FILE_NAME} (is not|cannot be read as) a NumPy archive"
+        ) as caught:
+            omniglot.load(tmp_path, source="file")
+        assert "unsafe" not in str(caught.value)
+    np.savez(path, **{**NORMAL, "alphabets": np.array([{}, 1], object)}, allow_pickle=True)
+    with pytest.raises(ValueError, match=f"{omniglot.FILE_NAME} cannot be read as a NumPy archive"):
+        omniglot.load(tmp_path, source="file")
+    for at in rng.integers(len(whole), size=60):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << rng.integers(8))]) + whole[at + 1 :])
+        try:
+            classes = omniglot.load(tmp_path, source="file")
+        except ValueError as error:
+            classes, said = None, str(error)
+        if classes is None:
+            assert omniglot.FILE_NAME in said
+            assert "\n" not in said
+        else:  # a bit that means nothing, such as of a date
+            np.testing.assert_array_equal(classes.images[..., 0], NORMAL["images"])
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "type"])
+def test_features_that_name_a_module_are_not_imported(prepared, tmp_path, monkeypatch, key):
+    shutil.copytree(prepared, tmp_path / "data")
+    (tmp_path / "not_of_tfds.py").write_text("raise SystemExit('it was executed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    (path,) = (tmp_path / "data").glob("omniglot/*/features.json")
+    described = json.loads(path.read_text())
+    described["featuresDict"]["features"]["image"][key] = "not_of_tfds.Image"
+    path.write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=r"features\.json names not_of_tfds\.Image, which is not one of TFDS's own"):
+        omniglot.load(tmp_path / "data")
+    assert "not_of_tfds" not in sys.modules
+
+
+def test_damaged_folders_of_tfds_are_one_line(prepared, tmp_path):
+    """But for the names of labels, of which any would do."""
+    (folder,) = prepared.glob("omniglot/*")
+    whole = omniglot.load(prepared)
+    names = sorted(path.name for path in folder.iterdir() if "labels" not in path.name)
+    assert len(names) >= 4
+    for i, name in enumerate(names):
+        for content in (b"", b"{", (folder / name).read_bytes()[:40] + b"\xff" * 50):
+            copied = tmp_path / f"{i}" / "omniglot" / folder.name
+            shutil.copytree(folder, copied, dirs_exist_ok=True)
+            (copied / name).write_bytes(content)
+            try:
+                classes, said = omniglot.load(tmp_path / f"{i}"), ""
+            except ValueError as error:
+                classes, said = None, str(error)
+            if classes is None:
+                assert "omniglot" in said, (name, content)
+                assert "\n" not in said
+            else:
+                assert sorted(map(bytes, classes.examples)) == sorted(map(bytes, whole.examples)), (name, content)
 
 
 @pytest.fixture

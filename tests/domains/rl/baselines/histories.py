@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jmeta.domains.rl.policies import StepInput
+from jmeta.domains.rl.policies import PolicyInput
 
 
 def exact_value(policy, num_arms, num_pulls):
@@ -13,7 +13,7 @@ def exact_value(policy, num_arms, num_pulls):
     key = jax.random.key(0)
 
     def value(memory, action, reward, counts, remaining):
-        inputs = StepInput(
+        inputs = PolicyInput(
             jnp.zeros(1), jnp.array(action, jnp.int32), jnp.array(reward, jnp.float32), jnp.array(action >= 0)
         )
         memory, decision = step({}, memory, inputs, key)

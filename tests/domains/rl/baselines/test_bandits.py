@@ -9,7 +9,7 @@ import scipy.stats
 from jmeta.domains.rl import baselines, environments, rollouts
 from jmeta.domains.rl.baselines import draws
 from jmeta.domains.rl.baselines.bandits import ArmCounts, counted, no_counts
-from jmeta.domains.rl.policies import StepInput
+from jmeta.domains.rl.policies import PolicyInput
 
 from .histories import exact_value
 
@@ -27,7 +27,9 @@ FACTORIES = {
 
 
 def told(action, reward):
-    return StepInput(jnp.zeros(1), jnp.array(action, jnp.int32), jnp.array(reward, jnp.float32), jnp.array(action >= 0))
+    return PolicyInput(
+        jnp.zeros(1), jnp.array(action, jnp.int32), jnp.array(reward, jnp.float32), jnp.array(action >= 0)
+    )
 
 
 def after(pulls, num_arms):

@@ -10,7 +10,7 @@ import pytest
 
 from jmeta.domains.rl import baselines
 from jmeta.domains.rl.baselines import bayes_optimal, bayes_optimal_value
-from jmeta.domains.rl.policies import StepInput
+from jmeta.domains.rl.policies import PolicyInput
 
 from .histories import exact_value
 
@@ -92,7 +92,7 @@ def test_decisions_say_what_the_remaining_pulls_are_worth(key):
     step = jax.jit(policy.step)
     memory, action, reward, values = policy.start({}, key), -1, 0.0, []
     for paid in (1.0, 0.0, 0.0, 1.0, 0.0):
-        inputs = StepInput(jnp.zeros(1), jnp.array(action, jnp.int32), jnp.array(reward), jnp.array(action >= 0))
+        inputs = PolicyInput(jnp.zeros(1), jnp.array(action, jnp.int32), jnp.array(reward), jnp.array(action >= 0))
         memory, decision = step({}, memory, inputs, key)
         values.append(float(decision.value))
         action, reward = int(decision.distribution.mode()), paid

@@ -12,7 +12,7 @@ from jmeta.domains.rl import baselines, rollouts
 from jmeta.domains.rl.baselines.mdp_posterior import MDPPosterior, experienced, posterior_mean, posterior_sample, prior
 from jmeta.domains.rl.baselines.value_iteration import optimistic_expected
 from jmeta.domains.rl.environments.tabular_mdp import tabular_mdp
-from jmeta.domains.rl.policies import StepInput
+from jmeta.domains.rl.policies import PolicyInput
 
 SIZES = {"num_states": 3, "num_actions": 2, "horizon": 4}
 FACTORIES = {
@@ -24,7 +24,7 @@ FACTORIES = {
 
 
 def told(observation, action, reward, is_over):
-    return StepInput(
+    return PolicyInput(
         jnp.array(observation, jnp.int32),
         jnp.array(action, jnp.int32),
         jnp.array(reward, jnp.float32),

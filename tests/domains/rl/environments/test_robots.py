@@ -105,7 +105,6 @@ def test_compiled_is_not_compiled(key):
     np.testing.assert_allclose(reward[0], reward_, rtol=1e-4)
 
 
-@pytest.mark.optimized
 @pytest.mark.parametrize("make", ROBOTS)
 def test_no_action_makes_any_task_diverge(make, key):
     environment, sample = make(WILD._replace(friction=(0.1, 2.0)) if make is eel else WILD)
@@ -229,7 +228,6 @@ def test_an_eel_in_a_mirror_swims_the_other_way(key):
     assert abs(rewards).max() > 0.01
 
 
-@pytest.mark.optimized
 def test_a_crawler_stands_by_itself(key):
     environment, sample = crawler(Ranges(friction=(0.4, 1.0)))
     keys = jax.random.split(key, 20)

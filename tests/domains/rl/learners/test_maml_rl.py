@@ -13,7 +13,7 @@ from jmeta import Batch, Task, models, testing, training
 from jmeta.domains.rl import environments, policies, policy_gradients, rollouts
 from jmeta.domains.rl.learners import collect_adaptation, maml_rl
 from jmeta.domains.rl.on_policy import on_policy_trainer
-from jmeta.domains.rl.policies import Categorical, Decision, Policy, StepInput
+from jmeta.domains.rl.policies import Categorical, Policy, PolicyInput, PolicyOutput
 from jmeta.domains.rl.policy_gradients import Acted
 
 ALPHA = 0.7
@@ -25,7 +25,7 @@ def table_policy() -> Policy:
 
     def unroll(params, memory, inputs, key):
         logits = params[inputs.observation]
-        return memory, Decision(Categorical(logits), jnp.zeros(logits.shape[:-1], logits.dtype))
+        return memory, PolicyOutput(Categorical(logits), jnp.zeros(logits.shape[:-1], logits.dtype))
 
     return Policy(lambda key, inputs: jnp.zeros((3, 2)), lambda params, key: (), unroll, unroll)
 
@@ -52,7 +52,7 @@ def batch_of(params, actions):
     rewards = jnp.asarray(REWARDS)[observations_of(actions), actions]
     to_come = jnp.cumsum(rewards[::-1])[::-1]
     zeros = jnp.zeros_like(rewards)
-    inputs = StepInput(observations_of(actions), actions, zeros, zeros > 0)
+    inputs = PolicyInput(observations_of(actions), actions, zeros, zeros > 0)
     return Batch(inputs, Acted(actions, jax.lax.stop_gradient(log_prob_of(params, actions)), to_come, to_come, rewards))
 
 

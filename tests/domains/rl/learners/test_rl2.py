@@ -113,7 +113,7 @@ def test_deciding_step_by_step_is_predicting_the_episode_that_it_makes(name, key
     learner = rl.learners.rl2(policy)
     empty = learner.adapt(params, Batch(jax.tree.map(lambda leaf: leaf[:0], experience.inputs), None), key)
     decisions = jax.jit(learner.predict)(params, empty, experience.inputs, None)
-    assert_same(decisions, experience.decisions)
+    assert_same(decisions, experience.outputs)
     assert_same(decisions.distribution.log_prob(experience.action), experience.log_prob)
 
 

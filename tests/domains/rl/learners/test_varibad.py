@@ -96,7 +96,7 @@ def test_deciding_step_by_step_is_predicting_the_episode_that_it_makes(key):
     np.testing.assert_array_equal(adapted.posterior.log_std, np.zeros(NUM_LATENTS))
     everything = predict(params, adapted, experience.inputs, None)
     assert np.ptp(everything.distribution.logits) > 0.1
-    assert_same(everything, experience.decisions)
+    assert_same(everything, experience.outputs)
     adapted = adapt(params, Batch(part(slice(3)), None), key)
     later = predict(params, adapted, part(slice(3, None)), None)
     assert_same(later, jax.tree.map(lambda leaf: leaf[3:], everything))
@@ -199,7 +199,7 @@ def test_next_observations_are_predicted_within_their_rollout_alone(key):
     inference = task_inference(models.gru(2), says_no, maze, num_latents=1, predicts_observations=True)
     params = inference.init(key, jnp.zeros((4, NUM_FEATURES)))
     observation = jnp.arange(4.0)[:, None]
-    inputs = policies.StepInput(observation, jnp.zeros(4, jnp.int32), jnp.zeros(4), jnp.arange(4) == 2)
+    inputs = policies.PolicyInput(observation, jnp.zeros(4, jnp.int32), jnp.zeros(4), jnp.arange(4) == 2)
     acted = policy_gradients.Acted(jnp.zeros(4, jnp.int32), *[jnp.zeros(4)] * 4)
     _, aux = inference.negative_elbo(params, inference.start(params), Batch(inputs, acted), key)
     of_rewards, of_observations = 4 * 0.5, 0.5 * (2**2 + 4**2)  # o₁ = 1 after o₀ and o₃ = 3 after o₂, but no o₂, o₄
@@ -288,11 +288,11 @@ def test_it_learns_to_explore_a_bandit(key):
         num_epochs=num_epochs,
         num_minibatches=num_minibatches,
     )
-    trainer = method.trainer(None)
+    trainer = method.trainer
     run = training.sampled_steps(trainer, num_steps=num_steps)
     state, _ = run(trainer.init(method.init(key)), tasks.stacked(sample_arms, 256), key)
     keys = jax.random.split(jax.random.key(1), 2000)
-    judged = jax.jit(jax.vmap(lambda key: method.judged(state.meta_params, sample_arms(key), key)[1]["return"]))
+    judged = jax.jit(jax.vmap(lambda key: method.tested(state.meta_params, sample_arms(key), key)[1]["return"]))
     assert judged(keys).mean() > 5.2
 
 

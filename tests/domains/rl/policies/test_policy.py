@@ -7,7 +7,7 @@ import pytest
 
 from jmeta import models
 from jmeta.domains.rl.environments import Box, Discrete, environment
-from jmeta.domains.rl.policies import Categorical, Normal, StepInput, actor_critic, features, first_input
+from jmeta.domains.rl.policies import Categorical, Normal, PolicyInput, actor_critic, features, first_input
 
 DISCRETE, CONTINUOUS = Discrete(3), Box(-1.0, 1.0, (2,))
 SPACES = pytest.mark.parametrize("action_space", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
@@ -29,10 +29,10 @@ def silent(observation_space, action_space):
 
 
 def sequence(key, observation_space, action_space, num_steps=7):
-    """`StepInput`s as they might come, the first one that of an episode's first step."""
+    """`PolicyInput`s as they might come, the first one that of an episode's first step."""
     keys = jax.random.split(key, 4)
     draw = lambda space, key: jax.vmap(space.sample)(jax.random.split(key, num_steps))
-    inputs = StepInput(
+    inputs = PolicyInput(
         draw(observation_space, keys[0]),
         draw(action_space, keys[1]),
         jax.random.normal(keys[2], (num_steps,)),
@@ -43,10 +43,10 @@ def sequence(key, observation_space, action_space, num_steps=7):
 
 
 def test_features_are_observation_action_reward_and_end():
-    inputs = StepInput(jnp.array([[0.5, -2.0]]), jnp.array(2), jnp.array(1.5), jnp.array(True))
+    inputs = PolicyInput(jnp.array([[0.5, -2.0]]), jnp.array(2), jnp.array(1.5), jnp.array(True))
     vector = features(inputs, Box(-3.0, 3.0, (1, 2)), Discrete(4))
     assert vector.tolist() == [0.5, -2, 0, 0, 1, 0, 1.5, 1]
-    inputs = StepInput(jnp.array(1), jnp.array([0.25, -0.25]), jnp.array(-1.0), jnp.array(False))
+    inputs = PolicyInput(jnp.array(1), jnp.array([0.25, -0.25]), jnp.array(-1.0), jnp.array(False))
     assert features(inputs, Discrete(3), CONTINUOUS).tolist() == [0, 1, 0, 0.25, -0.25, -1, 0]
 
 
@@ -79,7 +79,7 @@ def test_at_first_there_is_no_action(action_space):
 @SPACES
 def test_first_input_has_the_dtypes_of_later_ones(key, action_space):
     first = first_input(jnp.zeros(2), action_space)
-    later = StepInput(jnp.zeros(2), action_space.sample(key), jnp.zeros(()), jnp.array(False))
+    later = PolicyInput(jnp.zeros(2), action_space.sample(key), jnp.zeros(()), jnp.array(False))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), first) == jax.tree.map(lambda x: (x.shape, x.dtype), later)
 
 

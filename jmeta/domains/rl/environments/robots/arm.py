@@ -1,7 +1,7 @@
-"""The arm: three links that hang from a fixed shoulder, and a place for its tip to find that it is not told.
+"""The arm: three links that hang from a fixed shoulder, and a hidden place for its tip to find.
 
-The smallest of the robots, and the one in which adapting shows most: the reward says how far the tip is from the goal,
-a few of these distances say where the goal is, and what it takes to hold the arm there depends on its masses.
+It is the smallest of the robots, and adaptation helps it most: the reward gives the distance from tip to goal, a few of
+these distances determine the goal, and the torques that hold the arm there depend on its masses.
 """
 
 import math
@@ -20,10 +20,12 @@ from .physics import GRAVITY, Body, Link, Motion, Push, lever, mechanism, places
 from .ranges import Ranges, RobotParams
 from .robot import Design, posed, robot
 
+__all__ = ["GOAL_DISTANCE", "ANYWHERE", "arm", "arm_design"]
+
 GOAL_DISTANCE = 0.7  # m, of the goal from the shoulder; the arm is 1 m long
 
 ANYWHERE = Ranges(goal=((-math.pi, math.pi),), friction=(0.0, 0.0))
-"""Goals all around the shoulder; all else is alike."""
+"""Goals all around the shoulder; everything else is fixed."""
 
 _SHAPE = mechanism([Link(0.4, 0.8), Link(0.35, 0.6, parent=0), Link(0.25, 0.3, parent=1)], is_anchored=True)
 _HINGES = Hinges(
@@ -36,15 +38,15 @@ _HINGES = Hinges(
 
 
 def arm(ranges: Ranges = ANYWHERE, *, num_steps: int = 50, effort_cost: float = 0.01) -> tuple[Environment, Partial]:
-    """Reach for a hidden goal, at a reward of minus the tip's distance from it, in m.
+    """Build an arm that reaches for a hidden goal, with a reward of minus the tip's distance from it, in m.
 
     Observations are sines and cosines of the links' angles in the world, and their hinges' speeds. Actions are the
-    motors' torques as shares of their limits, 16, 7 and 2 Nm; holding out the arm takes 7.5, 2.4 and 0.4 Nm. A step is
-    0.05 s. Rollouts start with the arm hanging down, with a little noise, and end by time alone.
+    motors' torques as fractions of their limits, 16, 7 and 2 Nm; holding out the arm takes 7.5, 2.4 and 0.4 Nm. A step
+    is 0.05 s. Rollouts start with the arm hanging down, with a little noise, and end by time alone.
 
     Args:
-      ranges: of the tasks. The goal is an angle, in rad, of 0 to the right and π/2 above, 0.7 m from the shoulder;
-        the hinges' damping is 1 + `friction` times their own.
+      ranges: ranges of the tasks. The goal is an angle, in rad, of 0 to the right and π/2 above, 0.7 m from the
+        shoulder; the hinges' damping is 1 + `friction` times their own.
       num_steps: time limit of a rollout.
       effort_cost: taken from a step's reward for each motor, times its squared action.
 
@@ -52,7 +54,7 @@ def arm(ranges: Ranges = ANYWHERE, *, num_steps: int = 50, effort_cost: float = 
       `(environment, sample)`, with `sample(key) -> RobotParams`.
 
     Raises:
-      ValueError: if a number or a range is not possible.
+      ValueError: if a number or a range is invalid.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -94,7 +96,7 @@ def arm_design() -> Design:
     def rewarded(solid: Body, before: Motion, after: Motion, goal: Float[Array, ""]) -> Float[Array, ""]:
         del before
         away = places(solid, after, solid.levers)[0] - GOAL_DISTANCE * jnp.stack([jnp.cos(goal), jnp.sin(goal)])
-        return -jnp.sqrt(jnp.square(away).sum() + 1e-12)  # has a derivative at the goal
+        return -jnp.sqrt(jnp.square(away).sum() + 1e-12)  # differentiable at the goal
 
     return Design(
         name="arm",

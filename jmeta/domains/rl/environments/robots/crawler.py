@@ -1,6 +1,6 @@
 """The crawler: a torso on two legs of two links, 7 degrees of freedom and 4 motors, that runs on the ground.
 
-It cannot fall far, so that a bad gait is slow and not the end. It is its own mirror image.
+It cannot fall far, so a bad gait is slow but does not end the rollout. It is its own mirror image.
 """
 
 import math
@@ -20,8 +20,19 @@ from .physics import GRAVITY, Body, Link, Motion, lever, mechanism, places
 from .ranges import Ranges
 from .robot import Design, posed, robot
 
+__all__ = [
+    "FORWARD_OR_BACKWARD",
+    "DAMAGED",
+    "DAMAGED_OTHERWISE",
+    "Reward",
+    "progress",
+    "on_speed",
+    "crawler",
+    "crawler_design",
+]
+
 FORWARD_OR_BACKWARD = Ranges(goal=((-1.0, -1.0), (1.0, 1.0)), friction=(0.8, 0.8))
-"""Two tasks: the way to go; all else is alike."""
+"""Two tasks, which differ in the direction to go; everything else is fixed."""
 
 DAMAGED = Ranges(
     goal=((-1.0, -1.0), (1.0, 1.0)),
@@ -31,12 +42,12 @@ DAMAGED = Ranges(
     dead_motor=(-1, 0, 1),
     sensor_offset=(-0.1, 0.1),
 )
-"""Likewise, with bodies that differ: masses, grip, strengths, the back leg's hip or knee dead, wrong sensors."""
+"""The same two directions, with different bodies: masses, grip, strengths, a dead back hip or knee, wrong sensors."""
 
 DAMAGED_OTHERWISE = DAMAGED._replace(
     mass=(1.6, 2.0), friction=(0.25, 0.4), dead_motor=(2, 3), sensor_offset=(-0.2, 0.2)
 )
-"""Outside of `DAMAGED`: heavier, more slippery, a motor of the front leg dead, sensors that are further off."""
+"""Outside `DAMAGED`: heavier, more slippery, a dead motor in the front leg, larger sensor errors."""
 
 Reward = Callable[[Float[Array, ""], Float[Array, ""]], Float[Array, ""]]
 """`(velocity, goal) -> reward` of a step, before the cost of its action; both in m/s."""
@@ -61,7 +72,7 @@ _HINGES = Hinges(
 
 
 def progress(velocity: Float[Array, ""], goal: Float[Array, ""]) -> Float[Array, ""]:
-    """goal · velocity: with goals of ±1, how fast the robot goes its way.
+    """Return goal · velocity: with goals of ±1, the robot's speed in the goal's direction.
 
     Example:
       >>> import jax.numpy as jnp
@@ -73,7 +84,7 @@ def progress(velocity: Float[Array, ""], goal: Float[Array, ""]) -> Float[Array,
 
 
 def on_speed(velocity: Float[Array, ""], goal: Float[Array, ""]) -> Float[Array, ""]:
-    """−|velocity − goal|: how well the robot keeps to a velocity.
+    """Return −|velocity − goal|, which is highest at the goal's velocity.
 
     Example:
       >>> import jax.numpy as jnp
@@ -87,16 +98,16 @@ def on_speed(velocity: Float[Array, ""], goal: Float[Array, ""]) -> Float[Array,
 def crawler(
     ranges: Ranges = FORWARD_OR_BACKWARD, *, reward: Reward = progress, num_steps: int = 50, effort_cost: float = 0.05
 ) -> tuple[Environment, Partial]:
-    """Walk or run on the ground: the goal's way, or at the goal's velocity.
+    """Build a crawler that walks or runs on the ground: in the goal's direction, or at the goal's velocity.
 
     Observations are the torso's height, its angle as sine and cosine, the velocity of the centre of mass, the torso's
-    spin, and the angles and speeds of the hinges (back hip, back knee, front hip, front knee); all near 1 in size, and
-    none of them says what the task is. Actions are the motors' torques as shares of their limits, 18 Nm in a hip and
-    15 Nm in a knee. A step is 0.05 s. Rollouts start at rest on the feet, with a little noise, and end by time alone.
+    spin, and the angles and speeds of the hinges (back hip, back knee, front hip, front knee); all are near 1 in size,
+    and none reveals the task. Actions are the motors' torques as fractions of their limits, 18 Nm in a hip and 15 Nm in
+    a knee. A step is 0.05 s. Rollouts start at rest on the feet, with a little noise, and end by time alone.
 
     Args:
-      ranges: of the tasks. The goal is a velocity to the right, in m/s, or only its sign, see `reward`; `friction` is
-        the ground's coefficient. Other ranges make another sampler of the same environment.
+      ranges: ranges of the tasks. The goal is a velocity to the right, in m/s, or only its sign, see `reward`;
+        `friction` is the ground's coefficient. Other ranges make another sampler of the same environment.
       reward: `(velocity, goal) -> reward` of a step: `progress`, `on_speed`, or another.
       num_steps: time limit of a rollout.
       effort_cost: taken from a step's reward for each motor, times its squared action.
@@ -105,7 +116,7 @@ def crawler(
       `(environment, sample)`, with `sample(key) -> RobotParams`.
 
     Raises:
-      ValueError: if a number or a range is not possible.
+      ValueError: if a number or a range is invalid.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -19,11 +19,13 @@ from .physics import Body, Link, Motion, Push, lever, mechanism
 from .ranges import Ranges, RobotParams
 from .robot import Design, posed, robot
 
+__all__ = ["RIGHT_OR_LEFT", "ALONG", "ACROSS", "MIN_FRICTION", "eel", "eel_design"]
+
 RIGHT_OR_LEFT = Ranges(goal=((0.0, 0.0), (math.pi, math.pi)))
-"""Two tasks: where to swim; all else is alike."""
+"""Two tasks, which differ in the direction to swim; everything else is fixed."""
 
 ALONG, ACROSS = 0.25, 5.0  # N s/m, drag of a point; a link has two
-MIN_FRICTION = 0.1  # in less a body spins ever faster, and at some speed its steps are too coarse
+MIN_FRICTION = 0.1  # with less, a body spins ever faster, until its steps are too coarse
 
 _NUM_LINKS = 5
 _SHAPE = mechanism([Link(0.2, 0.2, parent=i - 1) for i in range(_NUM_LINKS)])
@@ -39,15 +41,15 @@ _HINGES = Hinges(
 def eel(
     ranges: Ranges = RIGHT_OR_LEFT, *, num_steps: int = 50, effort_cost: float = 0.01
 ) -> tuple[Environment, Partial]:
-    """Swim towards the goal, at a reward of the velocity of the centre of mass that way, in m/s; the body is 1 m long.
+    """Build an eel that swims towards the goal; the reward is its centre of mass's velocity that way, in m/s.
 
     Observations are sine and cosine of the middle link's angle in the world, the velocity of the centre of mass, and
-    the angles and speeds of the hinges. Actions are the motors' torques as shares of their limit of 1 Nm. A step is
+    the angles and speeds of the hinges. Actions are the motors' torques as fractions of their limit of 1 Nm. A step is
     0.1 s. Rollouts start at rest and straight, the first link to the left, with a little noise, and end by time alone.
 
     Args:
-      ranges: of the tasks. The goal is an angle in rad, of 0 to the right; `friction` is a multiple of the water's
-        drag.
+      ranges: ranges of the tasks. The goal is an angle in rad, of 0 to the right; `friction` is a multiple of the
+        water's drag.
       num_steps: time limit of a rollout.
       effort_cost: taken from a step's reward for each motor, times its squared action.
 
@@ -55,7 +57,7 @@ def eel(
       `(environment, sample)`, with `sample(key) -> RobotParams`.
 
     Raises:
-      ValueError: if a number or a range is not possible.
+      ValueError: if a number or a range is invalid.
 
     Example:
       >>> import jax, jax.numpy as jnp

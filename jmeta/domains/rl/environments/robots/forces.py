@@ -1,4 +1,4 @@
-"""What acts on a mechanism: motors and springs of its hinges, the ground under it, the water around it."""
+"""Forces on a mechanism: motors and springs of its hinges, the ground under it, the water around it."""
 
 from typing import NamedTuple
 
@@ -9,21 +9,36 @@ from jaxtyping import Array, Float
 
 from .physics import Body, Mechanism, Motion, Push, jacobians, product
 
-LIMIT_STIFFNESS = 60.0  # Nm/rad, of a hinge beyond its range
-LIMIT_DAMPING = 1.0  # Nm s/rad, likewise
-GROUND_STIFFNESS = 4000.0  # N/m, of one point
+__all__ = [
+    "LIMIT_STIFFNESS",
+    "LIMIT_DAMPING",
+    "GROUND_STIFFNESS",
+    "GROUND_DAMPING",
+    "SLIP",
+    "Hinges",
+    "bending",
+    "hinge_speeds",
+    "at_hinges",
+    "from_ground",
+    "from_water",
+    "together",
+]
+
+LIMIT_STIFFNESS = 60.0  # Nm/rad, for a hinge beyond its range
+LIMIT_DAMPING = 1.0  # Nm s/rad, for a hinge beyond its range
+GROUND_STIFFNESS = 4000.0  # N/m, for one point
 GROUND_DAMPING = 0.5  # s/m: a point that leaves the ground at 1 / GROUND_DAMPING is not pushed any more
 SLIP = 0.02  # m/s: friction is at 71 % of its limit at this speed
 
 
 class Hinges(NamedTuple):
-    """What hinges do by themselves.
+    """Springs, dampers and ranges of hinges.
 
     Attributes:
-      rest: angle at which their springs are loose; between link and parent, in rad.
+      rest: angle between link and parent at which the springs are relaxed, in rad.
       low, high: range from the rest, beyond which stiff springs push back.
-      stiffness: of the springs, in Nm/rad.
-      damping: in Nm s/rad. A motor against it reaches torque / damping rad/s at most.
+      stiffness: stiffness of the springs, in Nm/rad.
+      damping: damping in Nm s/rad. A motor against it reaches torque / damping rad/s at most.
     """
 
     rest: Float[np.ndarray, "hinges"]
@@ -34,7 +49,7 @@ class Hinges(NamedTuple):
 
 
 def bending(shape: Mechanism, hinges: Hinges, position: Float[Array, "coordinates"]) -> Float[Array, "hinges"]:
-    """Angles of the hinges, from their rest.
+    """Return the angles of the hinges, from their rest.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
@@ -50,7 +65,7 @@ def bending(shape: Mechanism, hinges: Hinges, position: Float[Array, "coordinate
 
 
 def hinge_speeds(shape: Mechanism, velocity: Float[Array, "coordinates"]) -> Float[Array, "hinges"]:
-    """Speeds at which hinges bend.
+    """Return the speeds at which hinges bend.
 
     Example:
       >>> import jax.numpy as jnp
@@ -64,7 +79,7 @@ def hinge_speeds(shape: Mechanism, velocity: Float[Array, "coordinates"]) -> Flo
 
 
 def at_hinges(shape: Mechanism, hinges: Hinges, motion: Motion, torque: Float[Array, "hinges"]) -> Push:
-    """Motors, springs, dampers and end stops of the hinges. A torque acts on a link, and its reaction on the parent.
+    """Compute the forces of motors, springs, dampers and end stops, and their reactions on the parents.
 
     Args:
       shape: the mechanism.
@@ -94,10 +109,10 @@ def at_hinges(shape: Mechanism, hinges: Hinges, motion: Motion, torque: Float[Ar
 
 
 def from_ground(solid: Body, motion: Motion, friction: Float[Array, ""]) -> Push:
-    """The ground y = 0 under the points of a body: a compliant normal force, and Coulomb friction made smooth.
+    """Compute the force of the ground y = 0 on a body's points: a compliant normal force and smooth Coulomb friction.
 
     A point at depth p that moves at (vₓ, v_y) is pushed up with N = k p (1 − c v_y), never pulled, and back with
-    μ N vₓ / √(vₓ² + s²): at rest it creeps with a small part of the speed s where Coulomb's law lets it stand still.
+    μ N vₓ / √(vₓ² + s²): where Coulomb's law lets it stand still, it creeps at a small fraction of the speed s.
 
     Args:
       solid: its points touch the ground.
@@ -126,13 +141,13 @@ def from_ground(solid: Body, motion: Motion, friction: Float[Array, ""]) -> Push
 def from_water(
     solid: Body, motion: Motion, links: np.ndarray, along: Float[Array, ""], across: Float[Array, ""]
 ) -> Push:
-    """Drag at the points of a body, in proportion to their speeds along and across the links that they are on.
+    """Compute the drag at a body's points, proportional to their speeds along and across their links.
 
     Args:
       solid: its points are dragged.
       motion: of the body.
-      links: that the points are on, by number.
-      along, across: drag of a point in N s/m. What makes swimming possible is that they differ.
+      links: numbers of the links that the points are on.
+      along, across: drag of a point in N s/m. The difference between them makes swimming possible.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
@@ -156,7 +171,7 @@ def from_water(
 
 
 def together(*pushes: Push) -> Push:
-    """The sum of forces.
+    """Sum forces.
 
     Example:
       >>> import jax.numpy as jnp
@@ -172,7 +187,7 @@ def together(*pushes: Push) -> Push:
 
 
 def _squares(rows: Float[Array, "points n"], weights: Float[Array, "points"]) -> Float[Array, "n n"]:
-    """Σ w r rᵀ, point by point: as one reduction, or one product of matrices, it takes twice as long on a CPU."""
+    """Compute Σ w r rᵀ point by point: one reduction or one matrix product takes twice as long on a CPU."""
     total = jnp.zeros((rows.shape[1],) * 2, rows.dtype)
     for i in range(rows.shape[0]):
         total = total + weights[i] * rows[i][:, None] * rows[i][None, :]

@@ -1,4 +1,4 @@
-"""Planar mechanisms of rigid links on hinges: their equations of motion in reduced coordinates, and one step of them.
+"""Planar mechanisms of rigid links on hinges: their equations of motion in reduced coordinates, and one time step.
 
 A link is a thin rod, and θ its angle in the world. Seen from the centre of mass, every point of a free mechanism is a
 sum Σⱼ wⱼ (cos θⱼ, sin θⱼ) whose weights w, its *lever*, depend on lengths and masses alone. With coordinates
@@ -22,6 +22,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+__all__ = [
+    "GRAVITY",
+    "Link",
+    "Mechanism",
+    "Body",
+    "Motion",
+    "Push",
+    "mechanism",
+    "lever",
+    "body",
+    "mass_matrix",
+    "energy",
+    "places",
+    "jacobians",
+    "advance",
+    "product",
+]
+
 GRAVITY = 9.81  # m/s²
 
 
@@ -29,10 +47,10 @@ class Link(NamedTuple):
     """A thin rod.
 
     Attributes:
-      length: in m.
-      mass: in kg, even over the length.
+      length: length in m.
+      mass: mass in kg, uniform over the length.
       parent: number of the link that it hangs on; -1 for the first link, which hangs on nothing or on the anchor.
-      at: where on its parent, from 0, the parent's start, to 1, its end.
+      at: position on its parent, from 0, the parent's start, to 1, its end.
     """
 
     length: float
@@ -46,11 +64,11 @@ class Mechanism(NamedTuple):
 
     Attributes:
       is_anchored: whether the first link's start is fixed to the world.
-      lengths: of the links.
-      masses: of the links.
+      lengths: lengths of the links.
+      masses: masses of the links.
       starts: weights, a row for each link, whose sum Σⱼ wⱼ (cos θⱼ, sin θⱼ) leads from the first link's start to
         its own.
-      hinges: of what angles of links the angles of hinges are made; a row for each link but the first, and for the
+      hinges: weights that combine angles of links to angles of hinges; a row for each link but the first, and for the
         first one too if it is anchored.
     """
 
@@ -62,13 +80,13 @@ class Mechanism(NamedTuple):
 
 
 class Body(NamedTuple):
-    """A mechanism of given masses, with points on it at which forces act; made by `body`.
+    """A mechanism with given masses, and with points on it at which forces act; made by `body`.
 
     Attributes:
-      mass: of all links.
+      mass: total mass of all links.
       inertia: S, in kg m².
-      weight: mass times lever of the centre of mass, in kg m; zero for a free mechanism, whose origin that is.
-      levers: of the points.
+      weight: mass times lever of the centre of mass, in kg m; zero for a free mechanism, whose origin it is.
+      levers: levers of the points.
       start: lever of the first link's start.
     """
 
@@ -80,10 +98,10 @@ class Body(NamedTuple):
 
 
 class Motion(NamedTuple):
-    """Where a mechanism is, and how it moves.
+    """The position and velocity of a mechanism.
 
     Attributes:
-      position: (x, y, θ₁ ... θₙ) with the centre of mass at (x, y); of an anchored mechanism the angles only.
+      position: (x, y, θ₁ ... θₙ) with the centre of mass at (x, y); for an anchored mechanism the angles only.
       velocity: its derivative.
     """
 
@@ -104,10 +122,10 @@ class Push(NamedTuple):
 
 
 def mechanism(links: Sequence[Link], *, is_anchored: bool = False) -> Mechanism:
-    """A tree of links.
+    """Build a tree of links.
 
     Args:
-      links: each after its parent.
+      links: the links, each after its parent.
       is_anchored: whether the first link's start is fixed to the world.
 
     Raises:
@@ -135,7 +153,7 @@ def mechanism(links: Sequence[Link], *, is_anchored: bool = False) -> Mechanism:
 
 
 def lever(shape: Mechanism, link: int, at: float) -> Float[np.ndarray, "links"]:
-    """What leads from the first link's start to a point on a link, `at` between 0, the link's start, and 1, its end.
+    """Return the row from the first link's start to a point on a link, `at` between 0, its start, and 1, its end.
 
     Example:
       >>> from jmeta.domains.rl.environments.robots.physics import Link, lever, mechanism
@@ -148,12 +166,12 @@ def lever(shape: Mechanism, link: int, at: float) -> Float[np.ndarray, "links"]:
 
 
 def body(shape: Mechanism, mass: Float[Array, "links"], points: Float[np.ndarray, "points links"]) -> Body:
-    """A mechanism of given masses.
+    """Build a mechanism with given masses.
 
     Args:
       shape: the mechanism.
-      mass: of each link, as a multiple of the mechanism's own.
-      points: rows of `lever`, of the points that forces act at.
+      mass: mass of each link, as a multiple of the mechanism's own.
+      points: rows of `lever` for the points that forces act at.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
@@ -177,7 +195,7 @@ def body(shape: Mechanism, mass: Float[Array, "links"], points: Float[np.ndarray
 
 
 def mass_matrix(solid: Body, motion: Motion) -> Float[Array, "coordinates coordinates"]:
-    """M, of the kinetic energy ½ vᵀ M v.
+    """Return M, the matrix of the kinetic energy ½ vᵀ M v.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
@@ -194,7 +212,7 @@ def mass_matrix(solid: Body, motion: Motion) -> Float[Array, "coordinates coordi
 
 
 def energy(solid: Body, motion: Motion, gravity: float = 0.0) -> Float[Array, ""]:
-    """Kinetic energy, and potential energy in a field of gravity, in J.
+    """Return the kinetic energy, plus the potential energy in a field of gravity, in J.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
@@ -212,11 +230,11 @@ def energy(solid: Body, motion: Motion, gravity: float = 0.0) -> Float[Array, ""
 
 
 def places(solid: Body, motion: Motion, levers: Float[Array, "points links"]) -> Float[Array, "points 2"]:
-    """Where points are, in m.
+    """Return the positions of points, in m.
 
     Args:
       solid, motion: the mechanism.
-      levers: of the points, such as `solid.levers`.
+      levers: levers of the points, such as `solid.levers`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -234,7 +252,7 @@ def places(solid: Body, motion: Motion, levers: Float[Array, "points links"]) ->
 def jacobians(
     solid: Body, motion: Motion
 ) -> tuple[Float[Array, "points coordinates"], Float[Array, "points coordinates"]]:
-    """Derivatives of the points' x and of their y with respect to the coordinates.
+    """Return the derivatives of the points' x and of their y with respect to the coordinates.
 
     Example:
       >>> import jax.numpy as jnp
@@ -253,14 +271,14 @@ def jacobians(
 
 
 def advance(solid: Body, motion: Motion, push: Push, *, gravity: float, dt: float) -> Motion:
-    """One step of semi-implicit Euler: (M + dt D) v' = M v + dt (f − b + weight), and then q' = q + dt v'.
+    """Take one step of semi-implicit Euler: (M + dt D) v' = M v + dt (f − b + weight), and then q' = q + dt v'.
 
     Args:
       solid: the mechanism.
-      motion: at the step's start.
+      motion: motion at the step's start.
       push: all forces but weight.
-      gravity: in m/s², downwards.
-      dt: in s.
+      gravity: gravity in m/s², downwards.
+      dt: length of the step in s.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
@@ -282,7 +300,7 @@ def advance(solid: Body, motion: Motion, push: Push, *, gravity: float, dt: floa
 
 
 def _solve(matrix: Float[Array, "n n"], vector: Float[Array, "n"]) -> Float[Array, "n"]:
-    """Of a positive definite matrix, by elimination without exchange of rows: n fused products, for a batch at once."""
+    """Solve for a positive definite matrix by elimination without pivoting: n fused products, for a batch at once."""
     rows = jnp.concatenate([matrix, vector[:, None]], 1)
     for i, unit in enumerate(np.eye(vector.shape[0])):
         rows = rows - (rows[:, i] - jnp.asarray(unit, rows.dtype))[:, None] * (rows[i] / rows[i, i])[None, :]
@@ -290,9 +308,9 @@ def _solve(matrix: Float[Array, "n n"], vector: Float[Array, "n"]) -> Float[Arra
 
 
 def product(matrix: Float[Array, "n m"], vector: Float[Array, "m"]) -> Float[Array, "n"]:
-    """A small matrix times a vector, column by column.
+    """Multiply a small matrix by a vector, column by column.
 
-    XLA fuses this with what is around it, which it does not do with a product, and computes it in full precision on any
+    XLA fuses this with its surroundings, which it does not do with a product, and computes it in full precision on any
     accelerator.
 
     Example:
@@ -308,7 +326,7 @@ def product(matrix: Float[Array, "n m"], vector: Float[Array, "m"]) -> Float[Arr
 
 
 def _angles(solid: Body, motion: Motion) -> tuple[Float[Array, "links"], Float[Array, "links"], Float[Array, "links"]]:
-    """Spins of the links, and the cosines and sines of their angles."""
+    """Return the spins of the links, and the cosines and sines of their angles."""
     count = solid.inertia.shape[0]
     angle = motion.position[-count:]
     return motion.velocity[-count:], jnp.cos(angle), jnp.sin(angle)

@@ -1,6 +1,6 @@
-"""What differs between tasks of one robot, and samplers of it from ranges.
+"""The differences between tasks of one robot, and samplers that draw them from ranges.
 
-Tasks to be trained on and tasks to be tested on outside of these, heavier ones say, are two ranges of one robot.
+Training tasks and test tasks outside of them, heavier ones for example, are two ranges of one robot.
 """
 
 from dataclasses import dataclass
@@ -13,18 +13,20 @@ from jaxtyping import Array, Float
 
 from jmeta.types import RandomKey
 
+__all__ = ["Range", "RobotParams", "Ranges", "sampler", "middle_of"]
+
 Range = tuple[float, float]
 
 
 class RobotParams(NamedTuple):
-    """A task. What the robot is not told: observations show it only by what comes of actions.
+    """A task, hidden from the robot: observations reveal it only through the results of actions.
 
     Attributes:
-      goal: what to do; see the robot for its meaning and unit.
-      mass: of each link, as a multiple of the robot's own.
-      friction: of the ground, a coefficient; or see the robot for what else resists.
-      motor_strength: of each motor, as a multiple of the robot's own; 0 for a dead one.
-      sensor_offset: what is added to each number of the observation.
+      goal: the goal; see the robot for its meaning and unit.
+      mass: mass of each link, as a multiple of the robot's own.
+      friction: friction coefficient of the ground, or another resistance; see the robot.
+      motor_strength: strength of each motor, as a multiple of the robot's own; 0 for a dead one.
+      sensor_offset: offset added to each number of the observation.
     """
 
     goal: Float[Array, ""]
@@ -35,17 +37,17 @@ class RobotParams(NamedTuple):
 
 
 class Ranges(NamedTuple):
-    """Between what bounds tasks are drawn, each number uniformly.
+    """The bounds between which tasks are drawn, each number uniformly.
 
     Attributes:
-      goal: intervals, each (lowest, highest); a goal is from one of them, all being equally likely. Equal bounds make
-        an interval one value: `((-1.0, -1.0), (1.0, 1.0))` is backward or forward.
+      goal: intervals, each (lowest, highest); a goal comes from one of them, all equally likely. Equal bounds make an
+        interval one value: `((-1.0, -1.0), (1.0, 1.0))` is backward or forward.
       mass: multiples of each link's mass, link by link.
-      friction: of the ground.
+      friction: friction of the ground.
       motor_strength: multiples of each motor's strength, motor by motor.
-      dead_motor: motors that may be dead, by number; one of them is, all being equally likely. -1 stands for none, so
-        that `(-1, 0, 1)` kills none, motor 0 or motor 1.
-      sensor_offset: of each number of the observation.
+      dead_motor: numbers of motors that may be dead; one of them is, all equally likely. -1 stands for none, so
+        `(-1, 0, 1)` kills none, motor 0 or motor 1.
+      sensor_offset: offset of each number of the observation.
 
     Example:
       >>> from jmeta.domains.rl.environments.robots.ranges import Ranges
@@ -62,11 +64,11 @@ class Ranges(NamedTuple):
 
 
 def sampler(ranges: Ranges, *, num_links: int, num_motors: int, num_sensors: int) -> Partial:
-    """A sampler of the tasks of a robot.
+    """Build a sampler of a robot's tasks.
 
     Args:
-      ranges: to draw from.
-      num_links, num_motors, num_sensors: of the robot.
+      ranges: ranges to draw from.
+      num_links, num_motors, num_sensors: sizes of the robot.
 
     Returns:
       `sample(key) -> RobotParams`, float32.
@@ -86,7 +88,7 @@ def sampler(ranges: Ranges, *, num_links: int, num_motors: int, num_sensors: int
 
 
 def middle_of(ranges: Ranges, *, num_links: int, num_motors: int, num_sensors: int) -> RobotParams:
-    """The task in the middle of ranges, with the first goal and no dead motor; its errors are those of `sampler`.
+    """Return the task in the middle of ranges, with the first goal and no dead motor; errors are those of `sampler`.
 
     Example:
       >>> from jmeta.domains.rl.environments.robots.ranges import Ranges, middle_of
@@ -129,7 +131,7 @@ class _FromRanges:
 
 
 def _checked(ranges: Ranges, num_motors: int) -> Ranges:
-    """With floats, so that ranges of equal numbers are equal, and a jitted function of their samplers compiles once."""
+    """Convert ranges to floats: equal ranges are then equal, and a jitted function of their samplers compiles once."""
     named = {"mass": ranges.mass, "friction": ranges.friction, "motor_strength": ranges.motor_strength}
     goals = {f"goal[{i}]": bounds for i, bounds in enumerate(ranges.goal)}
     for name, (low, high) in {**named, **goals, "sensor_offset": ranges.sensor_offset}.items():

@@ -1,7 +1,7 @@
-"""From the design of a robot to an environment and a sampler of its tasks: what all robots have in common.
+"""From the design of a robot to an environment and a sampler of its tasks: the common part of all robots.
 
 A rollout starts in a pose, a step holds the motors' torques for a while and lets physics run, and the reward is the
-robot's own less a small cost of its commands. What the task changes enters here: masses, motor strengths, offsets.
+robot's own less a small cost of its commands. The task enters here: masses, motor strengths, offsets.
 """
 
 import math
@@ -17,17 +17,20 @@ from jaxtyping import Array, Bool, Float, Int
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
-from ..environment import Box, Environment, environment
+from ..environment import Environment, environment
+from ..spaces import Box
 from .forces import Hinges, at_hinges, together
 from .physics import Body, Mechanism, Motion, Push, advance, body
 from .ranges import Ranges, RobotParams, middle_of, sampler
 
+__all__ = ["RobotState", "Design", "robot", "driven", "posed"]
+
 
 class RobotState(NamedTuple):
-    """Where a robot is in its rollout.
+    """The state of a robot in its rollout.
 
     Attributes:
-      motion: of its body.
+      motion: motion of its body.
       time: steps since the rollout's start.
     """
 
@@ -36,20 +39,20 @@ class RobotState(NamedTuple):
 
 
 class Design(NamedTuple):
-    """A robot.
+    """The design of a robot.
 
     Attributes:
-      name: of its environment.
+      name: name of its environment.
       shape: its links.
-      points: rows of `physics.lever`, of the points that the world acts on.
+      points: rows of `physics.lever` for the points that the world acts on.
       hinges: springs and ranges of its hinges.
       torque: greatest torque of each hinge's motor, in Nm.
-      gravity: in m/s².
+      gravity: gravity in m/s².
       dt: length of a step, in s.
-      num_substeps: of the physics in a step.
+      num_substeps: physics steps within a step.
       num_sensors: numbers in an observation.
-      start: `(solid, key) -> motion`, of a rollout.
-      world: `(solid, motion, params) -> push`: what acts on the body beside weight and hinges.
+      start: `(solid, key) -> motion` at the start of a rollout.
+      world: `(solid, motion, params) -> push`: forces on the body other than weight and hinges.
       observe: `(solid, motion) -> observation`, without sensor offsets.
       reward: `(solid, before, after, goal) -> reward` of a step, without its cost.
     """
@@ -70,11 +73,11 @@ class Design(NamedTuple):
 
 
 def robot(design: Design, ranges: Ranges, *, num_steps: int, effort_cost: float) -> tuple[Environment, Partial]:
-    """The environment of a robot, and a sampler of its tasks.
+    """Build the environment of a robot, and a sampler of its tasks.
 
     Args:
-      design: of the robot.
-      ranges: that tasks are drawn from. The environment is the same for all ranges.
+      design: design of the robot.
+      ranges: ranges that tasks are drawn from. The environment is the same for all ranges.
       num_steps: time limit of a rollout.
       effort_cost: taken from a step's reward for each motor at full command, as its square; a dead motor is free.
 
@@ -82,7 +85,7 @@ def robot(design: Design, ranges: Ranges, *, num_steps: int, effort_cost: float)
       `(environment, sample)`, with `sample(key) -> RobotParams`.
 
     Raises:
-      ValueError: if `num_steps` is not positive, `effort_cost` is negative, or a range is not possible.
+      ValueError: if `num_steps` is not positive, `effort_cost` is negative, or a range is invalid.
 
     Example:
       >>> from jmeta.domains.rl.environments.robots.crawler import crawler_design
@@ -131,7 +134,7 @@ def robot(design: Design, ranges: Ranges, *, num_steps: int, effort_cost: float)
 
 
 def driven(design: Design, solid: Body, motion: Motion, command: Float[Array, "motors"], params: RobotParams) -> Motion:
-    """The motion after a step in which the motors hold a command, each number in [-1, 1].
+    """Return the motion after a step in which the motors hold a command, each number in [-1, 1].
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -155,11 +158,11 @@ def driven(design: Design, solid: Body, motion: Motion, command: Float[Array, "m
 
 
 def posed(bent: Float[np.ndarray, "hinges"], shape: Mechanism, heading: float) -> Float[np.ndarray, "links"]:
-    """Angles of the links, in the world, with all hinges at given angles.
+    """Return the angles of the links, in the world, with all hinges at given angles.
 
     Args:
       bent: angles of the hinges.
-      shape: the mechanism; of a free one, the first link is at `heading`, which an anchored one does not use.
+      shape: the mechanism; the first link of a free one is at `heading`, which an anchored one ignores.
 
     Example:
       >>> import numpy as np

@@ -1,4 +1,4 @@
-"""The robots of the recipes: bodies and goals that are trained on, and bodies outside of these to be tested on."""
+"""The robots of the recipes: bodies and goals for training, and bodies outside these for testing."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -30,10 +30,10 @@ class Robot(NamedTuple):
 
     Attributes:
       make: `(ranges, num_steps=...) -> (environment, sample)`.
-      design: of its body, to be drawn.
+      design: design of its body, for drawing it.
       trained: ranges of meta_train and meta_valid.
-      held_out: of meta_test.
-      outside: how these differ, in words.
+      held_out: ranges of meta_test.
+      outside: the difference between the two, in words.
     """
 
     make: Callable[..., tuple[Environment, Partial]]
@@ -72,10 +72,10 @@ ROBOTS: dict[RobotName, Robot] = {
 def environment_and_source(
     name: RobotName, *, num_rollouts: int, tested_on: TestedOn = "held_out"
 ) -> tuple[Environment, Source]:
-    """A robot with bodies from the ranges of training, and its tasks for an experiment.
+    """Return a robot with bodies from the training ranges, and the source of its tasks for an experiment.
 
     Args:
-      name: of `ROBOTS`.
+      name: name in `ROBOTS`.
       num_rollouts: rollouts of an episode, each of `NUM_STEPS` steps; they are named with the tasks.
       tested_on: whether bodies of meta_test are outside of training's ranges, `"held_out"`, or within, `"trained"`.
 

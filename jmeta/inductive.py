@@ -1,8 +1,9 @@
-"""Does a prediction for one query depend on the other queries? The detector behind "transductive or inductive".
+"""Inductive and transductive prediction: does a prediction for one query depend on the other queries?
 
 The most misreported detail of few-shot learning: a network that normalises the query set by its own statistics sees all
-queries of a task at once, which is worth points of accuracy. `jmeta.evaluate` asks this module before it reports a
-number, and `jmeta.testing` offers it for tests.
+queries of a task at once, which is worth points of accuracy. `leaks` finds out whether a learner does so;
+`jmeta.evaluate` asks it before it reports a number, and `jmeta.testing` offers it for tests. `support_and_one_query`
+makes any learner inductive.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .types import Learner, PyTree, RandomKey, Task
+from .losses import without_padding
+from .types import Batch, Learner, PyTree, RandomKey, Task
+
+__all__ = ["LeakReport", "leaks", "support_and_one_query", "three_ways", "compared"]
 
 
 class LeakReport(NamedTuple):
@@ -54,6 +58,42 @@ def leaks(learner: Learner, meta_params: PyTree, task: Task, key: RandomKey) -> 
         raise ValueError(f"the task has {num_queries} query; a leak between queries shows only with at least two")
 
     return compared(jax.jit(three_ways(learner)), meta_params, task, key)
+
+
+def support_and_one_query(learner: Learner) -> Learner:
+    """The same learner, predicting each query in one batch with the support alone.
+
+    Makes any learner inductive: statistics are those of the support, padding counted in as zeros, and the one query.
+    It is trained as before, by the learner's own `episode` if it has one.
+
+    Example:
+      >>> import jax, jmeta
+      >>> from jmeta import inductive
+      >>> task = jmeta.tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)(jax.random.key(0))
+      >>> nearest = jmeta.learners.nearest_mean(num_ways=5)
+      >>> centred = lambda m, adapted, x, key: nearest.predict(m, adapted, x - x.mean(0, keepdims=True), key)
+      >>> one_by_one = support_and_one_query(nearest._replace(predict=centred))
+      >>> inductive.leaks(one_by_one, {}, task, jax.random.key(1)).is_leaking
+      False
+
+    Reference:
+      Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, arXiv:1803.02999, section 6.1.
+    """
+
+    def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> tuple[PyTree, PyTree]:
+        return learner.adapt(meta_params, support, key), without_padding(support).x
+
+    def predict(meta_params: PyTree, adapted: tuple[PyTree, PyTree], x: PyTree, key: RandomKey | None) -> PyTree:
+        inner_adapted, support_x = adapted
+
+        def predict_one(query_x: PyTree) -> PyTree:
+            together = jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), support_x, query_x)
+            outputs = learner.predict(meta_params, inner_adapted, together, key)
+            return jax.tree.map(lambda leaf: leaf[-1], outputs)
+
+        return jax.vmap(predict_one)(x)
+
+    return learner._replace(adapt=adapt, predict=predict)
 
 
 def three_ways(learner: Learner) -> Callable[[PyTree, Task, RandomKey], tuple[PyTree, PyTree, PyTree]]:

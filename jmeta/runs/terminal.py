@@ -1,0 +1,72 @@
+"""Standard output, standard error and Ctrl-C of a command, wherever the streams lead.
+
+A run of days must not end because a viewer of its lines did (`| head -1`), or because the terminal's encoding has no
+`±` (`PYTHONIOENCODING=ascii`); and Ctrl-C, even a second one, ends in one line and not in a traceback.
+"""
+
+import codecs
+import io
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+__all__ = ["EXIT_INTERRUPTED", "prepare", "lasting"]
+
+_PLAIN = {"±": "+-", "−": "-", "…": "...", "²": "^2", "→": "->"}
+EXIT_INTERRUPTED = 130
+
+
+def prepare() -> None:
+    """Make the streams and Ctrl-C of this process behave so; for commands, not for users of the library."""
+    codecs.register_error("jmeta.plain", _plain)
+    sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
+    is_ours = threading.current_thread() is threading.main_thread()
+    if is_ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def lasting(stream: Any) -> Any:
+    """Wrap a stream: it discards output that nobody reads, and spells out characters that its encoding lacks."""
+    try:
+        descriptor = stream.fileno()
+    except (AttributeError, OSError):  # closed, or in memory
+        return stream
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Lasting(descriptor, "w", closefd=False)),
+        encoding=stream.encoding,
+        errors="jmeta.plain" if stream.errors == "strict" else stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+class _Lasting(io.FileIO):
+    def write(self, data: Any, /) -> int | None:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())  # also for processes that this one starts
+            os.close(nowhere)
+            return len(data)
+
+
+def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letter = error.object[error.start]
+    return _PLAIN.get(letter) or letter.encode("ascii", "backslashreplace").decode(), error.start + 1
+
+
+def _interrupt(*_: object) -> None:
+    signal.signal(signal.SIGINT, _leave)
+    raise KeyboardInterrupt
+
+
+def _leave(*_: object) -> None:
+    """Exit at once at the second Ctrl-C: a half-written file has no name yet."""
+    os.write(2, b"interrupted again; what was being saved is given up\n")
+    os._exit(EXIT_INTERRUPTED)

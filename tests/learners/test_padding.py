@@ -1,0 +1,63 @@
+"""What padding holds reaches no learner, and a support of nothing leaves the start as it is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jmeta
+from jmeta import Batch, Model, learners, losses, models, tasks
+
+from ..registry import LEARNERS
+
+LINE = Model(lambda key, x: jnp.ones(()), lambda w, x, key: w * x)
+
+
+def test_a_label_that_is_not_a_number_changes_no_adaptation():
+    """w − 0.1 · d/dw of the mean of (w − 1)² and (w − 2)² at w = 1."""
+    learner = learners.maml(LINE, losses.squared_error, optax.sgd(0.1), num_steps=1)
+    y = jnp.array([[1.0], [2.0], [jnp.nan]])
+    support = Batch(jnp.ones((3, 1)), y, jnp.array([True, True, False]))
+    np.testing.assert_allclose(learner.adapt(jnp.ones(()), support, jax.random.key(0)), 1.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["maml", "protonet"])
+def test_an_input_of_the_query_that_is_not_a_number_changes_no_gradient(name, key):
+    entry = LEARNERS[name]
+    task = entry.sample(key)
+    mask = jnp.arange(task.query.y.shape[0]) > 0
+    fill = lambda value: task._replace(query=Batch(task.query.x.at[0].set(value), task.query.y, mask))
+    meta_params = entry.learner.init(jax.random.key(1), task)
+    for make in (jmeta.episode, jmeta.plain_episode):
+        gradient = jax.jit(jax.value_and_grad(make(entry.learner, entry.loss_fn), has_aux=True))
+        results = [gradient(meta_params, fill(value), key) for value in (0.0, jnp.nan)]
+        jax.tree.map(np.testing.assert_array_equal, *results)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(results))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: learners.maml(models.mlp([8, 3]), losses.cross_entropy, optax.sgd(0.1), num_steps=2),
+        lambda: learners.anil(models.mlp([8]), models.mlp([3]), losses.cross_entropy, optax.sgd(0.1), num_steps=2),
+        lambda: learners.meta_sgd(models.mlp([8, 3]), losses.cross_entropy, num_steps=2, initial_lr=0.1),
+        lambda: learners.protonet(models.mlp([8, 6]), num_ways=3),
+        lambda: learners.ridge(models.mlp([8, 6]), num_ways=3),
+        lambda: learners.proto_maml(models.mlp([8, 6]), losses.cross_entropy, optax.sgd(0.1), num_ways=3, num_steps=2),
+        lambda: learners.nearest_mean(num_ways=3),
+        lambda: learners.fine_tune(models.mlp([8, 6]), optax.sgd(0.1), num_classes=9, num_ways=3, num_steps=2),
+    ],
+    ids=["maml", "anil", "meta_sgd", "protonet", "ridge", "proto_maml", "nearest_mean", "fine_tune"],
+)
+def test_a_support_of_no_example_is_one_of_padding_alone(make, key):
+    learner, task = make(), tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=2)(key)
+    meta_params = learner.init(jax.random.key(1), task)
+    nothing = jax.tree.map(lambda leaf: leaf[:0], task.support)
+    masked = task.support._replace(mask=jnp.zeros(6, bool))
+    outputs = [
+        learner.predict(meta_params, learner.adapt(meta_params, support, key), task.query.x, None)
+        for support in (nothing, masked)
+    ]
+    assert np.isfinite(outputs[0]).all()
+    np.testing.assert_allclose(*outputs, rtol=1e-6)
