@@ -1,7 +1,7 @@
-"""Call foreign decoders in one way: a bad file is one line with its path and what to do.
+"""Calls of foreign decoders: a bad file gives one line with its path and a remedy.
 
 Pillow, NumPy, zip and TFDS raise exceptions of any type on a damaged file, without its path. Loaders call them inside
-`decoding`, and read bytes by `read_regular`, which never waits for a pipe.
+`decoding`, and read bytes with `read_regular`, which never waits for a pipe.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ import numpy as np
 __all__ = ["MAX_BYTES", "UnreadableError", "shown", "decoding", "read_regular", "read_npz"]
 
 MAX_BYTES = 2**30
-"""Largest file, and largest content of an archive, that is read into memory."""
+"""Largest size of a file, or of an archive's content, that is read into memory."""
 
 
 class UnreadableError(ValueError):
-    """A file that cannot be read; the message is one line with its path and what to do."""
+    """A file that cannot be read; the message is one line with its path and a remedy."""
 
 
 def shown(path: str | os.PathLike) -> str:
@@ -40,7 +40,7 @@ def decoding(path: str | os.PathLike, kind: str, remedy: str) -> Iterator[None]:
     """Turn any exception of a decoder in this block into one line, and silence its warnings.
 
     Args:
-      path: of the file.
+      path: path of the file.
       kind: the expected content, such as "an image".
       remedy: advice to the user.
 
@@ -72,12 +72,12 @@ def read_regular(path: str | os.PathLike, *, max_bytes: int = MAX_BYTES) -> byte
     """Read a regular file; refuse pipes and devices at once.
 
     Args:
-      path: of the file, or of a link to it.
+      path: path of the file, or of a link to it.
       max_bytes: largest size.
 
     Raises:
       FileNotFoundError, NotADirectoryError: if there is nothing at `path`.
-      UnreadableError: if it is a link to nothing, not a regular file, too large, or may not be read.
+      UnreadableError: if it is a dangling link, not a regular file, too large, or may not be read.
     """
     name = shown(path)
     try:
@@ -105,12 +105,12 @@ def read_npz(content: bytes, path: str | os.PathLike, *, remedy: str) -> dict[st
     """Read the arrays of a NumPy archive (`.npz`); every member is checked by its CRC, and no code is executed.
 
     Args:
-      content: of the file.
-      path: of the file, for messages.
+      content: content of the file.
+      path: path of the file, for messages.
       remedy: advice to the user, if it is damaged.
 
     Raises:
-      UnreadableError: if it is no such archive, damaged, larger than `MAX_BYTES` or holds Python objects.
+      UnreadableError: if it is not such an archive, is damaged, larger than `MAX_BYTES` or holds Python objects.
 
     Example:
       >>> import io, numpy as np
@@ -132,7 +132,7 @@ def read_npz(content: bytes, path: str | os.PathLike, *, remedy: str) -> dict[st
 
 
 def _array(content: bytes) -> np.ndarray:
-    """One array of an archive; `archive.read` has checked its CRC."""
+    """Read one array of an archive; `archive.read` has checked its CRC."""
     file = io.BytesIO(content)
     array = np.lib.format.read_array(file, allow_pickle=False)
     if file.tell() != len(content):

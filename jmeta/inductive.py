@@ -1,8 +1,8 @@
 """Inductive and transductive prediction: does a prediction for one query depend on the other queries?
 
-The most misreported detail of few-shot learning: a network that normalises the query set by its own statistics sees all
-queries of a task at once, which is worth points of accuracy. `leaks` finds out whether a learner does so;
-`jmeta.evaluate` asks it before it reports a number, and `jmeta.testing` offers it for tests. `support_and_one_query`
+This is the most misreported detail of few-shot learning: a network that normalises the query set by its own statistics
+sees all queries of a task at once, which is worth points of accuracy. `leaks` finds out whether a learner does so;
+`jmeta.evaluate` calls it before it reports a number, and `jmeta.testing` offers it for tests. `support_and_one_query`
 makes any learner inductive.
 """
 
@@ -20,13 +20,13 @@ __all__ = ["LeakReport", "leaks", "support_and_one_query", "three_ways", "compar
 
 
 class LeakReport(NamedTuple):
-    """Whether, and by how much, predictions depend on the company they are made in.
+    """A report on whether, and by how much, predictions depend on the other queries.
 
     Attributes:
       is_leaking: whether a prediction changed by more than `tolerance`.
       change_when_dropped: largest change of a query's outputs when the other queries are dropped.
       change_when_permuted: largest change of a query's outputs when the queries are predicted in another order.
-      tolerance: what rounding may change, from the outputs' size and precision.
+      tolerance: largest change that rounding may cause, from the outputs' size and precision.
     """
 
     is_leaking: bool
@@ -40,9 +40,9 @@ def leaks(learner: Learner, meta_params: PyTree, task: Task, key: RandomKey) -> 
 
     Args:
       learner: any learner.
-      meta_params: ideally trained ones: a network that outputs zeros hides a leak.
+      meta_params: ideally trained meta-parameters: a network that outputs zeros hides a leak.
       task: one task with at least two queries.
-      key: for adaptation; prediction is deterministic.
+      key: key of adaptation; prediction is deterministic.
 
     Raises:
       ValueError: if the task has fewer than two queries: there are no others to depend on.
@@ -61,10 +61,10 @@ def leaks(learner: Learner, meta_params: PyTree, task: Task, key: RandomKey) -> 
 
 
 def support_and_one_query(learner: Learner) -> Learner:
-    """The same learner, predicting each query in one batch with the support alone.
+    """Build the same learner, except that it predicts each query in one batch with the support alone.
 
-    Makes any learner inductive: statistics are those of the support, padding counted in as zeros, and the one query.
-    It is trained as before, by the learner's own `episode` if it has one.
+    This makes any learner inductive: statistics are those of the support, with padding as zeros, and the one query. It
+    is trained as before, by the learner's own `episode` if it has one.
 
     Example:
       >>> import jax, jmeta
@@ -97,7 +97,7 @@ def support_and_one_query(learner: Learner) -> Learner:
 
 
 def three_ways(learner: Learner) -> Callable[[PyTree, Task, RandomKey], tuple[PyTree, PyTree, PyTree]]:
-    """`(meta_params, task, key) -> outputs` of a task's queries together, one by one, and in another order."""
+    """Build `(meta_params, task, key) -> outputs` of a task's queries together, one by one, and in another order."""
 
     def outputs_three_ways(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[PyTree, PyTree, PyTree]:
         adapted = learner.adapt(meta_params, task.support, key)
@@ -114,8 +114,8 @@ def three_ways(learner: Learner) -> Callable[[PyTree, Task, RandomKey], tuple[Py
 
 
 def compared(run: Callable[..., tuple[PyTree, PyTree, PyTree]], *arguments: PyTree) -> LeakReport:
-    """The report on outputs of `three_ways`, compiled."""
-    with jax.default_matmul_precision("highest"):  # lower ones round otherwise for another number of queries
+    """Run `three_ways`, compiled, and report on its outputs."""
+    with jax.default_matmul_precision("highest"):  # lower precisions round differently for another number of queries
         together, alone, permuted = jax.device_get(run(*arguments))
     dropped, moved = _largest_change(together, alone), _largest_change(together, permuted)
     tolerance = max(_rounding(leaf) for leaf in jax.tree.leaves(together))

@@ -1,7 +1,7 @@
 """Evaluation of a learner on many tasks: means with 95 % intervals, and never without the protocol's name.
 
 A prediction for one query is *inductive* if it does not depend on the other queries, and *transductive* if it does, as
-with batch normalization that uses the statistics of the query set. The difference is worth points of accuracy, so
+with batch normalisation that uses the statistics of the query set. The difference is worth points of accuracy, so
 `evaluate` finds out which of the two a learner is, and reports both where both exist.
 
 `evaluate` is for learners and `evaluate_episodes` for episode functions, such as those of methods that act;

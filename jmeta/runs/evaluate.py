@@ -121,20 +121,20 @@ def recipe_of(folder: pathlib.Path, named: str | None) -> tuple[Recipe, Any]:
 
 
 def load_run(folder: str | os.PathLike[str], named: str | None = None) -> Loaded:
-    """A trained run, with its best parameters. It needs no training data where the recipe's source can do without.
+    """Load a trained run with its best parameters; it needs no training data if the recipe's source can do without.
 
     Args:
-      folder: of one seed's run, such as `"runs/NAME/seed_0"`.
-      named: the user's recipe file, if the run is not of one of ours.
+      folder: folder of one seed's run, such as `"runs/NAME/seed_0"`.
+      named: the user's recipe file, if the run's recipe is not one of ours.
 
     Raises:
-      ValueError: if the folder holds no run, one without a checkpoint yet, one that never had a finite score, or one of
-        other classes than the data now have.
+      ValueError: if the folder holds no run, one without a checkpoint yet, one that never had a finite score, or one
+        with other classes than the data now have.
     """
     folder = files.named_by_user(pathlib.Path(folder))
     recipe, chosen = recipe_of(folder, named)
     experiment = recipe.build(chosen)
-    if experiment.source.placeholder is None:  # else there are no classes that could be other ones
+    if experiment.source.placeholder is None:  # otherwise no classes to compare
         run_folder.check_split(folder, experiment.source.split_hash)
     like = state.init_state(experiment, chosen.training.seed)
     restored = checkpoints.restore(folder / "checkpoints", like, best=True)

@@ -56,7 +56,7 @@ __all__ = [
 FORMAT = 2
 """Version of `config.json`; version 1 recorded recipes that were composed of parts."""
 
-_MAX_DEPTH = 8  # of nested options
+_MAX_DEPTH = 8  # depth of nested options
 
 
 class FolderInUseError(StoppedError):

@@ -94,7 +94,7 @@ def _exited(arguments: list[str], own: Any = None) -> int:
         from . import processes
 
         return processes.run(lambda words: run(words, own), arguments)
-    except KeyboardInterrupt:  # before there was anything to interrupt
+    except KeyboardInterrupt:  # nothing was running yet
         print("interrupted", file=sys.stderr)
         return terminal.EXIT_INTERRUPTED
 

@@ -171,7 +171,7 @@ def _as_declared(value: Any, hint: Any) -> Any:
         hints = inner[:1] * len(value) if isinstance(value, list) and inner[-1] is Ellipsis else inner
         if isinstance(value, list) and len(hints) == len(value):
             return tuple(_as_declared(each, of) for each, of in zip(value, hints, strict=True))
-    elif type(value) is int:  # and not True, which is one in Python
+    elif type(value) is int:  # excludes True, which is an int in Python
         if hint in (int, float) and abs(value) <= _LARGEST:
             return value
     elif type(value) is hint and (hint is not str or value.isprintable()):

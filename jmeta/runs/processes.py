@@ -234,7 +234,7 @@ def preemption() -> Iterator[Callable[[], bool]]:
 @contextlib.contextmanager
 def _noting_sigterm() -> Iterator[Callable[[], bool]]:
     noted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # where Python sets no handlers
+    if threading.current_thread() is not threading.main_thread():  # other threads cannot set handlers
         yield noted.is_set
         return
 

@@ -1,7 +1,7 @@
 """Samplers of tasks: pure functions `sample(key) -> Task` over arrays that live on the device.
 
-`jmeta.domains.images` has images by class and named protocols for drawing tasks from them. Data that do not fit on the
-device come through `host_fed`.
+`jmeta.domains.images` has images by class and named protocols for drawing tasks from them. `host_fed` serves data that
+do not fit on the device.
 """
 
 from . import kernels

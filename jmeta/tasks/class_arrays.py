@@ -1,7 +1,7 @@
 """Examples by class: the common parts of the samplers over such arrays.
 
-Examples are kept one class after the other, so that classes of any sizes take the memory of their examples. This
-file checks data when a sampler is made, and turns, scales and augments sampled examples.
+Examples are kept one class after the other, so that classes of any sizes take no more memory than their examples. This
+module checks data when a sampler is built, and rotates, scales and augments sampled examples.
 """
 
 import warnings
@@ -40,7 +40,7 @@ class ClassArrays(NamedTuple):
 
     Attributes:
       x: a pytree whose leaves have all examples on their first axis, class after class.
-      class_sizes: int32 `[classes]`, how many examples each class has.
+      class_sizes: int32 `[classes]`, number of examples of each class.
     """
 
     x: PyTree
@@ -54,7 +54,7 @@ def group_by_class(
 
     Args:
       x: examples.
-      y: their labels: one integer, of any value, for each. Classes are in increasing order of label.
+      y: labels: one integer, of any value, for each. Classes are in increasing order of label.
 
     Returns:
       `(images, class_sizes)`; classes smaller than the largest one are padded with zeros, after their real examples.
@@ -77,7 +77,7 @@ def group_by_class(
 
 
 def examples_by_label(labels: Shaped[np.ndarray, "..."], num_examples: int) -> list[Int[np.ndarray, "_"]]:
-    """The indices of each label's examples, in increasing order of label.
+    """Return the indices of each label's examples, in increasing order of label.
 
     Raises:
       ValueError: unless there is one integer label for each example.
@@ -125,10 +125,10 @@ def sampled_dtype(dtype: Any) -> np.dtype:
 
 
 def is_scaled(dtype: Any, shape: tuple[int, ...], scale: bool | None) -> bool:
-    """Say whether examples of this dtype and shape are scaled to [0, 1].
+    """Return whether examples of this dtype and shape are scaled to [0, 1].
 
     Raises:
-      ValueError: if `scale` is `None` and they might be pixels or not.
+      ValueError: if `scale` is `None` and they might or might not be pixels.
     """
     if scale is None and dtype == np.uint8 and len(shape) != 3:
         raise ValueError(
@@ -163,7 +163,7 @@ def finish(x: Shaped[Array, "n *shape"], scale: bool | None, augment: Augment | 
 
 
 def finish_all(x: PyTree, scale: bool | None, augment: Augment | None, key: RandomKey) -> PyTree:
-    """Apply `finish` to every leaf, each with a key of its own; a single array takes the key itself."""
+    """Apply `finish` to every leaf, each with its own key; a single array takes the key itself."""
     leaves, structure = jax.tree.flatten(x)
     keys = [key] if len(leaves) == 1 else jax.random.split(key, len(leaves))
     return structure.unflatten([finish(leaf, scale, augment, key) for leaf, key in zip(leaves, keys, strict=True)])
@@ -172,11 +172,11 @@ def finish_all(x: PyTree, scale: bool | None, augment: Augment | None, key: Rand
 def as_class_arrays(
     data: PyTree, class_sizes: Shaped[Array | np.ndarray, "..."] | None, scale: bool | None = None
 ) -> ClassArrays:
-    """Arrange examples by class without padding, from either form that samplers take.
+    """Arrange examples by class without padding, from either form that samplers accept.
 
     Args:
       data: `ClassArrays`, or a pytree whose leaves are `[classes, examples, ...]`.
-      class_sizes: of such leaves, how many examples of each class are real, which come first; all if not given.
+      class_sizes: for such leaves, the number of real examples of each class, which come first; all if not given.
       scale: as in `few_shot`.
 
     Raises:
@@ -241,10 +241,10 @@ def check_values(leaf: Any, shape: tuple[int, ...], scale: bool | None) -> None:
 
 
 def large_enough(class_sizes: Int[np.ndarray, "classes"], at_least: int) -> np.ndarray:
-    """Return a mask of the classes with at least so many examples; warn about the others.
+    """Return a mask of the classes with at least `at_least` examples; warn about the others.
 
     Raises:
-      ValueError: if none has.
+      ValueError: if there is none.
     """
     is_large = class_sizes >= at_least
     small = np.flatnonzero(~is_large)
@@ -276,7 +276,7 @@ def check_rotations(x: PyTree, rotations: str, known: tuple[str, ...]) -> None:
 
 
 def check_positive(numbers: Mapping[str, Any]) -> None:
-    """Refuse numbers below 1 and other types than integers, by name."""
+    """Refuse numbers below 1 and types other than integers, by name."""
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | np.integer):
             raise ValueError(f"{name}={number!r}; expected an integer of at least 1")

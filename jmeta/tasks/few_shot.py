@@ -1,9 +1,8 @@
 """N-way K-shot tasks from labelled arrays that live on the device.
 
-This is where image tasks come from: `few_shot` turns examples by class into a sampler `sample(key) -> Task`, and
-`stacked` turns one task into many. A sampler is a `jax.tree_util.Partial`: its arrays are leaves, so it can be an
-argument of a jitted function and the data never become a compile-time constant, and two samplers of equal settings
-share one compilation.
+Image tasks come from here: `few_shot` turns examples by class into a sampler `sample(key) -> Task`, and `stacked` turns
+one task into many. A sampler is a `jax.tree_util.Partial`: its arrays are leaves, so it can be an argument of a jitted
+function, the data never become a compile-time constant, and two samplers with equal settings share one compilation.
 
 Only the examples of the task are gathered, and only they are rotated, scaled and distorted. Classes and examples are
 drawn by a Fisher-Yates shuffle cut off after its first few steps, which for 20 of 4112 classes is over a hundred times
@@ -48,7 +47,7 @@ def few_shot(
     scale: bool | None = None,
     augment: Augment | None = None,
 ) -> Partial:
-    """Make a sampler of N-way K-shot classification tasks.
+    """Build a sampler of N-way K-shot classification tasks.
 
     Classes are drawn without replacement and get the labels `0..num_ways-1` in random order; the examples of a class
     are drawn without replacement, so support and query are disjoint. Examples come in random order: nothing can be
@@ -57,7 +56,7 @@ def few_shot(
     Args:
       data: examples by class: an array `[classes, examples, ...]`, a pytree of such, or `ClassArrays`, which have no
         padding. Images `[height, width, channels]` of uint8 or uint16 are kept as such on the device and sampled as
-        float32 in [0, 1]. Floating point is sampled as it is, in float32 (float64 under `jax_enable_x64`), and so are
+        float32 in [0, 1]. Floating point is sampled unscaled, in float32 (float64 under `jax_enable_x64`), and so are
         integers (tokens, counts) and bool, in their own dtype.
       num_ways: classes in a task.
       num_shots: support examples of each class.
@@ -69,9 +68,9 @@ def few_shot(
         uniformly among the groups of at least `num_ways` classes.
       class_sizes: for each class the number of its examples that are real; they come first. All are real by default.
         Classes too small for a task are left out, with a warning.
-      scale: whether unsigned integers are divided by their largest value. It has to be said of what may be pixels or
-        not: uint8 of another rank than images, and images of other integers.
-      augment: `(image, key) -> image` of one sampled image, applied to every one with a key of its own.
+      scale: whether unsigned integers are divided by their largest value. It is required for arrays that may or may not
+        be pixels: uint8 of another rank than images, and images of other integers.
+      augment: `(image, key) -> image` for one sampled image, applied to every one with its own key.
 
     Returns:
       `sample(key) -> Task`, with `x` as the data and int32 `y`.
@@ -115,7 +114,7 @@ def few_shot(
 
 
 def stacked(sample: Callable[[RandomKey], Task], num_tasks: int) -> Partial:
-    """Make a sampler of `num_tasks` stacked tasks: every leaf has the tasks on its first axis.
+    """Build a sampler of `num_tasks` stacked tasks: every leaf has the tasks on its first axis.
 
     Args:
       sample: a sampler of one task. If it is a `Partial`, its arrays stay leaves.
@@ -149,11 +148,12 @@ def as_partial(sample: Callable[[RandomKey], Any]) -> Partial:
 
 
 def draw_distinct(bits: UInt32[Array, "count"], population: Int[Array, ""] | int) -> Int[Array, "count"]:
-    """As many distinct numbers of `0..population-1` as there are random `bits`, every ordered selection equally likely.
+    """Draw as many distinct numbers of `0..population-1` as there are random `bits`, all selections equally likely.
 
-    The first steps of a Fisher-Yates shuffle that remembers only the places it changed: time and memory grow with
-    `count`², not with the population, which may be a traced number. `count` must not exceed it. With
-    n numbers the odds are off by about n / 2³², below 10⁻⁵ for any data set here.
+    Every ordered selection is equally likely. These are the first steps of a Fisher-Yates shuffle that remembers only
+    the positions it changed: time and memory grow with `count`², not with the population, which may be a traced number.
+    `count` must not exceed it. With n numbers, probabilities are off by about n / 2³², below 10⁻⁵ for any data set
+    here.
 
     Example:
       >>> import jax
@@ -164,7 +164,7 @@ def draw_distinct(bits: UInt32[Array, "count"], population: Int[Array, ""] | int
     swapped_with = steps + (bits % (population - steps).astype(jnp.uint32)).astype(jnp.int32)
 
     def current(moved: Array, step: Array, place: Array) -> Array:
-        """The number at `place` before `step`: the place itself unless an earlier step put another number there."""
+        """Return the number at `place` before `step`: the place itself unless an earlier step put another one there."""
         last = jnp.max(jnp.where((swapped_with == place) & (steps < step), steps, -1), initial=-1)
         return jnp.where(last >= 0, moved[last], place)
 

@@ -1,6 +1,6 @@
 """Few-shot classification of Gaussian blobs: tasks without data, whose best accuracy is known.
 
-They are what tests and first experiments run on: a class is a Gaussian of unit variance around a random centre.
+Tests and first experiments use them: a class is a Gaussian of unit variance around a random centre.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ __all__ = ["gaussian_blobs"]
 def gaussian_blobs(
     *, num_ways: int, num_shots: int, num_queries: int, num_features: int = 8, spread: float = 3.0
 ) -> Partial:
-    """A sampler of N-way K-shot tasks whose classes are Gaussian blobs.
+    """Build a sampler of N-way K-shot tasks whose classes are Gaussian blobs.
 
-    The centre of class k is cₖ ~ N(0, spread² I), its examples are x ~ N(cₖ, I). Two centres lie about
+    The centre of class k is cₖ ~ N(0, spread² I), and its examples are x ~ N(cₖ, I). Two centres are about
     spread √(2 num_features) apart.
 
     Args:

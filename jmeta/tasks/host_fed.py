@@ -1,6 +1,6 @@
 """Tasks for data that do not fit on the device: drawn and stacked on the host by Grain, a few batches ahead.
 
-The device path (`few_shot`, `stacked`) is simpler and faster where it fits. This one reads single examples from
+The device path (`few_shot`, `stacked`) is simpler, and faster if the data fit. This one reads single examples from
 anything that can be indexed: a memory-mapped array, a TFDS data source, a list of files behind a function. Batch number
 i depends only on the seed and on i, and the iterator's state can be saved and restored, so a resumed run sees the same
 tasks.
@@ -35,7 +35,7 @@ def host_fed(
     num_threads: int = 2,
     prefetch: int = 4,
 ) -> Any:
-    """Make an endless stream of stacked tasks, as NumPy arrays.
+    """Build an endless stream of stacked tasks, as NumPy arrays.
 
     Args:
       source: `source[i]` is example i.
@@ -46,15 +46,16 @@ def host_fed(
       num_queries: query examples of each class.
       num_tasks: tasks in a batch.
       seed: seed of all draws.
-      own: which tasks of a batch to draw, for a process that needs no others; all if not given.
+      own: the tasks of a batch to draw, for a process that needs no others; all if not given.
       get_image: turns `source[i]` into an array, or a pytree of arrays.
-      scale: as in `few_shot`, and so are dtypes: images of uint8 or uint16 come scaled to [0, 1], integers as they are.
-      num_threads: threads that read examples.
-      prefetch: batches kept ready.
+      scale: as in `few_shot`, and so are dtypes: images of uint8 or uint16 are scaled to [0, 1], integers are
+        unchanged.
+      num_threads: number of threads that read examples.
+      prefetch: number of batches kept ready.
 
     Returns:
-      A `grain.IterDataset` of `Task`s whose leaves have the tasks on their first axis. `iter()` gives an iterator with
-      `get_state()` and `set_state(state)`; states are dictionaries of numbers, and Orbax stores them.
+      A `grain.IterDataset` of `Task`s whose leaves have the tasks on their first axis. `iter()` returns an iterator
+      with `get_state()` and `set_state(state)`; states are dictionaries of numbers, which Orbax can store.
 
     Raises:
       ValueError: if a number is not positive, `labels` are not one integer for each example, too few classes are large
@@ -95,7 +96,7 @@ def host_fed(
 
 @dataclass(frozen=True, eq=False)
 class _Draw:
-    """Draw batch number `step`, a pure function of the seed and the step; each task has a generator of its own."""
+    """The draw of batch number `step`, a pure function of the seed and the step; each task has its own generator."""
 
     source: Sequence[Any] | np.ndarray
     examples_of: tuple[np.ndarray, ...]

@@ -23,15 +23,15 @@ def pad_task(task: Task, *, num_support: int, num_query: int) -> Task:
     """Pad a task to fixed numbers of examples.
 
     Args:
-      task: its batches may already have masks; they are kept.
-      num_support: examples in the padded support.
-      num_query: examples in the padded query.
+      task: the task; its batches may already have masks, which are kept.
+      num_support: number of examples in the padded support.
+      num_query: number of examples in the padded query.
 
     Returns:
       The task with its examples first, then padding, and both masks set.
 
     Raises:
-      ValueError: if the task has more examples than that.
+      ValueError: if the task has more examples than these.
 
     Example:
       >>> import jax.numpy as jnp, jmeta
@@ -47,10 +47,10 @@ def pad_task(task: Task, *, num_support: int, num_query: int) -> Task:
 
 
 def ragged(sample: Callable[[RandomKey], Task], *, num_ways: int, min_ways: int = 2, min_shots: int = 1) -> Partial:
-    """Make a sampler whose tasks vary in ways and, class by class, in shots.
+    """Build a sampler whose tasks vary in ways and, class by class, in shots.
 
     The number of ways is uniform in `min_ways..num_ways`; the shots of each class are uniform in
-    `min_shots..num_shots`, where `num_shots` is what `sample` gives. Classes `ways..num_ways-1` do not appear.
+    `min_shots..num_shots`, where `num_shots` is that of `sample`. Classes `ways..num_ways-1` do not appear.
 
     Args:
       sample: a sampler of tasks with `num_ways` classes and equally many shots of each.
@@ -109,7 +109,7 @@ class _Ragged:
 
 
 def _check_labels(task: Task) -> None:
-    """Refuse tasks that are not of classes, such as regression."""
+    """Refuse tasks that are not classification, such as regression."""
     for name, y in (("support", task.support.y), ("query", task.query.y)):
         if not hasattr(y, "ndim") or y.ndim != 1 or not jnp.issubdtype(y.dtype, jnp.integer):
             said = f"shape {y.shape} and dtype {y.dtype}" if hasattr(y, "ndim") else f"type {type(y).__name__}"
@@ -120,7 +120,7 @@ def _check_labels(task: Task) -> None:
 
 
 def _keep(batch: Batch, kept: Bool[Array, "examples"]) -> Batch:
-    """Turn the other examples into padding."""
+    """Turn examples that are not kept into padding."""
     mask = kept if batch.mask is None else kept & batch.mask
 
     def blank(leaf: Shaped[Array, "examples ..."]) -> Shaped[Array, "examples ..."]:

@@ -1,4 +1,4 @@
-"""Sinusoid regression, the smallest problem on which meta-learning can be seen to work.
+"""Sinusoid regression, the smallest problem on which meta-learning works visibly.
 
 A task is one wave y = a sin(x − φ); a few points of it are the support. No data set is involved: waves are drawn.
 """
@@ -23,11 +23,11 @@ def sinusoid(
     phase: tuple[float, float] = (0.0, jnp.pi),
     inputs: tuple[float, float] = (-5.0, 5.0),
 ) -> Partial:
-    """A sampler of sine waves y = a sin(x − φ), each number drawn uniformly from its range.
+    """Build a sampler of sine waves y = a sin(x − φ), each number drawn uniformly from its range.
 
     Args:
-      num_shots: points in the support.
-      num_queries: points in the query.
+      num_shots: number of points in the support.
+      num_queries: number of points in the query.
       amplitude: lowest and highest a.
       phase: lowest and highest φ, in radians.
       inputs: lowest and highest x.

@@ -14,8 +14,8 @@ class HostTasks(NamedTuple):
     """Training tasks that the host draws, for data that do not fit on the device.
 
     Attributes:
-      open: `own -> stream`: an endless stream of stacked tasks, as `host_fed` returns; of each meta-step's tasks, those
-        in the range `own`, which are the ones that this process computes with.
+      open: `own -> stream`: an endless stream of stacked tasks, as `host_fed` returns. From each meta-step's tasks it
+        has those in the range `own`, which this process computes with.
     """
 
     open: Callable[[range], Any]
@@ -25,21 +25,22 @@ class Source(NamedTuple):
     """The tasks of an experiment, split by split.
 
     Attributes:
-      meta_train: returns the sampler of training tasks, `key -> Task`, or `HostTasks`. It is called when training tasks
-        are needed: what is tested in another way than it was trained need not be able to train in that way.
-      meta_valid: sampler of the tasks that models are chosen by.
-      meta_test: sampler of the tasks that models are tested on.
-      name: short, for progress and titles, such as `"glyphs/glyphs 5-way 1-shot"`.
-      describe: `num_tasks -> protocol`: how so many tasks of meta_test are drawn, in words; every number carries them.
-      describe_valid: the same of meta_valid, where its tasks are drawn otherwise; `describe` if not given.
-      num_test_tasks: tasks of meta_test that a number is the mean over, if not said otherwise.
-      split_hash: identifies which class is in which split; `None` where there are no classes.
-      seen_classes: names of the classes that training or choosing a model sees.
+      meta_train: returns the sampler of training tasks, `key -> Task`, or `HostTasks`. It is called only when training
+        tasks are needed: an evaluation with other options need not be able to train with them.
+      meta_valid: sampler of the tasks that select models.
+      meta_test: sampler of the tasks that test models.
+      name: short name for progress and titles, such as `"glyphs/glyphs 5-way 1-shot"`.
+      describe: `num_tasks -> protocol`: the words that describe the drawing of this many tasks of meta_test; every
+        result carries them.
+      describe_valid: the same for meta_valid, if its tasks are drawn differently; `describe` if not given.
+      num_test_tasks: default number of meta_test tasks that a result is the mean over.
+      split_hash: identifies the split of the classes; `None` where there are no classes.
+      seen_classes: names of the classes that training or model selection sees.
       test_classes: names of the classes of meta_test; none of them may be a seen one.
-      record: the data behind the tasks and their preparation, as JSON; a run stores it. `None` where the name says it
-        all.
-      placeholder: a task of the right shapes, where the data are not there: a trained run is loaded by it, and every
-        sampler raises an error. `None` where the data are there.
+      record: the data behind the tasks and their preparation, as JSON, for a run to store. `None` where the name is
+        sufficient.
+      placeholder: a task with the right shapes, if the data are missing: a trained run loads with it, and every sampler
+        raises an error. `None` if the data are there.
 
     Example:
       >>> from jmeta import tasks

@@ -1,6 +1,6 @@
 """Batches over all classes with global labels: ordinary supervised learning on the classes of meta_train.
 
-Baselines that pre-train a network and then fine-tune a head draw from these.
+Baselines that pre-train a network and then fine-tune a head draw from them.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def supervised(
     scale: bool | None = None,
     augment: Augment | None = None,
 ) -> Partial:
-    """Make a sampler of batches over *all* classes with global labels, for pre-training (Baseline++ and its like).
+    """Build a sampler of batches over *all* classes with global labels, for pre-training (Baseline++ and similar).
 
     Args:
       data: as in `few_shot`.
@@ -43,8 +43,8 @@ def supervised(
       rotations: "none", or "as_classes": the label of class c turned by r times 90° is `c + r * classes`, so there are
         four times as many labels.
       class_sizes: as in `few_shot`.
-      class_balanced: draw a class and then one of its examples; otherwise every example is equally likely. They differ
-        only where classes differ in size.
+      class_balanced: whether a class is drawn and then one of its examples; otherwise every example is equally likely.
+        This matters only where classes differ in size.
       scale: as in `few_shot`.
       augment: as in `few_shot`.
 

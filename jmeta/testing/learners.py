@@ -1,6 +1,6 @@
 """The contract of a learner.
 
-One clause of it needs no check: `adapt` cannot see the query, since only the support is passed to it.
+One clause needs no check: `adapt` cannot see the query, since only the support is passed to it.
 """
 
 from collections.abc import Callable
@@ -30,25 +30,25 @@ def check_learner(
     is_constant: Callable[[str], bool] = lambda _: False,
     rtol: float = 1e-4,
 ) -> None:
-    """Run a learner through the contract.
+    """Check a learner against the contract.
 
-    Shapes are what they should be; meta-parameters depend on no value of the task that initialises them. In the plain
-    episode, and in the learner's own one if it has one, `jit` changes nothing and `vmap` over tasks is a Python loop.
-    In the episode that trains it, `jmeta.episode(learner, loss_fn)`, a second call, after a meta-step, compiles
-    nothing; the meta-gradient is finite and no leaf of it silently zero. In the plain episode the order of the support
-    changes nothing, and padding under a mask, though it holds NaN, changes neither the result nor the meta-gradient.
-    Predictions are floating-point numbers, and labels are classes that they are for.
+    Shapes are correct; meta-parameters depend on no value of the task that initialises them. In the plain episode, and
+    in the learner's own one if it has one, `jit` changes nothing and `vmap` over tasks equals a Python loop. In the
+    training episode, `jmeta.episode(learner, loss_fn)`, a second call, after a meta-step, compiles nothing; the
+    meta-gradient is finite and no leaf of it silently zero. In the plain episode the order of the support changes
+    nothing, and masked padding, even if it holds NaN, changes neither the result nor the meta-gradient. Predictions are
+    floating-point numbers, and labels are classes that the learner predicts.
 
     Args:
-      learner: what is checked.
-      loss_fn: judges its predictions.
-      sample: `key -> Task`, tasks without masks that the learner can learn, and be trained on; their `progress` is set.
-      key: different keys try different tasks.
-      has_meta_params: whether anything is meta-learned; where not, gradients are not looked at.
-      depends_on_order: declares that the order of the support's examples matters.
-      ignores_padding: whether padding must change nothing; False for models with batch statistics, which count it in,
+      learner: the learner to check.
+      loss_fn: loss of its predictions.
+      sample: `key -> Task`, tasks without masks that the learner can learn and be trained on; their `progress` is set.
+      key: draws the tasks; different keys try different ones.
+      has_meta_params: whether anything is meta-learned; if not, gradients are not checked.
+      depends_on_order: whether the order of the support's examples may matter.
+      ignores_padding: whether padding must change nothing; False for models with batch statistics, which include it,
         and for learners that draw random numbers of the support's shape.
-      is_constant: says of a meta-parameter's path whether its gradient may be zero; statistics always may.
+      is_constant: whether the meta-parameter with this path may have a gradient of zero; statistics always may.
       rtol: relative tolerance of all comparisons.
 
     Raises:
@@ -174,7 +174,7 @@ def _check_padding(episode_fn: EpisodeFn, meta_params: PyTree, task: Task, key: 
 
 
 def _padded(batch: Batch, count: int) -> Batch:
-    """The batch with masked examples after it: NaN, and -1 for labels."""
+    """Append masked examples to a batch: NaN, and -1 for labels."""
 
     def pad(leaf: jax.Array) -> jax.Array:
         filling = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else True if leaf.dtype == bool else -1

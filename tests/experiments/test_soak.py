@@ -37,7 +37,7 @@ def test_a_short_soak_reproduces_its_run_and_records_what_it_did(tmp_path):
 
 def test_the_long_soak_was_as_it_is_told():
     record = json.loads((ROOT / "experiments" / "benchmarks" / "rows" / "soak.json").read_text())
-    text = " ".join((ROOT / "docs" / "reliability.md").read_text().partition("## Half an hour of it")[2].split())
+    text = " ".join((ROOT / "docs" / "reliability.md").read_text().partition("## A half-hour soak test")[2].split())
     assert record["is_reproduced"]
     assert all(run["digests"][0] == run["digests"][1] for run in record["runs"])
     assert [level["is_level"] for level in record["levels"].values()] == [True, True]
@@ -52,12 +52,14 @@ def test_the_long_soak_was_as_it_is_told():
         assert life["after"] - (life["trains_from"] or 0.0) < most + 10  # of which 10 to end
     assert len(disturbed) == sum(sum(run["disturbances"].values()) for run in record["runs"])
     kinds = sorted({life["done_to_it"] for life in disturbed})
-    counts = [f"{[life['done_to_it'] for life in disturbed].count(kind)} of {kind}" for kind in kinds]
+    counts = [
+        f"{[life['done_to_it'] for life in disturbed].count(kind)} {kind.replace(' ', 's ', 1)}" for kind in kinds
+    ]
     told = [
         f"{len(record['runs'])} runs of {record['options']['steps']:,} meta-steps",
         f"disturbed {len(disturbed)} times in {minutes:.0f} minutes ({', '.join(counts)})",
-        f"left in peace for its last {lives[-1]['after'] / 60:.0f} minutes",
-        f"jax {record['jax']}, {record['cpus']} CPU cores",
+        f"left undisturbed for its last {lives[-1]['after'] / 60:.0f} minutes",
+        f"jax {record['jax']}, on {record['cpus']} CPU cores",
     ]
     for name, level in record["levels"].items():
         told.append(

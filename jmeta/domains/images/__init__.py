@@ -1,7 +1,7 @@
 """Few-shot images: data sets by class, random distortions, and named protocols for drawing tasks.
 
-A data set (`datasets`) gives images by class, split into meta_train, meta_valid and meta_test; a *protocol*
-(`protocols`) says how tasks are drawn from them, under a name that every reported number carries.
+A data set (`datasets`) provides images by class, split into meta_train, meta_valid and meta_test; a *protocol*
+(`protocols`) defines how tasks are drawn from them, under a name that every reported number carries.
 """
 
 from . import datasets, protocols

@@ -1,7 +1,7 @@
 """Random distortions of single images, drawn on the device when an image is sampled.
 
-`few_shot(..., augment=distort(...))` gives every sampled image its own affine and elastic distortion: a data set of a
-few thousand rendered glyphs becomes one in which no image is ever seen twice.
+`few_shot(..., augment=distort(...))` applies an affine and elastic distortion of its own to every sampled image: a data
+set of a few thousand rendered glyphs becomes one in which no image is ever seen twice.
 """
 
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ def distort(
     elastic: float = 0.0,
     elastic_grid: int = 5,
 ) -> Augment:
-    """A random affine map followed by a random smooth displacement, resampled bilinearly; outside is 0.
+    """Build a random affine map followed by a random smooth displacement, resampled bilinearly; outside is 0.
 
-    A pixel at p, seen from the centre, takes its value from A p + t + u(p), where A = rotation · shear · scale and u is
-    interpolated from normal displacements on a coarse grid. All zeros leave the image as it is.
+    A pixel at p, relative to the centre, takes its value from A p + t + u(p), where A = rotation · shear · scale and u
+    is interpolated from normal displacements on a coarse grid. All zeros leave the image unchanged.
 
     Args:
       rotation: largest angle, in radians; uniform in ±rotation.
@@ -102,7 +102,7 @@ class _Distort:
 def bilinear(
     image: Float[Array, "height width channels"], y: Float[Array, "rows columns"], x: Float[Array, "rows columns"]
 ) -> Float[Array, "rows columns channels"]:
-    """The image at real coordinates, in pixels from the centre of the first one; 0 outside.
+    """Return the image at real coordinates, in pixels from the centre of the first one; 0 outside.
 
     Example:
       >>> import jax.numpy as jnp

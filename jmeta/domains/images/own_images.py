@@ -36,10 +36,10 @@ def own_images(
     tasks_per_step: int = 1,
     seed: int = 0,
 ) -> Source:
-    """Make the source of tasks for a folder of images, one folder for each class.
+    """Build the source of tasks for a folder of images, one folder for each class.
 
-    Where the folder is gone and `size` is given, a trained run can still be loaded: the source has a `placeholder`, and
-    drawing a task raises the error that says what is missing.
+    If the folder is gone and `size` is given, a trained run can still be loaded: the source has a `placeholder`, and
+    drawing a task raises the error that names what is missing.
 
     Args:
       path: the folder, laid out as `datasets.folder.load` describes.
@@ -48,10 +48,10 @@ def own_images(
       num_queries: queries of each class, in training and at test.
       train_ways: classes in a training task; as many as at test if not given.
       train_shots: support examples of each class in training; as many as at test if not given.
-      size: `(height, width)` that images are resized to; as they are if not given.
-      num_channels: 1 for grey, 3 for colours.
+      size: `(height, width)` that images are resized to; unchanged if not given.
+      num_channels: 1 for grey, 3 for colour.
       fit: "squash", "crop" or "pad", for images of another shape than `size`.
-      background: grey value that transparent and padded images lie on, from 0 (black) to 255 (white).
+      background: grey value behind transparent and padded images, from 0 (black) to 255 (white).
       host_fed: whether the host draws training tasks, a few batches ahead, for images that do not fit on the device.
       tasks_per_step: tasks in a meta-step; used only if the host draws them.
       seed: seed of the draws on the host.
@@ -60,8 +60,8 @@ def own_images(
       A source whose `record` has the classes of the splits and how images were prepared.
 
     Raises:
-      ValueError: as `datasets.folder.load` and `Protocol.samplers`.
-      FileNotFoundError: if the folder is gone; when tasks are drawn, if `size` is given.
+      ValueError: as for `datasets.folder.load` and `Protocol.samplers`.
+      FileNotFoundError: if the folder is gone; if `size` is given, only when tasks are drawn.
 
     Example:
       >>> import pathlib, tempfile, numpy as np
@@ -117,7 +117,7 @@ def own_images(
 
 
 def _record(splits: ImageSplits, conversion: Conversion) -> dict[str, Any]:
-    """The classes and their numbers of images, and how images were prepared, as JSON."""
+    """Return, as JSON, the classes with their numbers of images, and the preparation of the images."""
     classes = {
         split: dict(zip(map(shown, part.class_names), part.class_sizes.tolist(), strict=True))
         for split, part in splits._asdict().items()
@@ -129,7 +129,7 @@ def _record(splits: ImageSplits, conversion: Conversion) -> dict[str, Any]:
 def _without_data(
     protocol: Protocol, error: Exception, shape: tuple[int, ...], num_ways: int, num_shots: int, num_queries: int
 ) -> Source:
-    """A source by which a trained run is loaded, and whose samplers raise `error`."""
+    """Build a source that a trained run can be loaded with, and whose samplers raise `error`."""
 
     def batch(num_each: int) -> Batch:
         return Batch(jnp.zeros((num_ways * num_each, *shape)), jnp.zeros(num_ways * num_each, jnp.int32))
@@ -146,7 +146,7 @@ def _without_data(
 
 
 def _raising(error: Exception, *, but_first: bool = False) -> Any:
-    """A function that raises; if so asked, not in its first call, by which a stream looks at the dtype."""
+    """Build a function that raises; with `but_first` not in its first call, in which a stream looks at the dtype."""
     allowed = [but_first]
 
     def fail(argument: Any) -> Any:

@@ -1,9 +1,9 @@
-"""Named protocols: how tasks are drawn from a data set, so that a number says what it measures.
+"""Named protocols: the way that tasks are drawn from a data set, so that a number says what it measures.
 
 Published few-shot numbers differ in the split, the rotations, the queries, the number of tasks, the inner steps at test
-and whether batch statistics saw the whole query. A `Protocol` fixes all of these under one name. `describe` gives the
-words for every number that is printed or stored; `samplers` makes the samplers of the three splits, after checking that
-the data are split as the protocol says.
+and whether batch statistics saw the whole query. A `Protocol` fixes all of these under one name. `describe` returns the
+words for every number that is printed or stored; `samplers` builds the samplers of the three splits, after checking
+that the split of the data is the protocol's.
 """
 
 import os
@@ -36,20 +36,20 @@ class Samplers(NamedTuple):
 
 @dataclass(frozen=True)
 class Protocol:
-    """How tasks are drawn in meta-training and at test.
+    """The way that tasks are drawn in meta-training and at test.
 
     Attributes:
-      name: what numbers are labelled with.
+      name: label of the numbers.
       dataset: name of the data set.
       load: `data_dir | None -> ImageSplits`, reads and splits the data.
-      split_hash: `split_hash` of these splits, or `None` for data of one's own.
-      train_rotations: of meta_train, as in `few_shot`.
-      test_rotations: of meta_valid and meta_test.
+      split_hash: `split_hash` of these splits, or `None` for a user's own data.
+      train_rotations: rotations of meta_train, as in `few_shot`.
+      test_rotations: rotations of meta_valid and meta_test.
       train_ways: classes in a task of meta_train; `None`: as many as at test.
       train_shots: shots in a task of meta_train; `None`: as many as at test.
-      train_queries: queries a class in meta_train; `None`: as many as shots.
-      test_queries: queries a class in meta_valid and meta_test; `None`: as many as shots.
-      num_test_tasks: tasks of meta_test that a number is the mean over.
+      train_queries: queries per class in meta_train; `None`: as many as shots.
+      test_queries: queries per class in meta_valid and meta_test; `None`: as many as shots.
+      num_test_tasks: number of meta_test tasks that each result is the mean over.
       inner_steps: `((num_ways, steps), ...)`, the inner steps at test of gradient-based learners by ways; empty where
         the protocol leaves it to the learner.
       transductive: whether the published numbers saw the whole query, through its batch statistics; `None` where both
@@ -81,8 +81,8 @@ class Protocol:
     def describe(self, *, num_ways: int, num_shots: int, num_tasks: int | None = None) -> str:
         """Describe the protocol in the words that accompany every number.
 
-        `num_tasks` replaces the protocol's own number of tasks. The words name rotations at test, and say if published
-        numbers are transductive.
+        `num_tasks` replaces the protocol's own number of tasks. The words name rotations at test, and say whether
+        published numbers are transductive.
         """
         queries = num_shots if self.test_queries is None else self.test_queries
         tasks = self.num_test_tasks if num_tasks is None else num_tasks
@@ -93,7 +93,7 @@ class Protocol:
         return ", ".join(words)
 
     def num_inner_steps(self, *, num_ways: int) -> int | None:
-        """Inner steps at test for tasks of `num_ways` classes; `None` where the protocol leaves it to the learner.
+        """Return the inner steps at test for tasks of `num_ways` classes; `None` where the protocol leaves it open.
 
         Example:
           >>> finn2017.num_inner_steps(num_ways=20)
@@ -111,18 +111,18 @@ class Protocol:
         train_shots: int | None = None,
         train_queries: int | None = None,
     ) -> Samplers:
-        """Make samplers of single tasks from the three splits.
+        """Build samplers of single tasks from the three splits.
 
         Args:
-          splits: what `load` returned.
+          splits: the result of `load`.
           num_ways: classes in a task at test.
           num_shots: support examples of each class at test.
-          train_ways: instead of the protocol's own classes in a task of meta_train.
-          train_shots: instead of the protocol's own shots in meta_train.
-          train_queries: instead of the protocol's own queries a class in meta_train.
+          train_ways: classes in a task of meta_train, instead of the protocol's own number.
+          train_shots: shots in meta_train, instead of the protocol's own number.
+          train_queries: queries per class in meta_train, instead of the protocol's own number.
 
         Raises:
-          ValueError: if the classes are not split as the protocol says, or too few for such tasks.
+          ValueError: if the split of the classes is not the protocol's, or there are too few for such tasks.
 
         Example:
           >>> import jax
@@ -149,14 +149,14 @@ class Protocol:
         train_shots: int | None = None,
         train_queries: int | None = None,
     ) -> Source:
-        """Make the samplers of all splits with the words for their numbers, for an experiment.
+        """Build the samplers of all splits with the words for their numbers, for an experiment.
 
         Args:
-          splits: the data, if loaded already; `load` brings them if not.
+          splits: the data, if already loaded; otherwise `load` reads them.
           num_ways, num_shots, train_ways, train_shots, train_queries: as for `samplers`.
 
         Raises:
-          ValueError: as `samplers`; for training tasks, when they are asked for.
+          ValueError: as for `samplers`; for training tasks, when they are requested.
 
         Example:
           >>> glyphs.source(num_ways=5, num_shots=1).describe(1000)
@@ -179,12 +179,13 @@ class Protocol:
         )
 
     def pretraining(self, splits: ImageSplits, *, batch_size: int) -> tuple[Partial, int]:
-        """Make a sampler of batches over all classes of meta_train, for learners that are not trained on tasks.
+        """Build a sampler of batches over all classes of meta_train, for learners that are not trained on tasks.
 
-        Images are distorted as the protocol's tasks are; where tasks turn them, turned images are classes of their own.
+        Images are distorted like the protocol's tasks; where tasks are rotated, rotated images are classes of their
+        own.
 
         Args:
-          splits: what `load` returned.
+          splits: the result of `load`.
           batch_size: examples in a batch.
 
         Returns:
@@ -257,7 +258,7 @@ def _load_random(data_dir: str | os.PathLike | None) -> ImageSplits:
     return omniglot.split_random(omniglot.load(data_dir))
 
 
-# jmeta's own: the embedded glyphs, of which some classes have only 8 images: 5 shots and 3 queries.
+# jmeta's own: the embedded glyphs. Some classes have only 8 images: 5 shots and 3 queries.
 glyphs = Protocol(
     name="glyphs",
     dataset="glyphs",
@@ -297,7 +298,7 @@ finn2017 = Protocol(
 )
 
 # Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, arXiv:1803.02999, section 6.1, appendix A.
-# Reptile takes no query in training; ours has one a class, for other learners and for the training loss.
+# Reptile uses no query in training; ours has one per class, for other learners and for the training loss.
 reptile2018 = Protocol(
     name="reptile2018",
     dataset="omniglot",

@@ -169,7 +169,7 @@ def return_episode(run: RunEpisode, *, num_rollouts: int = 0) -> EpisodeFn:
         trajectory = run(params, env_params, key)
         total = trajectory.reward.sum()
         ended = trajectory.is_over.astype(jnp.int32)
-        number = jnp.cumsum(ended, dtype=jnp.int32) - ended  # of the rollout that a step belongs to
+        number = jnp.cumsum(ended, dtype=jnp.int32) - ended  # number of the rollout that a step belongs to
         by_rollout = jax.ops.segment_sum(trajectory.reward, number, num_rollouts)
         each = {f"return_of_rollout_{i + 1}": by_rollout[i] for i in range(num_rollouts)}
         return -total, {"return": total, **each}

@@ -1,7 +1,7 @@
-"""Data sets of images by class: one loader a file.
+"""Data sets of images by class: one loader per file.
 
-`glyphs` is rendered on the spot, `omniglot` is read from a file or from TFDS, `folder` reads anyone's own images. All
-end in `ImageSplits`, which a protocol (`jmeta.domains.images.protocols`) draws tasks from.
+`glyphs` is rendered at first use, `omniglot` is read from a file or from TFDS, `folder` reads a user's own images. All
+return `ImageSplits`, from which a protocol (`jmeta.domains.images.protocols`) draws tasks.
 """
 
 from . import folder, glyphs, omniglot

@@ -1,7 +1,7 @@
-"""Keep arrays that are costly to make, each set in one checked file.
+"""A cache of arrays that are costly to compute, each set in one checked file.
 
 A file begins with the SHA-256 of its payload. It is written under another name and then moved into place, so a reader
-sees all of it or nothing. A damaged file is made again, with a warning.
+sees all of it or nothing. A damaged file is written again, with a warning.
 """
 
 import hashlib
@@ -32,11 +32,11 @@ def cached_arrays(
     """Return the arrays of `make()`, from the cache if they are in it.
 
     Args:
-      name: file name; it should contain all that the arrays depend on.
-      make: makes the arrays.
+      name: file name; it should contain everything that the arrays depend on.
+      make: computes the arrays.
       cache_dir: folder of the cache; by default the environment variable `JMETA_CACHE`, or else the user's
         cache folder on this platform.
-      check: raises `ValueError` on arrays that are not what `make` makes.
+      check: raises `ValueError` on arrays that `make` cannot have made.
 
     Returns:
       The arrays by name. A file that cannot be used (damaged, with other arrays, a pipe) is made again, and a folder

@@ -1,8 +1,8 @@
 """Load your own images: one folder for each class.
 
 Either `root/CLASS/*.png`, and classes are split at random; or `root/meta_train/CLASS/*.png` and likewise meta_valid and
-meta_test, and the split is as given. Errors name the file and say what to do; oddities are counted in warnings. The
-table in `pixels` lists the kinds of images and how each is read.
+meta_test, and that split is used. Errors name the file and the remedy; warnings count anomalies. The table in `pixels`
+lists the kinds of images and how each is read.
 """
 
 import hashlib
@@ -41,8 +41,8 @@ def load(
     """Load images from folders of classes.
 
     The images of a class are those in its folder or, if it has none, in the one folder of images inside it
-    (`CLASS/images/*.png`). The three splits are also recognised as train, val or valid, and test, where nothing else is
-    beside them or all three have folders of classes.
+    (`CLASS/images/*.png`). The three splits are also recognised as train, val or valid, and test, if no other folder is
+    next to them or if all three have folders of classes.
 
     Warns, with names and numbers, of: files and folders that were left out (hidden ones, other kinds, classes of fewer
     than `min_images` images); images that `fit` changed; files of which only the first frame was read; 16-bit images so
@@ -50,22 +50,22 @@ def load(
     data that are all of one value.
 
     Args:
-      root: has a folder for each class, or the folders meta_train, meta_valid and meta_test that have them.
+      root: folder with a folder for each class, or with meta_train, meta_valid and meta_test that have them.
       size: `(height, width)` to resize all images to; by default they must be of one size already.
       num_channels: 1 for grey, 3 for RGB; images are converted.
-      fit: how images of another shape than `size` get it: "squash" scales their sides apart, "crop" cuts off both ends
-        of the longer side, "pad" fills up the shorter one with `background`.
-      background: grey value, from 0 (black) to 255 (white), that transparent and padded images lie on. White strokes on
-        a transparent ground need 0.
-      min_images: fewest images of a class; smaller ones are left out. A task needs `num_shots + num_queries`.
-      fractions: shares of the classes that become meta_valid and meta_test, where `root` does not say which.
+      fit: how images of another shape are fitted to `size`: "squash" scales their sides differently, "crop" cuts off
+        both ends of the longer side, "pad" fills the shorter one with `background`.
+      background: grey value, from 0 (black) to 255 (white), behind transparent and padded images. White strokes on a
+        transparent background need 0.
+      min_images: least number of images in a class; smaller ones are left out. A task needs `num_shots + num_queries`.
+      fractions: fractions of the classes that become meta_valid and meta_test, if `root` has no split.
       seed: seed of that random split.
 
     Returns:
       Splits of classes named by their folders.
 
     Raises:
-      FileNotFoundError: if `root` is no folder.
+      FileNotFoundError: if `root` is not a folder.
       ValueError: if there are no class folders, one or two of the three splits only, too few classes for three splits,
         no class with enough images, several folders of images in a class, images of several sizes and no `size`, a file
         that cannot be read (`jmeta.decoding.UnreadableError`), or a class in two splits.
@@ -95,7 +95,7 @@ def load(
 
 
 class _Reader:
-    """Reads the images of classes, and counts the conversions that change something."""
+    """Reader of the images of classes; it counts the conversions that change something."""
 
     def __init__(self, conversion: Conversion) -> None:
         self.conversion = conversion
@@ -104,7 +104,7 @@ class _Reader:
         self.peak: int | None = None
 
     def read_part(self, part: list[ClassFolder]) -> ImageClasses:
-        """The classes of one split; memory is that of their images."""
+        """Read the classes of one split; it needs no more memory than their images."""
         sizes = np.array([len(each.images) for each in part], np.int32)
         examples = np.zeros(0, np.uint8)
         for i, path in enumerate(path for each in part for path in each.images):
@@ -132,7 +132,7 @@ class _Reader:
         return picture.pixels
 
     def remarks(self) -> list[str]:
-        """Remarks on conversions that lose or change something."""
+        """Return remarks on conversions that lose or change something."""
         count, (_, _, fit, _) = self.counts, self.conversion
         remarks = []
         if count["reshaped"]:
@@ -152,7 +152,7 @@ class _Reader:
 
 
 def _remarks_on_pixels(parts: Parts, splits: ImageSplits, background: int) -> list[str]:
-    """Remarks on suspicious data: one value everywhere, equal images in a class, pictures in several places."""
+    """Return remarks on suspicious data: one value everywhere, equal images in a class, pictures in several places."""
     values = {int(value) for part in splits for value in (part.examples.min(), part.examples.max())}
     if len(values) == 1:
         hint = "; are they white on transparent? Then pass background=0" if values == {background} else ""

@@ -1,15 +1,15 @@
 """Glyphs: the embedded data set, letters of six scripts rendered from the fonts that matplotlib ships.
 
-It needs no download, which is why it is the default: `make run` and the first example of the documentation meta-train
-on it. A class is a letter, its images are that letter in 8 to 16 faces (DejaVu Sans, Sans Mono and Serif, STIX; upright
-and slanted, regular and bold), scaled to a box of 20 pixels in 28 x 28. `DISTORTION`, drawn when images are sampled,
-makes the classes hard to tell apart by their pixels: the nearest image of the support is right for 42 % of the queries
-at 5-way 1-shot on meta_test, 86 % without it.
+It needs no download, so it is the default: `make run` and the first example of the documentation meta-train on it. A
+class is a letter; its images are that letter in 8 to 16 faces (DejaVu Sans, Sans Mono and Serif, STIX; upright and
+slanted, regular and bold), scaled to a box of 20 pixels in 28 x 28. `DISTORTION`, drawn when images are sampled, makes
+the classes hard to distinguish by their pixels: the nearest image of the support is correct for 42 % of the queries at
+5-way 1-shot on meta_test, 86 % without it.
 
 Splits are by script: meta_train is Latin, Greek and Cyrillic, meta_valid Armenian and Lao, meta_test Georgian. Letters
-of nearly the same look (A in Latin, Greek and Cyrillic; O and o) are one class, and so are letters joined by a chain of
-such pairs. The class belongs to the first of these splits that has any of its letters: so no letter of meta_test looks
-like one of meta_train.
+that look nearly the same (A in Latin, Greek and Cyrillic; O and o) are one class, and so are letters joined by a chain
+of such pairs. The class belongs to the first of these splits that has any of its letters, so no letter of meta_test
+looks like one of meta_train.
 """
 
 import functools
@@ -59,7 +59,7 @@ MIN_FACES = 8
 # are joined too, since a class too few costs little and a class in two splits much; other forms begin at 0.066 (ոռ),
 # with EF at 0.089. No pair lies within 0.0003, so rounding changes no class.
 SAME_LETTER = 0.0416
-SAME_IMAGE = 0.002  # the same measure between two faces of one letter: below it the later face is left out
+SAME_IMAGE = 0.002  # the same measure between two faces of a letter: below it the later face is left out
 
 DISTORTION = distort(rotation=0.3, log_scale=0.2, shear=0.25, translation=2.0, elastic=0.7)
 
@@ -91,12 +91,12 @@ def load(cache_dir: str | os.PathLike | None = None) -> ImageSplits:
 
 
 def _cache_name() -> str:
-    """Name the cache file by all that the rendering depends on: a version of this file's method, and the fonts."""
+    """Name the cache file by everything that the rendering depends on: a version of this method, and the fonts."""
     return f"glyphs-1-matplotlib-{metadata.version('matplotlib')}"
 
 
 def _check(arrays: dict[str, np.ndarray]) -> None:
-    """Refuse arrays that `_render_classes` does not make."""
+    """Refuse arrays that `_render_classes` cannot have made."""
     shapes = {name: (array.dtype.kind, array.shape[1:]) for name, array in arrays.items()}
     numbers = {"groups": ("i", ()), "class_sizes": ("i", ())}
     if shapes != {"images": ("u", (len(FACES), 28, 28, 1)), "class_names": ("U", ()), **numbers}:
@@ -115,7 +115,7 @@ def _render_classes() -> dict[str, np.ndarray]:
     script = np.array([SCRIPTS.index(_script(letter)) for letter in letters])
     rows = []
     for members in members_of:
-        chosen = max(members, key=lambda i: has_face[i].sum())  # the first of those in most faces
+        chosen = max(members, key=lambda i: has_face[i].sum())  # the first of the letters in most faces
         faces = _distinct_faces(shapes[chosen], has_face[chosen])
         if len(faces) >= MIN_FACES:
             rows.append((script[members].min(), "".join(letters[i] for i in members), images[chosen, faces]))
@@ -137,7 +137,7 @@ def _script(letter: str) -> str:
 
 @functools.cache
 def _font(face: str) -> Any:
-    """A face as matplotlib's FT2Font: matplotlib is imported only here and below, where it is used."""
+    """Return a face as matplotlib's FT2Font: matplotlib is imported only here and below, where it is used."""
     import matplotlib
     from matplotlib.ft2font import FT2Font
 
@@ -145,7 +145,7 @@ def _font(face: str) -> Any:
 
 
 def _letters() -> tuple[list[str], Bool[np.ndarray, "letters faces"]]:
-    """The undecomposed letters that exist in enough faces, and in which of `FACES` they do."""
+    """Return the undecomposed letters that exist in enough faces, and in which of `FACES` they exist."""
     charmaps = [set(_font(face).get_charmap()) for face in FACES]
     counts = Counter(code for charmap in charmaps for code in charmap)
     letters = [
@@ -162,7 +162,7 @@ def _letters() -> tuple[list[str], Bool[np.ndarray, "letters faces"]]:
 def _render(
     letters: list[str], has_face: Bool[np.ndarray, "letters faces"]
 ) -> tuple[UInt8[np.ndarray, "letters faces 28 28"], Float[np.ndarray, "letters faces pixels"]]:
-    """Each letter in each face twice: as the image of the data set, and as a stretched unit vector for comparison."""
+    """Render each letter in each face twice: as an image of the data set, and as a stretched unit vector to compare."""
     images = np.zeros((*has_face.shape, 28, 28), np.uint8)
     shapes = np.zeros((*has_face.shape, 144), np.float32)
     for i, j in np.argwhere(has_face):
@@ -176,7 +176,7 @@ def _render(
 
 
 def _outline(face: str, letter: str) -> Float[np.ndarray, "edges 2 2"]:
-    """The edges (two points x, y each) of a letter's outline, in font units: no hinting, so any FreeType agrees."""
+    """Return the edges (two points x, y each) of a letter's outline, in font units: no hinting, so FreeTypes agree."""
     from matplotlib import ft2font
     from matplotlib.path import Path
 
@@ -189,10 +189,10 @@ def _outline(face: str, letter: str) -> Float[np.ndarray, "edges 2 2"]:
 def _fill(
     edges: Float[np.ndarray, "edges 2 2"], size: Float[np.ndarray, "2"], side: int, samples: int = 6
 ) -> Float[np.ndarray, "side side"]:
-    """Coverage in [0, 1] of an outline scaled to `size` (width, height) pixels in the middle of a square image.
+    """Compute the coverage in [0, 1] of an outline scaled to `size` (width, height) pixels, in a square image.
 
-    The winding number of samples x samples points in each pixel: each crossing of an edge with a row of points adds its
-    direction, and a running sum along the row counts them; ink is where it is not zero.
+    It uses the winding number of samples x samples points in each pixel: each crossing of an edge with a row of points
+    adds its direction, and a running sum along the row counts them; ink is where the sum is not zero.
     """
     low = edges.min((0, 1))
     edges = samples * ((edges - low) / np.ptp(edges, axis=(0, 1)) * size + (side - size) / 2)
@@ -209,7 +209,7 @@ def _fill(
 def _letter_distances(
     shapes: Float[np.ndarray, "letters faces pixels"], has_face: Bool[np.ndarray, "letters faces"]
 ) -> Float[np.ndarray, "letters letters"]:
-    """For each pair of letters the median over their common faces of 1 - cosine."""
+    """Return, for each pair of letters, the median over their common faces of 1 - cosine."""
     distances = np.full((len(FACES), len(shapes), len(shapes)), np.nan, np.float32)
     for j in range(len(FACES)):
         of_face = shapes[has_face[:, j], j]
@@ -218,7 +218,7 @@ def _letter_distances(
 
 
 def _connected(is_linked: Bool[np.ndarray, "n n"]) -> list[list[int]]:
-    """The connected components of a graph, each as the increasing list of its nodes."""
+    """Return the connected components of a graph, each as the increasing list of its nodes."""
     component = np.arange(len(is_linked))
     for i, j in np.argwhere(np.triu(is_linked, 1)):
         component[component == component[j]] = component[i]
@@ -226,7 +226,7 @@ def _connected(is_linked: Bool[np.ndarray, "n n"]) -> list[list[int]]:
 
 
 def _distinct_faces(shapes: Shaped[np.ndarray, "faces pixels"], has_face: Bool[np.ndarray, "faces"]) -> list[int]:
-    """The faces of a letter without those that nearly repeat an earlier one (Mono often repeats Sans)."""
+    """Return the faces of a letter without those that nearly repeat an earlier one (Mono often repeats Sans)."""
     distinct: list[int] = []
     for face in np.flatnonzero(has_face):
         if all(1 - shapes[face] @ shapes[other] >= SAME_IMAGE for other in distinct):

@@ -1,6 +1,6 @@
-"""The common result of every loader of images: classes with their images, in three splits of classes.
+"""The common result of every image loader: classes with their images, in three splits of classes.
 
-This is where data sets become alike: a protocol builds its samplers from `ImageSplits`, whichever loader it came from.
+Here data sets take one form: a protocol builds its samplers from `ImageSplits`, whichever loader they came from.
 """
 
 import hashlib
@@ -12,14 +12,14 @@ __all__ = ["ImageClasses", "ImageSplits", "split_hash"]
 
 
 class ImageClasses(NamedTuple):
-    """Images by class, one after the other: classes of any sizes take the memory of their images and no more.
+    """Images by class, one after the other: classes of any sizes take no more memory than their images.
 
     Attributes:
       examples: uint8 `[examples, height, width, channels]`, class after class.
-      class_sizes: int32 `[classes]`, how many examples each class has.
+      class_sizes: int32 `[classes]`, number of examples of each class.
       class_names: one name for each class, unique in the whole data set.
       groups: int32 `[classes]`, the group (alphabet, script) of each class.
-      group_names: names of the groups; `groups` counts in them.
+      group_names: names of the groups; `groups` indexes them.
 
     Example:
       >>> import numpy as np
@@ -43,7 +43,7 @@ class ImageClasses(NamedTuple):
         group_names: tuple[str, ...] = ("all",),
         class_sizes: np.ndarray | None = None,
     ) -> "ImageClasses":
-        """Classes from `[classes, examples, height, width, channels]`, the first `class_sizes` of each being real."""
+        """Build from `[classes, examples, height, width, channels]`, the first `class_sizes` of each being real."""
         num_classes, num_each = images.shape[:2]
         sizes = np.full(num_classes, num_each) if class_sizes is None else np.asarray(class_sizes)
         flat = images.reshape(-1, *images.shape[2:]) if class_sizes is None else images[_is_real(sizes, num_each)]
@@ -61,7 +61,7 @@ class ImageClasses(NamedTuple):
         return images
 
     def select(self, indices: np.ndarray) -> "ImageClasses":
-        """The classes at `indices`, an array of integers or a mask, in that order."""
+        """Return the classes at `indices`, an array of integers or a mask, in that order."""
         names = tuple(np.asarray(self.class_names, dtype=object)[indices])
         starts, sizes = np.cumsum(self.class_sizes) - self.class_sizes, self.class_sizes[indices]
         within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -74,7 +74,7 @@ def _is_real(class_sizes: np.ndarray, num_each: int) -> np.ndarray:
 
 
 class ImageSplits(NamedTuple):
-    """Three disjoint sets of classes: to meta-train on, to choose by, to report."""
+    """Three disjoint sets of classes: for meta-training, validation and test."""
 
     meta_train: ImageClasses
     meta_valid: ImageClasses
@@ -82,7 +82,7 @@ class ImageSplits(NamedTuple):
 
 
 def split_hash(splits: ImageSplits) -> str:
-    """SHA-256 of which class is in which split; it depends on no order and on no pixel.
+    """Return the SHA-256 of the assignment of classes to splits; it depends on no order and on no pixel.
 
     Example:
       >>> import numpy as np

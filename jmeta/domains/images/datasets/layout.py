@@ -1,7 +1,7 @@
-"""Find the image files of each class and split in a folder, without opening any.
+"""The search for the image files of each class and split in a folder, without opening any.
 
-Images that are left out are counted, and so are files of other kinds. Files that operating systems leave in every
-folder are skipped.
+Skipped images are counted, and so are files of other kinds. Files that operating systems put into every folder are
+skipped silently.
 """
 
 import os
@@ -21,8 +21,8 @@ __all__ = ["SPLITS", "IncompleteError", "ClassFolder", "Parts", "find", "names"]
 SPLITS = ("meta_train", "meta_valid", "meta_test")
 _SPLIT_WORDS = (("train", "training"), ("valid", "val", "validation", "dev"), ("test", "testing"))
 _LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")
-_NUM_NAMED = 5  # of many names in a message
-_MAX_DEPTH = 4  # of folders in a class folder
+_NUM_NAMED = 5  # number of names shown in a message
+_MAX_DEPTH = 4  # depth of folders in a class folder
 
 
 class IncompleteError(ValueError):
@@ -50,20 +50,20 @@ class _Entries(NamedTuple):
 def find(
     root: pathlib.Path, *, min_images: int, fractions: tuple[float, float], seed: int
 ) -> tuple[Parts, dict[str, int]]:
-    """The images of every class, split as their folders are or else at random.
+    """Find the images of every class, split as their folders are, or else at random.
 
     Args:
-      root: as `folder.load` takes it.
-      min_images: fewest images of a class; smaller ones are left out.
-      fractions: shares of classes that become meta_valid and meta_test.
-      seed: of the random split.
+      root: as for `folder.load`.
+      min_images: least number of images in a class; smaller ones are left out.
+      fractions: fractions of the classes that become meta_valid and meta_test.
+      seed: seed of the random split.
 
     Returns:
-      `(parts, counts)`; `counts` says in words what was left out, and how much of it.
+      `(parts, counts)`; `counts` says in words what was left out, and how much.
 
     Raises:
-      FileNotFoundError: if `root` is no folder.
-      ValueError: as `folder.load`.
+      FileNotFoundError: if `root` is not a folder.
+      ValueError: as for `folder.load`.
     """
     check_positive({"min_images": min_images})
     if len(fractions) != 2 or not all(0 <= fraction < 1 for fraction in fractions):
@@ -94,7 +94,7 @@ def find(
 
 
 def names(paths: list[str] | list[pathlib.Path]) -> str:
-    """The first few of many names, for a message."""
+    """Return the first few of many names, for a message."""
     more = f" and {len(paths) - _NUM_NAMED} more" if len(paths) > _NUM_NAMED else ""
     return ", ".join(map(shown, paths[:_NUM_NAMED])) + more
 
@@ -121,10 +121,10 @@ def _entries(folder: pathlib.Path, ignored: Counter[str]) -> _Entries:
 
 
 def _given_splits(root: pathlib.Path, folders: list[pathlib.Path]) -> list[pathlib.Path] | None:
-    """The folders of meta_train, meta_valid and meta_test, by these or the usual names; `None` if there are none.
+    """Return the folders of meta_train, meta_valid and meta_test, by these or the usual names; `None` without any.
 
-    A class may be named "train". So usual names count only where no other folder is beside them, or where all three are
-    there and have folders in them.
+    A class may be named "train". So usual names count only if no other folder is next to them, or if all three exist
+    and have folders in them.
     """
     kinds = [[folder for folder in folders if _plain(folder.name) in words] for words in _SPLIT_WORDS]
     found = [folder for kind in kinds for folder in kind]
@@ -133,7 +133,7 @@ def _given_splits(root: pathlib.Path, folders: list[pathlib.Path]) -> list[pathl
     are_three = all(kinds) and all(_entries(folder, Counter()).folders for folder in found)
     if not (are_ours or are_all or are_three):
         return None
-    if are_ours:  # "train" beside "meta_train" is no split
+    if are_ours:  # "train" next to "meta_train" is not a split
         exact = [[folder for folder in folders if folder.name == name] for name in SPLITS]
         kinds = [ours or kind for ours, kind in zip(exact, kinds, strict=True)]
     missing = [name for name, kind in zip(SPLITS, kinds, strict=True) if not kind]
@@ -158,7 +158,7 @@ def _classes_in(root: pathlib.Path, folders: list[pathlib.Path], ignored: Counte
 
 
 def _images_of(folder: pathlib.Path, ignored: Counter[str], depth: int = 0) -> list[pathlib.Path]:
-    """The images in a class folder, or in the only folder of images inside it."""
+    """Return the images in a class folder, or in the only folder of images inside it."""
     here = _entries(folder, ignored)
     if depth > _MAX_DEPTH:  # links may lead in a circle
         return []
@@ -177,7 +177,7 @@ def _images_of(folder: pathlib.Path, ignored: Counter[str], depth: int = 0) -> l
 def _large_enough(
     root: pathlib.Path, classes: list[ClassFolder], min_images: int, ignored: Counter[str]
 ) -> list[ClassFolder]:
-    """The classes with enough images; the others are counted."""
+    """Return the classes with enough images; the others are counted."""
     large = [each for each in classes if len(each.images) >= min_images]
     small = [each for each in classes if len(each.images) < min_images]
     if not large:

@@ -3,9 +3,9 @@
 It is read from one file, `omniglot_28_u8.npz`, in the folder that `JMETA_DATA` or `data_dir` names, or from a data set
 prepared by TensorFlow Datasets (which reads without TensorFlow). Both give the same classes and the same images:
 uint8 28 x 28, ink high, by Pillow's Lanczos filter from the original 105 x 105. The file has the 20 examples in the
-order of the drawers; TFDS does not say who drew which. Arrays that differ from this are refused by name.
+order of the drawers; TFDS does not record who drew which. Arrays that differ from this are refused, with their names.
 
-The splits that papers use are functions of what is loaded: `split_vinyals`, `split_lake`, `split_random`.
+The splits of the papers are functions of the loaded classes: `split_vinyals`, `split_lake`, `split_random`.
 
 Reference:
   Lake, Salakhutdinov, Tenenbaum, "Human-level concept learning through probabilistic program induction", Science 350,
@@ -73,14 +73,14 @@ def load(data_dir: str | os.PathLike | None = None, *, source: str | None = None
     Args:
       data_dir: folder that has `omniglot_28_u8.npz`, itself or in `omniglot/`, or a TFDS folder. By default first the
         folder that the environment variable `JMETA_DATA` names, then TFDS's own default.
-      source: read only from the "file", or only from "tfds"; by default from the file where there is one.
+      source: read only from the "file", or only from "tfds"; by default from the file if there is one.
 
     Returns:
       The classes, sorted by name (`"Greek/character01"`) and grouped by alphabet.
 
     Raises:
-      FileNotFoundError: if neither is found; it says what to set.
-      ValueError: if `source` is unknown, or what is found is no Omniglot.
+      FileNotFoundError: if neither is found; the message says what to set.
+      ValueError: if `source` is unknown, or the data are not Omniglot.
 
     Example:
       >>> import os
@@ -106,7 +106,7 @@ def load(data_dir: str | os.PathLike | None = None, *, source: str | None = None
 
 
 def split_vinyals(classes: ImageClasses) -> ImageSplits:
-    """The split of the lists distributed with prototypical networks: 1028, 172 and 423 characters.
+    """Split by the lists distributed with prototypical networks: 1028, 172 and 423 characters.
 
     Args:
       classes: all of Omniglot, as `load` returns it.
@@ -121,7 +121,7 @@ def split_vinyals(classes: ImageClasses) -> ImageSplits:
 
 
 def split_lake(classes: ImageClasses) -> ImageSplits:
-    """Lake's background and evaluation alphabets: 792, 172 and 659 characters.
+    """Split by Lake's background and evaluation alphabets: 792, 172 and 659 characters.
 
     meta_valid is five of the background alphabets, the same ones as in `split_vinyals`: no paper fixes a choice.
 
@@ -133,7 +133,7 @@ def split_lake(classes: ImageClasses) -> ImageSplits:
 
 
 def split_random(classes: ImageClasses, *, seed: int = 0) -> ImageSplits:
-    """A seeded random split into 1100, 100 and 423 characters: the 1200/423 of MAML and Reptile.
+    """Split at random, with a seed, into 1100, 100 and 423 characters: the 1200/423 of MAML and Reptile.
 
     100 of the 1200 are meta_valid, as in MAML's code; Reptile trains on all 1200. The authors' own split depends on the
     order of a file system and cannot be reproduced.
@@ -199,7 +199,7 @@ def _expect(path: pathlib.Path, name: str, array: np.ndarray, is_right: bool | n
 
 
 def _prepared_by_tfds(data_dir: str | os.PathLike | None) -> pathlib.Path | None:
-    """The folder of the newest Omniglot that TFDS prepared, or None."""
+    """Return the folder of the newest Omniglot that TFDS prepared, or None."""
     folder = data_dir if data_dir is not None else os.environ.get("TFDS_DATA_DIR")
     try:
         folder = pathlib.Path.home() / "tensorflow_datasets" if folder is None else pathlib.Path(folder)
@@ -235,7 +235,7 @@ def _from_tfds(prepared: pathlib.Path) -> ImageClasses:
 
 
 def _check_features(path: pathlib.Path) -> None:
-    """Refuse features of classes that are not TFDS's own: it imports, and so executes, what is named."""
+    """Refuse features whose classes are not TFDS's own: TFDS imports, and so executes, the named modules."""
     with decoding(path, "a description of features", HOW_TO_PREPARE):
         described = json.loads(read_regular(path))
         for name in _class_names(described):
@@ -247,7 +247,7 @@ def _check_features(path: pathlib.Path) -> None:
 
 
 def _class_names(described: Any) -> Iterator[str]:
-    """Everything that TFDS looks up as a Python class or a protocol buffer, in both of its formats."""
+    """Yield everything that TFDS looks up as a Python class or a protocol buffer, in both of its formats."""
     if isinstance(described, dict):
         for key, value in described.items():
             if key in ("pythonClassName", "python_class_name", "type"):

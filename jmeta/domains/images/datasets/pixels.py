@@ -1,4 +1,4 @@
-"""Read one image file as uint8 pixels of a given size.
+"""Reading of one image file as uint8 pixels of a given size.
 
 | in the file                                    | becomes                                                        |
 |---|---|
@@ -10,8 +10,8 @@
 | several frames or pages                            | the first one                                               |
 | 32-bit integers, floating point, LAB, HSV          | refused by name: nothing says which value is white          |
 
-Kinds of files are told apart by content, not by suffix. Those with checksums (PNG) are checked to the last byte; a
-changed JPEG, BMP or PPM that still decodes cannot be told from another picture.
+Kinds of files are recognised by content, not by suffix. Files with checksums (PNG) are checked to the last byte; a
+changed JPEG, BMP or PPM that still decodes cannot be distinguished from another picture.
 """
 
 import io
@@ -36,23 +36,23 @@ MAX_PIXELS = 2**27
 """Pixels of the largest image that is read, about 11,600 x 11,600: a file of a few bytes can claim any number."""
 
 Fit = Literal["squash", "crop", "pad"]
-"""How an image of another shape than `size` gets it: by scaling its sides differently, by cutting the longer side at
-both ends, or by filling up the shorter side with `background`."""
+"""How an image of another shape is fitted to `size`: by scaling its sides differently, by cutting the longer side at
+both ends, or by filling the shorter side with `background`."""
 
 _REMEDY = "remove it, or save it again"
 _EIGHT_BITS = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-_WHITE_IS_ZERO, _BITS_PER_SAMPLE, _PHOTOMETRIC = 0, 258, 262  # of TIFF
+_WHITE_IS_ZERO, _BITS_PER_SAMPLE, _PHOTOMETRIC = 0, 258, 262  # TIFF tags and values
 
 
 class Conversion(NamedTuple):
-    """How image files become arrays.
+    """The conversion of image files to arrays.
 
     Attributes:
-      size: `(height, width)`; `None` leaves images as large as they are.
+      size: `(height, width)`; `None` keeps the size of images.
       num_channels: 1 for grey, 3 for RGB.
-      fit: for images of another shape than `size`.
-      background: grey value that transparent and padded images lie on, from 0 for black to 255 for white.
+      fit: how images of another shape are fitted to `size`.
+      background: grey value behind transparent and padded images, from 0 for black to 255 for white.
     """
 
     size: tuple[int, int] | None = None
@@ -61,7 +61,7 @@ class Conversion(NamedTuple):
     background: int = 255
 
     def check(self) -> None:
-        """Raise `ValueError` at the first number that is out of its range."""
+        """Raise `ValueError` at the first number that is out of range."""
         if self.num_channels not in (1, 3):
             raise ValueError(f"num_channels={self.num_channels}; expected 1 (grey) or 3 (RGB)")
         if self.fit not in ("squash", "crop", "pad"):
@@ -83,9 +83,9 @@ class Picture(NamedTuple):
 
     Attributes:
       pixels: uint8 `[height, width, channels]`.
-      was_reshaped: whether `fit` had anything to do.
-      has_more_frames: whether there were others than the first.
-      peak: the largest value, in 16 bits, of a grey image of more than 8 bits; `None` of any other.
+      was_reshaped: whether `fit` changed anything.
+      has_more_frames: whether there were frames after the first.
+      peak: the largest value, in 16 bits, of a grey image of more than 8 bits; `None` for any other.
     """
 
     pixels: UInt8[np.ndarray, "height width channels"]
@@ -98,13 +98,13 @@ def read_picture(path: str | os.PathLike, conversion: Conversion) -> Picture:
     """Read one image file.
 
     Args:
-      path: of the file.
-      conversion: how it becomes an array.
+      path: path of the file.
+      conversion: conversion to an array.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      UnreadableError: in one line with the path, if it is damaged, not of a kind in the table above, too large or not a
-        regular file.
+      UnreadableError: in one line with the path, if it is damaged, of a kind outside the table above, too large or not
+        a regular file.
       ImportError: if Pillow is not installed.
 
     Example:
@@ -138,8 +138,8 @@ def read_picture(path: str | os.PathLike, conversion: Conversion) -> Picture:
 
 
 def _opened(content: bytes, path: str | os.PathLike, pillow: Any) -> Any:
-    """The image, its header read and its kind and number of pixels checked."""
-    formats = [name for name in FORMATS if name in pillow.OPEN]  # Pillow is built without some
+    """Open the image; read its header, and check its kind and number of pixels."""
+    formats = [name for name in FORMATS if name in pillow.OPEN]  # some builds of Pillow lack a few
     try:
         image = pillow.open(io.BytesIO(content), formats=formats)
     except pillow.UnidentifiedImageError as error:
@@ -166,7 +166,7 @@ def _opened(content: bytes, path: str | os.PathLike, pillow: Any) -> Any:
 
 
 def _turned_eight_bits(image: Any, path: str | os.PathLike) -> tuple[Any, int | None]:
-    """The image as its orientation says, deep grey by its 8 highest bits; and the largest value of deep grey."""
+    """Rotate the image by its orientation, take deep grey by its 8 highest bits, and return the largest deep value."""
     from PIL import Image, ImageOps
 
     transparent = image.info.get("transparency")
@@ -187,7 +187,7 @@ def _turned_eight_bits(image: Any, path: str | os.PathLike) -> tuple[Any, int | 
 
 
 def _flattened(image: Any, conversion: Conversion) -> Any:
-    """Grey or RGB, on the background where it is transparent."""
+    """Convert the image to grey or RGB, on the background where it is transparent."""
     from PIL import Image
 
     if image.has_transparency_data:
@@ -198,7 +198,7 @@ def _flattened(image: Any, conversion: Conversion) -> Any:
 
 
 def _fitted(image: Any, conversion: Conversion) -> tuple[Any, bool]:
-    """The image at the conversion's size, and whether its shape is another one, rounding apart."""
+    """Return the image at the conversion's size, and whether its shape differs, apart from rounding."""
     from PIL import Image
 
     if conversion.size is None or image.size == conversion.size[::-1]:
@@ -221,8 +221,8 @@ def _fitted(image: Any, conversion: Conversion) -> tuple[Any, bool]:
 
 
 def _has_more_frames(image: Any, content: bytes, pillow: Any) -> bool:
-    """Whether a file has other frames; a JPEG's second picture (MPO) is a preview or a map of its brightness."""
-    if image.format in ("GIF", "TIFF"):  # which look for them, so that an image of which pixels are read would move on
+    """Return whether a file has other frames; a JPEG's second picture (MPO) is a preview or a map of its brightness."""
+    if image.format in ("GIF", "TIFF"):  # these seek frames, so an image that is being read would move on
         image = pillow.open(io.BytesIO(content), formats=[image.format])
     return image.format != "MPO" and getattr(image, "is_animated", False)
 

@@ -1,4 +1,4 @@
-"""Check PNG files to the last byte: Pillow fills missing data with black, and checks few of the checksums.
+"""A check of PNG files to the last byte: Pillow fills missing data with black, and checks few of the checksums.
 
 Reference:
   ISO/IEC 15948:2004, "Portable Network Graphics (PNG)", sections 5, 10 and 11.
@@ -23,14 +23,14 @@ def check(content: bytes, *, max_pixels: int) -> int | None:
     """Check the checksums, the header, and that the data fill exactly one image.
 
     Args:
-      content: of the file.
-      max_pixels: of the largest image that is unpacked.
+      content: content of the file.
+      max_pixels: number of pixels of the largest image that is unpacked.
 
     Returns:
       The number of colours in the palette; `None` if the image has none.
 
     Raises:
-      ValueError: saying what is wrong.
+      ValueError: if a check fails; the message says which.
     """
     header, palette, packed = b"", None, []
     for name, data in _chunks(content):
@@ -56,7 +56,7 @@ def check(content: bytes, *, max_pixels: int) -> int | None:
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """All chunks before the end, their checksums checked."""
+    """Yield all chunks before the end, with checked checksums."""
     at = len(SIGNATURE)
     while content[at + 4 : at + 8] != b"IEND":
         length = int.from_bytes(content[at : at + 4], "big")
@@ -70,14 +70,14 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _num_bytes(width: int, height: int, bits: int, *, is_interlaced: bool) -> int:
-    """Unpacked bytes of an image: each line of each pass has one more, which names its filter."""
+    """Return the number of unpacked bytes of an image: each line of each pass has one more, which names its filter."""
     passes = _PASSES if is_interlaced else ((0, 1, 0, 1),)
     sizes = ((-(-(width - x) // dx), -(-(height - y) // dy)) for x, dx, y, dy in passes)
     return sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0 and rows > 0)
 
 
 def _unpacked(packed: bytes, expected: int) -> int:
-    """The number of bytes in a zlib stream, counted a little past `expected`; its checksum is checked.
+    """Return the number of bytes in a zlib stream, counted a little past `expected`; its checksum is checked.
 
     Raises:
       ValueError: if the stream is damaged, or does not end.

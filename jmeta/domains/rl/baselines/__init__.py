@@ -1,7 +1,7 @@
 """Baselines without meta-learning: hand-designed policies, and optima where they can be computed.
 
-All policies are `rl.policies.Policy`s, whose parameters are `{}`, and run as any other does. Those for bandits know the
-prior of `environments.bernoulli_bandit`, and those for MDPs that of `tabular_mdp`.
+All policies are `rl.policies.Policy`s, whose parameters are `{}`, and run like any other policy. Policies for bandits
+know the prior of `environments.bernoulli_bandit`, and those for MDPs that of `tabular_mdp`.
 """
 
 from .acting import uniformly_random

@@ -1,9 +1,9 @@
-"""Policies for Bernoulli bandits: what people have designed, to judge by it what was meta-learned.
+"""Hand-designed policies for Bernoulli bandits, as a yardstick for meta-learned ones.
 
 All of them count the successes and failures of each arm, from which its posterior is Beta(1 + successes, 1 + failures):
-the prior is uniform, the very distribution that the arms of `environments.bernoulli_bandit` come from. Most give every
-arm an index and pull one of the highest; where several are, each is as likely. The distribution they return is that of
-the pull given the index: a posterior sample that the index is made of is drawn in `step`, with its key.
+the prior is uniform, exactly the distribution of the arms of `environments.bernoulli_bandit`. Most assign an index to
+every arm and pull one of the highest, each with equal probability. The distribution that they return is that of the
+pull given the index: a posterior sample behind the index is drawn in `step`, with its key.
 
 Reference: Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel, "RL²: Fast Reinforcement Learning via Slow Reinforcement
 Learning", 2016, arXiv:1611.02779, section 3.1, which compares itself with these.
@@ -46,9 +46,9 @@ class ArmCounts(NamedTuple):
     """The memory of the policies.
 
     Attributes:
-      successes: pulls of each arm that paid.
-      failures: pulls of each arm that did not.
-      time: pulls of all arms.
+      successes: number of pulls of each arm that paid.
+      failures: number of pulls of each arm that did not.
+      time: number of pulls of all arms.
     """
 
     successes: Int[Array, "arms"]
@@ -57,15 +57,15 @@ class ArmCounts(NamedTuple):
 
 
 Index = Callable[[ArmCounts, RandomKey], Float[Array, "arms"]]
-"""`(counts, key) -> indices`: how much each arm deserves to be pulled."""
+"""`(counts, key) -> indices`: one index for each arm; the highest is pulled."""
 
 
 def index_policy(num_arms: int, index: Index) -> Policy:
-    """Pull an arm of the highest index.
+    """Build a policy that pulls an arm of the highest index.
 
     Args:
       num_arms: number of arms.
-      index: how much each arm deserves it.
+      index: `(counts, key) -> indices`, one for each arm.
 
     Raises:
       ValueError: if `num_arms` is not positive.
@@ -83,9 +83,9 @@ def index_policy(num_arms: int, index: Index) -> Policy:
 
 
 def greedy(num_arms: int) -> Policy:
-    """Pull an arm of the highest posterior mean, (1 + successes) / (2 + pulls).
+    """Build a policy that pulls an arm of the highest posterior mean, (1 + successes) / (2 + pulls).
 
-    An arm never pulled counts as 1/2, as if it had paid once and failed once: above that nothing else is tried.
+    An arm never pulled counts as 1/2, as if it had paid once and failed once: above that no other arm is tried.
 
     Raises:
       ValueError: if `num_arms` is not positive.
@@ -102,7 +102,7 @@ def greedy(num_arms: int) -> Policy:
 
 
 def epsilon_greedy(num_arms: int, *, epsilon: Scalar) -> Policy:
-    """Pull as `greedy` does with probability 1 − ε, and else any arm.
+    """Build a policy that pulls like `greedy` with probability 1 − ε, and else any arm.
 
     Args:
       num_arms: number of arms.
@@ -129,10 +129,10 @@ def epsilon_greedy(num_arms: int, *, epsilon: Scalar) -> Policy:
 
 
 def ucb1(num_arms: int, *, scale: Scalar = 1.0) -> Policy:
-    """Pull an arm of the highest upper confidence bound, m + c √(2 ln t / p).
+    """Build a policy that pulls an arm of the highest upper confidence bound, m + c √(2 ln t / p).
 
-    m is the posterior mean and p = 2 + pulls, both with the one success and one failure that the prior is worth, so
-    that no arm has to be pulled first; t numbers the pull from 1. c = 1 is the paper's bound; less is better here.
+    m is the posterior mean and p = 2 + pulls. Both include the one success and one failure of the prior, so no arm has
+    to be pulled first; t numbers the pull from 1. c = 1 is the paper's bound; less is better here.
 
     Args:
       num_arms: number of arms.
@@ -165,7 +165,7 @@ def ucb1(num_arms: int, *, scale: Scalar = 1.0) -> Policy:
 
 
 def thompson_sampling(num_arms: int) -> Policy:
-    """Pull the arm that is best in a sample of the posterior.
+    """Build a policy that pulls the best arm in a sample of the posterior.
 
     Raises:
       ValueError: if `num_arms` is not positive.
@@ -186,7 +186,7 @@ def thompson_sampling(num_arms: int) -> Policy:
 
 
 def optimistic_thompson_sampling(num_arms: int) -> Policy:
-    """Thompson sampling in which an arm's sample counts for no less than its posterior mean.
+    """Build Thompson sampling in which an arm's sample counts for no less than its posterior mean.
 
     Raises:
       ValueError: if `num_arms` is not positive.
@@ -210,14 +210,14 @@ def optimistic_thompson_sampling(num_arms: int) -> Policy:
 
 
 def gittins(num_arms: int, *, num_pulls: int, discount: float) -> Policy:
-    """Pull an arm of the highest discounted Gittins index: optimal if rewards without end were discounted by γ.
+    """Build a policy of the highest discounted Gittins index: optimal if endless rewards were discounted by γ.
 
-    Episodes end and count all rewards alike, so γ stands for their length: one near 1 − 2/n suits n pulls, and the best
-    one is to be found by trying.
+    Episodes end and count all rewards equally, so γ stands for their length: one near 1 − 2/n suits n pulls, and the
+    best one must be found by trying.
 
     Args:
       num_arms: number of arms.
-      num_pulls: the most that an episode has; the table of indices is that large, squared.
+      num_pulls: largest number of pulls in an episode; the table of indices has this size, squared.
       discount: γ, in [0, 1).
 
     Raises:
@@ -238,11 +238,11 @@ def gittins(num_arms: int, *, num_pulls: int, discount: float) -> Policy:
 
 
 def tabled(num_arms: int, indices: Float[Array, "successes failures"]) -> Policy:
-    """Pull an arm of the highest index, which a table has by its successes and failures.
+    """Build a policy that pulls an arm of the highest index, from a table by successes and failures.
 
     Args:
       num_arms: number of arms.
-      indices: as from `gittins_indices`; they may be traced.
+      indices: table as from `gittins_indices`; it may be traced.
 
     Raises:
       ValueError: if `num_arms` is not positive.
@@ -259,14 +259,14 @@ def tabled(num_arms: int, indices: Float[Array, "successes failures"]) -> Policy
 
 
 def finite_horizon_gittins(num_arms: int, *, num_pulls: int) -> Policy:
-    """Pull an arm of the highest index of those that take account of how many pulls remain.
+    """Build a policy of the highest index that takes the number of remaining pulls into account.
 
-    Nearly optimal, without a number to tune. An arm's index is the charge for a pull at which the best use of that arm
-    alone, stopping at will and at the episode's end at the latest, earns nothing.
+    It is nearly optimal, without a number to tune. An arm's index is the charge per pull at which the best use of that
+    arm alone, stopping at will and at the episode's end at the latest, earns nothing.
 
     Args:
       num_arms: number of arms.
-      num_pulls: pulls of an episode; the table of indices is that large, cubed.
+      num_pulls: pulls of an episode; the table of indices has this size, cubed.
 
     Raises:
       ValueError: if a number is not positive.
@@ -303,7 +303,7 @@ def _counting(num_arms: int, logits: Callable[[ArmCounts, RandomKey], Array]) ->
 
 
 def no_counts(num_arms: int) -> ArmCounts:
-    """Before the first pull.
+    """Return the counts before the first pull.
 
     Example:
       >>> no_counts(3).successes.tolist()
@@ -314,7 +314,7 @@ def no_counts(num_arms: int) -> ArmCounts:
 
 
 def counted(counts: ArmCounts, inputs: PolicyInput) -> ArmCounts:
-    """Counts with what a step's input tells of the previous pull; at the first step, nothing.
+    """Update counts with the previous pull in a step's input; at the first step there is none.
 
     Example:
       >>> import jax.numpy as jnp

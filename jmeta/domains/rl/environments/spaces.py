@@ -268,7 +268,7 @@ def flat_action_space(space: Any, name: str) -> Any:
 
     Args:
       space: space of an environment's actions.
-      name: of the environment, for the error.
+      name: name of the environment, for the error.
 
     Raises:
       ValueError: if it is neither a `Discrete` nor a `Box` of floating-point numbers.
@@ -301,7 +301,7 @@ def shaped_action(action: Array, space: Any, name: str) -> Array:
     Args:
       action: a policy's action, without steps.
       space: space of the environment's actions.
-      name: of the environment, for the error.
+      name: name of the environment, for the error.
 
     Raises:
       ValueError: if it does not have as many numbers as the space.

@@ -125,7 +125,7 @@ def _cut_off(trajectory: Trajectory, is_real: jax.Array, discount: float) -> tup
             "bootstraps=True needs info['final_observation'], which the environment's `step` does not return"
         )
     num_steps = is_real.shape[1]
-    end = is_real.sum(1).astype(jnp.int32) - 1  # of each rollout, its last step
+    end = is_real.sum(1).astype(jnp.int32) - 1  # last step of each rollout
     steps = jnp.arange(num_steps, dtype=jnp.int32)[None]
     is_cut = (steps == end[:, None]) & ~trajectory.terminated
     to_come = end[:, None] + 1 - steps

@@ -4,7 +4,7 @@ An adaptation by policy gradient descends one of them; the meta-gradient goes th
 derivatives count. All have the same gradient where the policy is the one that acted. They differ in the next order:
 
     reinforce          −log π(a) Â              its Hessian misses ∇log π ∇log πᵀ: biased
-    likelihood_ratio   −π(a)/π_old(a) Â         has it for each step apart: little variance, exact for one step
+    likelihood_ratio   −π(a)/π_old(a) Â         has it for each step alone: low variance, exact for one step
     dice               −(□≤ₜ − □<ₜ) Â           has it for all earlier steps: unbiased of every order, high variance
 
 with the magic box □≤ₜ = exp(Σₛ≤ₜ log π − ⊥Σₛ≤ₜ log π), which is 1 and differentiates like a likelihood.

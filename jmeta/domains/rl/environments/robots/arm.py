@@ -70,7 +70,7 @@ def arm(ranges: Ranges = ANYWHERE, *, num_steps: int = 50, effort_cost: float = 
 
 
 def arm_design() -> Design:
-    """The arm's body, senses and reward; see `arm`.
+    """Return the arm's body, senses and reward; see `arm`.
 
     Example:
       >>> from jmeta.domains.rl.environments.robots.arm import arm_design

@@ -133,7 +133,7 @@ def crawler(
 
 
 def crawler_design(reward: Reward = progress) -> Design:
-    """The crawler's body, senses and reward; see `crawler`.
+    """Return the crawler's body, senses and reward; see `crawler`.
 
     Example:
       >>> from jmeta.domains.rl.environments.robots.crawler import crawler_design

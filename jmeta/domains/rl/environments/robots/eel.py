@@ -75,7 +75,7 @@ def eel(
 
 
 def eel_design() -> Design:
-    """The eel's body, senses and reward; see `eel`.
+    """Return the eel's body, senses and reward; see `eel`.
 
     Example:
       >>> from jmeta.domains.rl.environments.robots.eel import eel_design

@@ -84,8 +84,8 @@ def at_hinges(shape: Mechanism, hinges: Hinges, motion: Motion, torque: Float[Ar
     Args:
       shape: the mechanism.
       hinges: their springs and ranges.
-      motion: of the mechanism.
-      torque: of the motors, in Nm.
+      motion: motion of the mechanism.
+      torque: torque of the motors, in Nm.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
@@ -116,7 +116,7 @@ def from_ground(solid: Body, motion: Motion, friction: Float[Array, ""]) -> Push
 
     Args:
       solid: its points touch the ground.
-      motion: of the body.
+      motion: motion of the body.
       friction: μ.
 
     Example:
@@ -145,7 +145,7 @@ def from_water(
 
     Args:
       solid: its points are dragged.
-      motion: of the body.
+      motion: motion of the body.
       links: numbers of the links that the points are on.
       along, across: drag of a point in N s/m. The difference between them makes swimming possible.
 
