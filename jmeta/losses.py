@@ -165,7 +165,7 @@ def squared_error(outputs: Shaped[Array, "examples ..."], batch: Batch) -> tuple
     return loss, {"squared_error": loss}
 
 
-def negative_log_likelihood(outputs: Distribution, batch: Batch) -> tuple[Float[Array, ""], Aux]:
+def negative_log_likelihood(outputs: PyTree, batch: Batch) -> tuple[Float[Array, ""], Aux]:
     """Return the negative log density of the targets, in nats, under a predictive distribution.
 
     It is summed over the numbers of an example and averaged over examples. `aux` has it as

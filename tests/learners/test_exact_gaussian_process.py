@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import scipy.stats
 
-from jmeta import Batch, evaluation, learners, losses
+from jmeta import Batch, learners
 from jmeta.tasks import gaussian_process, kernels
 
 NOISE = 0.3
@@ -75,36 +74,3 @@ def test_ranks_of_targets_are_uniform(float64):
 
     ranks = jax.jit(jax.vmap(rank))(jax.random.split(jax.random.key(0), 3000))
     assert scipy.stats.kstest(np.asarray(ranks), "uniform").pvalue > 1e-3
-
-
-@pytest.mark.parametrize(("num_tasks", "marginal", "joint"), [(64, 1.479, 1.785)])
-def test_the_limits_of_the_protocol_of_transformer_neural_processes(float64, num_tasks, marginal, joint):
-    """Nats a target, with hyper-parameters integrated out, within two standard errors of limits computed elsewhere."""
-    kernel = kernels.rbf(length_scale=(0.1, 0.6), scale=(0.1, 1.0))
-    sample = gaussian_process(kernel, num_shots=(3, 46), num_queries=(3, 46), noise=0.02, max_points=49)
-    learner = learners.exact_gaussian_process(kernel, noise=0.02, num_nodes=8)
-    result = evaluation.evaluate(
-        learner,
-        losses.negative_log_likelihood,
-        {},
-        sample,
-        jax.random.key(0),
-        protocol="tnp, rbf",
-        num_tasks=num_tasks,
-        tasks_at_once=4,
-    )
-    found = result.inductive["negative_log_likelihood"]
-    error = found.half_width / 1.96
-    assert abs(-found.mean - marginal) < 2 * (error**2 + 0.016**2) ** 0.5
-
-    log_density = learners.evidence(kernel, noise=0.02, num_nodes=8)
-
-    def joint_of(key):
-        task = sample(key)
-        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), task.support, task.query)
-        return (log_density(both) - log_density(task.support)) / task.query.mask.sum()
-
-    joints = np.asarray(
-        jax.jit(lambda keys: jax.lax.map(joint_of, keys))(jax.random.split(jax.random.key(0), num_tasks))
-    )
-    assert abs(joints.mean() - joint) < 2 * (joints.var() / num_tasks + 0.010**2) ** 0.5
