@@ -151,6 +151,7 @@ def test_devices_and_processes_have_the_bits_of_one():
     assert bits(devices) == bits(processes) == bits(alone)
 
 
+@pytest.mark.slow
 def test_a_meta_step_of_evolution_strategies_has_the_bits_of_one_device():
     """Fully optimized: products of two batches of tasks and perturbations, beside calls of nested `jax.jit`."""
     code = """

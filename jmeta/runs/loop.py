@@ -323,7 +323,7 @@ def _explain_divergence(experiment: Experiment, state: RunState, folder: pathlib
     more = f" and {len(guilty) - 3} more" if len(guilty) > 3 else ""
     command = f"jmeta replay {files.as_argument(folder)} --step {step}"
     if not guilty:
-        fault = "no task by itself is at fault, so the step itself may be too large (lower the meta-optimizer's rate)"
+        fault = "every single task is finite, so the step may be too large (lower the meta-optimizer's learning rate)"
     elif len(guilty) == len(reports) > 1:
         fault = f"all {len(reports)} tasks are at fault, so perhaps the parameters or the inner loop: {named}{more}"
     else:

@@ -1,11 +1,14 @@
 """Standard output, standard error and Ctrl-C of a command, wherever the streams lead.
 
 A run of days must not end because a viewer of its lines did (`| head -1`), or because the terminal's encoding has no
-`±` (`PYTHONIOENCODING=ascii`); and Ctrl-C, even a second one, ends in one line and not in a traceback.
+`±` (`PYTHONIOENCODING=ascii`); and Ctrl-C, even a second one, ends in one line and not in a traceback. So does a
+checkpoint that cannot be written: Orbax raises the first of its writes' errors, which we show, and leaves the others to
+asyncio and to an event loop that is closed, which would show each of them again.
 """
 
 import codecs
 import io
+import logging
 import os
 import signal
 import sys
@@ -25,6 +28,8 @@ def prepare() -> None:
     is_ours = threading.current_thread() is threading.main_thread()
     if is_ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
+    sys.unraisablehook = _tell_unraisable
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def lasting(stream: Any) -> Any:
@@ -59,6 +64,13 @@ def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
         raise error
     letter = error.object[error.start]
     return _PLAIN.get(letter) or letter.encode("ascii", "backslashreplace").decode(), error.start + 1
+
+
+def _tell_unraisable(unraisable: Any) -> None:
+    """Print an error that cannot be raised, unless it is a write that ends after its checkpoint was given up."""
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        sys.__unraisablehook__(unraisable)
 
 
 def _interrupt(*_: object) -> None:

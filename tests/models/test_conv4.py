@@ -215,12 +215,10 @@ def meta_gradient(model, params, tasks, batching):
     return ravel_pytree(grads)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(
-    ("batching", "size", "plain_conv"),
-    [pytest.param("vmap", 28, "patches", marks=pytest.mark.slow), ("scan", 16, "xla")],
-)
+@pytest.mark.parametrize(("batching", "size", "plain_conv"), [("vmap", 28, "patches"), ("scan", 16, "xla")])
 def test_the_meta_gradient_is_that_of_plain_layers_under_jit(batching, size, plain_conv, monkeypatch):
     """The compiler may recompute a layer's input with another rounding: no gradient may hang on equality of floats.
 

@@ -47,9 +47,9 @@ def ended(process):
     return process.returncode, output
 
 
-def the_error(output, *, is_quiet=True):
-    """What is wrong, in one line; if quiet, with nothing around it that looks like an error."""
-    assert not is_quiet or "Traceback" not in output, output
+def the_error(output):
+    """What is wrong, in one line, with nothing around it that looks like an error."""
+    assert "Traceback" not in output, output
     (line,) = (line for line in output.splitlines() if re.match(r"(\[\d+\] )?error: ", line))
     return line
 

@@ -153,9 +153,9 @@ def begin_another_run(folder):
 @pytest.mark.parametrize(
     ("do", "message"),
     [
-        (lock, "is being written by process"),
+        pytest.param(lock, "is being written by process", marks=pytest.mark.slow),
         (begin_another_run, "holds a run with other options (recipe was blobs_protonet"),
-        (put_a_folder_for_the_log, "Is a directory"),
+        pytest.param(put_a_folder_for_the_log, "Is a directory", marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

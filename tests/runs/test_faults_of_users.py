@@ -17,6 +17,7 @@ from jmeta import checkpoints
 from jmeta.runs import board, evaluate, log, terminal
 from jmeta.runs import folder as run_folder
 
+from ..slow import slow
 from .commands import ROOT, ended, environment, jmeta, ran, the_error, wait_for_checkpoint_after
 from .test_odd_folders import KILLED, TINY
 
@@ -104,7 +105,7 @@ def with_another_lock(folder):
     (folder / "seed_7" / "lock").write_text("1")
 
 
-@pytest.mark.parametrize("harm", [moved, deleted, without_lock, with_another_lock])
+@pytest.mark.parametrize("harm", [moved, without_lock, *slow(deleted, with_another_lock)])
 def test_a_folder_that_is_lost_while_a_run_writes_to_it_ends_the_run(tmp_path, start_process, harm):
     folder = tmp_path / "run"
     process = start_process("jmeta", "train", *LONG, "--run-dir", folder)
@@ -112,8 +113,8 @@ def test_a_folder_that_is_lost_while_a_run_writes_to_it_ends_the_run(tmp_path, s
     harm(folder)
     status, output = ended(process)
     assert status == 1, output
-    # what was being saved at that moment may be missed first, and TensorStore's threads tell of that, too
-    assert re.search("was moved or deleted|No such file or directory", the_error(output, is_quiet=False))
+    # what was being saved at that moment may be missed first
+    assert re.search("was moved or deleted|No such file or directory", the_error(output))
     if harm is moved:
         assert not folder.exists()  # and no second folder was begun
         assert checkpoints.steps(tmp_path / "moved" / "seed_7" / "checkpoints")
@@ -168,15 +169,13 @@ def test_a_seed_s_folder_that_is_a_link_is_refused(run, tmp_path, capfd, command
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize(
-    "number", ["9" * 400, "-" + "9" * 400, "9" * 290, "1e400", "NaN", "-Infinity", "9" * 19], ids=lambda text: text[:9]
-)
 @pytest.mark.parametrize("name", ["step", "loss", "accuracy"])
-def test_a_number_that_is_none_in_the_log(run, name, number):
+def test_numbers_that_are_none_in_the_log(run, name):
     path = run / "seed_0" / "metrics.jsonl"
     first, *rest = path.read_text().splitlines()
-    forged = json.dumps({**json.loads(first), name: 12345}).replace("12345", number)
-    path.write_text("\n".join([forged, *rest]) + "\n")
+    forged = json.dumps({**json.loads(first), name: 12345})
+    numbers = ["9" * 400, "-" + "9" * 400, "9" * 290, "1e400", "NaN", "-Infinity", "9" * 19]
+    path.write_text("\n".join([*[forged.replace("12345", number) for number in numbers], *rest]) + "\n")
     assert jmeta("train", *TINY, "--run-dir", run) == 0
     assert jmeta("evaluate", run) == 0
 
@@ -256,23 +255,26 @@ def test_a_reader_that_leaves_does_not_end_the_run(tmp_path):
     assert (status, output) == (0, "")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
-def test_a_terminal_without_our_letters(run, encoding):
+def test_a_terminal_without_our_letters(run):
     words = [sys.executable, "-m", "jmeta", "evaluate", str(run)]
-    done = subprocess.run(words, env=environment(PYTHONIOENCODING=encoding), cwd=ROOT, capture_output=True)
+    done = subprocess.run(words, env=environment(PYTHONIOENCODING="ascii"), cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert ("+-" if encoding == "ascii" else "±") in done.stdout.decode(encoding)
+    assert b"+-" in done.stdout
 
 
-def test_letters_that_are_spelt_out(tmp_path):
-    with (tmp_path / "out").open("w", encoding="ascii") as opened:
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("ascii", b"1 +- 2 -> \\xe9"), ("latin-1", b"1 \xb1 2 -> \xe9"), ("cp437", b"1 \xf1 2 -> \x82")],
+)
+def test_letters_that_are_spelt_out(tmp_path, encoding, shown):
+    with (tmp_path / "out").open("w", encoding=encoding) as opened:
         terminal.codecs.register_error("jmeta.plain", terminal._plain)
         lasting = terminal.lasting(opened)
         print("1 ± 2 → é", file=lasting, flush=True)
-    assert (tmp_path / "out").read_bytes() == b"1 +- 2 -> \\xe9\n"
+    assert (tmp_path / "out").read_bytes() == shown + b"\n"
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.02, 0.3])
+@pytest.mark.parametrize("seconds", [0.02, *slow(0.0, 0.3)])
 def test_ctrl_c_twice_is_one_line(tmp_path, start_process, seconds):
     process = start_process("jmeta", "train", *LONG, "--run-dir", tmp_path)
     wait_for_checkpoint_after(0, tmp_path / "seed_7", process)
@@ -307,14 +309,47 @@ def test_a_disk_without_names_left_is_one_line(tmp_path):
         or subprocess.run([*mount, "mount -t tmpfs none /mnt"], capture_output=True).returncode
     ):
         pytest.skip("this machine does not let us mount a small file system")
-    for names in (3, 8, 20, 40):
+    for names in (3, 20):
         small = tmp_path / str(names)
         small.mkdir()
         words = [sys.executable, "-m", "jmeta", "train", *TINY, "--run-dir", str(small / "run")]
         status, output = ran([*mount, f'mount -t tmpfs -o nr_inodes={names} none "{small}" && exec "$@"', "sh", *words])
         assert status == 1, output
-        assert "No space left on device" in the_error(output, is_quiet=False)
-        assert output.rstrip().splitlines()[-1] == the_error(output, is_quiet=False), output  # nothing below it
+        assert "No space left on device" in the_error(output)
+        assert output.rstrip().splitlines()[-1] == the_error(output), output  # nothing below it
+
+
+WRITES_THAT_END_LATE = """
+import asyncio, gc, tensorstore
+from jmeta.runs import terminal
+
+class Broken:
+    def __del__(self):
+        raise RuntimeError("of the user")
+
+async def wait_for(future):
+    await future
+
+terminal.prepare()
+promise, late = tensorstore.Promise.new()
+loop = asyncio.new_event_loop()
+failed = loop.create_task(wait_for(late))
+loop.call_soon(loop.stop)
+loop.run_forever()
+loop.close()
+promise.set_exception(OSError("no space"))
+del failed, loop
+gc.collect()
+del promise, late
+Broken()
+"""
+
+
+def test_what_a_failed_checkpoint_left_to_other_threads_is_not_heard():
+    status, output = ran([sys.executable, "-c", WRITES_THAT_END_LATE])
+    assert status == 0
+    assert output.count("Error") == 1, output
+    assert "RuntimeError: of the user" in output
 
 
 def test_what_load_run_is_given_instead_of_a_run(run, tmp_path):

@@ -223,7 +223,7 @@ def test_a_session_is_recorded(tmp_path, tiny_blobs):
     [
         (
             [True, True],
-            "no task by itself is at fault, so the step itself may be too large (lower the meta-optimizer's rate). ",
+            "every single task is finite, so the step may be too large (lower the meta-optimizer's learning rate). ",
         ),
         ([False, True], "1 of its 2 tasks are at fault: task 0 "),
         ([False, False], "all 2 tasks are at fault, so perhaps the parameters or the inner loop: task 0 "),

@@ -15,6 +15,7 @@ from jmeta.runs import dispatch, log, loop, seeds, state, train
 from jmeta.runs import folder as run_folder
 from jmeta.training import step_keys
 
+from ..slow import slow
 from .commands import bits, jmeta
 
 SEEDS = (3, 4, 5)
@@ -87,7 +88,7 @@ def test_a_seed_that_stops_early_leaves_the_others_as_they_are(tmp_path, tiny_bl
     assert bits(run_seeds(tmp_path / "stopped", impatient)) == bits(states)  # and stay so
 
 
-@pytest.mark.parametrize("num_saves", [1, 4, 5])
+@pytest.mark.parametrize("num_saves", [4, *slow(1, 5)])
 def test_seeds_that_were_stopped_at_different_steps_go_on_in_the_same_bits(
     tmp_path, tiny_sinusoid, monkeypatch, num_saves
 ):

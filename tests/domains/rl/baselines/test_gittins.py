@@ -75,6 +75,11 @@ def test_indices_of_a_few_pulls_are_as_exact_as_documented(discount):
     assert 1e-5 < difference.max() < 3e-5  # so that the documented bound is neither too low nor far too high
 
 
+def test_indices_of_many_pulls_are_as_exact_as_documented():
+    difference = gittins_indices(200, discount=0.9) - gittins_indices(200, discount=0.9, num_charges=4001)
+    assert 1.4e-4 < np.abs(difference).max() < 1.6e-4
+
+
 def test_without_a_future_the_index_is_the_mean():
     counts = np.arange(5)
     means = (1 + counts[:, None]) / (2 + counts[:, None] + counts)

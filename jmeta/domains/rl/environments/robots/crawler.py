@@ -66,7 +66,7 @@ _HINGES = Hinges(
     rest=np.array([-math.pi / 2 - 0.5, 1.0, -math.pi / 2 + 0.5, -1.0]),
     low=np.full(4, -0.9),
     high=np.full(4, 0.9),
-    stiffness=25.0,  # stands by itself: m g h is 23 Nm/rad
+    stiffness=25.0,  # stiff enough to stand without control: m g h is 23 Nm/rad
     damping=np.full(4, 0.6),
 )
 
