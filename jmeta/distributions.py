@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.scipy import stats
 from jaxtyping import Array, Float
 
-from .types import RandomKey
+from .types import PyTree, RandomKey
 
-__all__ = ["Distribution", "Normal", "Mixture"]
+__all__ = ["Distribution", "Normal", "Mixture", "mix"]
 
 
 @runtime_checkable
@@ -125,3 +125,40 @@ class Mixture(NamedTuple):
 
     def _average(self, values: Float[Array, "*shape components"]) -> Float[Array, "*shape"]:
         return (jax.nn.softmax(self.log_weights) * values).sum(-1)
+
+
+def mix(outputs: PyTree) -> PyTree:
+    """Average the predictions of several particles, such as samples of adapted parameters.
+
+    Args:
+      outputs: predictions stacked along a first axis of particles, as `jax.vmap` stacks them: a `Distribution` over
+        numbers `[particles, *shape]`, or logits of classes `[particles, examples, classes]`.
+
+    Returns:
+      For a distribution, the equally weighted `Mixture` over numbers `[*shape]`. For logits, the logarithm of the mean
+      probabilities, `[examples, classes]`, which are logits of the mean.
+
+    Raises:
+      ValueError: if `outputs` is neither; plain values have no average that is a prediction of all particles.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jmeta import distributions
+      >>> two = distributions.Normal(jnp.array([[0.0], [2.0]]), jnp.ones((2, 1)))  # two particles, one number
+      >>> float(distributions.mix(two).mean()[0])
+      1.0
+      >>> logits = distributions.mix(jnp.log(jnp.array([[[0.75, 0.25]], [[0.25, 0.75]]])))
+      >>> jnp.exp(logits).round(3).tolist()
+      [[0.5, 0.5]]
+    """
+    if isinstance(outputs, Distribution):
+        last = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), outputs)
+        return Mixture(jnp.zeros(jnp.shape(last.mean()), last.mean().dtype), last)
+    if isinstance(outputs, jax.Array) and outputs.ndim == 3 and jnp.issubdtype(outputs.dtype, jnp.floating):
+        num_particles = jnp.asarray(outputs.shape[0], outputs.dtype)
+        return jax.nn.logsumexp(jax.nn.log_softmax(outputs), axis=0) - jnp.log(num_particles)
+    found = f"{outputs.dtype}{list(outputs.shape)}" if isinstance(outputs, jax.Array) else type(outputs).__name__
+    raise ValueError(
+        f"particles that predict {found} cannot be averaged; expected a distribution of numbers (see "
+        "models.normal_outputs) or logits [particles, examples, classes]"
+    )
