@@ -12,9 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
+from .distributions import Distribution
 from .types import Aux, Batch, PyTree
 
-__all__ = ["checked_loss", "without_padding", "masked_mean", "cross_entropy", "squared_error", "check_labels"]
+__all__ = [
+    "checked_loss",
+    "without_padding",
+    "masked_mean",
+    "cross_entropy",
+    "squared_error",
+    "negative_log_likelihood",
+    "check_labels",
+]
 
 
 def checked_loss(result: Any, of: str) -> tuple[Any, Aux]:
@@ -154,6 +163,38 @@ def squared_error(outputs: Shaped[Array, "examples ..."], batch: Batch) -> tuple
     losses = squares.mean(-1)  # the reshape has no -1: there may be no example
     loss = masked_mean(losses, batch)
     return loss, {"squared_error": loss}
+
+
+def negative_log_likelihood(outputs: PyTree, batch: Batch) -> tuple[Float[Array, ""], Aux]:
+    """Return the negative log density of the targets, in nats, under a predictive distribution.
+
+    It is summed over the numbers of an example and averaged over examples. `aux` has it as
+    `negative_log_likelihood`, and the `squared_error` of the mean, averaged as `squared_error` does.
+
+    Args:
+      outputs: a distribution of `[examples, ...]` numbers (`jmeta.distributions`).
+      batch: its `y` has the distribution's shape.
+
+    Raises:
+      ValueError: if `outputs` is no distribution, or its shape differs from that of `batch.y`.
+
+    Example:
+      >>> import jax.numpy as jnp, jmeta
+      >>> prediction = jmeta.distributions.Normal(jnp.zeros((2, 1)), jnp.ones((2, 1)))
+      >>> batch = jmeta.Batch(x=jnp.zeros((2, 1)), y=jnp.ones((2, 1)))
+      >>> loss, aux = negative_log_likelihood(prediction, batch)
+      >>> round(float(loss), 4), float(aux["squared_error"])
+      (1.4189, 1.0)
+    """
+    if not isinstance(outputs, Distribution):
+        raise ValueError(
+            f"negative_log_likelihood expects a distribution, such as jmeta.distributions.Normal, but got outputs that "
+            f"are a {type(outputs).__name__}; use a learner whose `predict` returns one"
+        )
+    _, aux = squared_error(outputs.mean(), batch)
+    losses = -outputs.log_prob(batch.y).reshape(batch.y.shape[0], -1).sum(-1)
+    loss = masked_mean(losses, batch)
+    return loss, {"negative_log_likelihood": loss, **aux}
 
 
 def _checked_labels(outputs: Shaped[Array, "examples ways"], batch: Batch) -> Int[Array, "examples"]:

@@ -22,6 +22,8 @@ INNER = optax.sgd(0.1)
 
 blobs = tasks.gaussian_blobs(num_ways=WAYS, num_shots=2, num_queries=3, num_features=FEATURES)
 sinusoid = tasks.sinusoid(num_shots=5, num_queries=4)
+kernel = tasks.kernels.rbf(length_scale=(0.2, 0.8))
+process = tasks.gaussian_process(kernel, num_shots=5, num_queries=4, noise=0.3)
 
 network = models.mlp([8, WAYS], activation=jnp.tanh)
 embedding = models.mlp([8, 6], activation=jnp.tanh)
@@ -114,6 +116,12 @@ LEARNERS: dict[str, Entry] = {
     "relation": Entry(learners.relation(embedding, num_ways=WAYS)),
     "ridge": Entry(learners.ridge(embedding, num_ways=WAYS)),
     "nearest_mean": Entry(learners.nearest_mean(num_ways=WAYS), has_meta_params=False),
+    "exact_gaussian_process": Entry(
+        learners.exact_gaussian_process(kernel, noise=0.3, num_nodes=3),
+        losses.negative_log_likelihood,
+        process,
+        has_meta_params=False,
+    ),
     "fine_tune": Entry(learners.fine_tune(embedding, INNER, num_classes=20, num_ways=WAYS, num_steps=3)),
     "from_scratch": Entry(learners.from_scratch(network, CLASSIFY, INNER, num_steps=3), has_meta_params=False),
     "varibad": Entry(
@@ -164,6 +172,10 @@ _images = jax.random.randint(jax.random.key(0), (12, 6, 8, 8, 1), 0, 256).astype
 SAMPLERS = {
     "gaussian_blobs": blobs,
     "sinusoid": sinusoid,
+    "gaussian_process": process,
+    "gaussian_process_ragged": tasks.gaussian_process(
+        kernel, num_shots=(2, 5), num_queries=(1, 4), noise=0.3, max_points=6
+    ),
     "few_shot": tasks.few_shot(_images, num_ways=3, num_shots=2, num_queries=2),
     "few_shot_rotated": tasks.few_shot(_images, num_ways=3, num_shots=2, num_queries=2, rotations="per_class"),
     "few_shot_rotations_as_classes": tasks.few_shot(

@@ -6,6 +6,7 @@ function, `episode`, defines their objective, and `jmeta.episode` uses it. Learn
 """
 
 from .cavia import cavia
+from .exact_gaussian_process import evidence, exact_gaussian_process
 from .fine_tune import fine_tune
 from .from_scratch import from_scratch
 from .imaml import imaml
@@ -34,6 +35,8 @@ __all__ = [
     "at_step",
     "boil",
     "cavia",
+    "evidence",
+    "exact_gaussian_process",
     "fine_tune",
     "first_order_maml",
     "from_scratch",

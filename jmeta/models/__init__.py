@@ -13,6 +13,7 @@ from .from_haiku import from_haiku
 from .from_linen import from_linen
 from .from_nnx import from_nnx
 from .mlp import mlp
+from .normal_outputs import normal_outputs
 from .norms import but_statistics, frozen, is_head, is_norm, is_statistic
 from .primitives import convolution, max_pool, patch_conv
 from .recurrent import gru, lstm
@@ -29,6 +30,7 @@ __all__ = [
     "snail",
     "forgetful",
     "chain",
+    "normal_outputs",
     "from_linen",
     "from_nnx",
     "from_equinox",

@@ -4,9 +4,11 @@
 do not fit on the device.
 """
 
+from . import kernels
 from .class_arrays import ClassArrays, group_by_class
 from .few_shot import few_shot, stacked
 from .gaussian_blobs import gaussian_blobs
+from .gaussian_process import gaussian_process
 from .host_fed import host_fed
 from .ragged import pad_task, ragged
 from .sinusoid import sinusoid
@@ -19,7 +21,9 @@ __all__ = [
     "few_shot",
     "stacked",
     "gaussian_blobs",
+    "gaussian_process",
     "host_fed",
+    "kernels",
     "pad_task",
     "ragged",
     "sinusoid",

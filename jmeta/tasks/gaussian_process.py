@@ -1,0 +1,122 @@
+"""Regression on samples of Gaussian processes: the tasks that neural processes are judged on, with an exact answer.
+
+A task draws the kernel's hyper-parameters, how many points there are, where they are, and a noisy function at them.
+`learners.exact_gaussian_process` is the Bayes-optimal learner of these tasks.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from ..types import Batch, RandomKey, Task
+from .kernels import Kernel
+
+__all__ = ["gaussian_process"]
+
+Count = int | tuple[int, int]
+"""A number of points, or the smallest and the largest, from which every task draws its own."""
+
+
+def gaussian_process(
+    kernel: Kernel,
+    *,
+    num_shots: Count,
+    num_queries: Count,
+    noise: float,
+    inputs: tuple[float, float] = (-2.0, 2.0),
+    query_inputs: tuple[float, float] | None = None,
+    max_points: int | None = None,
+) -> Partial:
+    """A sampler of noisy functions f(x) + ε, with f a Gaussian process of mean zero and ε normal.
+
+    Args:
+      kernel: the covariance of f, from `tasks.kernels`.
+      num_shots: points of the support; a range is drawn from uniformly, both ends included, and padded and masked.
+      num_queries: points of the query, likewise.
+      noise: standard deviation of ε, positive, in support and query.
+      inputs: lowest and highest x, drawn uniformly.
+      query_inputs: those of the query, where they differ: beyond the support's, to extrapolate.
+      max_points: the most points that support and query have together; the range of `num_queries` ends there.
+
+    Returns:
+      `sample(key) -> Task`, with `x` and `y` of shape `[points, 1]`, float64 where JAX computes in it, else float32.
+      Masks are `None` where the number of points is fixed.
+
+    Raises:
+      ValueError: if a range is empty or not positive, or `max_points` leaves no query.
+
+    Example:
+      >>> import jax
+      >>> from jmeta import tasks
+      >>> kernel = tasks.kernels.rbf(length_scale=(0.1, 0.6), scale=(0.1, 1.0))
+      >>> sample = tasks.gaussian_process(kernel, num_shots=(3, 46), num_queries=(3, 46), noise=0.02, max_points=49)
+      >>> task = sample(jax.random.key(0))
+      >>> task.support.x.shape, int(task.support.mask.sum() + task.query.mask.sum()) <= 49
+      ((46, 1), True)
+
+    Reference:
+      The ranges of the example are those of Nguyen and Grover, "Transformer Neural Processes", 2022, arXiv:2207.04179.
+    """
+    shots, queries = _ends("num_shots", num_shots, 0), _ends("num_queries", num_queries, 1)
+    if max_points is not None and max_points < shots[1] + queries[0]:
+        raise ValueError(
+            f"max_points={max_points} is less than the {shots[1]} support points and {queries[0]} query points that a "
+            "task may have; pass more, or lower num_shots"
+        )
+    if not 0 < noise < float("inf"):
+        raise ValueError(f"noise={noise}; expected a positive standard deviation")
+    query_inputs = inputs if query_inputs is None else query_inputs
+    for name, (low, high) in {"inputs": inputs, "query_inputs": query_inputs}.items():
+        if not low < high:
+            raise ValueError(f"{name}=({low}, {high}) is an empty range; pass (lowest, highest)")
+    return Partial(_GaussianProcess(kernel, shots, queries, noise, inputs, query_inputs, max_points))
+
+
+@dataclass(frozen=True)
+class _GaussianProcess:
+    kernel: Kernel
+    num_shots: tuple[int, int]
+    num_queries: tuple[int, int]
+    noise: float
+    inputs: tuple[float, float]
+    query_inputs: tuple[float, float]
+    max_points: int | None
+
+    def __call__(self, key: RandomKey) -> Task:
+        key_unit, key_shots, key_queries, key_support, key_query, key_y = jax.random.split(key, 6)
+        num_shots, num_queries = self._counts(key_shots, key_queries)
+        dtype = jnp.result_type(float)
+        unit = jax.random.uniform(key_unit, (self.kernel.num_drawn,), dtype)
+        support_x = jax.random.uniform(key_support, (self.num_shots[1], 1), dtype, *self.inputs)
+        query_x = jax.random.uniform(key_query, (self.num_queries[1], 1), dtype, *self.query_inputs)
+        x = jnp.concatenate([support_x, query_x])
+        covariance = self.kernel.gram(unit, x, x) + self.noise**2 * jnp.eye(len(x), dtype=dtype)
+        y = jnp.linalg.cholesky(covariance) @ jax.random.normal(key_y, (len(x), 1), dtype)
+        support = _masked(support_x, y[: len(support_x)], num_shots, self.num_shots)
+        return Task(support, _masked(query_x, y[len(support_x) :], num_queries, self.num_queries))
+
+    def _counts(self, key_shots: RandomKey, key_queries: RandomKey) -> tuple[jax.Array, jax.Array]:
+        num_shots = jax.random.randint(key_shots, (), self.num_shots[0], self.num_shots[1] + 1)
+        most = self.num_queries[1]
+        if self.max_points is not None:
+            most = jnp.minimum(most, self.max_points - num_shots)
+        return num_shots, jax.random.randint(key_queries, (), self.num_queries[0], most + 1)
+
+
+def _masked(x: jax.Array, y: jax.Array, count: jax.Array, ends: tuple[int, int]) -> Batch:
+    if ends[0] == ends[1]:
+        return Batch(x, y)
+    is_real = jnp.arange(len(x)) < count
+    blank = lambda values: jnp.where(is_real[:, None], values, 0)  # noqa: E731
+    return Batch(blank(x), blank(y), is_real)
+
+
+def _ends(name: str, count: Count, least: int) -> tuple[int, int]:
+    low, high = count if isinstance(count, tuple) else (count, count)
+    if not least <= low <= high:
+        raise ValueError(
+            f"{name}={count}; expected a number of points, at least {least}, or a range (low, high) of them"
+        )
+    return low, high

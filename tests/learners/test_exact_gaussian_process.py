@@ -1,0 +1,76 @@
+"""The exact posterior, by other routes: multivariate normals, conditional sampling, and the limits of a protocol."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+from jmeta import Batch, learners
+from jmeta.tasks import gaussian_process, kernels
+
+NOISE = 0.3
+KERNEL = kernels.rbf(length_scale=(0.2, 0.8), scale=(0.5, 1.5))
+
+
+def task_of(key, num_shots=4, num_queries=3):
+    return gaussian_process(KERNEL, num_shots=num_shots, num_queries=num_queries, noise=NOISE)(key)
+
+
+def density(grid, x, y):
+    """The density of noisy targets, averaged over hyper-parameters of a grid, written out in NumPy."""
+    x, y = np.asarray(x)[:, 0], np.asarray(y)[:, 0]
+    length_scales, scales = 0.2 + 0.6 * grid[:, 0], 0.5 + grid[:, 1]
+    squares = (x[:, None] - x[None]) ** 2
+    covariances = scales[:, None, None] ** 2 * np.exp(-squares / 2 / length_scales[:, None, None] ** 2)
+    covariances += NOISE**2 * np.eye(len(x))
+    exponents = -0.5 * np.einsum("i,nij,j->n", y, np.linalg.inv(covariances), y)
+    return np.mean(np.exp(exponents) / np.sqrt(np.linalg.det(2 * np.pi * covariances)))
+
+
+def test_densities_are_ratios_of_integrals_over_the_prior(float64, key):
+    """p(query | support) = ∫ p(all | θ) dθ / ∫ p(support | θ) dθ, by a midpoint rule on a fine grid."""
+    task = task_of(key)
+    middles = (np.arange(60) + 0.5) / 60
+    grid = np.stack(np.meshgrid(middles, middles), -1).reshape(-1, 2)
+    of_support = density(grid, *task.support[:2])
+    learner = learners.exact_gaussian_process(KERNEL, noise=NOISE)
+    prediction = learner.predict({}, learner.adapt({}, task.support, key), task.query.x, None)
+    for i in range(3):
+        x, y = (np.concatenate([a, b[i : i + 1]]) for a, b in zip(task.support[:2], task.query[:2], strict=True))
+        expected = np.log(density(grid, x, y) / of_support)
+        np.testing.assert_allclose(prediction.log_prob(task.query.y)[i, 0], expected, atol=1e-4)
+    x, y = (np.concatenate([a, b]) for a, b in zip(task.support[:2], task.query[:2], strict=True))
+    log_density = learners.evidence(KERNEL, noise=NOISE)
+    joint = log_density(Batch(jnp.asarray(x), jnp.asarray(y))) - log_density(task.support)
+    np.testing.assert_allclose(joint, np.log(density(grid, x, y) / of_support), atol=1e-4)
+
+
+def test_twice_the_nodes_change_nothing(float64, key):
+    task = task_of(key, 10, 5)
+    predictions = []
+    for num_nodes in (12, 24):
+        learner = learners.exact_gaussian_process(KERNEL, noise=NOISE, num_nodes=num_nodes)
+        prediction = learner.predict({}, learner.adapt({}, task.support, key), task.query.x, None)
+        predictions.append(prediction.log_prob(task.query.y))
+    np.testing.assert_allclose(*predictions, atol=1e-6)
+
+
+def test_without_support_the_prior_predicts(float64, key):
+    learner = learners.exact_gaussian_process(kernels.rbf(length_scale=0.5, scale=2.0), noise=NOISE)
+    nothing = Batch(jnp.zeros((3, 1)), jnp.full((3, 1), jnp.nan), jnp.zeros(3, bool))
+    prediction = learner.predict({}, learner.adapt({}, nothing, key), jnp.zeros((2, 1)), None)
+    np.testing.assert_allclose(prediction.mean(), 0.0, atol=1e-12)
+    np.testing.assert_allclose(prediction.variance(), 4 + NOISE**2, rtol=1e-12)
+
+
+def test_ranks_of_targets_are_uniform(float64):
+    """Targets drawn from the prior have uniform ranks under the posterior of that prior."""
+    learner = learners.exact_gaussian_process(KERNEL, noise=NOISE, num_nodes=4)
+
+    def rank(key):
+        task = task_of(key, 5, 1)
+        prediction = learner.predict({}, learner.adapt({}, task.support, key), task.query.x, None)
+        return prediction.cdf(task.query.y)[0, 0]
+
+    ranks = jax.jit(jax.vmap(rank))(jax.random.split(jax.random.key(0), 500))
+    assert scipy.stats.kstest(np.asarray(ranks), "uniform").pvalue > 1e-3
