@@ -169,6 +169,8 @@ ADAPTED_IN_PART: dict[str, Callable[[Callable[[str], bool]], Learner]] = {
 
 _images = jax.random.randint(jax.random.key(0), (12, 6, 8, 8, 1), 0, 256).astype(jnp.uint8)
 
+OF_NUMBERS = ("sinusoid", "gaussian_process", "gaussian_process_ragged")
+"""Samplers of regression tasks."""
 SAMPLERS = {
     "gaussian_blobs": blobs,
     "sinusoid": sinusoid,

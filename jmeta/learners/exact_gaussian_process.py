@@ -89,7 +89,7 @@ def exact_gaussian_process(kernel: Kernel, *, noise: float, num_nodes: int = 16)
         del meta_params, key
 
         def at_node(unit: Array, factor: Array, weights: Array) -> tuple[Array, Array]:
-            across = kernel.gram(unit, adapted.x, x) * adapted.is_real[:, None]
+            across = jnp.where(adapted.is_real[:, None], kernel.gram(unit, adapted.x, x), 0)
             explained = jnp.square(jax.scipy.linalg.solve_triangular(factor, across, lower=True)).sum(0)
             prior = jax.vmap(lambda point: kernel.gram(unit, point[None], point[None])[0, 0])(x)
             return across.T @ weights, jnp.sqrt(prior - explained + noise**2)[:, None]
@@ -132,7 +132,7 @@ def _condition(kernel: Kernel, noise: float, num_nodes: int) -> Callable[[Batch]
 
         def at_node(unit: Array) -> tuple[Array, Array, Array]:
             # padding is a point of variance 1, apart from the others and observed at 0: it changes nothing
-            among = kernel.gram(unit, x, x) * is_real[:, None] * is_real[None]
+            among = jnp.where(is_real[:, None] & is_real[None], kernel.gram(unit, x, x), 0)
             factor = jnp.linalg.cholesky(among + jnp.diag(jnp.where(is_real, noise**2, 1.0)))
             whitened = jax.scipy.linalg.solve_triangular(factor, y, lower=True)
             log_det = 2 * jnp.log(jnp.diagonal(factor)).sum()

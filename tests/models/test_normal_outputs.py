@@ -38,7 +38,8 @@ def test_statistics_are_those_of_the_network(key):
     network = models.conv4(2, num_filters=4, norm="support")
     model = models.normal_outputs(network)
     params = model.init(key, images)
-    assert network.calibrate and model.calibrate
+    assert network.calibrate
+    assert model.calibrate
     outputs, expected = network.calibrate(params, images, None)
     found, calibrated = model.calibrate(params, images, None)
     np.testing.assert_array_equal(found.loc, outputs[:, :1])
