@@ -22,7 +22,7 @@ from ..evaluation import evaluate as evaluate_learner
 from ..types import EpisodeFn, Learner, PyTree, RandomKey
 from . import console, files, loop, options, recipes, seeds, state
 from . import folder as run_folder
-from .experiment import Experiment, is_image_task
+from .experiment import Experiment, check_testing, is_image_task
 from .recipes import Recipe
 
 __all__ = [
@@ -346,13 +346,17 @@ def overridden(recipe: Recipe, trained: Any, words: list[str], *, program: str =
 
     Raises:
       SystemExit: after printing help, or the fault in an option.
+      ValueError: if a number is out of range.
     """
     if not words:
         return trained
     unprefixed = Annotated[recipe.options, tyro.conf.arg(name="")]
     fields: Any = [("options", unprefixed, trained)]
     parsed = dataclasses.make_dataclass("Overrides", fields, frozen=True)
-    return tyro.cli(parsed, args=words, prog=program).options
+    chosen = tyro.cli(parsed, args=words, prog=program).options
+    options.recorded(chosen)  # refuses numbers that JAX does not have
+    check_testing(chosen.testing)
+    return chosen
 
 
 def draw_episode(folder: pathlib.Path, name: str, experiment: Experiment, meta_params: PyTree) -> pathlib.Path:

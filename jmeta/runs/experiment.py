@@ -18,7 +18,17 @@ from ..tasks import HostTasks, Source
 from ..types import EpisodeFn, GradFn, Learner, LossFn, MetaTrainer, PyTree, RandomKey, Task
 from . import devices
 
-__all__ = ["Metric", "Training", "Testing", "Experiment", "is_image_task", "check", "check_steps", "check_positive"]
+__all__ = [
+    "Metric",
+    "Training",
+    "Testing",
+    "Experiment",
+    "is_image_task",
+    "check",
+    "check_testing",
+    "check_steps",
+    "check_positive",
+]
 
 Metric = Literal["accuracy", "loss", "return"]
 """The metric that selects models and that results show."""
@@ -212,21 +222,25 @@ def check(training: Training, testing: Testing) -> None:
 
     This is for runs that are trained: a run that is only tested may have been trained under other rules.
     """
+    check_testing(testing)
     _check_sizes("training", training)
-    _check_sizes("testing", testing)
     check_steps(training)
-    least = {
-        "training.tasks_per_step": (1, training.tasks_per_step),
-        "training.num_valid_tasks": (2, training.num_valid_tasks),
-        "training.patience": (1, training.patience),
-        "training.max_skipped_in_a_row": (1, training.max_skipped_in_a_row),
-        "training.keep_last": (1, training.keep_last),
-        "testing.num_tasks": (2, testing.num_tasks),
-        "testing.tasks_at_once": (1, testing.tasks_at_once),
-    }
-    for name, (smallest, number) in least.items():
+    _check_least(
+        "training", training, tasks_per_step=1, num_valid_tasks=2, patience=1, max_skipped_in_a_row=1, keep_last=1
+    )
+
+
+def check_testing(testing: Testing) -> None:
+    """Raise `ValueError` at the first number of an evaluation that is out of range, with the option's name."""
+    _check_sizes("testing", testing)
+    _check_least("testing", testing, num_tasks=2, tasks_at_once=1)
+
+
+def _check_least(group: str, numbers: Training | Testing, **least: int) -> None:
+    for name, smallest in least.items():
+        number = getattr(numbers, name)
         if number is not None and number < smallest:
-            raise ValueError(f"{name}={number}; expected at least {smallest}")
+            raise ValueError(f"{group}.{name}={number}; expected at least {smallest}")
 
 
 def _check_sizes(group: str, numbers: Training | Testing) -> None:

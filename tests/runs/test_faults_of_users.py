@@ -65,6 +65,25 @@ def test_a_number_out_of_range_is_one_line_before_anything_is_written(tmp_path, 
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("option", "number"),
+    [
+        ("--testing.num-tasks", 1),
+        ("--testing.num-tasks", 2**63),
+        ("--testing.tasks-at-once", 0),
+        ("--num-ways", 10**40),
+        ("--num-queries", -1),
+    ],
+)
+def test_so_is_one_that_an_evaluation_overrides(run, capfd, option, number):
+    before = sorted(run.rglob("*"))
+    assert jmeta("evaluate", run, f"{option}={number}") == 1
+    line = the_error(capfd.readouterr().err)
+    assert str(number) in line
+    assert "expected" in line
+    assert sorted(run.rglob("*")) == before
+
+
 def test_tasks_that_no_memory_holds_are_one_line(tmp_path, capfd):
     assert jmeta("train", *TINY, "--run-dir", tmp_path / "run", "--training.tasks-per-step", 10**9) == 1
     assert "the 1000000000 tasks of a meta-step would take" in the_error(capfd.readouterr().err)

@@ -180,7 +180,8 @@ def collect_adaptation(
       >>> task.support.y.reward.shape, task.query.y.reward.shape
       ((1, 20), (20,))
     """
-    gradient = jax.grad(_loss_of(policy, surrogate), has_aux=True)
+    value_and_grad = jax.value_and_grad(_loss_of(policy, surrogate), has_aux=True)
+    optimizer = adjoints.checked_optimizer(inner_optimizer, "an inner optimizer")
     if num_steps < 0:
         raise ValueError(f"num_steps={num_steps}; expected at least 0")
 
@@ -190,11 +191,11 @@ def collect_adaptation(
         def one_step(carry: tuple[PyTree, PyTree], key: RandomKey) -> tuple[tuple[PyTree, PyTree], Batch]:
             params, optimizer_state = carry
             batch = roll_out(params, env_params, key)
-            grads, _ = gradient(params, batch, key)
-            updates, optimizer_state = inner_optimizer.update(grads, optimizer_state, params)
+            (loss, _), grads = value_and_grad(params, batch, key)
+            updates, optimizer_state = optimizer.update(grads, optimizer_state, params, value=loss)
             return (optax.apply_updates(params, updates), optimizer_state), batch
 
-        carry, stored = (meta_params, inner_optimizer.init(meta_params)), []
+        carry, stored = (meta_params, optimizer.init(meta_params)), []
         for each in keys:
             carry, batch = one_step(carry, each)
             stored.append(batch)

@@ -189,10 +189,13 @@ def test_it_obeys_the_contract(is_stored, navigation, key):
     )
 
 
-@pytest.mark.parametrize("num_steps", [0, 1, 2])
-def test_adapting_on_stored_rollouts_arrives_where_rolling_out_did(num_steps, navigation, key):
+ASKS_FOR_THE_LOSS = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())
+
+
+@pytest.mark.parametrize(("num_steps", "optimizer"), [(0, optax.sgd(0.1)), (1, optax.sgd(0.1)), (2, ASKS_FOR_THE_LOSS)])
+def test_adapting_on_stored_rollouts_arrives_where_rolling_out_did(num_steps, optimizer, navigation, key):
     environment, sample, policy, roll_out = navigation
-    arguments = (policy, policy_gradients.reinforce, optax.sgd(0.1))
+    arguments = (policy, policy_gradients.reinforce, optimizer)
     params = rollouts.init_policy(environment, policy)(key)
     task = collect_adaptation(*arguments, roll_out, num_steps=num_steps)(params, sample(key), key)
     learner = maml_rl(*arguments, num_steps=num_steps)
@@ -233,6 +236,12 @@ def test_the_kl_term_is_zero_where_nothing_moved_and_grows(navigation, key):
     moved = jax.tree.map(lambda leaf: leaf + 0.1, params)
     here, there = (float(episode_fn(at, task, key)[1]["inner_kl"]) for at in (params, moved))
     assert abs(here) < 1e-6 < 1e-3 < there
+
+
+def test_an_optimizer_that_is_not_called_is_refused(navigation):
+    _, _, policy, roll_out = navigation
+    with pytest.raises(ValueError, match="it is a function; call it, as in"):
+        collect_adaptation(policy, policy_gradients.reinforce, optax.sgd, roll_out, num_steps=1)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("weights", [{"kl_weight": -1.0}, {"exploration_weight": -1.0}])
