@@ -238,12 +238,6 @@ def test_the_kl_term_is_zero_where_nothing_moved_and_grows(navigation, key):
     assert abs(here) < 1e-6 < 1e-3 < there
 
 
-def test_an_optimizer_that_is_not_called_is_refused(navigation):
-    _, _, policy, roll_out = navigation
-    with pytest.raises(ValueError, match="it is a function; call it, as in"):
-        collect_adaptation(policy, policy_gradients.reinforce, optax.sgd, roll_out, num_steps=1)  # pyright: ignore[reportArgumentType]
-
-
 @pytest.mark.parametrize("weights", [{"kl_weight": -1.0}, {"exploration_weight": -1.0}])
 def test_negative_weights_are_refused(weights):
     with pytest.raises(ValueError, match="expected at least 0"):
