@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .adjoints import checked_optimizer
 from .batching import count_tasks
+from .estimators import ParticlesState, PersistentEstimator
 from .losses import checked_loss
 from .tasks.few_shot import as_partial
 from .types import Aux, GradFn, MetaTrainer, PyTree, RandomKey, Task
@@ -23,6 +24,8 @@ __all__ = [
     "SampleTasks",
     "MetaState",
     "meta_trainer",
+    "PersistentState",
+    "persistent_trainer",
     "start_counting",
     "count_step",
     "step_keys",
@@ -105,6 +108,105 @@ def meta_trainer(grad_fn: GradFn, meta_optimizer: optax.GradientTransformation) 
         return state, {**aux, "loss": loss, "grad_norm": optax.tree.norm(grads), "is_skipped": skipped}
 
     return MetaTrainer(init, update, share=lambda sharing: meta_trainer(sharing.mean(grad_fn), meta_optimizer))
+
+
+class PersistentState(NamedTuple):
+    """What `persistent_trainer` keeps as `MetaState.optimizer_state`.
+
+    Attributes:
+      optimizer: the meta-optimizer's state.
+      particles: the estimator's state for each task, stacked.
+      tasks: the stacked tasks whose inner loops are under way.
+    """
+
+    optimizer: PyTree
+    particles: ParticlesState
+    tasks: PyTree
+
+
+def persistent_trainer(
+    estimator: PersistentEstimator, meta_optimizer: optax.GradientTransformation, sample_tasks: SampleTasks
+) -> MetaTrainer:
+    """Build meta-training with an estimator whose inner loops go on from meta-step to meta-step.
+
+    A meta-step makes one unroll for every task, and descends the mean of their estimates. When the inner loop of a task
+    is over, one for a new task begins. The first loops begin at different unrolls and end early, evenly staggered, so
+    that a meta-step sees all parts of an inner loop and not all loops begin at once.
+
+    A task whose loss or estimate is not finite has no part in the mean, and begins anew in the next meta-step. If no
+    task is left, the meta-step is skipped, as `meta_trainer` does.
+
+    Args:
+      estimator: such as `estimators.persistent_evolution_strategies`.
+      meta_optimizer: as for `meta_trainer`.
+      sample_tasks: `key -> stacked tasks`, as for `sampled_steps`; here it only tells their shapes. All tasks are drawn
+        in each meta-step, and those are used whose turn it is.
+
+    Returns:
+      A trainer for `sampled_steps` or `fed_steps`; `aux` has `num_restarted`, the tasks that were not finite. It
+      computes on one device.
+
+    Raises:
+      ValueError: as `meta_trainer`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from jmeta import estimators, training
+      >>> unroll = lambda rate, x, task, key: (x - rate * task * x, task * x**2, {})  # learn the rate of descent
+      >>> estimator = estimators.persistent_evolution_strategies(
+      ...     unroll, lambda rate, task, key: 1.0, num_unrolls=10, num_pairs=16, sigma=0.01)
+      >>> sample_tasks = lambda key: jax.random.uniform(key, (8,), minval=0.5, maxval=1.5)
+      >>> trainer = training.persistent_trainer(estimator, optax.adam(0.02), sample_tasks)
+      >>> run = training.sampled_steps(trainer, num_steps=300)
+      >>> state, aux = run(trainer.init(jnp.array(0.1)), sample_tasks, jax.random.key(0))
+      >>> bool(0.6 < state.meta_params < 1.3), aux["num_restarted"].shape
+      (True, (300,))
+
+    Reference:
+      Vicol, Metz, Sohl-Dickstein, "Unbiased Gradient Estimation in Unrolled Computation Graphs with Persistent
+      Evolution Strategies", 2021, arXiv:2112.13835, algorithm 2; staggered starts: section 5.
+    """
+    of_given = meta_trainer(lambda meta_params, estimate, key: estimate, meta_optimizer)
+    begin_all = jax.vmap(estimator.init, in_axes=(None, 0, 0))
+
+    def init(meta_params: PyTree) -> MetaState:
+        state = of_given.init(meta_params)
+        key_tasks, key_begin = jax.random.split(jax.random.key(0))  # for shapes: all begin in the first meta-step
+        tasks = sample_tasks(key_tasks)
+        particles = begin_all(state.meta_params, tasks, jax.random.split(key_begin, count_tasks(tasks)))
+        return state._replace(optimizer_state=PersistentState(state.optimizer_state, particles, tasks))
+
+    def update(state: MetaState, tasks: PyTree, key: RandomKey) -> tuple[MetaState, Aux]:
+        key_begin, key_update = jax.random.split(key)
+        kept: PersistentState = state.optimizer_state
+        num_tasks = count_tasks(tasks)
+        begins = kept.particles.num_unrolls == 0
+        staggered = jnp.arange(num_tasks) * estimator.num_unrolls // num_tasks
+        begun = begin_all(state.meta_params, tasks, jax.random.split(key_begin, num_tasks))
+        begun = begun._replace(num_unrolls=jnp.where(begins.all(), staggered, 0).astype(begun.num_unrolls.dtype))
+        particles, tasks = _where(begins, (begun, tasks), (kept.particles, kept.tasks))
+
+        updates = jax.vmap(estimator.update, in_axes=(0, None, 0, 0))
+        particles, estimates = updates(particles, state.meta_params, tasks, jax.random.split(key_update, num_tasks))
+        (losses, _), grads = estimates
+        is_finite = jax.vmap(all_finite)((losses, grads))
+        particles = particles._replace(num_unrolls=jnp.where(is_finite, particles.num_unrolls, 0))
+        num_finite = is_finite.sum()
+        mean = jax.tree.map(lambda leaf: (leaf.sum(0) / num_finite).astype(leaf.dtype), _where(is_finite, estimates, 0))
+
+        stepped, aux = of_given.update(state._replace(optimizer_state=kept.optimizer), mean, key_update)
+        stepped = stepped._replace(optimizer_state=PersistentState(stepped.optimizer_state, particles, tasks))
+        return stepped, {**aux, "num_restarted": num_tasks - num_finite}
+
+    return MetaTrainer(init, update)
+
+
+def _where(chosen: Bool[Array, "tasks"], new: PyTree, old: PyTree | float) -> PyTree:
+    """Return, for each of stacked tasks, its leaves of `new` where chosen, else those of `old`, or that number."""
+    of_task = lambda chosen, new, old: jax.tree.map(lambda a, b: jnp.where(chosen, a, b), new, old)  # noqa: E731
+    if isinstance(old, int | float):
+        old = jax.tree.map(lambda leaf: jnp.full_like(leaf, old), new)
+    return jax.vmap(of_task)(chosen, new, old)
 
 
 def start_counting(meta_params: PyTree, optimizer_state: PyTree) -> MetaState:

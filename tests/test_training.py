@@ -10,7 +10,7 @@ import pytest
 from jax.tree_util import Partial
 
 import jmeta
-from jmeta import Task, learners, losses, tasks, training
+from jmeta import Task, estimators, learners, losses, tasks, training
 
 from .networks import smooth_mlp
 
@@ -237,3 +237,72 @@ def test_an_integer_among_the_parameters_is_refused_by_its_name():
     trainer = jmeta.meta_trainer(SQUARE, optax.sgd(0.1))
     with pytest.raises(ValueError, match="cannot move the parameter 'params/count' of dtype int32"):
         trainer.init({"params": {"w": jnp.ones(2), "count": jnp.array(3)}})
+
+
+def persistent_training(num_unrolls=4, num_tasks=3):
+    """Descent on task · x², of which the rate is learned; a negative task makes the loss NaN."""
+
+    def unroll(rate, x, task, key):
+        x = x - rate * task * x
+        return x, jnp.where(task > 0, task * x**2, jnp.nan), {"x": x}
+
+    estimator = estimators.persistent_evolution_strategies(
+        unroll, lambda rate, task, key: 1.0 + task, num_unrolls=num_unrolls, num_pairs=4, sigma=0.01
+    )
+    sample_tasks = lambda key: jax.random.uniform(key, (num_tasks,), minval=0.5, maxval=1.5)
+    return estimator, training.persistent_trainer(estimator, optax.sgd(0.1), sample_tasks), sample_tasks
+
+
+def test_a_persistent_trainer_makes_the_unrolls_of_every_task_in_turn(key):
+    """By hand: three loops of four unrolls that begin 0, 1 and 2 unrolls late, each on the task drawn when it begins."""
+    estimator, trainer, sample_tasks = persistent_training()
+    state, rate = trainer.init(jnp.float32(0.3)), jnp.float32(0.3)
+    particles, own, counts = [None] * 3, [None] * 3, [0, 0, 0]
+    for step in range(6):
+        key_tasks, key_step = training.step_keys(key, step)
+        drawn = sample_tasks(key_tasks)
+        key_begin, key_update = jax.random.split(key_step)
+        keys_begin, keys_update = (jax.random.split(key, 3) for key in (key_begin, key_update))
+        estimates = []
+        for i in range(3):
+            if counts[i] == 0:
+                own[i], particles[i] = drawn[i], estimator.init(rate, drawn[i], keys_begin[i])
+                counts[i] = i if step == 0 else 0  # i · 4 // 3
+            begun = particles[i]._replace(num_unrolls=jnp.int32(counts[i]))
+            particles[i], estimate = estimator.update(begun, rate, own[i], keys_update[i])
+            counts[i] = (counts[i] + 1) % 4
+            estimates.append(estimate)
+        state, aux = trainer.update(state, drawn, key_step)
+        (losses, infos), grads = jax.tree.map(lambda *leaves: np.mean(leaves), *estimates)
+        rate = rate - 0.1 * grads
+        np.testing.assert_allclose([aux["loss"], aux["x"]], [losses, infos["x"]], rtol=1e-5)
+        np.testing.assert_allclose(state.meta_params, rate, rtol=1e-5)
+        assert state.optimizer_state.particles.num_unrolls.tolist() == counts
+        assert state.optimizer_state.tasks.tolist() == own
+        assert int(aux["num_restarted"]) == 0
+
+
+def test_a_task_that_is_not_finite_has_no_part_and_begins_anew(key):
+    _, trainer, _ = persistent_training()
+    start = trainer.init(jnp.float32(0.3))
+    tasks = jnp.array([0.5, -1.0, 1.5])
+    state, aux = trainer.update(start, tasks, key)
+    assert (int(aux["num_restarted"]), int(aux["is_skipped"])) == (1, 0)
+    assert np.isfinite([aux["loss"], aux["grad_norm"], state.meta_params]).all()
+    state, aux = trainer.update(state, jnp.ones(3), key)
+    assert state.optimizer_state.tasks.tolist() == [0.5, 1.0, 1.5]  # and the new task took its place
+    assert int(aux["num_restarted"]) == 0
+    state, aux = trainer.update(start, -tasks - 2, key)
+    assert (int(aux["num_restarted"]), int(aux["is_skipped"])) == (3, 1)
+    assert float(state.meta_params) == float(start.meta_params)
+    state, aux = trainer.update(state, tasks[::2].repeat(2)[:3], key)
+    assert (int(aux["num_restarted"]), int(aux["is_skipped"])) == (0, 0)
+
+
+def test_persistent_training_in_two_dispatches_is_that_in_one(key):
+    _, trainer, sample_tasks = persistent_training()
+    whole, _ = training.sampled_steps(trainer, num_steps=6)(trainer.init(jnp.float32(0.3)), sample_tasks, key)
+    half = training.sampled_steps(trainer, num_steps=3)
+    state, _ = half(trainer.init(jnp.float32(0.3)), sample_tasks, key)
+    state, _ = half(state, sample_tasks, key)
+    assert_same_bits(state, whole)

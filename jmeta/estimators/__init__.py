@@ -16,10 +16,11 @@ An estimator returns gradients of floating-point leaves and refuses meta-paramet
 
 from .evolution import evolution_strategies
 from .forward_mode import forward_mode
-from .persistent_evolution import PersistentEstimator, persistent_evolution_strategies
+from .persistent_evolution import ParticlesState, PersistentEstimator, persistent_evolution_strategies
 from .score_function import magic_box, score_function
 
 __all__ = [
+    "ParticlesState",
     "PersistentEstimator",
     "evolution_strategies",
     "forward_mode",

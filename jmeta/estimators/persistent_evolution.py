@@ -46,10 +46,12 @@ class PersistentEstimator(NamedTuple):
     Attributes:
       init: `(meta_params, task, key) -> state`.
       update: `(state, meta_params, task, key) -> (state, ((loss, aux), grads))`.
+      num_unrolls: unrolls in a whole inner loop, after which the state is one that `init` makes.
     """
 
     init: Callable[[PyTree, PyTree, RandomKey], ParticlesState]
     update: Callable[[ParticlesState, PyTree, PyTree, RandomKey], tuple[ParticlesState, tuple]]
+    num_unrolls: int
 
 
 def persistent_evolution_strategies(
@@ -73,7 +75,8 @@ def persistent_evolution_strategies(
 
     Returns:
       A pair of functions; `update` makes one unroll of every particle. Its gradients, summed over the unrolls of one
-      loop at fixed meta-parameters, estimate the gradient of the loop's loss.
+      loop at fixed meta-parameters, estimate the gradient of the loop's loss. `training.persistent_trainer` meta-trains
+      with it.
 
     Raises:
       ValueError: if a number is not positive.
@@ -124,4 +127,4 @@ def persistent_evolution_strategies(
         state = jax.tree.map(lambda new, old: jnp.where(is_over, new, old), init(meta_params, task, key_init), state)
         return state, ((losses.mean(), jax.tree.map(lambda leaf: leaf.mean((0, 1)), aux)), grads)
 
-    return PersistentEstimator(init, update)
+    return PersistentEstimator(init, update, num_unrolls)
