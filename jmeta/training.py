@@ -164,9 +164,9 @@ def persistent_trainer(
 
     Reference:
       Vicol, Metz, Sohl-Dickstein, "Unbiased Gradient Estimation in Unrolled Computation Graphs with Persistent
-      Evolution Strategies", 2021, arXiv:2112.13835, algorithm 2; staggered starts: section 5.
+      Evolution Strategies", 2021, arXiv:2112.13835, algorithm 2.
     """
-    of_given = meta_trainer(lambda meta_params, estimate, key: estimate, meta_optimizer)
+    of_given = meta_trainer(lambda _meta_params, estimate, _key: estimate, meta_optimizer)
     begin_all = jax.vmap(estimator.init, in_axes=(None, 0, 0))
 
     def init(meta_params: PyTree) -> MetaState:

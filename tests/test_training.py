@@ -1,6 +1,7 @@
 """Meta-steps: pure, resumable at any step, deaf to NaN, compiled once."""
 
 import inspect
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -254,10 +255,11 @@ def persistent_training(num_unrolls=4, num_tasks=3):
 
 
 def test_a_persistent_trainer_makes_the_unrolls_of_every_task_in_turn(key):
-    """By hand: three loops of four unrolls that begin 0, 1 and 2 unrolls late, each on the task drawn when it begins."""
+    """By hand: three loops of four unrolls, each on the task that is drawn when it begins; the first are shorter."""
     estimator, trainer, sample_tasks = persistent_training()
     state, rate = trainer.init(jnp.float32(0.3)), jnp.float32(0.3)
-    particles, own, counts = [None] * 3, [None] * 3, [0, 0, 0]
+    particles: list[Any] = [None] * 3
+    own, counts = [0.0] * 3, [0] * 3
     for step in range(6):
         key_tasks, key_step = training.step_keys(key, step)
         drawn = sample_tasks(key_tasks)
@@ -266,7 +268,7 @@ def test_a_persistent_trainer_makes_the_unrolls_of_every_task_in_turn(key):
         estimates = []
         for i in range(3):
             if counts[i] == 0:
-                own[i], particles[i] = drawn[i], estimator.init(rate, drawn[i], keys_begin[i])
+                own[i], particles[i] = float(drawn[i]), estimator.init(rate, drawn[i], keys_begin[i])
                 counts[i] = i if step == 0 else 0  # i · 4 // 3
             begun = particles[i]._replace(num_unrolls=jnp.int32(counts[i]))
             particles[i], estimate = estimator.update(begun, rate, own[i], keys_update[i])
