@@ -4,6 +4,7 @@ Bayesian learners draw parameters of a network from the former, pay for moving i
 average the predictions of several draws. Scales are logarithms, so a gradient step keeps them positive.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -50,13 +51,17 @@ def sample(normal: NormalParams, key: RandomKey) -> PyTree:
       >>> sample(certain, jax.random.key(0))["w"].tolist()
       [1.0, 1.0]
     """
-    means, structure = jax.tree.flatten(normal.mean)
-    keys = jax.random.split(key, len(means))
-    drawn = [
-        mean + jnp.exp(log_scale) * jax.random.normal(key, mean.shape, mean.dtype)
-        for mean, log_scale, key in zip(means, jax.tree.leaves(normal.log_scale), keys, strict=True)
-    ]
-    return jax.tree.unflatten(structure, drawn)
+    leaves, structure = jax.tree.flatten(normal.mean)
+    ends = list(itertools.accumulate(leaf.size for leaf in leaves))
+    dtype = max((leaf.dtype for leaf in leaves), key=lambda dtype: dtype.itemsize)
+    noise = jax.random.normal(key, (ends[-1],), dtype)  # all at once: to draw for every leaf takes long to compile
+    parts = [noise[end - leaf.size : end].reshape(leaf.shape) for leaf, end in zip(leaves, ends, strict=True)]
+    return jax.tree.map(
+        lambda mean, log_scale, noise: mean + jnp.exp(log_scale) * noise.astype(mean.dtype),
+        normal.mean,
+        normal.log_scale,
+        jax.tree.unflatten(structure, parts),
+    )
 
 
 def kl_divergence(q: NormalParams, p: NormalParams) -> Float[Array, ""]:

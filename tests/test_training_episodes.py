@@ -110,10 +110,8 @@ def log_density(name, params, batch):
 
 
 def drawn(mean, log_scale, key):
-    leaves, structure = jax.tree.flatten(mean)
-    noise = [jax.random.normal(key, leaf.shape) for key, leaf in zip(jax.random.split(key, 4), leaves, strict=True)]
-    moved = lambda mean, log_scale, noise: mean + jnp.exp(log_scale) * noise
-    return jax.tree.map(moved, mean, log_scale, jax.tree.unflatten(structure, noise))
+    (mean, unravel), (log_scale, _) = ravel_pytree(mean), ravel_pytree(log_scale)
+    return unravel(mean + jnp.exp(log_scale) * jax.random.normal(key, mean.shape))
 
 
 def divergence(mean, log_scale, of_mean, of_log_scale):
