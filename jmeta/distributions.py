@@ -139,7 +139,8 @@ def mix(outputs: PyTree) -> PyTree:
       probabilities, `[examples, classes]`, which are logits of the mean.
 
     Raises:
-      ValueError: if `outputs` is neither; plain values have no average that is a prediction of all particles.
+      ValueError: if `outputs` is neither, or logits of a single class; plain values have no average that is a
+        prediction of all particles.
 
     Example:
       >>> import jax.numpy as jnp
@@ -155,6 +156,11 @@ def mix(outputs: PyTree) -> PyTree:
         last = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), outputs)
         return Mixture(jnp.zeros(jnp.shape(last.mean()), last.mean().dtype), last)
     if isinstance(outputs, jax.Array) and outputs.ndim == 3 and jnp.issubdtype(outputs.dtype, jnp.floating):
+        if outputs.shape[-1] == 1:
+            raise ValueError(
+                "particles predict logits of one class, which is certain; if they are numbers, average distributions "
+                "of them (see models.normal_outputs)"
+            )
         num_particles = jnp.asarray(outputs.shape[0], outputs.dtype)
         return jax.nn.logsumexp(jax.nn.log_softmax(outputs), axis=0) - jnp.log(num_particles)
     found = f"{outputs.dtype}{list(outputs.shape)}" if isinstance(outputs, jax.Array) else type(outputs).__name__

@@ -83,6 +83,9 @@ def _walks(key: RandomKey) -> Task:
     return collect(rollouts.init_policy(navigation, policy)(key_init), _sample_goal(key_task), key_collect)
 
 
+normal = models.normal_outputs(models.mlp([8, 1], activation=jnp.tanh), scale=0.5)
+LIKELIHOOD = losses.negative_log_likelihood
+
 LEARNERS: dict[str, Entry] = {
     "maml": Entry(learners.maml(network, CLASSIFY, INNER, num_steps=2)),
     "maml_on_sinusoids": Entry(
@@ -106,6 +109,20 @@ LEARNERS: dict[str, Entry] = {
         learners.reptile(network, CLASSIFY, INNER, num_steps=3, batch_size=4),
         ignores_padding=False,
         depends_on_order=True,
+    ),
+    "platipus": Entry(learners.platipus(network, CLASSIFY, INNER, num_steps=2, num_samples=2, initial_lr=0.1)),
+    "platipus_on_sinusoids": Entry(
+        learners.platipus(normal, LIKELIHOOD, optax.sgd(0.01), num_steps=2, num_samples=2), LIKELIHOOD, sinusoid
+    ),
+    "abml": Entry(
+        learners.abml(network, CLASSIFY, INNER, num_steps=2, num_samples=2, initial_scale=0.1, hyperprior_weight=0.1)
+    ),
+    "abml_on_sinusoids": Entry(
+        learners.abml(
+            normal, LIKELIHOOD, optax.sgd(0.01), num_steps=2, num_samples=2, num_inner_samples=2, initial_scale=0.1
+        ),
+        LIKELIHOOD,
+        sinusoid,
     ),
     "proto_maml": Entry(learners.proto_maml(embedding, CLASSIFY, INNER, num_ways=WAYS, num_steps=2)),
     "protonet": Entry(learners.protonet(embedding, num_ways=WAYS)),

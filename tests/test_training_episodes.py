@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 import jmeta
 from jmeta.domains.rl import policies
 
-from .registry import LEARNERS, bandit, embedding, inference, network, policy
+from .registry import LEARNERS, bandit, embedding, inference, network, normal, policy
 
 
 def cross_entropy(logits, labels):
@@ -102,7 +102,81 @@ def outer_surrogate_with_terms(meta_params, task, key):
     return surrogate(params, task.query) + terms
 
 
+def log_density(name, params, batch):
+    """Of all targets of a batch."""
+    if not name.endswith("sinusoids"):
+        return -len(batch.y) * loss_of_network(params, batch)
+    return jax.scipy.stats.norm.logpdf(batch.y, normal.apply(params, batch.x, None).loc, 0.5).sum()
+
+
+def drawn(mean, log_scale, key):
+    (mean, unravel), (log_scale, _) = ravel_pytree(mean), ravel_pytree(log_scale)
+    return unravel(mean + jnp.exp(log_scale) * jax.random.normal(key, mean.shape))
+
+
+def divergence(mean, log_scale, of_mean, of_log_scale):
+    """KL of two trees of normal distributions."""
+    m, s, n, t = (ravel_pytree(tree)[0] for tree in (mean, log_scale, of_mean, of_log_scale))
+    return (t - s + (jnp.exp(2 * s) + (m - n) ** 2) / (2 * jnp.exp(2 * t)) - 0.5).sum()
+
+
+def query_loss_and_divergence(name, lr):
+    """−log p(query | φ) + KL(q ‖ p), as a mean over queries, for one φ that two steps reach from θ ~ q."""
+
+    def objective(meta_params, task, key):
+        _, _, key_particle, _ = jax.random.split(key, 4)
+        gradient = lambda params, batch: jax.grad(lambda params: -log_density(name, params, batch) / len(batch.y))(
+            params
+        )
+        mean, prior, inference = meta_params["params"], meta_params["prior"], meta_params["inference"]
+        move = lambda log_lr, batch: jax.tree.map(
+            lambda leaf, log_lr, grad: leaf - jnp.exp(log_lr) * grad, mean, log_lr, gradient(mean, batch)
+        )
+        q = move(inference["log_lr"], task.query), inference["log_scale"]
+        params = drawn(*q, jax.random.split(key_particle, 3)[0])
+        for _ in range(2):
+            params = jax.tree.map(lambda leaf, grad: leaf - lr * grad, params, gradient(params, task.support))
+        kl = divergence(*q, move(prior["log_lr"], task.support), prior["log_scale"])
+        return (kl - log_density(name, params, task.query)) / len(task.query.y)
+
+    return objective
+
+
+def bound_of_support_and_query(name, lr, num_inner_samples, hyperprior_weight):
+    """−E_q[log p(support, query | φ)] + KL(q ‖ p) − w log p(μ, σ), as a mean over examples, for q after two steps."""
+
+    def objective(meta_params, task, key):
+        prior = posterior = meta_params["params"], meta_params["log_scale"]
+        key_descend, key_particles = jax.random.split(jax.random.split(key)[0])
+
+        def bound(posterior, batches, keys):
+            draws = jax.vmap(lambda key: drawn(*posterior, jax.random.split(key)[0]))(keys)
+            fit = sum(jax.vmap(lambda params: log_density(name, params, batch))(draws).mean() for batch in batches)
+            return divergence(*posterior, *prior) - fit
+
+        def bound_of_support(posterior, key):
+            return bound(posterior, [task.support], jax.random.split(key, num_inner_samples)) / len(task.support.y)
+
+        for key_step in jax.random.split(key_descend, 2):
+            grads = jax.grad(bound_of_support)(posterior, key_step)
+            posterior = jax.tree.map(lambda leaf, grad: leaf - lr * grad, posterior, grads)
+        means, log_scales = (ravel_pytree(tree)[0] for tree in prior)
+        hyperprior = jax.scipy.stats.norm.logpdf(means).sum()  # and an exponential distribution of 1 / σ²
+        hyperprior += (jnp.log(0.01) - 0.01 * jnp.exp(-2 * log_scales)).sum()
+        total = (
+            bound(posterior, [task.support, task.query], jax.random.split(key_particles, 2))
+            - hyperprior_weight * hyperprior
+        )
+        return total / (len(task.support.y) + len(task.query.y))
+
+    return objective
+
+
 OBJECTIVE_GRADIENTS = {
+    "platipus": jax.grad(query_loss_and_divergence("platipus", 0.1)),
+    "platipus_on_sinusoids": jax.grad(query_loss_and_divergence("platipus_on_sinusoids", 0.01)),
+    "abml": jax.grad(bound_of_support_and_query("abml", 0.1, 1, 0.1)),
+    "abml_on_sinusoids": jax.grad(bound_of_support_and_query("abml_on_sinusoids", 0.01, 2, 0.0)),
     "maml_plus_plus": jax.grad(multi_step_loss),
     "imaml": implicit_gradient,
     "reptile": reptile("reptile"),

@@ -5,6 +5,7 @@ function, `episode`, defines their objective, and `jmeta.episode` uses it. Learn
 `jmeta.domains.rl.learners`.
 """
 
+from .abml import abml, negative_elbo
 from .cavia import cavia
 from .exact_gaussian_process import evidence, exact_gaussian_process
 from .fine_tune import fine_tune
@@ -23,6 +24,7 @@ from .maml_plus_plus import (
 from .matching import matching
 from .meta_sgd import meta_sgd
 from .nearest_mean import nearest_mean
+from .platipus import platipus
 from .proto_maml import proto_maml
 from .protonet import protonet
 from .relation import relation, relation_loss
@@ -31,6 +33,7 @@ from .ridge import ridge
 
 __all__ = [
     "InnerSteps",
+    "abml",
     "anil",
     "at_step",
     "boil",
@@ -48,8 +51,10 @@ __all__ = [
     "multi_step_loss",
     "multi_step_weights",
     "nearest_mean",
+    "negative_elbo",
     "per_step_norms",
     "per_step_rates",
+    "platipus",
     "proto_maml",
     "protonet",
     "relation",
