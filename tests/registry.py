@@ -18,6 +18,7 @@ from jmeta.types import LossFn, RandomKey
 
 WAYS, FEATURES = 3, 4
 CLASSIFY, REGRESS = losses.cross_entropy, losses.squared_error
+LIKELIHOOD = losses.negative_log_likelihood
 INNER = optax.sgd(0.1)
 
 blobs = tasks.gaussian_blobs(num_ways=WAYS, num_shots=2, num_queries=3, num_features=FEATURES)
@@ -28,6 +29,7 @@ process = tasks.gaussian_process(kernel, num_shots=5, num_queries=4, noise=0.3)
 network = models.mlp([8, WAYS], activation=jnp.tanh)
 embedding = models.mlp([8, 6], activation=jnp.tanh)
 head = models.mlp([WAYS])
+normal_network = models.normal_outputs(models.mlp([8, 1], activation=jnp.tanh), scale=0.3)
 
 
 class Entry(NamedTuple):
@@ -83,7 +85,6 @@ def _walks(key: RandomKey) -> Task:
     return collect(rollouts.init_policy(navigation, policy)(key_init), _sample_goal(key_task), key_collect)
 
 
-normal = models.normal_outputs(models.mlp([8, 1], activation=jnp.tanh), scale=0.5)
 LIKELIHOOD = losses.negative_log_likelihood
 
 LEARNERS: dict[str, Entry] = {
@@ -98,6 +99,24 @@ LEARNERS: dict[str, Entry] = {
     "cavia": Entry(learners.cavia(network, CLASSIFY, INNER, num_steps=2, num_context=3)),
     "maml_plus_plus": Entry(learners.maml_plus_plus(network, CLASSIFY, num_steps=2, initial_lr=0.1)),
     "imaml": Entry(learners.imaml(network, CLASSIFY, INNER, num_steps=10, regularization=3.0)),
+    "bayesian_maml": Entry(
+        learners.bayesian_maml(
+            network, CLASSIFY, INNER, num_steps=2, num_particles=3, num_leader_steps=2, prior_precision=0.5
+        )
+    ),
+    "bayesian_maml_on_sinusoids": Entry(
+        learners.bayesian_maml(normal_network, LIKELIHOOD, optax.sgd(0.03), num_steps=2, num_particles=3),
+        LIKELIHOOD,
+        sinusoid,
+    ),
+    "llama": Entry(learners.llama(network, CLASSIFY, INNER, num_steps=2, log_det_weight=0.1, num_samples=3)),
+    "llama_kronecker": Entry(
+        learners.llama(
+            normal_network, LIKELIHOOD, optax.sgd(0.03), num_steps=2, curvature="kronecker", log_det_weight=0.1
+        ),
+        LIKELIHOOD,
+        sinusoid,
+    ),
     "reptile_with_state": Entry(
         learners.reptile(
             network, CLASSIFY, optax.rmsprop(0.01, decay=0.9), num_steps=3, batch_size=4, learns_optimizer_state=True
@@ -112,14 +131,20 @@ LEARNERS: dict[str, Entry] = {
     ),
     "platipus": Entry(learners.platipus(network, CLASSIFY, INNER, num_steps=2, num_samples=2, initial_lr=0.1)),
     "platipus_on_sinusoids": Entry(
-        learners.platipus(normal, LIKELIHOOD, optax.sgd(0.01), num_steps=2, num_samples=2), LIKELIHOOD, sinusoid
+        learners.platipus(normal_network, LIKELIHOOD, optax.sgd(0.01), num_steps=2, num_samples=2), LIKELIHOOD, sinusoid
     ),
     "abml": Entry(
         learners.abml(network, CLASSIFY, INNER, num_steps=2, num_samples=2, initial_scale=0.1, hyperprior_weight=0.1)
     ),
     "abml_on_sinusoids": Entry(
         learners.abml(
-            normal, LIKELIHOOD, optax.sgd(0.01), num_steps=2, num_samples=2, num_inner_samples=2, initial_scale=0.1
+            normal_network,
+            LIKELIHOOD,
+            optax.sgd(0.01),
+            num_steps=2,
+            num_samples=2,
+            num_inner_samples=2,
+            initial_scale=0.1,
         ),
         LIKELIHOOD,
         sinusoid,

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 import jmeta
 from jmeta.domains.rl import policies
 
-from .registry import LEARNERS, bandit, embedding, inference, network, normal, policy
+from .registry import LEARNERS, bandit, embedding, inference, network, normal_network, policy
 
 
 def cross_entropy(logits, labels):
@@ -106,7 +106,7 @@ def log_density(name, params, batch):
     """Of all targets of a batch."""
     if not name.endswith("sinusoids"):
         return -len(batch.y) * loss_of_network(params, batch)
-    return jax.scipy.stats.norm.logpdf(batch.y, normal.apply(params, batch.x, None).loc, 0.5).sum()
+    return jax.scipy.stats.norm.logpdf(batch.y, normal_network.apply(params, batch.x, None).loc, 0.3).sum()
 
 
 def drawn(mean, log_scale, key):
@@ -172,6 +172,65 @@ def bound_of_support_and_query(name, lr, num_inner_samples, hyperprior_weight):
     return objective
 
 
+def chaser_loss(meta_params, task, key):
+    """Σ ‖chaser − leader‖², after two steps of SVGD on the support, and two more on all examples."""
+    unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], meta_params))[1]
+    joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), task.support, task.query)
+
+    def log_posterior(theta, batch):
+        return -len(batch.y) * loss_of_network(unravel(theta), batch) - 0.25 * theta @ theta
+
+    def step(thetas, batch):
+        distances = jnp.array([jnp.sum((thetas[i] - thetas[j]) ** 2) for i, j in ((0, 1), (0, 2), (1, 2))])
+        bandwidth = jax.lax.stop_gradient(jnp.median(distances)) / jnp.log(4.0)
+        kernel = lambda theta, other: jnp.exp(-jnp.sum((theta - other) ** 2) / bandwidth)
+        towards = lambda theta: sum(
+            kernel(other, theta) * jax.grad(log_posterior)(other, batch) + jax.grad(kernel)(other, theta)
+            for other in thetas
+        )
+        return jnp.stack([theta + 0.1 / len(batch.y) * towards(theta) / 3 for theta in thetas])
+
+    thetas = jax.vmap(lambda params: ravel_pytree(params)[0])(meta_params)
+    chaser = step(step(thetas, task.support), task.support)
+    leader = step(step(jax.lax.stop_gradient(chaser), joined), joined)
+    return jnp.sum((chaser - jax.lax.stop_gradient(leader)) ** 2)
+
+
+def adapted_by_descent(loss, params, support, lr):
+    for _ in range(2):
+        params = jax.tree.map(lambda leaf, grad: leaf - lr * grad, params, jax.grad(loss)(params, support))
+    return params
+
+
+def loss_and_diagonal_log_det(meta_params, task, key):
+    """The query's cross-entropy + 0.05 Σ log(F + 1), with F the diagonal of Σ Jᵀ (diag(p) − p pᵀ) J."""
+    flat, unravel = ravel_pytree(adapted_by_descent(loss_of_network, meta_params, task.support, 0.1))
+    logits = lambda flat, x: network.apply(unravel(flat), x[None], None)[0]
+    diagonal = 1.0
+    for x in task.query.x:
+        jacobian, probs = jax.jacobian(logits)(flat, x), jax.nn.softmax(logits(flat, x))
+        diagonal += jnp.einsum("op,oq,qp->p", jacobian, jnp.diag(probs) - jnp.outer(probs, probs), jacobian)
+    return loss_of_network(unravel(flat), task.query) + 0.05 * jnp.log(diagonal).sum()
+
+
+def loss_and_kronecker_log_det(meta_params, task, key):
+    """The query's −log N(y; f(x), 0.3²) + 0.05 log det (A ⊗ S + I) of both layers."""
+
+    def loss(params, batch):
+        return -jax.scipy.stats.norm.logpdf(batch.y, normal_network.apply(params, batch.x, None).loc, 0.3).mean()
+
+    params = adapted_by_descent(loss, meta_params, task.support, 0.03)
+    (hidden, head), x = (params["params"][name] for name in ("hidden_0", "head")), task.query.x
+    after = jnp.tanh(x @ hidden["kernel"] + hidden["bias"])
+    back = (1 - after**2) * head["kernel"][:, 0] / 0.3
+    total = loss(params, task.query)
+    for rows, slopes in ((x, back), (after, jnp.full((len(x), 1), 1 / 0.3))):
+        rows = jnp.concatenate([rows, jnp.ones((len(x), 1))], 1)
+        block = jnp.kron(rows.T @ rows / len(x), slopes.T @ slopes)
+        total += 0.05 * jnp.linalg.slogdet(block + jnp.eye(len(block)))[1]
+    return total
+
+
 OBJECTIVE_GRADIENTS = {
     "platipus": jax.grad(query_loss_and_divergence("platipus", 0.1)),
     "platipus_on_sinusoids": jax.grad(query_loss_and_divergence("platipus_on_sinusoids", 0.01)),
@@ -184,6 +243,9 @@ OBJECTIVE_GRADIENTS = {
     "fine_tune": jax.grad(loss_of_all_classes),
     "varibad": jax.grad(policy_loss_and_bound),
     "maml_rl": jax.grad(outer_surrogate_with_terms),
+    "bayesian_maml": jax.grad(chaser_loss),
+    "llama": jax.grad(loss_and_diagonal_log_det),
+    "llama_kronecker": jax.grad(loss_and_kronecker_log_det),
 }
 """Of every learner with a training episode of its own: `(meta_params, task, key) -> grads`."""
 

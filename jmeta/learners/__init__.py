@@ -6,11 +6,13 @@ function, `episode`, defines their objective, and `jmeta.episode` uses it. Learn
 """
 
 from .abml import abml, negative_elbo
+from .bayesian_maml import bayesian_maml, svgd
 from .cavia import cavia
 from .exact_gaussian_process import evidence, exact_gaussian_process
 from .fine_tune import fine_tune
 from .from_scratch import from_scratch
 from .imaml import imaml
+from .llama import DiagonalPrecision, KroneckerPrecision, laplace_precision, llama
 from .maml import anil, boil, first_order_maml, maml
 from .maml_plus_plus import (
     InnerSteps,
@@ -32,10 +34,13 @@ from .reptile import reptile
 from .ridge import ridge
 
 __all__ = [
+    "DiagonalPrecision",
     "InnerSteps",
+    "KroneckerPrecision",
     "abml",
     "anil",
     "at_step",
+    "bayesian_maml",
     "boil",
     "cavia",
     "evidence",
@@ -44,6 +49,8 @@ __all__ = [
     "first_order_maml",
     "from_scratch",
     "imaml",
+    "laplace_precision",
+    "llama",
     "maml",
     "maml_plus_plus",
     "matching",
@@ -61,4 +68,5 @@ __all__ = [
     "relation_loss",
     "reptile",
     "ridge",
+    "svgd",
 ]
