@@ -28,6 +28,9 @@ process = tasks.gaussian_process(kernel, num_shots=5, num_queries=4, noise=0.3)
 network = models.mlp([8, WAYS], activation=jnp.tanh)
 embedding = models.mlp([8, 6], activation=jnp.tanh)
 head = models.mlp([WAYS])
+encoder = models.mlp([6, 4], activation=jnp.tanh)
+latents = models.normal_outputs(models.mlp([6, 4], activation=jnp.tanh), min_scale=0.1)
+decoder = models.normal_outputs(models.mlp([6, 2], activation=jnp.tanh), min_scale=0.1)
 
 
 class Entry(NamedTuple):
@@ -121,6 +124,26 @@ LEARNERS: dict[str, Entry] = {
         losses.negative_log_likelihood,
         process,
         has_meta_params=False,
+    ),
+    "conditional_neural_process": Entry(
+        learners.conditional_neural_process(encoder, decoder), losses.negative_log_likelihood, process
+    ),
+    "neural_process": Entry(
+        learners.neural_process(encoder, latents, decoder, num_samples=3, num_elbo_samples=2),
+        losses.negative_log_likelihood,
+        process,
+    ),
+    "attentive_neural_process": Entry(
+        learners.attentive_neural_process(encoder, encoder, decoder, num_heads=2),
+        losses.negative_log_likelihood,
+        process,
+    ),
+    "attentive_neural_process_with_latents": Entry(
+        learners.attentive_neural_process(
+            encoder, encoder, decoder, latent=learners.LatentPath(encoder, latents, num_samples=3)
+        ),
+        losses.negative_log_likelihood,
+        process,
     ),
     "fine_tune": Entry(learners.fine_tune(embedding, INNER, num_classes=20, num_ways=WAYS, num_steps=3)),
     "from_scratch": Entry(learners.from_scratch(network, CLASSIFY, INNER, num_steps=3), has_meta_params=False),

@@ -5,11 +5,14 @@ function, `episode`, defines their objective, and `jmeta.episode` uses it. Learn
 `jmeta.domains.rl.learners`.
 """
 
+from .attentive_neural_process import attentive_neural_process, dot_product_scores, laplace_scores
 from .cavia import cavia
+from .conditional_neural_process import conditional_neural_process
 from .exact_gaussian_process import evidence, exact_gaussian_process
 from .fine_tune import fine_tune
 from .from_scratch import from_scratch
 from .imaml import imaml
+from .latent_path import LatentPath
 from .maml import anil, boil, first_order_maml, maml
 from .maml_plus_plus import (
     InnerSteps,
@@ -23,6 +26,7 @@ from .maml_plus_plus import (
 from .matching import matching
 from .meta_sgd import meta_sgd
 from .nearest_mean import nearest_mean
+from .neural_process import neural_process
 from .proto_maml import proto_maml
 from .protonet import protonet
 from .relation import relation, relation_loss
@@ -31,16 +35,21 @@ from .ridge import ridge
 
 __all__ = [
     "InnerSteps",
+    "LatentPath",
     "anil",
     "at_step",
+    "attentive_neural_process",
     "boil",
     "cavia",
+    "conditional_neural_process",
+    "dot_product_scores",
     "evidence",
     "exact_gaussian_process",
     "fine_tune",
     "first_order_maml",
     "from_scratch",
     "imaml",
+    "laplace_scores",
     "maml",
     "maml_plus_plus",
     "matching",
@@ -48,6 +57,7 @@ __all__ = [
     "multi_step_loss",
     "multi_step_weights",
     "nearest_mean",
+    "neural_process",
     "per_step_norms",
     "per_step_rates",
     "proto_maml",
