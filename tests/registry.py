@@ -145,6 +145,13 @@ LEARNERS: dict[str, Entry] = {
         losses.negative_log_likelihood,
         process,
     ),
+    "convolutional_neural_process": Entry(
+        learners.convolutional_neural_process(
+            models.conv1d([4, 3], kernel_size=3, activation=jnp.tanh), decoder, inputs=(-2.5, 2.5), num_grid=15
+        ),
+        losses.negative_log_likelihood,
+        process,
+    ),
     "fine_tune": Entry(learners.fine_tune(embedding, INNER, num_classes=20, num_ways=WAYS, num_steps=3)),
     "from_scratch": Entry(learners.from_scratch(network, CLASSIFY, INNER, num_steps=3), has_meta_params=False),
     "varibad": Entry(

@@ -8,6 +8,7 @@ function, `episode`, defines their objective, and `jmeta.episode` uses it. Learn
 from .attentive_neural_process import attentive_neural_process, dot_product_scores, laplace_scores
 from .cavia import cavia
 from .conditional_neural_process import conditional_neural_process
+from .convolutional_neural_process import convolutional_neural_process
 from .exact_gaussian_process import evidence, exact_gaussian_process
 from .fine_tune import fine_tune
 from .from_scratch import from_scratch
@@ -42,6 +43,7 @@ __all__ = [
     "boil",
     "cavia",
     "conditional_neural_process",
+    "convolutional_neural_process",
     "dot_product_scores",
     "evidence",
     "exact_gaussian_process",
