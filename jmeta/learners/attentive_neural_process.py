@@ -32,7 +32,7 @@ from .latent_path import (
     mix_over_latents,
     negative_elbo,
 )
-from .point_sets import check_no_statistics, encode, pairs, real_points, with_each
+from .point_sets import check_no_statistics, check_rows, encode, pairs, real_points, with_each
 
 __all__ = ["Context", "attentive_neural_process", "dot_product_scores", "laplace_scores"]
 
@@ -135,30 +135,15 @@ def attentive_neural_process(
     check_no_statistics(encoder=encoder, embedding=embedding, decoder=decoder)
     if latent is not None:
         check_latent_path(latent)
+    attention = _Attention(encoder, embedding, scores, num_heads)
 
     def init(key: RandomKey, task: Task) -> PyTree:
-        key_encoder, key_embedding, key_decoder, key_latent = jax.random.split(key, 4)
-        inputs = pairs(task.support)
-        params = {
-            "encoder": encoder.init(key_encoder, inputs),
-            "embedding": embedding.init(key_embedding, task.query.x),
-        }
-        rows = jax.eval_shape(lambda params: encode(encoder, params, inputs, None), params["encoder"])
-        given = with_each(jnp.zeros(rows.shape[1], rows.dtype), task.query.x)
+        key_attention, key_decoder, key_latent = jax.random.split(key, 3)
+        params, given = _init_attention(attention, key_attention, task)
         if latent is not None:
             params["latent"], sample = init_latent_path(latent, key_latent, task)
             given = with_each(jnp.zeros(sample.shape, sample.dtype), given)
         return params | {"decoder": decoder.init(key_decoder, given)}
-
-    def look_up(meta_params: PyTree, support: Batch, key: RandomKey) -> Context:
-        key_encoder, key_embedding = jax.random.split(key)
-        values = encode(encoder, meta_params["encoder"], pairs(support), key_encoder)
-        keys = encode(embedding, meta_params["embedding"], without_padding(support).x, key_embedding)
-        return Context(keys, values, real_points(support), None)
-
-    def attended(meta_params: PyTree, context: Context, x: Array, key: RandomKey | None) -> Array:
-        queries = encode(embedding, meta_params["embedding"], x, key)
-        return jnp.concatenate([_attend(scores, num_heads, queries, context), x], axis=1)
 
     def decode(meta_params: PyTree, given: Array, sample: Array | None, key: RandomKey | None) -> PyTree:
         given = given if sample is None else with_each(sample, given)
@@ -166,14 +151,14 @@ def attentive_neural_process(
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> Context:
         key_context, key_latents = jax.random.split(key)
-        context = look_up(meta_params, support, key_context)
+        context = _look_up(attention, meta_params, support, key_context)
         if latent is None:
             return context
         return context._replace(latents=infer_latents(latent, meta_params["latent"], support, key_latents))
 
     def predict(meta_params: PyTree, adapted: Context, x: PyTree, key: RandomKey | None) -> PyTree:
         key_attend, key_decode = (None, None) if key is None else jax.random.split(key)
-        given = attended(meta_params, adapted, x, key_attend)
+        given = _attend(attention, meta_params, adapted, x, key_attend)
         if adapted.latents is None:
             return decode(meta_params, given, None, key_decode)
         of_sample = lambda sample, key: decode(meta_params, given, sample, key)  # noqa: E731
@@ -185,8 +170,8 @@ def attentive_neural_process(
     def episode(outer_loss: LossFn) -> EpisodeFn:
         def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Array, Aux]:
             key_context, key_attend, key_elbo = jax.random.split(key, 3)
-            context = look_up(meta_params, task.support, key_context)
-            given = attended(meta_params, context, task.query.x, key_attend)
+            context = _look_up(attention, meta_params, task.support, key_context)
+            given = _attend(attention, meta_params, context, task.query.x, key_attend)
             of_sample = lambda sample, key: decode(meta_params, given, sample, key)  # noqa: E731
             return negative_elbo(latent, meta_params["latent"], task, key_elbo, of_sample, outer_loss)
 
@@ -195,18 +180,47 @@ def attentive_neural_process(
     return Learner(init, adapt, predict, episode)
 
 
+class _Attention(NamedTuple):
+    encoder: Model
+    embedding: Model
+    scores: Scores
+    num_heads: int
+
+
+def _init_attention(attention: _Attention, key: RandomKey, task: Task) -> tuple[dict[str, PyTree], Array]:
+    """Return the parameters `{"encoder": ..., "embedding": ...}`, and zeros of the form of rows [r(x), x]."""
+    key_encoder, key_embedding = jax.random.split(key)
+    inputs = pairs(task.support)
+    params = attention.encoder.init(key_encoder, inputs)
+    rows = jax.eval_shape(lambda params: encode(attention.encoder, params, inputs, None), params)
+    embedding = attention.embedding.init(key_embedding, task.query.x)
+    given = with_each(jnp.zeros(rows.shape[1], rows.dtype), task.query.x)
+    return {"encoder": params, "embedding": embedding}, given
+
+
+def _look_up(attention: _Attention, meta_params: PyTree, support: Batch, key: RandomKey) -> Context:
+    """Return keys and values of the context."""
+    key_encoder, key_embedding = jax.random.split(key)
+    values = encode(attention.encoder, meta_params["encoder"], pairs(support), key_encoder)
+    keys = encode(attention.embedding, meta_params["embedding"], without_padding(support).x, key_embedding)
+    return Context(keys, values, real_points(support), None)
+
+
 def _attend(
-    scores: Scores, num_heads: int, queries: Float[Array, "queries features"], context: Context
-) -> Float[Array, "queries width"]:
-    """Return the weighted means of the context's values, head by head; zeros where no point is real."""
+    attention: _Attention, meta_params: PyTree, context: Context, x: PyTree, key: RandomKey | None
+) -> Float[Array, "queries given"]:
+    """Return rows [r(x), x]; r(x) is zeros where no point of the context is real."""
+    x = check_rows("inputs [points, features]", x)
+    queries = encode(attention.embedding, meta_params["embedding"], x, key)
     is_visible = context.is_real | ~context.is_real.any()
 
     def of_head(queries: Array, keys: Array, values: Array) -> Array:
-        weights = jax.nn.softmax(jnp.where(is_visible[None], scores(queries, keys), _NEVER))
+        weights = jax.nn.softmax(jnp.where(is_visible[None], attention.scores(queries, keys), _NEVER))
         return jnp.matmul(jnp.where(context.is_real[None], weights, 0), values, precision="highest")
 
-    heads = (_split_heads(rows, num_heads) for rows in (queries, context.keys, context.values))
-    return jax.vmap(of_head, in_axes=1, out_axes=1)(*heads).reshape(len(queries), -1)
+    heads = (_split_heads(rows, attention.num_heads) for rows in (queries, context.keys, context.values))
+    attended = jax.vmap(of_head, in_axes=1, out_axes=1)(*heads)
+    return jnp.concatenate([attended.reshape(len(x), context.values.shape[1]), x], axis=1)
 
 
 def _split_heads(rows: Float[Array, "rows width"], num_heads: int) -> Float[Array, "rows heads share"]:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from ..tasks.class_arrays import check_positive
 from ..types import Batch, Learner, Model, PyTree, RandomKey, Task
-from .point_sets import check_no_statistics, pairs, real_points
+from .point_sets import check_no_statistics, check_rows, pairs, real_points
 
 __all__ = ["convolutional_neural_process"]
 
@@ -71,8 +71,9 @@ def convolutional_neural_process(
 
     def init(key: RandomKey, task: Task) -> PyTree:
         key_network, key_decoder = jax.random.split(key)
-        numbers = pairs(task.support).shape[1] - task.support.x.shape[1]
-        on_grid = jnp.zeros((num_grid, 1 + numbers), task.support.y.dtype)
+        _line(task.support.x)
+        num_channels = pairs(task.support).shape[1]  # a density instead of x, then the numbers of y
+        on_grid = jnp.zeros((num_grid, num_channels), task.support.y.dtype)
         params = network.init(key_network, on_grid[None])
         features = jax.eval_shape(lambda params: _features(network, params, on_grid, None), params)
         at_query = jnp.zeros((task.query.x.shape[0], features.shape[1]), features.dtype)
@@ -81,7 +82,8 @@ def convolutional_neural_process(
         return {"network": params, "decoder": decoder.init(key_decoder, at_query), "log_length_scales": scales}
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> Float[Array, "grid width"]:
-        x, y = jnp.split(pairs(support), [support.x.shape[1]], axis=1)
+        _line(support.x)
+        x, y = jnp.split(pairs(support), [1], axis=1)
         near = _nearness(meta_params["log_length_scales"]["to_grid"], grid(x), x)
         near = jnp.where(real_points(support)[None], near, 0)
         density = near.sum(1, keepdims=True)
@@ -89,7 +91,7 @@ def convolutional_neural_process(
         return _features(network, meta_params["network"], jnp.concatenate([density, smoothed], 1), key)
 
     def predict(meta_params: PyTree, adapted: Array, x: PyTree, key: RandomKey | None) -> PyTree:
-        near = _nearness(meta_params["log_length_scales"]["from_grid"], x, grid(x))
+        near = _nearness(meta_params["log_length_scales"]["from_grid"], _line(x), grid(x))
         return decoder.apply(meta_params["decoder"], jnp.matmul(near, adapted, precision="highest"), key)
 
     def grid(like: Array) -> Float[Array, "grid 1"]:
@@ -100,12 +102,18 @@ def convolutional_neural_process(
 
 def _nearness(log_length_scale: Array, a: Float[Array, "a 1"], b: Float[Array, "b 1"]) -> Float[Array, "a b"]:
     """Return ψ(a − b) of all pairs."""
-    if a.shape[1] != 1 or b.shape[1] != 1:
-        raise ValueError(
-            f"a convolutional neural process expects inputs [points, 1], but they have {max(a.shape[1], b.shape[1])} "
-            "features; use another neural process"
-        )
     return jnp.exp(-0.5 * jnp.square((a - b.T) * jnp.exp(-log_length_scale)))
+
+
+def _line(x: PyTree) -> Float[Array, "points 1"]:
+    """Return inputs after checking that they are points on a line."""
+    x = check_rows("inputs [points, 1]", x)
+    if x.shape[1] != 1:
+        raise ValueError(
+            f"a convolutional neural process expects inputs [points, 1], but they have {x.shape[1]} features; use "
+            "another neural process"
+        )
+    return x
 
 
 def _features(

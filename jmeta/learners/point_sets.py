@@ -13,7 +13,16 @@ from jaxtyping import Array, Float
 from ..losses import without_padding
 from ..types import Batch, Model, PyTree, RandomKey
 
-__all__ = ["Representation", "check_no_statistics", "pairs", "encode", "represent", "real_points", "with_each"]
+__all__ = [
+    "Representation",
+    "check_no_statistics",
+    "check_rows",
+    "pairs",
+    "encode",
+    "represent",
+    "real_points",
+    "with_each",
+]
 
 
 class Representation(NamedTuple):
@@ -65,15 +74,30 @@ def pairs(batch: Batch) -> Float[Array, "points numbers"]:
       >>> pairs(jmeta.Batch(jnp.zeros((2, 1)), jnp.ones((2, 1)), jnp.array([True, False]))).tolist()
       [[0.0, 1.0], [0.0, 0.0]]
     """
-    for name, leaf in (("x", batch.x), ("y", batch.y)):
-        if not hasattr(leaf, "ndim") or leaf.ndim != 2 or not jnp.issubdtype(leaf.dtype, jnp.floating):
-            found = f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else f"a {type(leaf).__name__}"
-            raise ValueError(
-                f"a neural process expects floating-point inputs [points, features] and targets [points, numbers], but "
-                f"{name} of a batch is {found}; flatten inputs, and encode labels as numbers"
-            )
-    batch = without_padding(batch)
-    return jnp.concatenate([batch.x, batch.y], axis=1)
+    x, y, _ = without_padding(batch)
+    return jnp.concatenate([check_rows("inputs [points, features]", x), check_rows("targets [points, numbers]", y)], 1)
+
+
+def check_rows(expected: str, rows: PyTree) -> Float[Array, "points numbers"]:
+    """Return inputs or targets after checking that each point has a vector of floating-point numbers.
+
+    Raises:
+      ValueError: if it has anything else.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> check_rows("targets [points, numbers]", jnp.zeros(3, jnp.int32))
+      Traceback (most recent call last):
+      ...
+      ValueError: a neural process expects floating-point targets [points, numbers], but they are int32[3]; ...
+    """
+    if not hasattr(rows, "dtype") or rows.ndim != 2 or not jnp.issubdtype(rows.dtype, jnp.floating):
+        found = f"{rows.dtype}{list(rows.shape)}" if hasattr(rows, "dtype") else f"a {type(rows).__name__}"
+        raise ValueError(
+            f"a neural process expects floating-point {expected}, but they are {found}; flatten what an example has, "
+            "and encode labels as numbers"
+        )
+    return jnp.asarray(rows)
 
 
 def encode(model: Model, params: PyTree, inputs: Array, key: RandomKey | None) -> Float[Array, "points width"]:
@@ -118,15 +142,16 @@ def real_points(batch: Batch) -> Array:
     return jnp.ones(batch.y.shape[0], bool) if batch.mask is None else batch.mask
 
 
-def with_each(vector: Float[Array, " width"], x: Float[Array, "points features"]) -> Float[Array, "points inputs"]:
+def with_each(vector: Float[Array, " width"], x: PyTree) -> Float[Array, "points inputs"]:
     """Return one row [vector, x] for each point: the input of a decoder.
 
     Raises:
-      ValueError: if inputs are not `[points, features]`.
+      ValueError: if inputs are not `[points, features]` in floating point.
 
     Example:
       >>> import jax.numpy as jnp
       >>> with_each(jnp.zeros(2), jnp.ones((3, 1))).tolist()
       [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]
     """
+    x = check_rows("inputs [points, features]", x)
     return jnp.concatenate([jnp.broadcast_to(vector, (x.shape[0], vector.shape[0])), x], axis=1)

@@ -49,7 +49,7 @@ def test_the_order_of_the_context_changes_nothing(float64, name, key):
 def test_a_context_of_no_point_is_one_of_padding_alone(float64, name, key):
     learner, meta_params, task = started(name, key)
     empty = jax.tree.map(lambda leaf: leaf[:0], task.support)
-    masked = Batch(*jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), task.support[:2]), jnp.zeros(5, bool))
+    masked = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), task.support)._replace(mask=jnp.zeros(5, bool))
     outputs = [predicted(learner, meta_params, support, task.query.x) for support in (empty, masked)]
     np.testing.assert_allclose(*outputs, rtol=1e-12)
     assert not np.allclose(outputs[0], predicted(learner, meta_params, task.support, task.query.x))
@@ -81,14 +81,24 @@ def test_points_can_join_a_representation(float64, key):
 @pytest.mark.parametrize(
     ("x", "y", "found"),
     [
-        (jnp.zeros((3, 1)), jnp.zeros(3, int), r"y of a batch is int\d+\[3\]"),
-        (jnp.zeros((3, 2, 2)), jnp.zeros((3, 1)), r"x of a batch is float32\[3, 2, 2\]"),
-        ({"left": jnp.zeros((3, 1))}, jnp.zeros((3, 1)), "x of a batch is a dict"),
+        (jnp.zeros((3, 1)), jnp.zeros(3, int), r"targets \[points, numbers\], but they are int32\[3\]"),
+        (jnp.zeros((3, 2, 2)), jnp.zeros((3, 1)), r"inputs \[points, features\], but they are float32\[3, 2, 2\]"),
+        ({"left": jnp.zeros((3, 1))}, jnp.zeros((3, 1)), "inputs .*, but they are a dict"),
     ],
 )
 def test_points_of_another_form_are_refused(x, y, found):
     with pytest.raises(ValueError, match=found):
         pairs(Batch(x, y))
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_queries_of_another_form_are_refused(name, key):
+    learner, _, sample, *_ = LEARNERS[name]
+    task = sample(key)
+    meta_params = jax.jit(learner.init)(key, task)
+    adapted = jax.jit(learner.adapt)(meta_params, task.support, key)
+    with pytest.raises(ValueError, match=r"expects floating-point inputs .*, but they are float32\[4\]"):
+        learner.predict(meta_params, adapted, task.query.x[:, 0], None)
 
 
 def test_networks_of_another_form_are_refused(key):
