@@ -30,6 +30,9 @@ network = models.mlp([8, WAYS], activation=jnp.tanh)
 embedding = models.mlp([8, 6], activation=jnp.tanh)
 head = models.mlp([WAYS])
 normal_network = models.normal_outputs(models.mlp([8, 1], activation=jnp.tanh), scale=0.3)
+encoder = models.mlp([6, 4], activation=jnp.tanh)
+latents = models.normal_outputs(models.mlp([6, 4], activation=jnp.tanh), min_scale=0.1)
+decoder = models.normal_outputs(models.mlp([6, 2], activation=jnp.tanh), min_scale=0.1)
 
 
 class Entry(NamedTuple):
@@ -163,6 +166,33 @@ LEARNERS: dict[str, Entry] = {
         losses.negative_log_likelihood,
         process,
         has_meta_params=False,
+    ),
+    "conditional_neural_process": Entry(
+        learners.conditional_neural_process(encoder, decoder), losses.negative_log_likelihood, process
+    ),
+    "neural_process": Entry(
+        learners.neural_process(encoder, latents, decoder, num_samples=3, num_elbo_samples=2),
+        losses.negative_log_likelihood,
+        process,
+    ),
+    "attentive_neural_process": Entry(
+        learners.attentive_neural_process(encoder, encoder, decoder, num_heads=2),
+        losses.negative_log_likelihood,
+        process,
+    ),
+    "attentive_neural_process_with_latents": Entry(
+        learners.attentive_neural_process(
+            encoder, encoder, decoder, latent=learners.LatentPath(encoder, latents, num_samples=3)
+        ),
+        losses.negative_log_likelihood,
+        process,
+    ),
+    "convolutional_neural_process": Entry(
+        learners.convolutional_neural_process(
+            models.conv1d([4, 3], kernel_size=3, activation=jnp.tanh), decoder, inputs=(-2.5, 2.5), num_grid=15
+        ),
+        losses.negative_log_likelihood,
+        process,
     ),
     "fine_tune": Entry(learners.fine_tune(embedding, INNER, num_classes=20, num_ways=WAYS, num_steps=3)),
     "from_scratch": Entry(learners.from_scratch(network, CLASSIFY, INNER, num_steps=3), has_meta_params=False),

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 import jmeta
 from jmeta.domains.rl import policies
 
-from .registry import LEARNERS, bandit, embedding, inference, network, normal_network, policy
+from .registry import LEARNERS, bandit, decoder, embedding, encoder, inference, latents, network, normal_network, policy
 
 
 def cross_entropy(logits, labels):
@@ -231,6 +231,44 @@ def loss_and_kronecker_log_det(meta_params, task, key):
     return total
 
 
+def latent_bound(params, task, key, num_samples, decode):
+    """−ELBO / queries: the query's mean loss under q(z | support and query), and KL from q(z | support)."""
+    *_, key_samples, _ = jax.random.split(key, 6)
+    rows = jnp.concatenate([jnp.concatenate(batch[:2], 1) for batch in (task.support, task.query)])
+    encoded, num_shots = encoder.apply(params["encoder"], rows, None), len(task.support.x)
+    (p, p_std), (q, q_std) = (
+        jax.tree.map(jnp.ravel, latents.apply(params["posterior"], points.mean(0, keepdims=True), None))
+        for points in (encoded[:num_shots], encoded)
+    )
+    kl = (jnp.log(p_std / q_std) + (q_std**2 + (q - p) ** 2) / (2 * p_std**2) - 0.5).sum()
+    total = kl
+    for noise in jax.random.normal(key_samples, (num_samples, len(q))):
+        normal = decode(q + q_std * noise)
+        log_prob = -0.5 * ((task.query.y - normal.loc) / normal.scale) ** 2 - jnp.log(normal.scale)
+        total -= (log_prob - 0.5 * jnp.log(2 * jnp.pi)).sum() / num_samples
+    return total / len(task.query.x)
+
+
+def bound_of_neural_process(meta_params, task, key):
+    def decode(latent):
+        return decoder.apply(meta_params["decoder"], jnp.stack([jnp.append(latent, x) for x in task.query.x]), None)
+
+    return latent_bound(meta_params["latent"], task, key, 2, decode)
+
+
+def bound_of_attentive_neural_process(meta_params, task, key):
+    """The same, with r(x) = Σ softmax(e(x) · e(xᵢ) / √4)ᵢ h(xᵢ, yᵢ) beside z."""
+    keys, queries = (encoder.apply(meta_params["embedding"], batch.x, None) for batch in (task.support, task.query))
+    values = encoder.apply(meta_params["encoder"], jnp.concatenate(task.support[:2], 1), None)
+    attended = jax.nn.softmax(queries @ keys.T / 2) @ values
+
+    def decode(latent):
+        rows = [jnp.concatenate([latent, r, x]) for r, x in zip(attended, task.query.x, strict=True)]
+        return decoder.apply(meta_params["decoder"], jnp.stack(rows), None)
+
+    return latent_bound(meta_params["latent"], task, jax.random.split(key, 3)[2], 1, decode)
+
+
 OBJECTIVE_GRADIENTS = {
     "platipus": jax.grad(query_loss_and_divergence("platipus", 0.1)),
     "platipus_on_sinusoids": jax.grad(query_loss_and_divergence("platipus_on_sinusoids", 0.01)),
@@ -241,6 +279,8 @@ OBJECTIVE_GRADIENTS = {
     "reptile": reptile("reptile"),
     "reptile_with_state": reptile("reptile_with_state"),
     "fine_tune": jax.grad(loss_of_all_classes),
+    "neural_process": jax.grad(bound_of_neural_process),
+    "attentive_neural_process_with_latents": jax.grad(bound_of_attentive_neural_process),
     "varibad": jax.grad(policy_loss_and_bound),
     "maml_rl": jax.grad(outer_surrogate_with_terms),
     "bayesian_maml": jax.grad(chaser_loss),

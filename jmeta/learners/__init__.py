@@ -1,17 +1,21 @@
 """Learners: one method per file, with its aliases, each a factory that returns a `jmeta.Learner`.
 
-Some methods train on more than a loss of query predictions: MAML++, iMAML, Reptile and Baseline++. The learner's fourth
-function, `episode`, defines their objective, and `jmeta.episode` uses it. Learners that act in environments are in
-`jmeta.domains.rl.learners`.
+Some methods train on more than a loss of query predictions: MAML++, iMAML, Reptile, Baseline++ and neural processes
+with latent variables. The learner's fourth function, `episode`, defines their objective, and `jmeta.episode` uses it.
+Learners that act in environments are in `jmeta.domains.rl.learners`.
 """
 
 from .abml import abml, negative_elbo
+from .attentive_neural_process import attentive_neural_process, dot_product_scores, laplace_scores
 from .bayesian_maml import bayesian_maml, svgd
 from .cavia import cavia
+from .conditional_neural_process import conditional_neural_process
+from .convolutional_neural_process import convolutional_neural_process
 from .exact_gaussian_process import evidence, exact_gaussian_process
 from .fine_tune import fine_tune
 from .from_scratch import from_scratch
 from .imaml import imaml
+from .latent_path import LatentPath
 from .llama import DiagonalPrecision, KroneckerPrecision, laplace_precision, llama
 from .maml import anil, boil, first_order_maml, maml
 from .maml_plus_plus import (
@@ -26,6 +30,7 @@ from .maml_plus_plus import (
 from .matching import matching
 from .meta_sgd import meta_sgd
 from .nearest_mean import nearest_mean
+from .neural_process import neural_process
 from .platipus import platipus
 from .proto_maml import proto_maml
 from .protonet import protonet
@@ -37,12 +42,17 @@ __all__ = [
     "DiagonalPrecision",
     "InnerSteps",
     "KroneckerPrecision",
+    "LatentPath",
     "abml",
     "anil",
     "at_step",
+    "attentive_neural_process",
     "bayesian_maml",
     "boil",
     "cavia",
+    "conditional_neural_process",
+    "convolutional_neural_process",
+    "dot_product_scores",
     "evidence",
     "exact_gaussian_process",
     "fine_tune",
@@ -50,6 +60,7 @@ __all__ = [
     "from_scratch",
     "imaml",
     "laplace_precision",
+    "laplace_scores",
     "llama",
     "maml",
     "maml_plus_plus",
@@ -59,6 +70,7 @@ __all__ = [
     "multi_step_weights",
     "nearest_mean",
     "negative_elbo",
+    "neural_process",
     "per_step_norms",
     "per_step_rates",
     "platipus",

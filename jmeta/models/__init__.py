@@ -6,6 +6,7 @@ policies in `norms`; statistics are ordinary leaves of the parameters, never hid
 
 from .causal_transformer import causal_transformer
 from .chain import chain
+from .conv1d import conv1d as conv1d
 from .conv4 import conv4 as conv4
 from .forgetful import forgetful
 from .from_equinox import from_equinox
@@ -22,6 +23,7 @@ from .snail import snail
 
 __all__ = [
     "mlp",
+    "conv1d",
     "conv4",
     "resnet12",
     "gru",
