@@ -5,7 +5,10 @@ function, `episode`, defines their objective, and `jmeta.episode` uses it. Learn
 `jmeta.domains.rl.learners`.
 """
 
+from .adkf_ift import adkf_ift
 from .cavia import cavia
+from .deep_kernel_classifier import deep_kernel_classifier
+from .deep_kernel_transfer import deep_kernel_transfer
 from .exact_gaussian_process import evidence, exact_gaussian_process
 from .fine_tune import fine_tune
 from .from_scratch import from_scratch
@@ -31,10 +34,13 @@ from .ridge import ridge
 
 __all__ = [
     "InnerSteps",
+    "adkf_ift",
     "anil",
     "at_step",
     "boil",
     "cavia",
+    "deep_kernel_classifier",
+    "deep_kernel_transfer",
     "evidence",
     "exact_gaussian_process",
     "fine_tune",
