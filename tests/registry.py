@@ -118,7 +118,7 @@ LEARNERS: dict[str, Entry] = {
     "deep_kernel_transfer": Entry(
         learners.deep_kernel_transfer(embedding, initial_noise=0.5), losses.negative_log_likelihood, process
     ),
-    "deep_kernel_classifier": Entry(learners.deep_kernel_classifier(embedding, num_ways=WAYS, num_pairs=4)),
+    "deep_kernel_classifier": Entry(learners.deep_kernel_classifier(embedding, num_ways=WAYS)),
     "adkf_ift": Entry(
         learners.adkf_ift(embedding, INNER, num_steps=10, prior_scale=0.3, kernel=tasks.kernels.rbf(length_scale=1.0)),
         losses.negative_log_likelihood,

@@ -1,28 +1,35 @@
-"""Deep kernel classification: a Gaussian process for each class on learned features, by Laplace's approximation.
+"""Deep kernel classification: a Gaussian process for each class on learned features, in closed-form iterations.
 
-Each class k has a latent process fₖ ~ GP(0, k) with one kernel for all classes, and labels have the probabilities
-softmax(f). A task is learned by finding the mode of Ψ(f) = Σᵢ log softmax(fᵢ)[yᵢ] − ½ Σₖ fₖᵀ K⁻¹ fₖ with Newton's
-method; Ψ is concave. The posterior is taken to be normal, with that mode and with covariance (K⁻¹ + W)⁻¹, where W is
-the curvature of the labels' log likelihood. A query's class probabilities are averages of softmax(f) over it.
+Class k against the rest is a logistic regression on a latent process fₖ ~ GP(m, k), with one kernel and one mean for
+all classes. Its posterior given a support is approximated by the normal distribution of highest evidence bound, with
+Pólya-Gamma variables ω that make the likelihood Gaussian. With labels y in {0, 1} and K the kernel's matrix, each
+iteration sets
 
-No matrix that is factorised is close to singular: the eigenvalues of I + D^½ K D^½ are at least 1, and K is not
-inverted. The meta-gradient does not go through the iterations: at the mode f = K (y − π(f)), and one step of Newton's
-method from there, with the Hessian held fixed, has the derivative that the implicit function theorem gives.
+    ωᵢ = tanh(ξᵢ / 2) / 2ξᵢ,  ξᵢ² = E[fᵢ²],  and  f ~ N(m + K a, (K⁻¹ + Ω)⁻¹),  a = (I + ΩK)⁻¹ (y − ½ − Ωm),
 
-Reference: Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, section 3.5, algorithms 3.3-3.4.
-Patacchiola, Turner, Crowley, O'Boyle, Storkey, "Bayesian Meta-Learning for the Few-Shot Setting via Deep Kernels",
-2020, arXiv:1910.05199, section 3.2. Differs from the latter, which regresses on labels of ±1: the likelihood is that of
-classes, and training maximises the predictive probability of the query instead of the marginal likelihood.
+which never lowers the bound. A query's probabilities are proportional to the E[σ(fₖ)], computed by quadrature. All
+matrices to factorise have eigenvalues of at least 1, so float32 needs no jitter.
+
+Laplace's approximation is no alternative for few shots: it takes the curvature where the posterior is highest, and
+there it is nearly flat. Given one example, and whatever the kernel's scale, it averages to a probability of less than
+0.75 at that very example, where the exact posterior and this one come close to 1.
+
+Reference: Patacchiola, Turner, Crowley, O'Boyle, Storkey, "Bayesian Meta-Learning for the Few-Shot Setting via Deep
+Kernels", 2020, arXiv:1910.05199, section 3.2 (one kernel, one process for each class against the rest). Snell, Zemel,
+"Bayesian Few-Shot Classification with One-vs-Each Pólya-Gamma Augmented Gaussian Processes", 2021, arXiv:2007.10417
+(Pólya-Gamma variables; training on the predictive likelihood). Wenzel, Galy-Fajou, Donner, Kloft, Opper, "Efficient
+Gaussian Process Classification Using Pólya-Gamma Data Augmentation", 2019, arXiv:1802.06383 (the iteration). Differs
+from the first, which regresses on labels of ±1, and from the second, which samples the ω.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from .. import distributions
 from ..tasks import kernels
 from ..tasks.kernels import Kernel
 from ..types import Batch, Learner, Model, PyTree, RandomKey, Task
@@ -31,8 +38,8 @@ from .comparison import check_num_ways, embed, embed_support, exclude_absent, on
 
 __all__ = ["LatentProcesses", "deep_kernel_classifier"]
 
-_ABSENT = -1e6  # a logit whose probability is 0 in every precision, and whose derivatives are numbers
-_STEP_SIZES = 0.5 ** np.arange(8)
+_HERMITE, _HERMITE_WEIGHTS = np.polynomial.hermite_e.hermegauss(32)  # for a normal distribution
+_LEGENDRE, _LEGENDRE_WEIGHTS = np.polynomial.legendre.leggauss(32)  # for a uniform one on [-1, 1]
 
 
 class LatentProcesses(NamedTuple):
@@ -41,24 +48,24 @@ class LatentProcesses(NamedTuple):
     Attributes:
       params: parameters of the embedding, with the support's statistics if it stores any.
       logs: logarithms of the kernel's length scale and scale.
+      mean: m, the prior mean.
       features: the embedded support, `[points, features]`.
       is_real: which points are not padding, `[points]`.
       counts: real examples of each class, `[ways]`.
-      weights: K⁻¹ f at the mode, which is y − π(f), `[points, ways]`.
-      curvatures: Eₖ = (Dₖ⁻¹ + K)⁻¹, with Dₖ the diagonal matrix of probabilities of class k, `[ways, points, points]`.
-      factor: lower Cholesky factor of Σₖ Eₖ, `[points, points]`.
-      noise: standard normal numbers, the samples that predictions average over, `[samples, ways]`.
+      weights: a for each class, `[ways, points]`.
+      roots: Ω^½ for each class, `[ways, points]`; 1 for padding.
+      factors: lower Cholesky factor of I + Ω^½ K Ω^½ for each class, `[ways, points, points]`.
     """
 
     params: PyTree
     logs: dict[str, Array]
+    mean: Array
     features: Array
     is_real: Array
     counts: Array
     weights: Array
-    curvatures: Array
-    factor: Array
-    noise: Array
+    roots: Array
+    factors: Array
 
 
 def deep_kernel_classifier(
@@ -66,11 +73,9 @@ def deep_kernel_classifier(
     *,
     num_ways: int,
     num_steps: int = 10,
-    num_pairs: int = 64,
     kernel: Kernel = kernels.rbf(length_scale=1.0),
     initial_length_scale: float = 1.0,
     initial_scale: float = 3.0,
-    jitter: float = 1e-5,
 ) -> Learner:
     """Classify by Gaussian processes on learned features, one for each class.
 
@@ -78,17 +83,13 @@ def deep_kernel_classifier(
       embedding: embeds inputs; `apply` returns `[examples, features]`.
       num_ways: number of classes in a task; labels are `0..num_ways-1`. A class without a real support example gets a
         logit of -inf.
-      num_steps: steps of Newton's method, at least 1; each takes the best of eight step sizes, 1, ½, ..., 1/128.
-      num_pairs: how many pairs (f + ε, f − ε) of samples from the posterior class probabilities are averaged over, at
-        least 1. They are drawn when a task is learned, and are the same for all queries.
+      num_steps: iterations, at least 1; the meta-gradient goes through all of them, and stores ω for each.
       kernel, initial_length_scale: as in `deep_kernel_transfer`.
       initial_scale: initial standard deviation s of the latent processes, positive, in units of logits.
-      jitter: smallest variance of a latent process at a query, relative to s², positive; 1e-5 keeps the covariance of
-        the classes far enough from singular for float32.
 
     Returns:
       A learner whose predictions are the logarithms of averaged class probabilities, `[examples, ways]`. Its
-      meta-parameters are `{"params": ..., "logs": ...}`; its adapted state is `LatentProcesses`.
+      meta-parameters are `{"params": ..., "logs": ..., "mean": ...}`; its adapted state is `LatentProcesses`.
 
     Raises:
       ValueError: if a number is not positive or `kernel` draws hyper-parameters; at trace time if the embedding's
@@ -105,34 +106,28 @@ def deep_kernel_classifier(
       (15, 5)
 
     Reference:
-      Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, algorithms 3.3-3.4.
+      Patacchiola et al., 2020, arXiv:1910.05199; Snell, Zemel, 2021, arXiv:2007.10417; Wenzel et al., 2019,
+      arXiv:1802.06383, section 3.
     """
     check_num_ways(num_ways)
-    deep_kernels.check_positive(
-        num_steps=num_steps,
-        num_pairs=num_pairs,
-        initial_length_scale=initial_length_scale,
-        initial_scale=initial_scale,
-        jitter=jitter,
-    )
-    covariance = deep_kernels.deep_kernel(kernel, jitter)
+    initial = {"length_scale": initial_length_scale, "scale": initial_scale}
+    deep_kernels.check_positive(num_steps=num_steps, **{f"initial_{name}": number for name, number in initial.items()})
+    covariance = deep_kernels.deep_kernel(kernel, 0.0)
 
     def init(key: RandomKey, task: Task) -> PyTree:
         params = embedding.init(key, task.support.x)
-        initial = {"length_scale": initial_length_scale, "scale": initial_scale}
-        return {"params": params, "logs": deep_kernels.initial_scales(embedding, params, task.support.x, **initial)}
+        logs = deep_kernels.initial_scales(embedding, params, task.support.x, **initial)
+        mean = jnp.asarray(-math.log(max(num_ways - 1, 1)), jnp.float32)  # log odds of a class
+        return {"params": params, "logs": logs, "mean": mean}
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> LatentProcesses:
-        key_embed, key_noise = jax.random.split(key)
-        features, params = embed_support(embedding, meta_params["params"], support, key_embed)
+        features, params = embed_support(embedding, meta_params["params"], support, key)
         one_hot = one_hot_labels(support, num_ways, features.dtype)
-        logs, is_real, counts = meta_params["logs"], one_hot.sum(1) > 0, one_hot.sum(0)
+        logs, mean, is_real = meta_params["logs"], meta_params["mean"], one_hot.sum(1) > 0
         prior = deep_kernels.gram(covariance, logs, features, features)
         prior = jnp.where(is_real[:, None] & is_real[None], prior, 0.0)
-        weights = _mode(prior, one_hot, num_steps)
-        curvature = _curvature(prior, jnp.matmul(prior, weights, precision="highest"), one_hot)
-        noise = _noise(key_noise, num_pairs, num_ways, features.dtype)
-        return LatentProcesses(params, logs, features, is_real, counts, weights, *curvature, noise)
+        of_class = jax.vmap(lambda labels: _fit(prior, labels, is_real, mean, num_steps), in_axes=1)
+        return LatentProcesses(params, logs, mean, features, is_real, one_hot.sum(0), *of_class(one_hot))
 
     def predict(
         meta_params: PyTree, adapted: LatentProcesses, x: PyTree, key: RandomKey | None
@@ -142,102 +137,69 @@ def deep_kernel_classifier(
         across = deep_kernels.gram(covariance, adapted.logs, adapted.features, features)
         across = jnp.where(adapted.is_real[:, None], across, 0.0)
         prior = deep_kernels.variances(covariance, adapted.logs, features)
-        means, factors = jax.vmap(_latent, in_axes=(None, 1, 0, None))(adapted, across, prior, jitter)
-        samples = means[None] + jnp.einsum("ijk,sk->sij", factors, adapted.noise, precision="highest")
-        is_present = _is_present(adapted.counts)
-        mixed = distributions.mix(jnp.where(is_present[None, None], samples, _ABSENT))
-        return exclude_absent(mixed, adapted.counts)
+
+        def of_class(weights: Array, roots: Array, factor: Array) -> Array:
+            seen = jax.scipy.linalg.solve_triangular(factor, roots[:, None] * across, lower=True)
+            variance = _at_least_rounding(prior - jnp.square(seen).sum(0), prior)
+            return _log_probability(adapted.mean + jnp.matmul(across.T, weights, precision="highest"), variance)
+
+        log_odds = jax.vmap(of_class, out_axes=1)(adapted.weights, adapted.roots, adapted.factors)
+        return jax.nn.log_softmax(exclude_absent(log_odds, adapted.counts))
 
     return Learner(init, adapt, predict)
 
 
-def _mode(
-    prior: Float[Array, "points points"], one_hot: Float[Array, "points ways"], num_steps: int
-) -> Float[Array, "points ways"]:
-    """Return a = K⁻¹ f at the mode of Ψ, with the derivative that the implicit function theorem gives."""
-    constant = jax.lax.stop_gradient(prior)
-
-    def slope(prior: Array, weights: Array) -> tuple[Array, Array]:
-        """Return f and K⁻¹ ∇Ψ, up to K: y − π(f) − a."""
-        latent = jnp.matmul(prior, weights, precision="highest")
-        return latent, one_hot - _probabilities(latent, one_hot) - weights
-
-    def objective(weights: Array, latent: Array) -> Array:
-        return (one_hot * _log_probabilities(latent, one_hot)).sum() - (weights * latent).sum() / 2
-
-    def step(_: Array, weights: Array) -> Array:
-        latent, rising = slope(constant, weights)
-        change = _newton(constant, latent, one_hot, rising)
-        candidates = weights[None] + jnp.asarray(_STEP_SIZES, weights.dtype)[:, None, None] * change[None]
-        values = jax.vmap(lambda weights: objective(weights, slope(constant, weights)[0]))(candidates)
-        rounding = 10 * jnp.finfo(values.dtype).eps * jnp.abs(values).max()
-        return candidates[(values >= values.max() - rounding).argmax()]  # the longest of the steps that are best
-
-    weights = jax.lax.stop_gradient(jax.lax.fori_loop(0, num_steps, step, jnp.zeros_like(one_hot)))
-    latent, rising = slope(prior, weights)
-    return weights + _newton(constant, jax.lax.stop_gradient(latent), one_hot, rising)
-
-
-def _newton(
+def _fit(
     prior: Float[Array, "points points"],
-    latent: Float[Array, "points ways"],
-    one_hot: Float[Array, "points ways"],
-    rising: Float[Array, "points ways"],
-) -> Float[Array, "points ways"]:
-    """Return (I + W K)⁻¹ g, Newton's step of the weights: algorithm 3.3 in increments, so that its end is exact."""
-    curvatures, factor = _curvature(prior, latent, one_hot)
-    spread = jnp.einsum("kij,jl,lk->ik", curvatures, prior, rising, precision="highest")  # E K g
-    common = jax.scipy.linalg.cho_solve((factor, True), spread.sum(1))  # the probabilities of a point sum to 1
-    return rising - spread + jnp.einsum("kij,j->ik", curvatures, common, precision="highest")
+    labels: Float[Array, "points"],
+    is_real: Array,
+    mean: Float[Array, ""],
+    num_steps: int,
+) -> tuple[Float[Array, "points"], Float[Array, "points"], Float[Array, "points points"]]:
+    """Return the weights a, Ω^½ and the Cholesky factor of I + Ω^½ K Ω^½ of one class."""
+
+    def posterior(omega: Array) -> tuple[Array, Array, Array]:
+        roots = jnp.where(is_real, jnp.sqrt(omega), 1.0)
+        factor = jnp.linalg.cholesky(jnp.eye(roots.size, dtype=roots.dtype) + roots[:, None] * prior * roots[None])
+        towards = jnp.where(is_real, labels - 0.5 - omega * mean, 0.0)
+        weights = roots * jax.scipy.linalg.cho_solve((factor, True), towards / roots)
+        return weights, roots, factor
+
+    @jax.checkpoint
+    def step(omega: Array, _: None) -> tuple[Array, None]:
+        weights, roots, factor = posterior(omega)
+        seen = jax.scipy.linalg.solve_triangular(factor, roots[:, None] * prior, lower=True)
+        variances = _at_least_rounding(jnp.diagonal(prior) - jnp.square(seen).sum(0), jnp.diagonal(prior))
+        means = mean + jnp.matmul(prior, weights, precision="highest")
+        return _expected_omega(jnp.square(means) + variances), None
+
+    start = _expected_omega(jnp.square(mean) + jnp.diagonal(prior))
+    return posterior(jax.lax.scan(step, start, None, length=num_steps)[0])
 
 
-def _curvature(
-    prior: Float[Array, "points points"], latent: Float[Array, "points ways"], one_hot: Float[Array, "points ways"]
-) -> tuple[Float[Array, "ways points points"], Float[Array, "points points"]]:
-    """Return Eₖ = Dₖ^½ (I + Dₖ^½ K Dₖ^½)⁻¹ Dₖ^½ for each class, and the Cholesky factor of their sum.
+def _expected_omega(squares: Float[Array, "points"]) -> Float[Array, "points"]:
+    """Return tanh(ξ / 2) / 2ξ, the mean of the Pólya-Gamma variable, from ξ²; ¼ at zero."""
+    is_small = squares < 1e-3
+    xi = jnp.sqrt(jnp.where(is_small, 1.0, squares))
+    return jnp.where(is_small, 0.25 - squares / 48 + jnp.square(squares) / 480, jnp.tanh(xi / 2) / (2 * xi))
 
-    The roots are computed from log probabilities, so a probability that underflows has derivatives of 0. The sum has
-    eigenvalues of at most 1; ten units of rounding are added to them.
+
+def _log_probability(means: Float[Array, "points"], variances: Float[Array, "points"]) -> Float[Array, "points"]:
+    """Return log E[σ(f)] of normal distributions, by quadrature with an error of at most 1e-4 in E[σ(f)].
+
+    For small variances over f; for large ones, where σ is nearly a step, over the threshold u in σ(f) = P(u < f), the
+    logit of a uniform number: E[σ(f)] = E[Φ((m − u) / √v)].
     """
-    is_real = one_hot.sum(1) > 0
-    roots = jnp.where(is_real[:, None], jnp.exp(_log_probabilities(latent, one_hot) / 2), 0.0)
-
-    def of_class(root: Array) -> Array:
-        factor = jnp.linalg.cholesky(jnp.eye(root.size, dtype=root.dtype) + root[:, None] * prior * root[None])
-        half = jax.scipy.linalg.solve_triangular(factor, jnp.diag(root), lower=True)
-        return jnp.matmul(half.T, half, precision="highest")
-
-    curvatures = jax.vmap(of_class, in_axes=1)(roots)
-    rounding = jnp.where(is_real, 10 * jnp.finfo(roots.dtype).eps, 1.0).astype(roots.dtype)
-    return curvatures, jnp.linalg.cholesky(curvatures.sum(0) + jnp.diag(rounding))
+    narrow, wide = jnp.sqrt(jnp.minimum(variances, 9.0))[None], jnp.sqrt(jnp.maximum(variances, 9.0))[None]
+    column = lambda numbers: jnp.asarray(numbers, means.dtype)[:, None]  # noqa: E731
+    at_nodes = jax.nn.log_sigmoid(means[None] + narrow * column(_HERMITE))
+    over_values = jax.nn.logsumexp(at_nodes + column(np.log(_HERMITE_WEIGHTS / _HERMITE_WEIGHTS.sum())), axis=0)
+    thresholds = column(np.log((1 + _LEGENDRE) / (1 - _LEGENDRE)))
+    at_nodes = jax.scipy.special.log_ndtr((means[None] - thresholds) / wide)
+    over_thresholds = jax.nn.logsumexp(at_nodes + column(np.log(_LEGENDRE_WEIGHTS / 2)), axis=0)
+    return jnp.where(variances < 9.0, over_values, over_thresholds)
 
 
-def _latent(
-    adapted: LatentProcesses, across: Float[Array, "points"], prior: Float[Array, ""], jitter: float
-) -> tuple[Float[Array, "ways"], Float[Array, "ways ways"]]:
-    """Return the mean of the latent values of one query and the Cholesky factor of their covariance."""
-    seen = jnp.einsum("kij,j->ik", adapted.curvatures, across, precision="highest")  # Eₖ k(X, x)
-    left = jnp.maximum(prior - jnp.einsum("i,ik->k", across, seen, precision="highest"), jitter * prior)
-    common = jax.scipy.linalg.solve_triangular(adapted.factor, seen, lower=True)
-    mean = jnp.einsum("i,ik->k", across, adapted.weights, precision="highest")
-    return mean, jnp.linalg.cholesky(jnp.diag(left) + jnp.matmul(common.T, common, precision="highest"))
-
-
-def _probabilities(latent: Float[Array, "points ways"], one_hot: Float[Array, "points ways"]) -> Array:
-    """Return π(f) of real points, and zeros for padding."""
-    return jnp.where((one_hot.sum(1) > 0)[:, None], jnp.exp(_log_probabilities(latent, one_hot)), 0.0)
-
-
-def _log_probabilities(latent: Float[Array, "points ways"], one_hot: Float[Array, "points ways"]) -> Array:
-    return jax.nn.log_softmax(jnp.where(_is_present(one_hot.sum(0))[None], latent, _ABSENT))
-
-
-def _is_present(counts: Float[Array, "ways"]) -> Bool[Array, "ways"]:
-    return (counts > 0) | (counts.sum() == 0)
-
-
-def _noise(key: RandomKey, num_pairs: int, num_ways: int, dtype: jnp.dtype) -> Float[Array, "samples ways"]:
-    """Draw pairs of opposite numbers, those of a class whatever the number of classes."""
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_ways))
-    numbers = jax.vmap(lambda key: jax.random.normal(key, (num_pairs,), dtype), out_axes=1)(keys)
-    return jnp.concatenate([numbers, -numbers])
+def _at_least_rounding(variances: Float[Array, "points"], prior: Float[Array, "points"]) -> Float[Array, "points"]:
+    """Keep a difference of variances positive, as it is but for rounding."""
+    return jnp.maximum(variances, 10 * jnp.finfo(prior.dtype).eps * prior)

@@ -1,12 +1,15 @@
-"""Laplace's approximation: the mode by gradient ascent, dense algebra in NumPy, and averages over the posterior."""
+"""The approximate posterior: highest bound by another optimizer, dense algebra, and how far from the exact one."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
+from scipy.special import expit
 
 import jmeta
 from jmeta import Batch, Task, learners, losses, models, tasks
+from jmeta.learners.deep_kernel_classifier import _log_probability
 from jmeta.tasks import kernels
 
 from ..differences import assert_gradient_is_central_difference
@@ -22,137 +25,144 @@ from .few_shot_tasks import (
 )
 from .short_trainings import losses_of_seeds
 
-KEY_ADAPT = jax.random.key(7)
+NODES = np.linspace(-10, 10, 20001)
+DENSITY = np.exp(-(NODES**2) / 2) / np.exp(-(NODES**2) / 2).sum()
 
 
-def setting(key, num_ways=3, **options):
-    """A learner on three learned features, and meta-parameters."""
-    task = blobs(key, num_ways)
-    learner = learners.deep_kernel_classifier(smooth_mlp(3), num_ways=num_ways, num_pairs=8, **options)
-    return learner, in_double(learner.init(jax.random.key(1), task)), task
+def setting(key, num_steps=200):
+    """A learner on three learned features, run until it is stationary, and meta-parameters."""
+    task = blobs(key)
+    learner = learners.deep_kernel_classifier(smooth_mlp(3), num_ways=3, num_steps=num_steps)
+    return learner, in_double(learner.init(jax.random.key(1), task)) | {"mean": jnp.array(-0.4)}, task
 
 
-def prior_covariance(meta_params, a, b):
+def adapt(learner, meta_params, task):
+    return jax.jit(learner.adapt)(meta_params, task.support, jax.random.key(7))
+
+
+def covariance(meta_params, a, b):
     """s² exp(−r² / 2ℓ²) in NumPy."""
     a, b = (np.asarray(smooth_mlp(3).apply(meta_params["params"], x, None)) for x in (a, b))
     length_scale, scale = (np.exp(float(meta_params["logs"][f"log_{name}"])) for name in ("length_scale", "scale"))
     return scale**2 * np.exp(-((a[:, None] - b[None]) ** 2).sum(-1) / 2 / length_scale**2)
 
 
-def softmax(logits):
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-    return exponentials / exponentials.sum(-1, keepdims=True)
+def negative_bound(flat, prior, labels, prior_mean):
+    """−E[log likelihood's bound] + KL(q ‖ prior), of q = N(m, L Lᵀ), with ξ² = E[f²] where the bound is tightest."""
+    size = len(labels)
+    mean, factor = flat[:size], jnp.zeros((size, size)).at[jnp.tril_indices(size)].set(flat[size:])
+    squares = jnp.square(mean) + jnp.square(factor).sum(1)
+    likelihood = (jax.nn.log_sigmoid(jnp.sqrt(squares)) + (labels - 0.5) * mean - jnp.sqrt(squares) / 2).sum()
+    away, half = mean - prior_mean, jnp.linalg.cholesky(prior)
+    whitened = jnp.linalg.solve(half, jnp.concatenate([factor, away[:, None]], 1))
+    log_ratio = jnp.log(jnp.abs(jnp.diagonal(factor))).sum() - jnp.log(jnp.diagonal(half)).sum()
+    return (jnp.square(whitened).sum() - size) / 2 - log_ratio - likelihood
 
 
-def mode_and_curvature(prior, labels, num_ways):
-    """By long gradient ascent on the whitened latent values, f = L v; W is the dense block matrix."""
-    one_hot, factor, whitened = np.eye(num_ways)[labels], np.linalg.cholesky(prior), np.zeros((len(labels), num_ways))
-    rate = 1 / (1 + np.linalg.eigvalsh(prior)[-1] / 2)  # the likelihood's curvature is at most ½
-    for _ in range(20000):
-        whitened += rate * (factor.T @ (one_hot - softmax(factor @ whitened)) - whitened)
-    latent = factor @ whitened
-    probabilities = softmax(latent)
-    of_points = [np.diag(p) - np.outer(p, p) for p in probabilities]
-    curvature = np.einsum("ij,iab->iajb", np.eye(len(labels)), of_points).reshape(latent.size, latent.size)
-    return latent, curvature
-
-
-def test_the_mode_is_that_of_a_long_gradient_ascent_and_stationary(float64, key):
+def test_the_posterior_has_the_highest_bound(float64, key):
+    """It is stationary, and a quasi-Newton method from the prior finds no higher bound."""
     learner, meta_params, task = setting(key)
-    prior = prior_covariance(meta_params, task.support.x, task.support.x)
-    latent, _ = mode_and_curvature(prior, task.support.y, 3)
-    adapted = jax.jit(learner.adapt)(meta_params, task.support, KEY_ADAPT)
-    np.testing.assert_allclose(prior @ adapted.weights, latent, rtol=1e-7, atol=1e-8)
-    np.testing.assert_allclose(adapted.weights, np.eye(3)[task.support.y] - softmax(latent), rtol=1e-7, atol=1e-9)
+    adapted = adapt(learner, meta_params, task)
+    prior = covariance(meta_params, task.support.x, task.support.x)
+    value_and_grad = jax.jit(jax.value_and_grad(negative_bound))
+    lower = np.tril_indices(6)
+    for k in range(3):
+        arguments = jnp.asarray(prior), jnp.asarray(task.support.y == k, float), meta_params["mean"]
+        mean = -0.4 + prior @ adapted.weights[k]
+        spread = np.linalg.inv(np.linalg.inv(prior) + np.diag(adapted.roots[k] ** 2))
+        found, slope = value_and_grad(np.concatenate([mean, np.linalg.cholesky(spread)[lower]]), *arguments)
+        np.testing.assert_allclose(slope, 0.0, atol=1e-8)
+        start = np.concatenate([np.full(6, -0.4), np.linalg.cholesky(prior)[lower]])
+        as_numpy = lambda flat, arguments=arguments: [np.asarray(each) for each in value_and_grad(flat, *arguments)]
+        best = scipy.optimize.minimize(as_numpy, start, jac=True, method="BFGS", options={"gtol": 1e-7})
+        np.testing.assert_allclose(found, best.fun, rtol=1e-9)
 
 
-def test_predictions_average_the_softmax_over_the_dense_posterior(float64, key):
-    """Mean and covariance of the latent values by (K⁻¹ + W)⁻¹ of all points and classes; the same standard numbers."""
+def test_predictions_average_the_sigmoid_over_the_dense_posterior(float64, key):
     learner, meta_params, task = setting(key)
-    prior = prior_covariance(meta_params, task.support.x, task.support.x)
-    latent, curvature = mode_and_curvature(prior, task.support.y, 3)
-    noise = np.asarray(jax.jit(learner.adapt)(meta_params, task.support, KEY_ADAPT).noise)
-    posterior = np.linalg.inv(np.linalg.inv(np.kron(prior, np.eye(3))) + curvature)
-    across = prior_covariance(meta_params, task.support.x, task.query.x)
+    adapted = adapt(learner, meta_params, task)
+    prior = covariance(meta_params, task.support.x, task.support.x)
+    across = covariance(meta_params, task.support.x, task.query.x)
+    gain = np.linalg.solve(prior, across)
     expected = []
-    for column in across.T:
-        to_query = np.kron(column @ np.linalg.inv(prior), np.eye(3))  # of the points' latent values
-        left = prior_variance(meta_params) - column @ np.linalg.solve(prior, column)
-        covariance = left * np.eye(3) + to_query @ posterior @ to_query.T
-        samples = to_query @ latent.ravel() + noise @ np.linalg.cholesky(covariance).T
-        expected.append(softmax(samples).mean(0))
-    got = predict(learner, meta_params, task)
-    np.testing.assert_allclose(np.exp(got), expected, rtol=1e-6)
-    np.testing.assert_allclose(jnp.exp(got).sum(1), 1.0, rtol=1e-12)
-
-
-def prior_variance(meta_params):
-    return np.exp(2 * float(meta_params["logs"]["log_scale"]))
-
-
-def test_two_classes_are_logistic_regression_on_the_difference(float64, key):
-    """With f = f₁ − f₀ ~ GP(0, 2k), the mode of Rasmussen and Williams, algorithm 3.1, and its variance."""
-    learner, meta_params, task = setting(key, num_ways=2)
-    prior = 2 * prior_covariance(meta_params, task.support.x, task.support.x)
-    labels, latent = np.asarray(task.support.y), np.zeros(len(task.support.y))
-    for _ in range(50):
-        probabilities = 1 / (1 + np.exp(-latent))
-        weights = probabilities * (1 - probabilities)
-        target = weights * latent + labels - probabilities
-        latent = prior @ np.linalg.solve(np.eye(len(latent)) + weights[:, None] * prior, target)
-    adapted = jax.jit(learner.adapt)(meta_params, task.support, KEY_ADAPT)
-    np.testing.assert_allclose((prior / 2 @ adapted.weights) @ np.array([-1, 1]), latent, rtol=1e-8)
-    across = 2 * prior_covariance(meta_params, task.support.x, task.query.x)
-    mean = across.T @ np.linalg.solve(prior, latent)
-    variance = 2 * prior_variance(meta_params) - np.einsum(
-        "ij,ij->j", across, np.linalg.solve(prior + np.diag(1 / weights), across)
+    for k in range(3):
+        mean = -0.4 + across.T @ adapted.weights[k]
+        spread = np.linalg.inv(np.linalg.inv(prior) + np.diag(adapted.roots[k] ** 2))
+        at_query = covariance(meta_params, task.query.x, task.query.x) - across.T @ gain + gain.T @ spread @ gain
+        deviation = np.sqrt(np.diag(at_query))
+        expected.append(expit(mean[:, None] + deviation[:, None] * NODES) @ DENSITY)
+    expected = np.stack(expected, 1)
+    np.testing.assert_allclose(
+        jnp.exp(predict(learner, meta_params, task)), expected / expected.sum(1, keepdims=True), atol=2e-4
     )
-    many = learners.deep_kernel_classifier(smooth_mlp(3), num_ways=2, num_pairs=100_000)
-    nodes, rule = np.polynomial.hermite_e.hermegauss(60)
-    averages = (rule / rule.sum() / (1 + np.exp(-mean[:, None] - np.sqrt(variance)[:, None] * nodes))).sum(1)
-    np.testing.assert_allclose(np.exp(predict(many, meta_params, task))[:, 1], averages, atol=3e-3)
+
+
+def test_averaged_sigmoids_are_close_to_a_fine_sum(float64):
+    means, deviations = np.meshgrid(np.linspace(-20, 20, 41), [0.01, 0.5, 2.9, 3.1, 5.0, 30.0])
+    means, deviations = means.ravel(), deviations.ravel()
+    expected = expit(means[:, None] + deviations[:, None] * NODES) @ DENSITY
+    got = jnp.exp(_log_probability(jnp.asarray(means), jnp.asarray(deviations**2)))
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [3.0, 10.0])
+def test_one_example_is_believed_as_the_exact_posterior_does_and_laplace_does_not(float64, scale):
+    """The probability of its class at the example itself, of one class against the rest, with a mean of 0."""
+    exact = (DENSITY * expit(scale * NODES) ** 2).sum() / (DENSITY * expit(scale * NODES)).sum()
+    mode = scipy.optimize.brentq(lambda f: f - scale**2 * (1 - expit(f)), 0, scale**2)
+    deviation = (scale**-2 + expit(mode) * (1 - expit(mode))) ** -0.5
+    laplace = (DENSITY * expit(mode + deviation * NODES)).sum()
+    learner = learners.deep_kernel_classifier(identity(), num_ways=2)
+    logs = {"log_length_scale": jnp.zeros(()), "log_scale": jnp.log(scale)}
+    batch = Batch(jnp.zeros((1, 1)), jnp.zeros(1, jnp.int32))
+    adapted = adapt(learner, {"params": {}, "logs": logs, "mean": jnp.zeros(())}, Task(batch, batch))
+    mean = scale**2 * adapted.weights[0, 0]
+    deviation = (scale**-2 + adapted.roots[0, 0] ** 2) ** -0.5
+    ours = (DENSITY * expit(float(mean) + float(deviation) * NODES)).sum()
+    assert abs(ours - exact) < 0.03
+    assert laplace < min(0.75, exact - 0.04)
 
 
 def test_meta_gradient_is_the_central_difference(float64, key):
-    learner, meta_params, task = setting(key, num_steps=15)
+    learner, meta_params, task = setting(key, num_steps=4)
     episode_fn = jmeta.episode(learner, losses.cross_entropy)
     assert_gradient_is_central_difference(lambda meta_params: episode_fn(meta_params, task, key)[0], meta_params)
 
 
 def test_order_padding_and_absent_ways_change_nothing(float64, key):
-    learner, meta_params, task = setting(key)
+    learner, meta_params, task = setting(key, num_steps=4)
     assert_support_order_is_irrelevant(learner, meta_params, task)
     assert_padding_changes_nothing(learner, meta_params, task)
     assert_padding_alone_is_finite(learner, meta_params, task)
-    make = lambda num_ways: learners.deep_kernel_classifier(smooth_mlp(3), num_ways=num_ways, num_pairs=8)
+    make = lambda num_ways: learners.deep_kernel_classifier(smooth_mlp(3), num_ways=num_ways, num_steps=4)
     assert_absent_ways_change_nothing(make, meta_params, task, num_ways=3)
 
 
-@pytest.mark.parametrize("scale", [1e-3, 30.0, 1e3])
-def test_repeated_inputs_and_extreme_scales_stay_finite_in_single_precision(key, scale):
-    """Among the inputs are equal ones of unequal labels; queries lie on the support."""
+def test_repeated_inputs_and_extreme_scales_stay_finite_in_single_precision(key):
+    """Among the inputs are equal ones of unequal labels; queries lie on the support; one class is absent."""
     x = jnp.repeat(jax.random.normal(key, (4, 2)), 5, axis=0)
-    labels = jnp.where(jnp.arange(20) % 7 == 0, 2, jnp.repeat(jnp.arange(4, dtype=jnp.int32), 5) % 2).astype(jnp.int32)
+    labels = jnp.where(jnp.arange(20) % 7 == 0, 2, jnp.arange(20) // 5 % 2).astype(jnp.int32)
     task = Task(Batch(x, labels), Batch(x[::3] + 1e-5, labels[::3]))
-    learner = learners.deep_kernel_classifier(identity(), num_ways=4)  # one class is absent
-    logs = {"log_length_scale": jnp.zeros(()), "log_scale": jnp.log(scale)}
+    learner = learners.deep_kernel_classifier(identity(), num_ways=4)
     run = jax.jit(jax.value_and_grad(jmeta.episode(learner, losses.cross_entropy), has_aux=True))
-    results = run({"params": {}, "logs": logs}, task, key)
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(results))
+    for scale in (1e-4, 30.0, 1e4):
+        logs = {"log_length_scale": jnp.zeros(()), "log_scale": jnp.log(scale)}
+        results = run({"params": {}, "logs": logs, "mean": jnp.zeros(())}, task, key)
+        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(results))
 
 
 def test_it_learns_blobs_of_every_seed():
-    learner = learners.deep_kernel_classifier(models.mlp([20, 8], activation=jnp.tanh), num_ways=3, num_pairs=8)
+    learner = learners.deep_kernel_classifier(models.mlp([20, 8]), num_ways=3, num_steps=5)
     sample = tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=3, num_features=4, spread=2.0)
-    found = losses_of_seeds(learner, losses.cross_entropy, sample)
+    found = losses_of_seeds(learner, losses.cross_entropy, sample, lr=3e-2)
     assert np.isfinite(found).all()
-    assert (found[:, -5:].mean(1) < 0.8 * found[:, :5].mean(1)).all()
+    assert (found[:, -5:].mean(1) < 0.85 * found[:, :5].mean(1)).all()
 
 
 def test_mistakes_are_refused():
     with pytest.raises(ValueError, match="num_ways=0; expected"):
         learners.deep_kernel_classifier(identity(), num_ways=0)
-    for name, number in {"num_steps": 0, "num_pairs": 0, "initial_scale": -1.0, "jitter": 0.0}.items():
+    for name, number in {"num_steps": 0, "initial_scale": -1.0}.items():
         with pytest.raises(ValueError, match=f"{name}={number}; expected a positive number"):
             learners.deep_kernel_classifier(identity(), num_ways=2, **{name: number})
     with pytest.raises(ValueError, match="the kernel draws 1 hyper-parameters"):

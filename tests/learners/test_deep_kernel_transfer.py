@@ -15,7 +15,7 @@ from ..networks import identity, smooth_mlp
 from .few_shot_tasks import in_double, predict
 from .regression_tasks import (
     assert_nothing_observed_leaves_the_prior,
-    assert_padding_and_order_change_no_episode,
+    assert_padding_and_order_change_nothing,
     waves,
 )
 from .short_trainings import losses_of_seeds
@@ -100,7 +100,7 @@ def test_meta_gradient_is_the_central_difference(float64, key):
 
 
 def test_padding_and_order_change_nothing(float64, key):
-    assert_padding_and_order_change_no_episode(*setting(key))
+    assert_padding_and_order_change_nothing(*setting(key))
 
 
 def test_without_support_the_prior_predicts(float64, key):
