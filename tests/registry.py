@@ -160,6 +160,15 @@ LEARNERS: dict[str, Entry] = {
     "matching_without_context": Entry(learners.matching(embedding, num_ways=WAYS, full_context=False)),
     "relation": Entry(learners.relation(embedding, num_ways=WAYS)),
     "ridge": Entry(learners.ridge(embedding, num_ways=WAYS)),
+    "deep_kernel_transfer": Entry(
+        learners.deep_kernel_transfer(embedding, initial_noise=0.5), losses.negative_log_likelihood, process
+    ),
+    "deep_kernel_classifier": Entry(learners.deep_kernel_classifier(embedding, num_ways=WAYS)),
+    "adkf_ift": Entry(
+        learners.adkf_ift(embedding, INNER, num_steps=10, prior_scale=0.3, kernel=tasks.kernels.rbf(length_scale=1.0)),
+        losses.negative_log_likelihood,
+        process,
+    ),
     "nearest_mean": Entry(learners.nearest_mean(num_ways=WAYS), has_meta_params=False),
     "exact_gaussian_process": Entry(
         learners.exact_gaussian_process(kernel, noise=0.3, num_nodes=3),

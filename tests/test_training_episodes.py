@@ -269,6 +269,51 @@ def bound_of_attentive_neural_process(meta_params, task, key):
     return latent_bound(meta_params["latent"], task, jax.random.split(key, 3)[2], 1, decode)
 
 
+def kernel_matrix(logs, features):
+    """Covariances of noisy targets under an RBF kernel on features."""
+    squares = ((features[:, None] - features[None]) ** 2).sum(-1)
+    variance, noise = (
+        jnp.exp(2 * logs["log_scale"]),
+        jnp.exp(2 * logs["log_noise"]) + 1e-4 * jnp.exp(2 * logs["log_scale"]),
+    )
+    return variance * jnp.exp(-squares / 2 / jnp.exp(2 * logs["log_length_scale"])) + noise * jnp.eye(len(features))
+
+
+def negative_log_density(covariance, away):
+    """Of a multivariate normal distribution."""
+    return (away @ jnp.linalg.solve(covariance, away) + jnp.linalg.slogdet(2 * jnp.pi * covariance)[1]) / 2
+
+
+def marginal_likelihood(meta_params, task, key):
+    """−log p(y | x) of support and query, over their number."""
+    x, y = (jnp.concatenate(pair) for pair in zip(task.support[:2], task.query[:2], strict=True))
+    covariance = kernel_matrix(meta_params["logs"], embedding.apply(meta_params["params"], x, None))
+    return negative_log_density(covariance, y[:, 0] - meta_params["mean"][0]) / len(x)
+
+
+def gradient_of_fitted_kernel(meta_params, task, key):
+    """∂L/∂ψ − ∂L/∂θ (∂²T/∂θ²)⁻¹ ∂²T/∂θ∂ψ, L of the query given the support, T of the support and the prior."""
+    logs = LEARNERS["adkf_ift"].learner.adapt(meta_params, task.support, key).process.logs
+    (adapted, of_logs), (flat, unravel) = ravel_pytree(logs), ravel_pytree(meta_params)
+    num_support = len(task.support.x)
+
+    def density(theta, psi, x, y):
+        covariance = kernel_matrix(of_logs(theta), embedding.apply(unravel(psi)["params"], x, None))
+        return negative_log_density(covariance, y[:, 0] - unravel(psi)["mean"][0])
+
+    def of_support(theta, psi):
+        away = theta - ravel_pytree(unravel(psi)["logs"])[0]
+        return (density(theta, psi, *task.support[:2]) + (away**2).sum() / 2 / 0.3**2) / num_support
+
+    def of_query(theta, psi):
+        both = [jnp.concatenate(pair) for pair in zip(task.support[:2], task.query[:2], strict=True)]
+        return (density(theta, psi, *both) - density(theta, psi, *task.support[:2])) / len(task.query.x)
+
+    hessian, mixed = jax.jacobian(jax.grad(of_support), (0, 1))(adapted, flat)
+    along, direct = jax.grad(of_query, (0, 1))(adapted, flat)
+    return unravel(direct - mixed.T @ jnp.linalg.solve(hessian, along))
+
+
 OBJECTIVE_GRADIENTS = {
     "platipus": jax.grad(query_loss_and_divergence("platipus", 0.1)),
     "platipus_on_sinusoids": jax.grad(query_loss_and_divergence("platipus_on_sinusoids", 0.01)),
@@ -281,6 +326,8 @@ OBJECTIVE_GRADIENTS = {
     "fine_tune": jax.grad(loss_of_all_classes),
     "neural_process": jax.grad(bound_of_neural_process),
     "attentive_neural_process_with_latents": jax.grad(bound_of_attentive_neural_process),
+    "deep_kernel_transfer": jax.grad(marginal_likelihood),
+    "adkf_ift": gradient_of_fitted_kernel,
     "varibad": jax.grad(policy_loss_and_bound),
     "maml_rl": jax.grad(outer_surrogate_with_terms),
     "bayesian_maml": jax.grad(chaser_loss),

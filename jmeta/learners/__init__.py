@@ -6,11 +6,14 @@ Learners that act in environments are in `jmeta.domains.rl.learners`.
 """
 
 from .abml import abml, negative_elbo
+from .adkf_ift import adkf_ift
 from .attentive_neural_process import attentive_neural_process, dot_product_scores, laplace_scores
 from .bayesian_maml import bayesian_maml, svgd
 from .cavia import cavia
 from .conditional_neural_process import conditional_neural_process
 from .convolutional_neural_process import convolutional_neural_process
+from .deep_kernel_classifier import deep_kernel_classifier
+from .deep_kernel_transfer import deep_kernel_transfer
 from .exact_gaussian_process import evidence, exact_gaussian_process
 from .fine_tune import fine_tune
 from .from_scratch import from_scratch
@@ -44,6 +47,7 @@ __all__ = [
     "KroneckerPrecision",
     "LatentPath",
     "abml",
+    "adkf_ift",
     "anil",
     "at_step",
     "attentive_neural_process",
@@ -52,6 +56,8 @@ __all__ = [
     "cavia",
     "conditional_neural_process",
     "convolutional_neural_process",
+    "deep_kernel_classifier",
+    "deep_kernel_transfer",
     "dot_product_scores",
     "evidence",
     "exact_gaussian_process",
