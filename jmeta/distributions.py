@@ -152,8 +152,10 @@ def mix(outputs: PyTree) -> PyTree:
       [[0.5, 0.5]]
     """
     if isinstance(outputs, Distribution):
-        last = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), outputs)
-        return Mixture(jnp.zeros(jnp.shape(last.mean()), last.mean().dtype), last)
+        means = outputs.mean()
+        # after the numbers, but before the components of what may be mixtures themselves
+        components = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, means.ndim - 1), outputs)
+        return Mixture(jnp.zeros_like(jnp.moveaxis(means, 0, -1)), components)
     if isinstance(outputs, jax.Array) and outputs.ndim == 3 and jnp.issubdtype(outputs.dtype, jnp.floating):
         num_particles = jnp.asarray(outputs.shape[0], outputs.dtype)
         return jax.nn.logsumexp(jax.nn.log_softmax(outputs), axis=0) - jnp.log(num_particles)
