@@ -238,13 +238,13 @@ def with_calibration(loss_fn: LossFn, *, num_bins: int = 15, levels: Sequence[fl
 
 
 def _scores(outputs: PyTree, batch: Batch, num_bins: int, levels: Sequence[float]) -> Aux:
-    if isinstance(outputs, Distribution):
-        return number_scores(outputs, batch, levels=levels)
-    if not isinstance(outputs, jax.Array) or not isinstance(batch.y, jax.Array | np.ndarray):
+    predicted = outputs.mean() if isinstance(outputs, Distribution) else outputs
+    if not isinstance(predicted, jax.Array) or not isinstance(batch.y, jax.Array | np.ndarray):
         return {}
-    if outputs.shape == batch.y.shape and jnp.issubdtype(batch.y.dtype, jnp.floating):
+    if predicted.shape == batch.y.shape and jnp.issubdtype(batch.y.dtype, jnp.floating):
         return number_scores(outputs, batch, levels=levels)
-    if outputs.ndim == 2 and outputs.shape[:1] == batch.y.shape and jnp.issubdtype(batch.y.dtype, jnp.integer):
+    is_label = predicted.shape[:1] == batch.y.shape and jnp.issubdtype(batch.y.dtype, jnp.integer)
+    if outputs is predicted and predicted.ndim == 2 and is_label:
         return class_scores(outputs, batch, num_bins=num_bins, levels=levels)
     return {}
 
@@ -265,8 +265,8 @@ def quantiles(distribution: Distribution, probabilities: Sequence[float]) -> Flo
     Example:
       >>> import jax.numpy as jnp
       >>> from jmeta.distributions import Normal
-      >>> print(quantiles(Normal(jnp.ones(1), jnp.ones(1)), [0.5, 0.975]).round(2)[:, 0])
-      [1.   2.96]
+      >>> [round(float(each), 2) for each in quantiles(Normal(jnp.ones(1), jnp.ones(1)), [0.5, 0.975])[:, 0]]
+      [1.0, 2.96]
     """
     if not all(0 < each < 1 for each in probabilities):
         raise ValueError(f"probabilities={list(probabilities)}; expected numbers between 0 and 1")
@@ -298,8 +298,9 @@ def crps(distribution: Distribution, y: Float[Array, "*shape"]) -> Float[Array, 
     Example:
       >>> import jax.numpy as jnp
       >>> from jmeta.distributions import Normal
-      >>> print(crps(Normal(jnp.zeros(2), jnp.array([1.0, 1e-6])), jnp.array([0.0, 2.0])).round(3))
-      [0.234 2.   ]
+      >>> scores = crps(Normal(jnp.zeros(2), jnp.array([1.0, 1e-6])), jnp.array([0.0, 2.0]))
+      >>> [round(float(score), 3) for score in scores]
+      [0.234, 2.0]
     """
     normals = _weighted_normals(distribution)
     return _integrated_crps(distribution, y) if normals is None else _crps_of_normals(*normals, y)

@@ -139,7 +139,8 @@ def mix(outputs: PyTree) -> PyTree:
       probabilities, `[examples, classes]`, which are logits of the mean.
 
     Raises:
-      ValueError: if `outputs` is neither; plain values have no average that is a prediction of all particles.
+      ValueError: if `outputs` is neither, or has a single class; plain values have no average that is a prediction of
+        all particles.
 
     Example:
       >>> import jax.numpy as jnp
@@ -156,7 +157,8 @@ def mix(outputs: PyTree) -> PyTree:
         # after the numbers, but before the components of what may be mixtures themselves
         components = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, means.ndim - 1), outputs)
         return Mixture(jnp.zeros_like(jnp.moveaxis(means, 0, -1)), components)
-    if isinstance(outputs, jax.Array) and outputs.ndim == 3 and jnp.issubdtype(outputs.dtype, jnp.floating):
+    is_logits = isinstance(outputs, jax.Array) and outputs.ndim == 3 and outputs.shape[-1] > 1
+    if is_logits and jnp.issubdtype(outputs.dtype, jnp.floating):
         num_particles = jnp.asarray(outputs.shape[0], outputs.dtype)
         return jax.nn.logsumexp(jax.nn.log_softmax(outputs), axis=0) - jnp.log(num_particles)
     found = f"{outputs.dtype}{list(outputs.shape)}" if isinstance(outputs, jax.Array) else type(outputs).__name__

@@ -6,6 +6,7 @@ function, `episode`, defines their objective, and `jmeta.episode` uses it. Learn
 """
 
 from .cavia import cavia
+from .ensembled import ensembled
 from .exact_gaussian_process import evidence, exact_gaussian_process
 from .fine_tune import fine_tune
 from .from_scratch import from_scratch
@@ -35,6 +36,7 @@ __all__ = [
     "at_step",
     "boil",
     "cavia",
+    "ensembled",
     "evidence",
     "exact_gaussian_process",
     "fine_tune",
