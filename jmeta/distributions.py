@@ -141,6 +141,8 @@ def mix(outputs: PyTree) -> PyTree:
     Raises:
       ValueError: if `outputs` is neither, or logits of a single class; plain values have no average that is a
         prediction of all particles.
+      ValueError: if `outputs` is neither, or has a single class; plain values have no average that is a prediction of
+        all particles.
 
     Example:
       >>> import jax.numpy as jnp
@@ -161,6 +163,12 @@ def mix(outputs: PyTree) -> PyTree:
                 "particles predict logits of one class, which is certain; if they are numbers, average distributions "
                 "of them (see models.normal_outputs)"
             )
+        means = outputs.mean()
+        # after the numbers, but before the components of what may be mixtures themselves
+        components = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, means.ndim - 1), outputs)
+        return Mixture(jnp.zeros_like(jnp.moveaxis(means, 0, -1)), components)
+    is_logits = isinstance(outputs, jax.Array) and outputs.ndim == 3 and outputs.shape[-1] > 1
+    if is_logits and jnp.issubdtype(outputs.dtype, jnp.floating):
         num_particles = jnp.asarray(outputs.shape[0], outputs.dtype)
         return jax.nn.logsumexp(jax.nn.log_softmax(outputs), axis=0) - jnp.log(num_particles)
     found = f"{outputs.dtype}{list(outputs.shape)}" if isinstance(outputs, jax.Array) else type(outputs).__name__

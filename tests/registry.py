@@ -205,6 +205,14 @@ LEARNERS: dict[str, Entry] = {
     ),
     "fine_tune": Entry(learners.fine_tune(embedding, INNER, num_classes=20, num_ways=WAYS, num_steps=3)),
     "from_scratch": Entry(learners.from_scratch(network, CLASSIFY, INNER, num_steps=3), has_meta_params=False),
+    "ensembled": Entry(
+        learners.ensembled(
+            learners.maml(models.mlp([8, WAYS], activation=jnp.tanh, dropout_rate=0.5), CLASSIFY, INNER, num_steps=2),
+            num_samples=3,
+        ),
+        ignores_padding=False,
+        depends_on_order=True,
+    ),
     "varibad": Entry(
         rl.learners.varibad(inference, trunk, bandit, elbo_weight=0.5),
         policy_gradients.ppo_loss(entropy_weight=0.1),

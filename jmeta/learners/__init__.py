@@ -14,6 +14,7 @@ from .conditional_neural_process import conditional_neural_process
 from .convolutional_neural_process import convolutional_neural_process
 from .deep_kernel_classifier import deep_kernel_classifier
 from .deep_kernel_transfer import deep_kernel_transfer
+from .ensembled import ensembled
 from .exact_gaussian_process import evidence, exact_gaussian_process
 from .fine_tune import fine_tune
 from .from_scratch import from_scratch
@@ -59,6 +60,7 @@ __all__ = [
     "deep_kernel_classifier",
     "deep_kernel_transfer",
     "dot_product_scores",
+    "ensembled",
     "evidence",
     "exact_gaussian_process",
     "fine_tune",
