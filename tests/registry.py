@@ -28,6 +28,7 @@ process = tasks.gaussian_process(kernel, num_shots=5, num_queries=4, noise=0.3)
 network = models.mlp([8, WAYS], activation=jnp.tanh)
 embedding = models.mlp([8, 6], activation=jnp.tanh)
 head = models.mlp([WAYS])
+transformer = models.set_transformer(width=8, num_layers=2, num_heads=2)
 
 
 class Entry(NamedTuple):
@@ -124,6 +125,27 @@ LEARNERS: dict[str, Entry] = {
     ),
     "fine_tune": Entry(learners.fine_tune(embedding, INNER, num_classes=20, num_ways=WAYS, num_steps=3)),
     "from_scratch": Entry(learners.from_scratch(network, CLASSIFY, INNER, num_steps=3), has_meta_params=False),
+    "in_context": Entry(learners.in_context(embedding, transformer, max_ways=WAYS + 2)),
+    "in_context_averaged": Entry(learners.in_context(embedding, transformer, max_ways=WAYS + 2, num_assignments=3)),
+    "transformer_neural_process": Entry(
+        learners.transformer_neural_process(embedding, transformer, models.normal_outputs(models.mlp([2]))),
+        losses.negative_log_likelihood,
+        process,
+    ),
+    "transformer_neural_process_autoregressive": Entry(
+        learners.transformer_neural_process(
+            embedding, transformer, models.normal_outputs(models.mlp([2])), autoregressive=True
+        ),
+        losses.negative_log_likelihood,
+        process,
+    ),
+    "prior_fitted_network": Entry(
+        learners.transformer_neural_process(
+            embedding, transformer, models.binned_outputs(models.mlp([6]), np.linspace(-2, 2, 7))
+        ),
+        losses.negative_log_likelihood,
+        process,
+    ),
     "varibad": Entry(
         rl.learners.varibad(inference, trunk, bandit, elbo_weight=0.5),
         policy_gradients.ppo_loss(entropy_weight=0.1),

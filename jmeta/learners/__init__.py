@@ -5,11 +5,13 @@ function, `episode`, defines their objective, and `jmeta.episode` uses it. Learn
 `jmeta.domains.rl.learners`.
 """
 
+from .autoregressive import log_joint, sample_jointly
 from .cavia import cavia
 from .exact_gaussian_process import evidence, exact_gaussian_process
 from .fine_tune import fine_tune
 from .from_scratch import from_scratch
 from .imaml import imaml
+from .in_context import in_context
 from .maml import anil, boil, first_order_maml, maml
 from .maml_plus_plus import (
     InnerSteps,
@@ -28,6 +30,7 @@ from .protonet import protonet
 from .relation import relation, relation_loss
 from .reptile import reptile
 from .ridge import ridge
+from .transformer_neural_process import transformer_neural_process
 
 __all__ = [
     "InnerSteps",
@@ -41,6 +44,8 @@ __all__ = [
     "first_order_maml",
     "from_scratch",
     "imaml",
+    "in_context",
+    "log_joint",
     "maml",
     "maml_plus_plus",
     "matching",
@@ -56,4 +61,6 @@ __all__ = [
     "relation_loss",
     "reptile",
     "ridge",
+    "sample_jointly",
+    "transformer_neural_process",
 ]
