@@ -125,14 +125,8 @@ LEARNERS: dict[str, Entry] = {
     ),
     "fine_tune": Entry(learners.fine_tune(embedding, INNER, num_classes=20, num_ways=WAYS, num_steps=3)),
     "from_scratch": Entry(learners.from_scratch(network, CLASSIFY, INNER, num_steps=3), has_meta_params=False),
-    "in_context": Entry(learners.in_context(embedding, transformer, max_ways=WAYS + 2)),
-    "in_context_averaged": Entry(learners.in_context(embedding, transformer, max_ways=WAYS + 2, num_assignments=3)),
+    "in_context": Entry(learners.in_context(embedding, transformer, max_ways=WAYS + 2, num_assignments=2)),
     "transformer_neural_process": Entry(
-        learners.transformer_neural_process(embedding, transformer, models.normal_outputs(models.mlp([2]))),
-        losses.negative_log_likelihood,
-        process,
-    ),
-    "transformer_neural_process_autoregressive": Entry(
         learners.transformer_neural_process(
             embedding, transformer, models.normal_outputs(models.mlp([2])), autoregressive=True
         ),
