@@ -33,6 +33,7 @@ normal_network = models.normal_outputs(models.mlp([8, 1], activation=jnp.tanh), 
 encoder = models.mlp([6, 4], activation=jnp.tanh)
 latents = models.normal_outputs(models.mlp([6, 4], activation=jnp.tanh), min_scale=0.1)
 decoder = models.normal_outputs(models.mlp([6, 2], activation=jnp.tanh), min_scale=0.1)
+transformer = models.set_transformer(width=8, num_layers=2, num_heads=2)
 
 
 class Entry(NamedTuple):
@@ -212,6 +213,20 @@ LEARNERS: dict[str, Entry] = {
         ),
         ignores_padding=False,
         depends_on_order=True,
+    "in_context": Entry(learners.in_context(embedding, transformer, max_ways=WAYS + 2, num_assignments=2)),
+    "transformer_neural_process": Entry(
+        learners.transformer_neural_process(
+            embedding, transformer, models.normal_outputs(models.mlp([2])), autoregressive=True
+        ),
+        losses.negative_log_likelihood,
+        process,
+    ),
+    "prior_fitted_network": Entry(
+        learners.transformer_neural_process(
+            embedding, transformer, models.binned_outputs(models.mlp([6]), np.linspace(-2, 2, 7))
+        ),
+        losses.negative_log_likelihood,
+        process,
     ),
     "varibad": Entry(
         rl.learners.varibad(inference, trunk, bandit, elbo_weight=0.5),

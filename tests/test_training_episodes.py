@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 import jmeta
 from jmeta.domains.rl import policies
+from jmeta.learners.autoregressive import random_ranks
 
 from .registry import LEARNERS, bandit, decoder, embedding, encoder, inference, latents, network, normal_network, policy
 
@@ -314,6 +315,50 @@ def gradient_of_fitted_kernel(meta_params, task, key):
     return unravel(direct - mixed.T @ jnp.linalg.solve(hessian, along))
 
 
+def joint_density_token_by_token(meta_params, task, key):
+    """−1/n Σᵢ log p(yᵢ | support, targets before it): a token's attention is a sum over lists of keys and values."""
+    layers = [meta_params["transformer"][name] for name in ("block_0", "block_1")]
+    linear = lambda params, x: x @ params["kernel"] + params["bias"]
+
+    def norm(params, x):
+        return (x - x.mean()) / jnp.sqrt(x.var() + 1e-6) * params["scale"] + params["bias"]
+
+    def token(x, y=None):
+        hidden = linear(meta_params["x"], embedding.apply(meta_params["embedding"], x[None], None)[0])
+        hidden = hidden if y is None else hidden + linear(meta_params["y"], y)
+        return linear(meta_params["token"], jax.nn.gelu(hidden))
+
+    def through(tokens, memory, is_remembered):
+        """Outputs of tokens that see the memory and, if they are remembered, each other; and the memory after them."""
+        after = []
+        for block, seen in zip(layers, memory, strict=True):
+            rows = [norm(block["norm_attention"], h) @ block["attention"]["kernel"] for h in tokens]
+            seen = seen + [row[8:] for row in rows] if is_remembered else seen
+            after.append(seen)
+            for i, row in enumerate(rows):
+                read = []
+                for head in (slice(0, 4), slice(4, 8)):
+                    weights = [jnp.exp(row[head] @ other[:8][head] / 2) for other in seen]
+                    total = sum(weight * other[8:][head] for weight, other in zip(weights, seen, strict=True))
+                    read.append(total / sum(weights))
+                h = tokens[i] + linear(block["read"], jnp.concatenate(read))
+                hidden = jax.nn.gelu(linear(block["hidden"], norm(block["norm_mlp"], h)))
+                tokens = [*tokens[:i], h + linear(block["output"], hidden), *tokens[i + 1 :]]
+        return tokens, after
+
+    _, memory = through([meta_params["transformer"]["start"]], [[], []], True)
+    _, memory = through([token(x, y) for x, y in zip(*task.support[:2], strict=True)], memory, True)
+    total = 0.0
+    for i in jnp.argsort(random_ranks(jax.random.split(key, 4)[2], jnp.ones(len(task.query.y), bool))):
+        (output,), _ = through([token(task.query.x[i])], memory, False)
+        output = norm(meta_params["transformer"]["norm"], output)
+        mean, raw = linear(meta_params["head"]["params"]["head"], output)
+        scale = 1e-3 + jnp.log1p(jnp.exp(raw))
+        total += jnp.log(scale) + 0.5 * jnp.log(2 * jnp.pi) + 0.5 * ((task.query.y[i, 0] - mean) / scale) ** 2
+        _, memory = through([token(task.query.x[i], task.query.y[i])], memory, True)
+    return total / len(task.query.y)
+
+
 OBJECTIVE_GRADIENTS = {
     "platipus": jax.grad(query_loss_and_divergence("platipus", 0.1)),
     "platipus_on_sinusoids": jax.grad(query_loss_and_divergence("platipus_on_sinusoids", 0.01)),
@@ -333,6 +378,7 @@ OBJECTIVE_GRADIENTS = {
     "bayesian_maml": jax.grad(chaser_loss),
     "llama": jax.grad(loss_and_diagonal_log_det),
     "llama_kronecker": jax.grad(loss_and_kronecker_log_det),
+    "transformer_neural_process": jax.grad(joint_density_token_by_token),
 }
 """Of every learner with a training episode of its own: `(meta_params, task, key) -> grads`."""
 

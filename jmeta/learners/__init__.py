@@ -8,6 +8,7 @@ Learners that act in environments are in `jmeta.domains.rl.learners`.
 from .abml import abml, negative_elbo
 from .adkf_ift import adkf_ift
 from .attentive_neural_process import attentive_neural_process, dot_product_scores, laplace_scores
+from .autoregressive import log_joint, sample_jointly
 from .bayesian_maml import bayesian_maml, svgd
 from .cavia import cavia
 from .conditional_neural_process import conditional_neural_process
@@ -19,6 +20,7 @@ from .exact_gaussian_process import evidence, exact_gaussian_process
 from .fine_tune import fine_tune
 from .from_scratch import from_scratch
 from .imaml import imaml
+from .in_context import in_context
 from .latent_path import LatentPath
 from .llama import DiagonalPrecision, KroneckerPrecision, laplace_precision, llama
 from .maml import anil, boil, first_order_maml, maml
@@ -41,6 +43,7 @@ from .protonet import protonet
 from .relation import relation, relation_loss
 from .reptile import reptile
 from .ridge import ridge
+from .transformer_neural_process import transformer_neural_process
 
 __all__ = [
     "DiagonalPrecision",
@@ -67,9 +70,11 @@ __all__ = [
     "first_order_maml",
     "from_scratch",
     "imaml",
+    "in_context",
     "laplace_precision",
     "laplace_scores",
     "llama",
+    "log_joint",
     "maml",
     "maml_plus_plus",
     "matching",
@@ -88,5 +93,7 @@ __all__ = [
     "relation_loss",
     "reptile",
     "ridge",
+    "sample_jointly",
     "svgd",
+    "transformer_neural_process",
 ]

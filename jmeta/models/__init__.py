@@ -4,6 +4,7 @@ The rest of jmeta knows a network only as a `Model`. Convolution and pooling are
 policies in `norms`; statistics are ordinary leaves of the parameters, never hidden state.
 """
 
+from .binned_outputs import binned_outputs
 from .causal_transformer import causal_transformer
 from .chain import chain
 from .conv1d import conv1d as conv1d
@@ -19,6 +20,7 @@ from .norms import but_statistics, frozen, is_head, is_norm, is_statistic
 from .primitives import convolution, max_pool, patch_conv
 from .recurrent import gru, lstm
 from .resnet12 import resnet12 as resnet12
+from .set_transformer import set_transformer
 from .snail import snail
 
 __all__ = [
@@ -30,9 +32,11 @@ __all__ = [
     "lstm",
     "causal_transformer",
     "snail",
+    "set_transformer",
     "forgetful",
     "chain",
     "normal_outputs",
+    "binned_outputs",
     "from_linen",
     "from_nnx",
     "from_equinox",
