@@ -213,6 +213,7 @@ LEARNERS: dict[str, Entry] = {
         ),
         ignores_padding=False,
         depends_on_order=True,
+    ),
     "in_context": Entry(learners.in_context(embedding, transformer, max_ways=WAYS + 2, num_assignments=2)),
     "transformer_neural_process": Entry(
         learners.transformer_neural_process(
