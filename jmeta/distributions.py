@@ -225,8 +225,6 @@ def mix(outputs: PyTree) -> PyTree:
       probabilities, `[examples, classes]`, which are logits of the mean.
 
     Raises:
-      ValueError: if `outputs` is neither, or logits of a single class; plain values have no average that is a
-        prediction of all particles.
       ValueError: if `outputs` is neither, or has a single class; plain values have no average that is a prediction of
         all particles.
 
@@ -244,16 +242,6 @@ def mix(outputs: PyTree) -> PyTree:
         mean = outputs.mean()  # behind its axes, leaves may have those of bins or components
         particles_last = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, mean.ndim - 1), outputs)
         return Mixture(jnp.zeros((*mean.shape[1:], mean.shape[0]), mean.dtype), particles_last)
-    if isinstance(outputs, jax.Array) and outputs.ndim == 3 and jnp.issubdtype(outputs.dtype, jnp.floating):
-        if outputs.shape[-1] == 1:
-            raise ValueError(
-                "particles predict logits of one class, which is certain; if they are numbers, average distributions "
-                "of them (see models.normal_outputs)"
-            )
-        means = outputs.mean()
-        # after the numbers, but before the components of what may be mixtures themselves
-        components = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, means.ndim - 1), outputs)
-        return Mixture(jnp.zeros_like(jnp.moveaxis(means, 0, -1)), components)
     is_logits = isinstance(outputs, jax.Array) and outputs.ndim == 3 and outputs.shape[-1] > 1
     if is_logits and jnp.issubdtype(outputs.dtype, jnp.floating):
         num_particles = jnp.asarray(outputs.shape[0], outputs.dtype)
