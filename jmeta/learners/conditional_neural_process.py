@@ -29,8 +29,8 @@ def conditional_neural_process(encoder: Model, decoder: Model) -> Learner:
 
     Returns:
       A learner whose meta-parameters are `{"encoder": ..., "decoder": ...}`, and whose adapted state is a
-      `Representation`: the mean and the number of points. `joined` updates it by that of further points. Train it by
-      `losses.negative_log_likelihood`.
+      `Representation`: the mean and the number of points. Adapt to further points and `joined` makes one of both, as if
+      all had been there at first. Train it by `losses.negative_log_likelihood`.
 
     Raises:
       ValueError: if a network stores statistics of norm layers; at trace time if inputs and targets are not
@@ -47,6 +47,9 @@ def conditional_neural_process(encoder: Model, decoder: Model) -> Learner:
       >>> adapted = learner.adapt(meta_params, task.support, jax.random.key(2))
       >>> adapted.mean.shape, learner.predict(meta_params, adapted, task.query.x, None).scale.shape
       ((16,), (5, 1))
+      >>> further = learner.adapt(meta_params, task.query, jax.random.key(3))
+      >>> float(adapted.joined(further).num_points)
+      13.0
 
     Reference:
       Garnelo et al., "Conditional Neural Processes", 2018, arXiv:1807.01613, eq. 1-4.

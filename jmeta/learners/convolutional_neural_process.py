@@ -3,12 +3,14 @@
 If all points of the context and the target move by the same distance, a stationary process predicts the same; here the
 network has this property, and does not have to learn it. The context becomes a function on a grid t: its density
 h₀(t) = Σᵢ ψ(t − xᵢ), and the smoothed targets h₁(t) = Σᵢ ψ(t − xᵢ) yᵢ / (h₀(t) + ε), with ψ(d) = exp(−d² / 2ℓ²). A
-convolutional network maps (h₀, h₁) to features f on the grid, and a target at x is predicted from Σⱼ ψ′(x − tⱼ) f(tⱼ).
-Both length scales are learned. The density says where the context is, and is zero for a context without points.
+convolutional network maps (h₀, h₁) to features f on the grid, and a target at x is predicted from their average near x,
+Σⱼ ψ′(x − tⱼ) f(tⱼ) Δ / √(2π) ℓ′, for a grid with steps Δ. Both length scales are learned. The density says where the
+context is, and is zero for a context without points.
 
 Reference: Gordon, Bruinsma, Foong, Requeima, Dubois, Turner, "Convolutional Conditional Neural Processes", 2020,
 arXiv:1910.13556, section 4, algorithm 1. Differs from the paper: inputs have one dimension; the grid is given in
-advance, the same for all tasks; all channels share a length scale; and the loss counts the points of the query only.
+advance, the same for all tasks; all channels share a length scale; the sum over the grid is an average, whose size
+depends neither on the number of grid points nor on ℓ′; and the loss counts the points of the query only.
 """
 
 import math
@@ -68,6 +70,7 @@ def convolutional_neural_process(
     check_positive({"num_grid": num_grid})
     if num_grid < 2 or not -math.inf < inputs[0] < inputs[1] < math.inf:
         raise ValueError(f"inputs={inputs} and num_grid={num_grid}; expected (lowest, highest) and at least 2 points")
+    log_step = math.log((inputs[1] - inputs[0]) / (num_grid - 1))
 
     def init(key: RandomKey, task: Task) -> PyTree:
         key_network, key_decoder = jax.random.split(key)
@@ -77,7 +80,7 @@ def convolutional_neural_process(
         params = network.init(key_network, on_grid[None])
         features = jax.eval_shape(lambda params: _features(network, params, on_grid, None), params)
         at_query = jnp.zeros((task.query.x.shape[0], features.shape[1]), features.dtype)
-        start = jnp.asarray(math.log(2 * (inputs[1] - inputs[0]) / (num_grid - 1)), jnp.float32)
+        start = jnp.asarray(math.log(2) + log_step, jnp.float32)
         scales = {"to_grid": start, "from_grid": start}
         return {"network": params, "decoder": decoder.init(key_decoder, at_query), "log_length_scales": scales}
 
@@ -91,8 +94,10 @@ def convolutional_neural_process(
         return _features(network, meta_params["network"], jnp.concatenate([density, smoothed], 1), key)
 
     def predict(meta_params: PyTree, adapted: Array, x: PyTree, key: RandomKey | None) -> PyTree:
-        near = _nearness(meta_params["log_length_scales"]["from_grid"], _line(x), grid(x))
-        return decoder.apply(meta_params["decoder"], jnp.matmul(near, adapted, precision="highest"), key)
+        log_length_scale = meta_params["log_length_scales"]["from_grid"]
+        weights = _nearness(log_length_scale, _line(x), grid(x)) * jnp.exp(log_step - log_length_scale)
+        average = jnp.matmul(weights, adapted, precision="highest") / math.sqrt(2 * math.pi)
+        return decoder.apply(meta_params["decoder"], average, key)
 
     def grid(like: Array) -> Float[Array, "grid 1"]:
         return jnp.linspace(*inputs, num_grid, dtype=like.dtype)[:, None]

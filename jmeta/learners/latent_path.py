@@ -40,6 +40,13 @@ class LatentPath(NamedTuple):
         `models.normal_outputs(models.mlp([64, 2 * latents]), min_scale=0.1)`.
       num_samples: samples of z that `adapt` draws, whose predictions are mixed.
       num_elbo_samples: samples of z for the expectation in the training bound.
+
+    Example:
+      >>> from jmeta import learners, models
+      >>> encoder, decoder = models.mlp([32, 16]), models.normal_outputs(models.mlp([32, 2]))
+      >>> posterior = models.normal_outputs(models.mlp([32, 2 * 4]), min_scale=0.1)
+      >>> path = learners.LatentPath(encoder, posterior, num_samples=8)
+      >>> learner = learners.attentive_neural_process(encoder, models.mlp([32, 16]), decoder, latent=path)
     """
 
     encoder: Model

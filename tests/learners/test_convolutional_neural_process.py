@@ -44,7 +44,7 @@ def test_predictions_move_with_the_context_by_whole_cells(float64, key):
 
 
 def test_set_convolutions_are_their_formulas(float64, key):
-    """With a network that does nothing: h₀(t) and h₁(t) on the grid, and their weighted sum at each query."""
+    """With a network that does nothing: h₀(t) and h₁(t) on the grid, and their average around each query."""
     task = task_of(key)
     decoder = Model(lambda key, x: {}, lambda params, x, key: Normal(x, jnp.ones_like(x)))
     learner = convolutional(identity(), decoder)
@@ -64,7 +64,8 @@ def test_set_convolutions_are_their_formulas(float64, key):
     found = learner.predict(meta_params, adapted, task.query.x, None).loc
     for row, query in zip(found, np.asarray(task.query.x)[:, 0], strict=True):
         weights = np.exp(-((query - np.linspace(*ENDS, NUM_GRID)) ** 2) / 2 / from_grid**2)
-        np.testing.assert_allclose(row, weights @ expected, rtol=1e-9)
+        np.testing.assert_allclose(row, weights @ expected * CELL / from_grid / np.sqrt(2 * np.pi), rtol=1e-9)
+        np.testing.assert_allclose(weights.sum() * CELL / from_grid / np.sqrt(2 * np.pi), 1.0, rtol=1e-6)
 
 
 def test_points_far_beyond_the_grid_have_no_effect(float64, key):
