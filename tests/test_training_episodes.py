@@ -185,9 +185,10 @@ def chaser_loss(meta_params, task, key):
         distances = jnp.array([jnp.sum((thetas[i] - thetas[j]) ** 2) for i, j in ((0, 1), (0, 2), (1, 2))])
         bandwidth = jax.lax.stop_gradient(jnp.median(distances)) / jnp.log(4.0)
         kernel = lambda theta, other: jnp.exp(-jnp.sum((theta - other) ** 2) / bandwidth)
+        scores = jax.vmap(jax.grad(log_posterior), (0, None))(thetas, batch)
         towards = lambda theta: sum(
-            kernel(other, theta) * jax.grad(log_posterior)(other, batch) + jax.grad(kernel)(other, theta)
-            for other in thetas
+            kernel(other, theta) * score + jax.grad(kernel)(other, theta)
+            for other, score in zip(thetas, scores, strict=True)
         )
         return jnp.stack([theta + 0.1 / len(batch.y) * towards(theta) / 3 for theta in thetas])
 
@@ -222,8 +223,8 @@ def loss_and_kronecker_log_det(meta_params, task, key):
 
     params = adapted_by_descent(loss, meta_params, task.support, 0.03)
     (hidden, head), x = (params["params"][name] for name in ("hidden_0", "head")), task.query.x
-    after = jnp.tanh(x @ hidden["kernel"] + hidden["bias"])
-    back = (1 - after**2) * head["kernel"][:, 0] / 0.3
+    after = jnp.tanh(x @ hidden["kernel"] + hidden["bias"][None])
+    back = (1 - after**2) * head["kernel"].T / 0.3
     total = loss(params, task.query)
     for rows, slopes in ((x, back), (after, jnp.full((len(x), 1), 1 / 0.3))):
         rows = jnp.concatenate([rows, jnp.ones((len(x), 1))], 1)

@@ -183,18 +183,17 @@ def svgd(*, temperature: float | Array = 1.0) -> optax.GradientTransformation:
     """
 
     def directions(grads: PyTree, particles: PyTree) -> PyTree:
-        between = jax.tree.map(lambda leaf: leaf[:, None] - leaf[None], particles)
         num_particles = jax.tree.leaves(particles)[0].shape[0]
-        squares = jax.tree.map(lambda leaf: jnp.square(leaf).reshape(num_particles, num_particles, -1).sum(-1), between)
-        squared = jax.tree.reduce(jnp.add, squares)
+        as_rows = lambda leaf: leaf.reshape(num_particles, -1)  # noqa: E731
+        between = jax.tree.map(lambda leaf: as_rows(leaf)[:, None] - as_rows(leaf)[None], particles)
+        squared = jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: jnp.square(leaf).sum(-1), between))
         bandwidth = _bandwidth(jax.lax.stop_gradient(squared))
-        kernel = jnp.exp(-squared / bandwidth)
-        scale = jnp.asarray(temperature, squared.dtype)
+        kernel, scale = jnp.exp(-squared / bandwidth), jnp.asarray(temperature, squared.dtype)
 
         def direction(grad: Array, away: Array) -> Array:
             repulsion = (2 * scale / bandwidth).astype(away.dtype) * away
-            weights = kernel.reshape(*kernel.shape, *[1] * (grad.ndim - 1)).astype(grad.dtype)
-            return (weights * (grad[None] - repulsion)).sum(1) / num_particles
+            pulls = kernel[..., None].astype(grad.dtype) * (as_rows(grad)[None] - repulsion)
+            return (pulls.sum(1) / num_particles).reshape(grad.shape)
 
         return jax.tree.map(direction, grads, between)
 

@@ -245,7 +245,7 @@ def _diagonal(apply: _Apply, params: PyTree, batch: Batch, is_real: Array, prior
         return jax.tree.map(lambda leaf: jnp.square(leaf).sum(0), grads)
 
     squares = jax.vmap(of_example)(batch.x)
-    return DiagonalPrecision(jax.tree.map(lambda leaf: _sum_of_real(leaf, is_real) + prior_precision, squares))
+    return DiagonalPrecision(jax.tree.map(lambda leaf: _if_real(leaf, is_real).sum(0) + prior_precision, squares))
 
 
 def _kronecker(
@@ -255,14 +255,15 @@ def _kronecker(
 
     def of_example(x: PyTree) -> tuple[dict[str, Array], dict[str, Array]]:
         taps = {path: jnp.zeros((1, leaf.shape[-1]), leaf.dtype) for path, leaf in layers.items()}
-        outputs, pullback, inputs = jax.vjp(lambda taps: _tapped(apply, params, x, taps), taps, has_aux=True)
+        outputs, pullback, rows = jax.vjp(lambda taps: _tapped(apply, params, x, taps), taps, has_aux=True)
         (grads,) = jax.vmap(pullback)(_fisher_roots(outputs, batch))
-        return (
-            {path: jnp.outer(row, row) for path, row in inputs.items()},
-            {path: jnp.einsum("ron,rom->nm", leaf, leaf) for path, leaf in grads.items()},
-        )
+        return rows, grads
 
-    inputs, outputs = jax.tree.map(lambda leaf: _sum_of_real(leaf, is_real), jax.vmap(of_example)(batch.x))
+    def moment(rows: Float[Array, "examples ... features"]) -> Float[Array, "features features"]:
+        flat = _if_real(rows, is_real).reshape(-1, rows.shape[-1])
+        return flat.T @ flat
+
+    inputs, outputs = jax.tree.map(moment, jax.vmap(of_example)(batch.x))
     count = jnp.maximum(is_real.sum(), 1)
     means = jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), inputs)
     return KroneckerPrecision(means, outputs, jnp.asarray(prior_precision, jax.tree.leaves(outputs)[0].dtype))
@@ -296,7 +297,7 @@ def _tapped(
     with nn.intercept_methods(tap):
         outputs = apply(params, x)
     if others := sorted(set(taps) - set(rows)):
-        raise ValueError(_of_no_dense_layer(others))
+        raise ValueError(_not_dense(others))
     return outputs, rows
 
 
@@ -305,14 +306,14 @@ def _layers(params: PyTree) -> dict[str, Array]:
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     names = {"kernel": 2, "bias": 1}
     if others := [path for path, leaf in leaves.items() if names.get(path.rpartition("/")[2]) != leaf.ndim]:
-        raise ValueError(_of_no_dense_layer(others))
+        raise ValueError(_not_dense(others))
     return {path.rpartition("/")[0]: leaf for path, leaf in leaves.items()}
 
 
-def _of_no_dense_layer(paths: list[str]) -> str:
+def _not_dense(paths: list[str]) -> str:
     return (
-        f"curvature='kronecker' needs adapted parameters of flax.linen.Dense layers only, but {', '.join(paths)} is of "
-        "none; use curvature='diagonal', or select dense layers by is_adapted"
+        "curvature='kronecker' needs adapted parameters of flax.linen.Dense layers, which these are not: "
+        f"{', '.join(paths)}; use curvature='diagonal', or select dense layers by is_adapted"
     )
 
 
@@ -337,5 +338,5 @@ def _fisher_roots(outputs: PyTree, batch: Batch) -> PyTree:
     )
 
 
-def _sum_of_real(values: Float[Array, "examples ..."], is_real: Array) -> Float[Array, "..."]:
-    return jnp.where(is_real.reshape(-1, *[1] * (values.ndim - 1)), values, jnp.zeros_like(values)).sum(0)
+def _if_real(values: Float[Array, "examples ..."], is_real: Array) -> Float[Array, "examples ..."]:
+    return jnp.where(is_real.reshape(-1, *[1] * (values.ndim - 1)), values, jnp.zeros_like(values))

@@ -1,14 +1,17 @@
 """LLAMA: on linear models it is Bayesian linear regression, and its curvature is that of matrices written out."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
 import jmeta
-from jmeta import Batch, learners, losses, models, tasks
+from jmeta import Batch, Model, learners, losses, models, tasks
 
 from ..differences import assert_gradient_is_central_difference
 from ..networks import in_default_precision, regression_task, smooth_mlp
@@ -20,6 +23,21 @@ LOSS, LR = losses.negative_log_likelihood, 0.02
 MODEL = models.normal_outputs(smooth_mlp(), scale=0.5)
 CURVATURES = ["diagonal", "kronecker"]
 linear = in_default_precision(models.mlp([2]))
+
+
+class Network(nn.Module):
+    """A compact module of one function."""
+
+    fn: Callable
+
+    @nn.compact
+    def __call__(self, x):
+        return self.fn(x)
+
+
+def flax_model(fn):
+    network = Network(fn)
+    return Model(network.init, lambda params, x, key: network.apply(params, x))
 
 
 def make(model=MODEL, **options):
@@ -132,11 +150,11 @@ def test_kronecker_factors_are_those_of_a_network_written_out(float64, key):
     params = MODEL.init(key, task.support.x)
     hidden, head = params["params"]["hidden_0"], params["params"]["head"]
     precision = learners.laplace_precision(MODEL, curvature="kronecker", prior_precision=0.3)(params, task.support)
-    after = jnp.tanh(task.support.x @ hidden["kernel"] + hidden["bias"])
+    after = jnp.tanh(task.support.x @ hidden["kernel"] + hidden["bias"][None])
     moment = lambda rows: (
         jnp.concatenate([rows, jnp.ones((5, 1))], 1).T @ jnp.concatenate([rows, jnp.ones((5, 1))], 1) / 5
     )
-    back = (1 - after**2) * head["kernel"][:, 0] / 0.5
+    back = (1 - after**2) * head["kernel"].T / 0.5
     assert sorted(precision.inputs) == ["params/head", "params/hidden_0"]
     np.testing.assert_allclose(precision.inputs["params/hidden_0"], moment(task.support.x), rtol=1e-10)
     np.testing.assert_allclose(precision.inputs["params/head"], moment(after), rtol=1e-10)
@@ -145,25 +163,17 @@ def test_kronecker_factors_are_those_of_a_network_written_out(float64, key):
 
 
 def test_kronecker_curvature_is_that_of_the_adapted_parameters(float64, key):
-    """Of whole layers, or of kernels or biases alone; other layers are not asked for anything."""
+    """Of whole layers, or of kernels or biases alone."""
     model, params, batch, design = linear_setting(key)
     for name, columns in (("kernel", design[:, :3]), ("bias", design[:, 3:])):
         chosen = lambda path, name=name: path.endswith(name)
         build = learners.laplace_precision(model, curvature="kronecker", prior_precision=0.7, is_adapted=chosen)
         expected = jnp.kron(columns.T @ columns / 0.5**2, jnp.eye(2)) + 0.7 * jnp.eye(2 * columns.shape[1])
         np.testing.assert_allclose(dense(build(params, batch)), expected, rtol=1e-12, atol=1e-12)
-    frozen = learners.llama(
-        models.conv4(3, num_filters=2, norm="group"),
-        losses.cross_entropy,
-        optax.sgd(LR),
-        num_steps=1,
-        curvature="kronecker",
-        is_adapted=models.is_head,
-    )
-    images = Batch(jax.random.normal(key, (4, 16, 16, 1)), jnp.arange(4) % 3)
-    meta_params = frozen.init(key, jmeta.Task(images, images))
-    _, aux = jmeta.episode(frozen, losses.cross_entropy)(meta_params, jmeta.Task(images, images), key)
-    assert np.isfinite(aux["log_det"])
+    net = flax_model(lambda x: nn.Dense(3, name="head")(nn.LayerNorm()(x)))
+    params, batch = net.init(key, batch.x), Batch(batch.x, jnp.arange(7) % 3)
+    build = learners.laplace_precision(net, curvature="kronecker", prior_precision=0.7, is_adapted=models.is_head)
+    assert list(build(params, batch).inputs) == ["params/head"]
 
 
 @pytest.mark.parametrize("curvature", CURVATURES)
@@ -268,38 +278,22 @@ def test_options_out_of_range_are_refused(options, message):
         make(**options)
 
 
-def twice(x_rows):
-    """A network that applies one dense layer twice, or to each of several rows of an example."""
-    from flax import linen as nn
-
-    class Net(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            layer = nn.Dense(3)
-            return layer(x) if x_rows else layer(layer(x))
-
-    net = Net()
-    apply = lambda params, x, key: net.apply(params, x).mean(1) if x_rows else net.apply(params, x)
-    return jmeta.Model(lambda key, x: net.init(key, x), apply)
-
-
 def test_what_has_no_kronecker_factors_is_refused(key):
-    labels = jnp.array([0, 1, 2])
     cases = [
-        (models.conv4(3, num_filters=2, norm="none"), jnp.ones((3, 16, 16, 1)), "conv_0/bias, .* is of none"),
-        (twice(False), jnp.ones((3, 3)), "applied more than once"),
-        (twice(True), jnp.ones((3, 2, 3)), "applied more than once"),
-        (jitted(models.mlp([3])), jnp.ones((3, 3)), "params/head is of none"),
+        (flax_model(lambda x: nn.LayerNorm()(nn.Dense(3)(x))), (3, 3), "which these are not: params/LayerNorm_0/scale"),
+        (flax_model(lambda x: nn.Dense(3)(x).mean(1)), (3, 2, 3), r"applied more than once .* shape \(1, 2, 3\)"),
+        (flax_model(applied_twice), (3, 3), "'params/Dense_0' is applied more than once"),
+        (models.mlp([3])._replace(apply=jax.jit(models.mlp([3]).apply)), (3, 3), "these are not: params/head;"),
     ]
-    for model, x, message in cases:
+    for model, shape, message in cases:
         build = learners.laplace_precision(model, curvature="kronecker", prior_precision=1.0)
         with pytest.raises(ValueError, match=message):
-            build(model.init(key, x), Batch(x, labels))
+            build(model.init(key, jnp.ones(shape)), Batch(jnp.ones(shape), jnp.array([0, 1, 2])))
 
 
-def jitted(model):
-    """Its layers cannot be seen from outside."""
-    return model._replace(apply=jax.jit(model.apply))
+def applied_twice(x):
+    layer = nn.Dense(3)
+    return layer(layer(x))
 
 
 def test_outputs_without_a_fisher_information_are_refused(key):
