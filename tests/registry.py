@@ -166,7 +166,14 @@ LEARNERS: dict[str, Entry] = {
     ),
     "deep_kernel_classifier": Entry(learners.deep_kernel_classifier(embedding, num_ways=WAYS)),
     "adkf_ift": Entry(
-        learners.adkf_ift(embedding, INNER, num_steps=10, prior_scale=0.3, kernel=tasks.kernels.rbf(length_scale=1.0)),
+        learners.adkf_ift(
+            embedding,
+            INNER,
+            num_steps=10,
+            prior_scale=0.3,
+            initial_noise=0.5,
+            kernel=tasks.kernels.rbf(length_scale=1.0),
+        ),
         losses.negative_log_likelihood,
         process,
     ),
