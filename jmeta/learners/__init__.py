@@ -8,6 +8,7 @@ function, `episode`, defines their objective, and `jmeta.episode` uses it. Learn
 from .cavia import cavia
 from .ensembled import ensembled
 from .exact_gaussian_process import evidence, exact_gaussian_process
+from .exact_sinusoid_or_line import exact_sinusoid_or_line
 from .fine_tune import fine_tune
 from .from_scratch import from_scratch
 from .imaml import imaml
@@ -39,6 +40,7 @@ __all__ = [
     "ensembled",
     "evidence",
     "exact_gaussian_process",
+    "exact_sinusoid_or_line",
     "fine_tune",
     "first_order_maml",
     "from_scratch",
