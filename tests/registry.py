@@ -211,6 +211,12 @@ LEARNERS: dict[str, Entry] = {
         losses.negative_log_likelihood,
         process,
     ),
+    "exact_sinusoid_or_line": Entry(
+        learners.exact_sinusoid_or_line(num_nodes=6),
+        losses.negative_log_likelihood,
+        tasks.sinusoid_or_line(num_shots=3, num_queries=4),
+        has_meta_params=False,
+    ),
     "fine_tune": Entry(learners.fine_tune(embedding, INNER, num_classes=20, num_ways=WAYS, num_steps=3)),
     "from_scratch": Entry(learners.from_scratch(network, CLASSIFY, INNER, num_steps=3), has_meta_params=False),
     "ensembled": Entry(
@@ -286,6 +292,7 @@ OF_NUMBERS = ("sinusoid", "gaussian_process", "gaussian_process_ragged")
 SAMPLERS = {
     "gaussian_blobs": blobs,
     "sinusoid": sinusoid,
+    "sinusoid_or_line": tasks.sinusoid_or_line(num_shots=5, num_queries=4),
     "gaussian_process": process,
     "gaussian_process_ragged": tasks.gaussian_process(
         kernel, num_shots=(2, 5), num_queries=(1, 4), noise=0.3, max_points=6

@@ -17,6 +17,7 @@ from .deep_kernel_classifier import deep_kernel_classifier
 from .deep_kernel_transfer import deep_kernel_transfer
 from .ensembled import ensembled
 from .exact_gaussian_process import evidence, exact_gaussian_process
+from .exact_sinusoid_or_line import exact_sinusoid_or_line
 from .fine_tune import fine_tune
 from .from_scratch import from_scratch
 from .imaml import imaml
@@ -66,6 +67,7 @@ __all__ = [
     "ensembled",
     "evidence",
     "exact_gaussian_process",
+    "exact_sinusoid_or_line",
     "fine_tune",
     "first_order_maml",
     "from_scratch",

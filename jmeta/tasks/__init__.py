@@ -12,6 +12,7 @@ from .gaussian_process import gaussian_process
 from .host_fed import host_fed
 from .ragged import pad_task, ragged
 from .sinusoid import sinusoid
+from .sinusoid_or_line import sinusoid_or_line
 from .source import HostTasks, Source
 from .supervised import supervised
 
@@ -27,6 +28,7 @@ __all__ = [
     "pad_task",
     "ragged",
     "sinusoid",
+    "sinusoid_or_line",
     "HostTasks",
     "Source",
     "supervised",
