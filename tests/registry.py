@@ -29,7 +29,7 @@ process = tasks.gaussian_process(kernel, num_shots=5, num_queries=4, noise=0.3)
 network = models.mlp([8, WAYS], activation=jnp.tanh)
 embedding = models.mlp([8, 6], activation=jnp.tanh)
 head = models.mlp([WAYS])
-normal_network = models.normal_outputs(models.mlp([8, 1], activation=jnp.tanh), scale=0.3)
+normal_network = models.normal_outputs(models.mlp([8, 1], activation=jnp.tanh), scale=0.8)
 
 
 class Entry(NamedTuple):
@@ -173,6 +173,10 @@ ADAPTED_IN_PART: dict[str, Callable[[Callable[[str], bool]], Learner]] = {
     "imaml": lambda chosen: learners.imaml(
         network, CLASSIFY, INNER, num_steps=10, regularization=3.0, is_adapted=chosen
     ),
+    "bayesian_maml": lambda chosen: learners.bayesian_maml(
+        network, CLASSIFY, INNER, num_steps=2, num_particles=2, is_adapted=chosen
+    ),
+    "llama": lambda chosen: learners.llama(network, CLASSIFY, INNER, num_steps=2, is_adapted=chosen),
     "reptile": lambda chosen: learners.reptile(network, CLASSIFY, INNER, num_steps=2, is_adapted=chosen),
     "reptile_with_state": lambda chosen: learners.reptile(
         network, CLASSIFY, optax.rmsprop(0.01), num_steps=2, learns_optimizer_state=True, is_adapted=chosen
