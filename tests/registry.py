@@ -34,6 +34,7 @@ encoder = models.mlp([6, 4], activation=jnp.tanh)
 latents = models.normal_outputs(models.mlp([6, 4], activation=jnp.tanh), min_scale=0.1)
 decoder = models.normal_outputs(models.mlp([6, 2], activation=jnp.tanh), min_scale=0.1)
 transformer = models.set_transformer(width=8, num_layers=2, num_heads=2)
+normal_network = models.normal_outputs(models.mlp([8, 1], activation=jnp.tanh), scale=0.8)
 
 
 class Entry(NamedTuple):
@@ -271,6 +272,10 @@ ADAPTED_IN_PART: dict[str, Callable[[Callable[[str], bool]], Learner]] = {
     "imaml": lambda chosen: learners.imaml(
         network, CLASSIFY, INNER, num_steps=10, regularization=3.0, is_adapted=chosen
     ),
+    "bayesian_maml": lambda chosen: learners.bayesian_maml(
+        network, CLASSIFY, INNER, num_steps=2, num_particles=2, is_adapted=chosen
+    ),
+    "llama": lambda chosen: learners.llama(network, CLASSIFY, INNER, num_steps=2, is_adapted=chosen),
     "reptile": lambda chosen: learners.reptile(network, CLASSIFY, INNER, num_steps=2, is_adapted=chosen),
     "reptile_with_state": lambda chosen: learners.reptile(
         network, CLASSIFY, optax.rmsprop(0.01), num_steps=2, learns_optimizer_state=True, is_adapted=chosen

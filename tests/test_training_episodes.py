@@ -216,17 +216,17 @@ def loss_and_diagonal_log_det(meta_params, task, key):
 
 
 def loss_and_kronecker_log_det(meta_params, task, key):
-    """The query's −log N(y; f(x), 0.3²) + 0.05 log det (A ⊗ S + I) of both layers."""
+    """The query's −log N(y; f(x), 0.8²) + 0.05 log det (A ⊗ S + I) of both layers."""
 
     def loss(params, batch):
-        return -jax.scipy.stats.norm.logpdf(batch.y, normal_network.apply(params, batch.x, None).loc, 0.3).mean()
+        return -jax.scipy.stats.norm.logpdf(batch.y, normal_network.apply(params, batch.x, None).loc, 0.8).mean()
 
     params = adapted_by_descent(loss, meta_params, task.support, 0.03)
     (hidden, head), x = (params["params"][name] for name in ("hidden_0", "head")), task.query.x
     after = jnp.tanh(x @ hidden["kernel"] + hidden["bias"][None])
-    back = (1 - after**2) * head["kernel"].T / 0.3
+    back = (1 - after**2) * head["kernel"].T / 0.8
     total = loss(params, task.query)
-    for rows, slopes in ((x, back), (after, jnp.full((len(x), 1), 1 / 0.3))):
+    for rows, slopes in ((x, back), (after, jnp.full((len(x), 1), 1 / 0.8))):
         rows = jnp.concatenate([rows, jnp.ones((len(x), 1))], 1)
         block = jnp.kron(rows.T @ rows / len(x), slopes.T @ slopes)
         total += 0.05 * jnp.linalg.slogdet(block + jnp.eye(len(block)))[1]

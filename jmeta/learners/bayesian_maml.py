@@ -62,7 +62,8 @@ def bayesian_maml(
       model: outputs a distribution of numbers (`models.normal_outputs`), or logits of classes.
       loss_fn: the negative log likelihood, averaged over examples: `losses.negative_log_likelihood` or
         `losses.cross_entropy`.
-      inner_optimizer: as in `maml`; it is given the negative SVGD direction divided by the number of examples.
+      inner_optimizer: as in `maml`; it is given the negative SVGD direction divided by the number of examples, of all
+        particles at once: a norm that it takes is that of them together.
       num_steps: n, inner steps on the support, at least 0.
       num_particles: M, at least 1. Particles that coincide stay together: SVGD cannot tell them apart.
       num_leader_steps: s, at least 1, further steps on support and query to the leader of the chaser loss; `None` to
@@ -97,15 +98,7 @@ def bayesian_maml(
     Reference:
       Kim et al., 2018, arXiv:1806.03836, algorithm 2-3.
     """
-    if num_particles < 1:
-        raise ValueError(f"num_particles={num_particles}; expected at least one particle")
-    if num_leader_steps is not None and num_leader_steps < 1:
-        raise ValueError(
-            f"num_leader_steps={num_leader_steps}; expected at least 1, or the leader is the chaser itself and nothing "
-            "is learned; pass None to train on the query loss"
-        )
-    if not 0 <= prior_precision < float("inf"):
-        raise ValueError(f"prior_precision={prior_precision}; expected at least 0, where 0 is a flat prior")
+    _check_numbers(num_particles, num_leader_steps, prior_precision)
     inner_optimizer = adjoints.checked_optimizer(inner_optimizer, "an inner optimizer")
     objective = _negative_log_posteriors(model, loss_fn, prior_precision)
 
@@ -139,10 +132,8 @@ def bayesian_maml(
         def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Array, Aux]:
             key_adapt, key_lead, key_predict = jax.random.split(key, 3)
             adapted = adapt(meta_params, task.support, key_adapt)
-            chaser, _ = partition(adapted, but_statistics(is_adapted))
-            _, rest = partition(meta_params, but_statistics(is_adapted))
-            context = _Context(rest, _joined(task.support, task.query))
-            leader, _ = jax.lax.stop_gradient(lead(*jax.lax.stop_gradient((chaser, context)), key_lead))
+            chaser, rest = partition(adapted, but_statistics(is_adapted))
+            leader, _ = lead(*jax.lax.stop_gradient((chaser, _Context(rest, _joined(*task[:2])))), key_lead)
             distance = optax.tree.norm(jax.tree.map(jnp.subtract, chaser, leader), squared=True)
             outputs = predict(meta_params, adapted, task.query.x, key_predict)
             _, aux = checked_loss(outer_loss(outputs, task.query), "what loss_fn returns")
@@ -198,6 +189,18 @@ def svgd(*, temperature: float | Array = 1.0) -> optax.GradientTransformation:
         return jax.tree.map(direction, grads, between)
 
     return optax.stateless(directions)
+
+
+def _check_numbers(num_particles: int, num_leader_steps: int | None, prior_precision: float) -> None:
+    if num_particles < 1:
+        raise ValueError(f"num_particles={num_particles}; expected at least one particle")
+    if num_leader_steps is not None and num_leader_steps < 1:
+        raise ValueError(
+            f"num_leader_steps={num_leader_steps}; expected at least 1, or the leader is the chaser itself and nothing "
+            "is learned; pass None to train on the query loss"
+        )
+    if not 0 <= prior_precision < float("inf"):
+        raise ValueError(f"prior_precision={prior_precision}; expected at least 0, where 0 is a flat prior")
 
 
 def _bandwidth(squared: Float[Array, "particles particles"]) -> Float[Array, ""]:
