@@ -11,8 +11,8 @@ which never lowers the bound. A query's probabilities are proportional to the E[
 matrices to factorise have eigenvalues of at least 1, so float32 needs no jitter.
 
 Laplace's approximation is no alternative for few shots: it takes the curvature where the posterior is highest, and
-there it is nearly flat. Given one example, and whatever the kernel's scale, it averages to a probability of less than
-0.75 at that very example, where the exact posterior and this one come close to 1.
+there it is nearly flat. Given one example and m = 0, and whatever the kernel's scale, it averages to a probability of
+less than 0.75 at that very example, where the exact posterior and this one come close to 1 as the scale grows.
 
 Reference: Patacchiola, Turner, Crowley, O'Boyle, Storkey, "Bayesian Meta-Learning for the Few-Shot Setting via Deep
 Kernels", 2020, arXiv:1910.05199, section 3.2 (one kernel, one process for each class against the rest). Snell, Zemel,
