@@ -200,7 +200,8 @@ def reliability(path: pathlib.Path, diagrams: Mapping[str, Reliability], *, titl
 
     Args:
       path: the PNG to write.
-      diagrams: by name, the diagram of all predictions of a method, such as `Evaluation.reliability["inductive"]`.
+      diagrams: by name, the diagram of all predictions of a method, such as `Evaluation.reliability["inductive"]`;
+        the first four are drawn.
       title: title of the picture.
     """
     with plt.rc_context(STYLE):
@@ -231,19 +232,19 @@ def regression(
     *,
     title: str,
     exact: Distribution | None = None,
-    max_samples: int = 20,
+    max_components: int = 20,
 ) -> pathlib.Path:
-    """Draw what a learner makes of one task: its support, the bands of 50 and 90 %, and its samples.
+    """Draw what a learner makes of one task: its support, the bands of 50 and 90 %, and its components.
 
     Args:
       path: the PNG to write.
       task: with `x` and `y` of shape `[points, 1]`.
       x: the inputs to predict at, `[inputs, 1]`, in order.
-      prediction: a distribution of `[inputs, 1]`; of a mixture, the means of the most probable components are the
-        samples.
+      prediction: a distribution of `[inputs, 1]`; of a mixture, such as one of particles, the means of the most
+        probable components are shown, too.
       title: title of the picture.
       exact: the exact posterior at the same inputs, shown by its median and its band of 90 %.
-      max_samples: the most samples to show.
+      max_components: the most components to show.
     """
     low, inner_low, median, inner_high, high = _bands(prediction)
     along = np.asarray(x)[:, 0]
@@ -251,9 +252,8 @@ def regression(
         figure, axis = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
         axis.fill_between(along, low, high, color=VALID, alpha=0.15, linewidth=0, label="90 %")
         axis.fill_between(along, inner_low, inner_high, color=VALID, alpha=0.25, linewidth=0, label="50 %")
-        samples = _samples(prediction, max_samples)
-        for i, sample in enumerate(samples):
-            axis.plot(along, sample, color=VALID, linewidth=0.6, alpha=0.6, label=None if i else "samples")
+        for i, mean in enumerate(_means(prediction, max_components)):
+            axis.plot(along, mean, color=VALID, linewidth=0.6, alpha=0.6, label=None if i else "components")
         axis.plot(along, median, color=VALID, linewidth=1.4, label="median")
         if exact is not None:
             exact_low, _, exact_median, _, exact_high = _bands(exact)
@@ -278,8 +278,8 @@ def _bands(prediction: Distribution) -> np.ndarray:
     return np.asarray(quantiles(prediction, (0.05, 0.25, 0.5, 0.75, 0.95)))[..., 0]
 
 
-def _samples(prediction: Distribution, most: int) -> np.ndarray:
-    """Return the means of a mixture's components along the inputs, `[components, inputs]`: what each particle says."""
+def _means(prediction: Distribution, most: int) -> np.ndarray:
+    """Return the means of a mixture's most probable components along the inputs, `[components, inputs]`."""
     if not isinstance(prediction, Mixture):
         return np.zeros((0, 0))
     means, log_weights = np.asarray(prediction.components.mean())[:, 0], np.asarray(prediction.log_weights)[:, 0]
