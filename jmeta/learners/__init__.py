@@ -3,6 +3,9 @@
 Some methods train on more than a loss of query predictions: MAML++, iMAML, Reptile, Baseline++ and neural processes
 with latent variables. The learner's fourth function, `episode`, defines their objective, and `jmeta.episode` uses it.
 Learners that act in environments are in `jmeta.domains.rl.learners`.
+Some methods train on more than a loss of query predictions: MAML++, iMAML, Reptile, Baseline++, PLATIPUS and ABML. The
+learner's fourth function, `episode`, defines their objective, and `jmeta.episode` uses it. Learners that act in
+environments are in `jmeta.domains.rl.learners`.
 """
 
 from .abml import abml, negative_elbo
