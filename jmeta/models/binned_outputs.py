@@ -12,7 +12,7 @@ from ..types import Model, PyTree, RandomKey
 __all__ = ["binned_outputs"]
 
 
-def binned_outputs(model: Model, edges: Sequence[float] | np.ndarray) -> Model:
+def binned_outputs(model: Model, edges: Sequence[float] | np.ndarray | Array) -> Model:
     """Build a model whose outputs are densities over bins, for `losses.negative_log_likelihood`.
 
     Args:
