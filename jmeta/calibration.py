@@ -245,7 +245,7 @@ def _scores(outputs: PyTree, batch: Batch, num_bins: int, levels: Sequence[float
         return number_scores(outputs, batch, levels=levels)
     is_label = predicted.shape[:1] == batch.y.shape and jnp.issubdtype(batch.y.dtype, jnp.integer)
     if outputs is predicted and predicted.ndim == 2 and is_label:
-        return class_scores(outputs, batch, num_bins=num_bins, levels=levels)
+        return class_scores(predicted, batch, num_bins=num_bins, levels=levels)
     return {}
 
 
