@@ -1,4 +1,4 @@
-"""Cases of a parametrized test that run with the slow tests alone, where one quick case shows the same."""
+"""Further cases of tests that kill whole jobs: they run with the slow tests, and one quick case always."""
 
 from typing import Any
 
