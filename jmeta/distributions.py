@@ -139,7 +139,8 @@ def mix(outputs: PyTree) -> PyTree:
       probabilities, `[examples, classes]`, which are logits of the mean.
 
     Raises:
-      ValueError: if `outputs` is neither; plain values have no average that is a prediction of all particles.
+      ValueError: if `outputs` is neither, or has a single class; plain values have no average that is a prediction of
+        all particles.
 
     Example:
       >>> import jax.numpy as jnp
@@ -152,9 +153,11 @@ def mix(outputs: PyTree) -> PyTree:
       [[0.5, 0.5]]
     """
     if isinstance(outputs, Distribution):
-        last = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), outputs)
-        return Mixture(jnp.zeros(jnp.shape(last.mean()), last.mean().dtype), last)
-    if isinstance(outputs, jax.Array) and outputs.ndim == 3 and jnp.issubdtype(outputs.dtype, jnp.floating):
+        mean = outputs.mean()  # behind its axes, leaves may have those of components
+        particles_last = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, mean.ndim - 1), outputs)
+        return Mixture(jnp.zeros((*mean.shape[1:], mean.shape[0]), mean.dtype), particles_last)
+    is_logits = isinstance(outputs, jax.Array) and outputs.ndim == 3 and outputs.shape[-1] > 1
+    if is_logits and jnp.issubdtype(outputs.dtype, jnp.floating):
         num_particles = jnp.asarray(outputs.shape[0], outputs.dtype)
         return jax.nn.logsumexp(jax.nn.log_softmax(outputs), axis=0) - jnp.log(num_particles)
     found = f"{outputs.dtype}{list(outputs.shape)}" if isinstance(outputs, jax.Array) else type(outputs).__name__

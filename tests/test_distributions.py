@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from jmeta import Batch, losses
-from jmeta.distributions import Distribution, Mixture, Normal
+from jmeta.distributions import Distribution, Mixture, Normal, mix
 
 LOC, SCALE = np.array([[-1.0, 0.5], [2.0, 0.0]]), np.array([[0.5, 2.0], [0.1, 1.0]])
 WEIGHTS = np.array([0.25, 0.75])
@@ -70,6 +70,16 @@ def test_outputs_that_are_no_distribution_are_refused():
         losses.negative_log_likelihood(jnp.zeros((2, 1)), batch)
     with pytest.raises(ValueError, match="one shape"):
         losses.negative_log_likelihood(Normal(jnp.zeros(2), jnp.ones(2)), batch)
+
+
+def test_particles_that_predict_mixtures_are_mixed_with_their_weights(mixture):
+    other = mixture._replace(log_weights=jnp.log(jnp.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]])))
+    both, y = mix(jax.tree.map(lambda *leaves: jnp.stack(leaves), mixture, other)), jnp.array([0.1, -0.4, 3.2])
+    average = lambda name, *args: (getattr(mixture, name)(*args) + getattr(other, name)(*args)) / 2
+    np.testing.assert_allclose(both.mean(), average("mean"), rtol=1e-12)
+    np.testing.assert_allclose(both.cdf(y), average("cdf", y), rtol=1e-12)
+    densities = (np.exp(mixture.log_prob(y)) + np.exp(other.log_prob(y))) / 2
+    np.testing.assert_allclose(both.log_prob(y), np.log(densities), rtol=1e-12)
 
 
 def test_what_is_offered_is_a_distribution():

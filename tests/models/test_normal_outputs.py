@@ -88,7 +88,13 @@ def test_classes_of_particles_are_averaged_as_probabilities(key):
 
 
 @pytest.mark.parametrize(
-    ("outputs", "found"), [(jnp.zeros((5, 3)), r"float32\[5, 3\]"), (jnp.zeros((5, 3, 1), int), "int32"), ((), "tuple")]
+    ("outputs", "found"),
+    [
+        (jnp.zeros((5, 3)), r"float32\[5, 3\]"),
+        (jnp.zeros((5, 3, 1)), r"float32\[5, 3, 1\]"),
+        (jnp.zeros((5, 3, 2), int), "int32"),
+        ((), "tuple"),
+    ],
 )
 def test_plain_values_have_no_mixture(outputs, found):
     with pytest.raises(ValueError, match=f"particles that predict {found}"):
