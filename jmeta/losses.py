@@ -204,8 +204,8 @@ def negative_log_likelihood(outputs: PyTree, batch: Batch) -> tuple[Float[Array,
     """
     if not isinstance(outputs, Distribution):
         raise ValueError(
-            f"negative_log_likelihood expects a distribution, such as jmeta.distributions.Normal, but got outputs that "
-            f"are a {type(outputs).__name__}; use a learner whose `predict` returns one"
+            "negative_log_likelihood expects a distribution, such as jmeta.distributions.Normal, but got outputs of "
+            f"type {type(outputs).__name__}; use a learner whose `predict` returns one (see models.normal_outputs)"
         )
     _, aux = squared_error(outputs.mean(), batch)
     losses = -outputs.log_prob(batch.y).reshape(batch.y.shape[0], -1).sum(-1)

@@ -1,4 +1,4 @@
-"""Cases of a parametrized test that run with the slow tests alone, where one quick case shows the same."""
+"""Further cases of tests that stop or lose whole runs: they run with the slow tests, and one quick case always."""
 
 from typing import Any
 
@@ -8,5 +8,5 @@ __all__ = ["slow"]
 
 
 def slow(*values: Any) -> list[Any]:
-    """The values as slow cases of one parameter: `parametrize("size", [2, *slow(1, 64)])`."""
+    """Return the values as slow cases of one parameter: `parametrize("size", [2, *slow(1, 64)])`."""
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]

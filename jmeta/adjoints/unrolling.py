@@ -71,7 +71,7 @@ def truncated(num_steps: int) -> Adjoint:
 
     The gradient is biased. It may even have the wrong sign: where an earlier step overshoots the minimum, the exact
     derivative of that step is negative, and the first-order one is 1. Nothing is stored of earlier steps, unless
-    learning rates are learned: then one number a parameter for each step.
+    learning rates are learned: then each of those steps stores one number per parameter.
 
     Args:
       num_steps: number of steps at the end of the loop, at least 0.

@@ -5,7 +5,8 @@ Gauss-Legendre rules: each node has the Gaussian posterior of its hyper-paramete
 is under them. Nothing is meta-learned. Compare a learner with it on the same tasks, task by task: the difference is
 the learner's distance from exact Bayesian inference.
 
-Use float64 (`jax_enable_x64`): the noise of a usual protocol makes covariances too ill-conditioned for float32.
+In float32 the log density of a target is off by at most 1e-3 nats where the noise is 0.02 and the process has scale 1
+(a test compares it with float64); use float64 (`jax_enable_x64`) where there is less noise.
 
 Reference: Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, sections 2.2 and 5.2.
 """

@@ -21,7 +21,7 @@ from ..evaluation import ONE_DEVICE, Estimate, estimate, evaluation_episode, per
 from ..sharding import to_local_device
 from ..tasks.few_shot import as_partial
 from ..types import Aux, Learner, PyTree, RandomKey
-from . import console, files, processes
+from . import console, files, processes, terminal
 from .diagnosis import TaskReport, advice_on, examine_step
 from .dispatch import dispatcher
 from .experiment import Experiment, Training, check_steps
@@ -253,6 +253,7 @@ def _steps(
         progress.update(min(int(one.state.meta.step) for one in going), seconds, mean)
         for one in going:
             _after_dispatch(experiment, one, validate, progress)
+        terminal.raise_if_interrupted()
         if is_preempted():
             _leave(runs)
 

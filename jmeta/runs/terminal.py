@@ -15,10 +15,11 @@ import sys
 import threading
 from typing import Any
 
-__all__ = ["EXIT_INTERRUPTED", "prepare", "lasting"]
+__all__ = ["EXIT_INTERRUPTED", "prepare", "raise_if_interrupted", "lasting"]
 
 _PLAIN = {"±": "+-", "−": "-", "…": "...", "²": "^2", "→": "->"}
 EXIT_INTERRUPTED = 130
+_interrupts: list[int] = []  # signals of Ctrl-C so far
 
 
 def prepare() -> None:
@@ -30,6 +31,12 @@ def prepare() -> None:
         signal.signal(signal.SIGINT, _interrupt)
     sys.unraisablehook = _tell_unraisable
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+def raise_if_interrupted() -> None:
+    """Raise `KeyboardInterrupt` if Ctrl-C was pressed: what a library calls back may have swallowed the first one."""
+    if _interrupts:
+        raise KeyboardInterrupt
 
 
 def lasting(stream: Any) -> Any:
@@ -73,7 +80,8 @@ def _tell_unraisable(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def _interrupt(*_: object) -> None:
+def _interrupt(number: int, _: object) -> None:
+    _interrupts.append(number)
     signal.signal(signal.SIGINT, _leave)
     raise KeyboardInterrupt
 

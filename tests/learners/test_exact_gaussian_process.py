@@ -55,6 +55,19 @@ def test_twice_the_nodes_change_nothing(float64, key):
     np.testing.assert_allclose(*predictions, atol=1e-6)
 
 
+def test_single_precision_is_enough_for_a_noise_of_a_fiftieth(float64, key):
+    kernel = kernels.rbf(length_scale=(0.1, 0.6), scale=1.0)
+    learner = learners.exact_gaussian_process(kernel, noise=0.02, num_nodes=8)
+    task = gaussian_process(kernel, num_shots=46, num_queries=20, noise=0.02)(key)
+
+    def log_density(dtype):
+        support, query, _ = jax.tree.map(lambda leaf: leaf.astype(dtype), task)
+        return learner.predict({}, learner.adapt({}, support, key), query.x, None).log_prob(query.y)
+
+    assert log_density(jnp.float32).dtype == jnp.float32
+    np.testing.assert_allclose(log_density(jnp.float32), log_density(jnp.float64), atol=1e-3)
+
+
 def test_without_support_the_prior_predicts(float64, key):
     learner = learners.exact_gaussian_process(kernels.rbf(length_scale=0.5, scale=2.0), noise=NOISE)
     nothing = Batch(jnp.zeros((3, 1)), jnp.full((3, 1), jnp.nan), jnp.zeros(3, bool))

@@ -222,7 +222,8 @@ def meta_gradient(model, params, tasks, batching):
 def test_the_meta_gradient_is_that_of_plain_layers_under_jit(batching, size, plain_conv, monkeypatch):
     """The compiler may recompute a layer's input with another rounding: no gradient may hang on equality of floats.
 
-    `x.reshape(...).max(...)` for pooling fails here under vmap: its meta-gradient is 3 % wrong.
+    `x.reshape(...).max(...)` for pooling fails here under vmap: its meta-gradient is 3 % wrong. Slow: optimizing these
+    programs for users takes half a minute each.
     """
     tasks = jax.vmap(lambda key: flat_task(key, size))(jax.random.split(jax.random.key(0), 2))
     make = lambda conv: conv4_factory(3, num_filters=8, conv=conv)

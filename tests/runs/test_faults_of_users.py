@@ -75,7 +75,7 @@ def test_a_number_out_of_range_is_one_line_before_anything_is_written(tmp_path, 
         ("--num-queries", -1),
     ],
 )
-def test_so_is_one_that_an_evaluation_overrides(run, capfd, option, number):
+def test_a_number_that_evaluate_overrides_is_one_line_before_anything_is_written(run, capfd, option, number):
     before = sorted(run.rglob("*"))
     assert jmeta("evaluate", run, f"{option}={number}") == 1
     line = the_error(capfd.readouterr().err)

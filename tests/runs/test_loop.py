@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import signal
 import warnings
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from jmeta import checkpoints
-from jmeta.runs import diagnosis, log, loop, recipes, replay, state
+from jmeta.runs import diagnosis, log, loop, recipes, replay, state, terminal
 from jmeta.runs import folder as run_folder
 from jmeta.runs.diagnosis import TaskReport, sample_step
 from jmeta.tasks import stacked
@@ -202,6 +203,17 @@ def test_a_replayed_step_has_the_loss_that_was_logged(tmp_path, tiny_sinusoid):
     for step in (12, 17):
         losses = [report.loss for report in replay.replay(folder, step)]
         assert np.mean(losses) == pytest.approx(logged[step + 1], rel=1e-4)  # the log counts steps done
+
+
+def test_an_interrupt_that_a_library_swallowed_ends_the_run_after_the_dispatch(tmp_path, tiny_sinusoid, monkeypatch):
+    monkeypatch.setattr(terminal, "_interrupts", [])
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        terminal._interrupt(signal.SIGINT, None)
+    signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(tiny_sinusoid.experiment(), prepared(tmp_path / "run", tiny_sinusoid))
+    assert {line["step"] for line in log.read_metrics(tmp_path / "run", "meta_train")} == {10}
 
 
 def test_what_is_sampled_again_is_what_was_sampled(tiny_sinusoid):
