@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from .distributions import Distribution
 from .types import Aux, Batch, PyTree
@@ -20,6 +20,7 @@ __all__ = [
     "checked_loss",
     "without_padding",
     "masked_mean",
+    "real_examples",
     "num_real",
     "cross_entropy",
     "squared_error",
@@ -116,6 +117,17 @@ def masked_mean(values: Float[Array, "examples"], batch: Batch) -> Float[Array, 
     _check_mask(batch.mask, values.shape)
     kept = jnp.where(batch.mask, values, 0.0)  # `where`, not a product: padding may hold NaN
     return kept.sum() / jnp.maximum(batch.mask.sum(), 1).astype(values.dtype)
+
+
+def real_examples(batch: Batch) -> Bool[Array, "examples"]:
+    """Return the mask of `batch`, all True where it has none.
+
+    Example:
+      >>> import jax.numpy as jnp, jmeta
+      >>> real_examples(jmeta.Batch(x=jnp.zeros(2), y=jnp.zeros(2))).tolist()
+      [True, True]
+    """
+    return jnp.ones(jax.tree.leaves(batch.y)[0].shape[:1], bool) if batch.mask is None else batch.mask
 
 
 def num_real(batch: Batch, dtype: DTypeLike) -> Float[Array, ""]:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..losses import without_padding
+from ..losses import real_examples, without_padding
 from ..tasks.class_arrays import check_positive
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
 from .latent_path import (
@@ -29,10 +29,10 @@ from .latent_path import (
     check_latent_path,
     infer_latents,
     init_latent_path,
+    latent_loss,
     mix_over_latents,
-    negative_elbo,
 )
-from .point_sets import check_no_statistics, check_rows, encode, pairs, real_points, with_each
+from .point_sets import check_no_statistics, check_rows, encode, pairs, with_each
 
 __all__ = ["Context", "attentive_neural_process", "dot_product_scores", "laplace_scores"]
 
@@ -173,7 +173,7 @@ def attentive_neural_process(
             context = _look_up(attention, meta_params, task.support, key_context)
             given = _attend(attention, meta_params, context, task.query.x, key_attend)
             of_sample = lambda sample, key: decode(meta_params, given, sample, key)  # noqa: E731
-            return negative_elbo(latent, meta_params["latent"], task, key_elbo, of_sample, outer_loss)
+            return latent_loss(latent, meta_params["latent"], task, key_elbo, of_sample, outer_loss)
 
         return episode_fn
 
@@ -203,7 +203,7 @@ def _look_up(attention: _Attention, meta_params: PyTree, support: Batch, key: Ra
     key_encoder, key_embedding = jax.random.split(key)
     values = encode(attention.encoder, meta_params["encoder"], pairs(support), key_encoder)
     keys = encode(attention.embedding, meta_params["embedding"], without_padding(support).x, key_embedding)
-    return Context(keys, values, real_points(support), None)
+    return Context(keys, values, real_examples(support), None)
 
 
 def _attend(

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ..losses import without_padding
+from ..losses import real_examples, without_padding
 from ..types import Batch, Learner, PyTree, RandomKey
 
 __all__ = ["log_joint", "sample_jointly", "random_ranks"]
@@ -50,7 +50,7 @@ def log_joint(
 
     def log_density(meta_params: PyTree, support: Batch, query: Batch, key: RandomKey) -> Float[Array, ""]:
         support, query = without_padding(support), without_padding(query)
-        is_real = _is_real(query)
+        is_real = real_examples(query)
 
         def of_order(key: RandomKey) -> Float[Array, ""]:
             key_order, key_adapt = jax.random.split(key)
@@ -128,8 +128,4 @@ def random_ranks(key: RandomKey, is_real: Bool[Array, "examples"]) -> Int[Array,
 def _joined(support: Batch, query: Batch, is_known: Bool[Array, "examples"]) -> Batch:
     """Return the support and those examples of the query that are known, as one support; the others are padding."""
     x, y = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), (support.x, support.y), (query.x, query.y))
-    return without_padding(Batch(x, y, jnp.concatenate([_is_real(support), is_known])))
-
-
-def _is_real(batch: Batch) -> Bool[Array, "examples"]:
-    return jnp.ones((jax.tree.leaves(batch.y)[0].shape[0],), bool) if batch.mask is None else batch.mask
+    return without_padding(Batch(x, y, jnp.concatenate([real_examples(support), is_known])))

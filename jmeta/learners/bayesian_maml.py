@@ -26,7 +26,7 @@ from .. import adjoints
 from ..adaptation import descend
 from ..adjoints import Adjoint, InnerLoop
 from ..distributions import Distribution, mix
-from ..losses import checked_loss
+from ..losses import checked_loss, num_real, real_examples
 from ..models import but_statistics
 from ..params import merge, partition
 from ..support import support_loss, with_support_statistics
@@ -243,8 +243,7 @@ def _negative_log_posteriors(model: Model, loss_fn: LossFn, prior_precision: flo
 
 def _num_real(batch: Batch) -> Float[Array, ""]:
     """The number of real examples; 1 if there are none."""
-    count = jax.tree.leaves(batch.y)[0].shape[0] if batch.mask is None else batch.mask.sum()
-    return jnp.maximum(count, 1).astype(float)
+    return jnp.maximum(num_real(batch, float), 1)
 
 
 def _joined(first: Batch, second: Batch) -> Batch:
@@ -252,5 +251,4 @@ def _joined(first: Batch, second: Batch) -> Batch:
     x, y = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), (first.x, first.y), (second.x, second.y))
     if first.mask is None and second.mask is None:
         return Batch(x, y)
-    is_real = lambda batch: jnp.ones(jax.tree.leaves(batch.y)[0].shape[0], bool) if batch.mask is None else batch.mask  # noqa: E731
-    return Batch(x, y, jnp.concatenate([is_real(first), is_real(second)]))
+    return Batch(x, y, jnp.concatenate([real_examples(first), real_examples(second)]))

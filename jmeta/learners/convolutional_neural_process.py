@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from ..tasks.class_arrays import check_positive
 from ..types import Batch, Learner, Model, PyTree, RandomKey, Task
-from .point_sets import check_no_statistics, check_rows, pairs, real_points
+from .point_sets import check_no_statistics, check_rows, pairs
 
 __all__ = ["convolutional_neural_process"]
 
@@ -88,7 +88,7 @@ def convolutional_neural_process(
         _line(support.x)
         x, y = jnp.split(pairs(support), [1], axis=1)
         near = _nearness(meta_params["log_length_scales"]["to_grid"], grid(x), x)
-        near = jnp.where(real_points(support)[None], near, 0)
+        near = jnp.where(real_examples(support)[None], near, 0)
         density = near.sum(1, keepdims=True)
         smoothed = jnp.matmul(near, y, precision="highest") / (density + _EPSILON)
         return _features(network, meta_params["network"], jnp.concatenate([density, smoothed], 1), key)

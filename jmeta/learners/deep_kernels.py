@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from ..distributions import Normal
-from ..losses import without_padding
+from ..losses import real_examples, without_padding
 from ..tasks.kernels import Kernel
 from ..types import Batch, Model, PyTree, RandomKey, Task
 from .comparison import embed
@@ -39,7 +39,6 @@ __all__ = [
     "log_densities",
     "marginals",
     "points",
-    "real_points",
     "variances",
 ]
 
@@ -169,11 +168,6 @@ def variances(
     return jax.vmap(lambda point: gram(kernel, logs, point[None], point[None])[0, 0])(features)
 
 
-def real_points(batch: Batch) -> Bool[Array, "points"]:
-    """Return which examples are not padding."""
-    return jnp.ones(batch.y.shape[0], bool) if batch.mask is None else batch.mask
-
-
 def points(features: Float[Array, "points features"], batch: Batch) -> Points:
     """Pair the embedding of a batch with its targets.
 
@@ -181,7 +175,7 @@ def points(features: Float[Array, "points features"], batch: Batch) -> Points:
       ValueError: if the targets are not floating-point numbers `[points, numbers]`.
     """
     _check_targets(batch)
-    return Points(features, without_padding(batch).y, real_points(batch))
+    return Points(features, without_padding(batch).y, real_examples(batch))
 
 
 def _check_targets(batch: Batch) -> None:

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .. import distributions
+from ..losses import real_examples
 from ..models.dense import dense, init_dense
 from ..models.set_transformer import SetMemory, SetTransformer
 from ..types import Batch, Learner, Model, PyTree, RandomKey, Task
@@ -102,7 +103,7 @@ def in_context(embedding: Model, transformer: SetTransformer, *, max_ways: int, 
         key_embedding, key_assignments = jax.random.split(key)
         embeddings, params = embed_support(embedding, meta_params["embedding"], support, key_embedding)
         one_hot = one_hot_labels(support, max_ways, meta_params["labels"].dtype)
-        is_real = jnp.ones((one_hot.shape[0],), bool) if support.mask is None else support.mask
+        is_real = real_examples(support)
         inputs, start = _inputs(meta_params, embeddings), transformer.start(meta_params["transformer"])
 
         def encode(assignment: Int[Array, "max_ways"]) -> SetMemory:

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..distributions import Normal, mix
-from ..losses import checked_loss
+from ..losses import checked_loss, num_real
 from ..tasks.class_arrays import check_positive
 from ..types import Aux, Batch, LossFn, Model, PyTree, RandomKey, Task
-from .point_sets import Representation, check_no_statistics, encode, pairs, real_points, represent
+from .point_sets import Representation, check_no_statistics, encode, pairs, represent
 
 __all__ = [
     "LatentPath",
@@ -24,7 +24,7 @@ __all__ = [
     "infer_latents",
     "normal_kl",
     "mix_over_latents",
-    "negative_elbo",
+    "latent_loss",
 ]
 
 Decode = Callable[[Array, RandomKey | None], PyTree]
@@ -114,7 +114,7 @@ def normal_kl(posterior: Normal, prior: Normal) -> Float[Array, ""]:
     return (0.5 * (jnp.square(ratio) + jnp.square(away) - 1.0) - jnp.log(ratio)).sum()
 
 
-def negative_elbo(
+def latent_loss(
     path: LatentPath, params: PyTree, task: Task, key: RandomKey, decode: Decode, loss_fn: LossFn
 ) -> tuple[Float[Array, ""], Aux]:
     """Return −ELBO of the query given the support, divided by the number of query points.
@@ -145,7 +145,7 @@ def negative_elbo(
     samples = _draw(posterior, path.num_elbo_samples, key_samples)
     losses, aux = jax.vmap(of_sample)(samples, jax.random.split(key_decode, path.num_elbo_samples))
     kl = normal_kl(posterior, prior)
-    num_queries = real_points(task.query).sum(dtype=kl.dtype)
+    num_queries = num_real(task.query, kl.dtype)
     loss = losses.mean() + kl / jnp.maximum(num_queries, 1.0)
     return loss, {**jax.tree.map(lambda leaf: leaf.mean(0), aux), "kl": kl}
 

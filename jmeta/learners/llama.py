@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from .. import adjoints
 from ..adjoints import Adjoint
 from ..distributions import Normal, mix
-from ..losses import checked_loss, without_padding
+from ..losses import checked_loss, real_examples, without_padding
 from ..models import but_statistics
 from ..params import merge, partition, path_name
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
@@ -227,10 +227,8 @@ def laplace_precision(
     def precision_of(params: PyTree, batch: Batch) -> Precision:
         adapted, rest = partition(params, but_statistics(is_adapted))
         batch = without_padding(batch)
-        count = jax.tree.leaves(batch.y)[0].shape[0]
-        weights = jnp.ones(count, bool) if batch.mask is None else batch.mask
         apply = lambda params, x: model.apply(merge(params, rest), jax.tree.map(lambda leaf: leaf[None], x), None)  # noqa: E731
-        return build(apply, adapted, batch, weights, prior_precision)
+        return build(apply, adapted, batch, real_examples(batch), prior_precision)
 
     return precision_of
 

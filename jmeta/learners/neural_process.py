@@ -21,8 +21,8 @@ from .latent_path import (
     check_latent_path,
     infer_latents,
     init_latent_path,
+    latent_loss,
     mix_over_latents,
-    negative_elbo,
 )
 from .point_sets import check_no_statistics, with_each
 
@@ -93,7 +93,7 @@ def neural_process(
     def episode(outer_loss: LossFn) -> EpisodeFn:
         def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Array, Aux]:
             of_query = lambda sample, key: decode(meta_params, sample, task.query.x, key)  # noqa: E731
-            return negative_elbo(latent, meta_params["latent"], task, key, of_query, outer_loss)
+            return latent_loss(latent, meta_params["latent"], task, key, of_query, outer_loss)
 
         return episode_fn
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..losses import without_padding
+from ..losses import real_examples, without_padding
 from ..types import Batch, Model, PyTree, RandomKey
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "pairs",
     "encode",
     "represent",
-    "real_points",
     "with_each",
 ]
 
@@ -131,15 +130,10 @@ def represent(model: Model, params: PyTree, batch: Batch, key: RandomKey | None)
       [2.0, 4.0]
     """
     rows = encode(model, params, pairs(batch), key)
-    is_real = real_points(batch)
+    is_real = real_examples(batch)
     num_points = is_real.sum(dtype=rows.dtype)
     total = jnp.where(is_real[:, None], rows, 0).sum(0)
     return Representation(total / jnp.maximum(num_points, 1.0), num_points)
-
-
-def real_points(batch: Batch) -> Array:
-    """Return which points are not padding, `[points]`."""
-    return jnp.ones(batch.y.shape[0], bool) if batch.mask is None else batch.mask
 
 
 def with_each(vector: Float[Array, " width"], x: PyTree) -> Float[Array, "points inputs"]:

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from ..losses import checked_loss, without_padding
+from ..losses import checked_loss, real_examples, without_padding
 from ..models.dense import dense, init_dense
 from ..models.set_transformer import SetMemory, SetTransformer
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
@@ -105,7 +105,7 @@ def transformer_neural_process(
     ) -> SetMemory:
         targets = dense(meta_params["y"], _checked_targets(batch).astype(meta_params["y"]["kernel"].dtype))
         tokens = _tokens(meta_params, embeddings, targets)
-        return transformer.extend(meta_params["transformer"], memory, tokens, _is_real(batch), is_visible)
+        return transformer.extend(meta_params["transformer"], memory, tokens, real_examples(batch), is_visible)
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> Context:
         embeddings, params = embed_support(embedding, meta_params["embedding"], support, key)
@@ -126,7 +126,7 @@ def transformer_neural_process(
     def episode(loss_fn: LossFn) -> EpisodeFn:
         def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Any, Aux]:
             key_adapt, key_embedding, key_order, key_head = jax.random.split(key, 4)
-            query, is_real = task.query, _is_real(task.query)
+            query, is_real = task.query, real_examples(task.query)
             context = adapt(meta_params, task.support, key_adapt)
             embeddings = embed(embedding, context.params, query.x, key_embedding)
             ranks = random_ranks(key_order, is_real)
@@ -158,7 +158,3 @@ def _checked_targets(batch: Batch) -> Float[Array, "examples numbers"]:
             f"{y.dtype}; reshape numbers, and classify with learners.in_context"
         )
     return y
-
-
-def _is_real(batch: Batch) -> Bool[Array, "examples"]:
-    return jnp.ones((batch.y.shape[0],), bool) if batch.mask is None else batch.mask
