@@ -29,12 +29,11 @@ process = tasks.gaussian_process(kernel, num_shots=5, num_queries=4, noise=0.3)
 network = models.mlp([8, WAYS], activation=jnp.tanh)
 embedding = models.mlp([8, 6], activation=jnp.tanh)
 head = models.mlp([WAYS])
-normal_network = models.normal_outputs(models.mlp([8, 1], activation=jnp.tanh), scale=0.3)
+normal_network = models.normal_outputs(models.mlp([8, 1], activation=jnp.tanh), scale=0.8)
 encoder = models.mlp([6, 4], activation=jnp.tanh)
 latents = models.normal_outputs(models.mlp([6, 4], activation=jnp.tanh), min_scale=0.1)
 decoder = models.normal_outputs(models.mlp([6, 2], activation=jnp.tanh), min_scale=0.1)
 transformer = models.set_transformer(width=8, num_layers=2, num_heads=2)
-normal_network = models.normal_outputs(models.mlp([8, 1], activation=jnp.tanh), scale=0.8)
 
 
 class Entry(NamedTuple):
@@ -89,8 +88,6 @@ def _walks(key: RandomKey) -> Task:
     collect = rl.learners.collect_adaptation(*by_policy_gradients, roll_out, num_steps=2)
     return collect(rollouts.init_policy(navigation, policy)(key_init), _sample_goal(key_task), key_collect)
 
-
-LIKELIHOOD = losses.negative_log_likelihood
 
 LEARNERS: dict[str, Entry] = {
     "maml": Entry(learners.maml(network, CLASSIFY, INNER, num_steps=2)),
@@ -162,9 +159,7 @@ LEARNERS: dict[str, Entry] = {
     "matching_without_context": Entry(learners.matching(embedding, num_ways=WAYS, full_context=False)),
     "relation": Entry(learners.relation(embedding, num_ways=WAYS)),
     "ridge": Entry(learners.ridge(embedding, num_ways=WAYS)),
-    "deep_kernel_transfer": Entry(
-        learners.deep_kernel_transfer(embedding, initial_noise=0.5), losses.negative_log_likelihood, process
-    ),
+    "deep_kernel_transfer": Entry(learners.deep_kernel_transfer(embedding, initial_noise=0.5), LIKELIHOOD, process),
     "deep_kernel_classifier": Entry(learners.deep_kernel_classifier(embedding, num_ways=WAYS)),
     "adkf_ift": Entry(
         learners.adkf_ift(
@@ -175,46 +170,44 @@ LEARNERS: dict[str, Entry] = {
             initial_noise=0.5,
             kernel=tasks.kernels.rbf(length_scale=1.0),
         ),
-        losses.negative_log_likelihood,
+        LIKELIHOOD,
         process,
     ),
     "nearest_mean": Entry(learners.nearest_mean(num_ways=WAYS), has_meta_params=False),
     "exact_gaussian_process": Entry(
         learners.exact_gaussian_process(kernel, noise=0.3, num_nodes=3),
-        losses.negative_log_likelihood,
+        LIKELIHOOD,
         process,
         has_meta_params=False,
     ),
-    "conditional_neural_process": Entry(
-        learners.conditional_neural_process(encoder, decoder), losses.negative_log_likelihood, process
-    ),
+    "conditional_neural_process": Entry(learners.conditional_neural_process(encoder, decoder), LIKELIHOOD, process),
     "neural_process": Entry(
         learners.neural_process(encoder, latents, decoder, num_samples=3, num_elbo_samples=2),
-        losses.negative_log_likelihood,
+        LIKELIHOOD,
         process,
     ),
     "attentive_neural_process": Entry(
         learners.attentive_neural_process(encoder, encoder, decoder, num_heads=2),
-        losses.negative_log_likelihood,
+        LIKELIHOOD,
         process,
     ),
     "attentive_neural_process_with_latents": Entry(
         learners.attentive_neural_process(
             encoder, encoder, decoder, latent=learners.LatentPath(encoder, latents, num_samples=3)
         ),
-        losses.negative_log_likelihood,
+        LIKELIHOOD,
         process,
     ),
     "convolutional_neural_process": Entry(
         learners.convolutional_neural_process(
             models.conv1d([4, 3], kernel_size=3, activation=jnp.tanh), decoder, inputs=(-2.5, 2.5), num_grid=15
         ),
-        losses.negative_log_likelihood,
+        LIKELIHOOD,
         process,
     ),
     "exact_sinusoid_or_line": Entry(
         learners.exact_sinusoid_or_line(num_nodes=6),
-        losses.negative_log_likelihood,
+        LIKELIHOOD,
         tasks.sinusoid_or_line(num_shots=3, num_queries=4),
         has_meta_params=False,
     ),
@@ -233,14 +226,14 @@ LEARNERS: dict[str, Entry] = {
         learners.transformer_neural_process(
             embedding, transformer, models.normal_outputs(models.mlp([2])), autoregressive=True
         ),
-        losses.negative_log_likelihood,
+        LIKELIHOOD,
         process,
     ),
     "prior_fitted_network": Entry(
         learners.transformer_neural_process(
             embedding, transformer, models.binned_outputs(models.mlp([6]), np.linspace(-2, 2, 7))
         ),
-        losses.negative_log_likelihood,
+        LIKELIHOOD,
         process,
     ),
     "varibad": Entry(
@@ -292,7 +285,7 @@ ADAPTED_IN_PART: dict[str, Callable[[Callable[[str], bool]], Learner]] = {
 
 _images = jax.random.randint(jax.random.key(0), (12, 6, 8, 8, 1), 0, 256).astype(jnp.uint8)
 
-OF_NUMBERS = ("sinusoid", "gaussian_process", "gaussian_process_ragged")
+OF_NUMBERS = ("sinusoid", "sinusoid_or_line", "gaussian_process", "gaussian_process_ragged")
 """Samplers of regression tasks."""
 SAMPLERS = {
     "gaussian_blobs": blobs,

@@ -70,14 +70,15 @@ class KroneckerPrecision(NamedTuple):
 
     def log_det(self) -> Float[Array, ""]:
         """Return the logarithm of the determinant, Σᵢⱼ log(αᵢ σⱼ + τ), with the eigenvalues of A and S."""
-        eigenvalues = lambda matrix: jnp.maximum(jnp.linalg.eigvalsh(matrix), 0)  # noqa: E731
-        of_layer = lambda a, s: jnp.log(jnp.outer(eigenvalues(a), eigenvalues(s)) + self.prior).sum()  # noqa: E731
-        return jax.tree.reduce(jnp.add, jax.tree.map(of_layer, self.inputs, self.outputs))
+        inputs, outputs = _in_turn(jnp.linalg.eigvalsh, (self.inputs, self.outputs))
+        of_layer = lambda a, s: jnp.log(jnp.outer(_not_negative(a), _not_negative(s)) + self.prior).sum()  # noqa: E731
+        return jax.tree.reduce(jnp.add, jax.tree.map(of_layer, inputs, outputs))
 
     def sample(self, mean: PyTree, key: RandomKey) -> PyTree:
         """Draw parameters around `mean`; no gradient flows into the precision."""
         keys = dict(zip(self.inputs, jax.random.split(key, len(self.inputs)), strict=True))
-        away = {path: self._noise(path, keys[path]) for path in self.inputs}
+        inputs, outputs = _in_turn(jnp.linalg.eigh, jax.lax.stop_gradient((self.inputs, self.outputs)))
+        away = {path: self._noise(inputs[path], outputs[path], keys[path]) for path in self.inputs}
 
         def moved(path: tuple[Any, ...], leaf: Array) -> Array:
             layer, _, name = path_name(path).rpartition("/")
@@ -85,14 +86,33 @@ class KroneckerPrecision(NamedTuple):
 
         return jax.tree_util.tree_map_with_path(moved, mean)
 
-    def _noise(self, path: str, key: RandomKey) -> Float[Array, "rows features"]:
+    def _noise(self, inputs: Any, outputs: Any, key: RandomKey) -> Float[Array, "rows features"]:
         """Noise times the symmetric root of the covariance, which is unique where eigenvectors are not."""
-        inputs, outputs = jax.lax.stop_gradient((self.inputs[path], self.outputs[path]))
-        (in_values, in_vectors), (out_values, out_vectors) = jnp.linalg.eigh(inputs), jnp.linalg.eigh(outputs)
-        values = jnp.outer(jnp.maximum(in_values, 0), jnp.maximum(out_values, 0)) + self.prior
+        (in_values, in_vectors), (out_values, out_vectors) = inputs, outputs
+        values = jnp.outer(_not_negative(in_values), _not_negative(out_values)) + self.prior
         noise = jax.random.normal(key, values.shape, values.dtype)
         rotated = in_vectors.T @ noise @ out_vectors
         return in_vectors @ (rotated * jax.lax.rsqrt(values)) @ out_vectors.T
+
+
+def _not_negative(eigenvalues: Float[Array, " values"]) -> Float[Array, " values"]:
+    return jnp.maximum(eigenvalues, 0)
+
+
+def _in_turn(decompose: Callable[[Array], Any], matrices: PyTree) -> PyTree:
+    """Decompose every matrix of a tree, one after another.
+
+    On a CPU, batches of decompositions that run at the same time can wait for each other's threads for ever, as soon as
+    they are as many as its cores (jaxlib 0.10.2).
+    """
+    leaves, structure = jax.tree.flatten(matrices)
+    results: list[Any] = []
+    for matrix in leaves:
+        if results:
+            last = jax.lax.stop_gradient(jax.tree.leaves(results[-1])[0][0])
+            matrix = matrix + jnp.where(jnp.isnan(last), last, jnp.zeros_like(last))  # adds 0, but not before `last`
+        results.append(decompose(matrix))
+    return jax.tree.unflatten(structure, results)
 
 
 Precision = DiagonalPrecision | KroneckerPrecision

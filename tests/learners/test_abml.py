@@ -15,7 +15,7 @@ from jmeta.uncertain_params import NormalParams, kl_divergence
 
 from ..differences import assert_gradient_is_central_difference
 from ..networks import regression_task, smooth_mlp
-from .short_runs import WAVES, assert_all_seeds_learn
+from .short_training import WAVES, query_losses
 
 LOSS, INNER, NOISE = losses.negative_log_likelihood, optax.sgd(0.05), 0.5
 LINE = models.normal_outputs(
@@ -184,7 +184,9 @@ def test_padding_changes_no_training(key):
 def test_short_trainings_on_sinusoids_learn_with_every_seed():
     model = models.normal_outputs(models.mlp([20, 20, 1]), scale=0.3)
     learner = learners.abml(model, LOSS, optax.sgd(1e-3), num_steps=2, num_samples=2)
-    assert_all_seeds_learn(learner, LOSS, WAVES)
+    before, after, aux = query_losses(learner, LOSS, WAVES)
+    np.testing.assert_array_less(after, 0.9 * before)
+    assert (jnp.abs(aux["kl"]) > 0).all()
 
 
 def test_short_trainings_on_blobs_learn_with_every_seed():
@@ -192,7 +194,8 @@ def test_short_trainings_on_blobs_learn_with_every_seed():
         models.mlp([16, 3]), losses.cross_entropy, INNER, num_steps=2, num_samples=2, initial_scale=0.1
     )
     sample = tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=4)
-    assert_all_seeds_learn(learner, losses.cross_entropy, sample, factor=0.95)
+    before, after, _ = query_losses(learner, losses.cross_entropy, sample)
+    np.testing.assert_array_less(after, 0.95 * before)
 
 
 @pytest.mark.parametrize(

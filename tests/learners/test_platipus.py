@@ -13,7 +13,7 @@ from jmeta.params import path_name
 
 from ..differences import assert_gradient_is_central_difference
 from ..networks import regression_task, smooth_mlp
-from .short_runs import WAVES, assert_all_seeds_learn
+from .short_training import WAVES, query_losses
 
 LOSS, INNER = losses.negative_log_likelihood, optax.sgd(0.05)
 
@@ -132,13 +132,16 @@ def test_every_particle_stores_the_statistics_of_the_support(key):
 def test_short_trainings_on_sinusoids_learn_with_every_seed():
     model = models.normal_outputs(models.mlp([20, 20, 1]), scale=0.3)
     learner = learners.platipus(model, LOSS, optax.sgd(1e-3), num_steps=1, num_samples=2, initial_lr=1e-4)
-    assert_all_seeds_learn(learner, LOSS, WAVES)
+    before, after, aux = query_losses(learner, LOSS, WAVES)
+    np.testing.assert_array_less(after, 0.9 * before)
+    assert (jnp.abs(aux["kl"]) > 0).all()
 
 
 def test_short_trainings_on_blobs_learn_with_every_seed():
     learner = learners.platipus(models.mlp([16, 3]), losses.cross_entropy, optax.sgd(0.1), num_steps=2, num_samples=2)
     sample = tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=4)
-    assert_all_seeds_learn(learner, losses.cross_entropy, sample, factor=0.95)
+    before, after, _ = query_losses(learner, losses.cross_entropy, sample)
+    np.testing.assert_array_less(after, 0.95 * before)
 
 
 @pytest.mark.parametrize(
