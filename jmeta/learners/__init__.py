@@ -1,10 +1,8 @@
 """Learners: one method per file, with its aliases, each a factory that returns a `jmeta.Learner`.
 
-Some methods train on more than a loss of query predictions: MAML++, iMAML, Reptile, Baseline++ and neural processes
-with latent variables. The learner's fourth function, `episode`, defines their objective, and `jmeta.episode` uses it.
-Learners that act in environments are in `jmeta.domains.rl.learners`.
-Some methods train on more than a loss of query predictions: MAML++, iMAML, Reptile, Baseline++, PLATIPUS and ABML. The
-learner's fourth function, `episode`, defines their objective, and `jmeta.episode` uses it. Learners that act in
+Some methods train on more than a loss of query predictions: MAML++, iMAML, Reptile, Baseline++, PLATIPUS, ABML,
+Bayesian MAML with a leader, LLAMA, the deep kernels, neural processes with latent variables and autoregressive ones.
+The learner's fourth function, `episode`, defines their objective, and `jmeta.episode` uses it. Learners that act in
 environments are in `jmeta.domains.rl.learners`.
 """
 
