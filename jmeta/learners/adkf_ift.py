@@ -34,6 +34,8 @@ from .deep_kernels import ConditionedKernel, DeepKernel, Points
 
 __all__ = ["adkf_ift"]
 
+_THREE_UNKNOWNS = adjoints.implicit(adjoints.conjugate_gradient(num_steps=6))  # three would do, but for rounding
+
 
 def adkf_ift(
     embedding: Model,
@@ -41,7 +43,7 @@ def adkf_ift(
     *,
     num_steps: int,
     prior_scale: float = 0.5,
-    adjoint: Adjoint = adjoints.implicit(),
+    adjoint: Adjoint = _THREE_UNKNOWNS,
     kernel: Kernel = kernels.matern52(length_scale=1.0),
     initial_length_scale: float = 1.0,
     initial_scale: float = 1.0,
@@ -59,7 +61,7 @@ def adkf_ift(
         implicit adjoint.
       prior_scale: τ, positive: the standard deviation of the logarithms of a task's scales and noise around the
         meta-learned ones.
-      adjoint: how the inner loop is differentiated.
+      adjoint: how the inner loop is differentiated; if not given, implicitly, with six steps of conjugate gradients.
       kernel, initial_length_scale, initial_scale, initial_noise, jitter: as in `deep_kernel_transfer`.
 
     Returns:

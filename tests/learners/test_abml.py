@@ -9,7 +9,7 @@ import scipy.stats
 from jax.flatten_util import ravel_pytree
 
 import jmeta
-from jmeta import Batch, Model, Task, learners, losses, models, tasks
+from jmeta import Batch, Model, Task, learners, losses, models
 from jmeta.params import path_name
 from jmeta.uncertain_params import NormalParams, kl_divergence
 
@@ -163,39 +163,12 @@ def test_shared_parameters_are_certain_and_the_others_drawn(key):
             np.testing.assert_array_equal(leaf, jnp.broadcast_to(start, leaf.shape))
 
 
-def test_padding_changes_no_training(key):
-    """The numbers of examples weigh both losses and divide the divergence and the hyperprior."""
-    task, model = regression_task(key), models.normal_outputs(models.mlp([4, 1]), scale=0.5)
-    learner = learners.abml(model, LOSS, INNER, num_steps=1, num_samples=1, hyperprior_weight=1.0)
-
-    def padded(batch, count):
-        more = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.full_like(leaf[:count], jnp.nan)]), batch)
-        return Batch(more.x, more.y, jnp.arange(5 + count) < 5)
-
-    meta_params = jax.tree.map(lambda leaf: leaf + 0.1, learner.init(jax.random.key(1), task))
-    run = jax.jit(jax.value_and_grad(jmeta.episode(learner, LOSS), has_aux=True))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        run(meta_params, Task(padded(task.support, 3), padded(task.query, 2)), key),
-        run(meta_params, task, key),
-    )
-
-
 def test_short_trainings_on_sinusoids_learn_with_every_seed():
     model = models.normal_outputs(models.mlp([20, 20, 1]), scale=0.3)
     learner = learners.abml(model, LOSS, optax.sgd(1e-3), num_steps=2, num_samples=2)
     before, after, aux = query_losses(learner, LOSS, WAVES)
     np.testing.assert_array_less(after, 0.9 * before)
     assert (jnp.abs(aux["kl"]) > 0).all()
-
-
-def test_short_trainings_on_blobs_learn_with_every_seed():
-    learner = learners.abml(
-        models.mlp([16, 3]), losses.cross_entropy, INNER, num_steps=2, num_samples=2, initial_scale=0.1
-    )
-    sample = tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=4)
-    before, after, _ = query_losses(learner, losses.cross_entropy, sample)
-    np.testing.assert_array_less(after, 0.95 * before)
 
 
 @pytest.mark.parametrize(

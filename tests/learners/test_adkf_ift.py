@@ -16,8 +16,6 @@ from ..differences import assert_gradient_is_central_difference
 from ..networks import identity, smooth_mlp
 from .few_shot_tasks import in_double, predict
 from .regression_tasks import (
-    assert_nothing_observed_leaves_the_prior,
-    assert_padding_and_order_change_nothing,
     waves,
 )
 from .short_training import query_losses
@@ -110,15 +108,6 @@ def test_without_inner_steps_it_predicts_as_deep_kernel_transfer(float64, key):
     got, expected = (predict(each, meta_params, task) for each in (learner, shared))
     np.testing.assert_array_equal(got.loc, expected.loc)
     np.testing.assert_array_equal(got.scale, expected.scale)
-
-
-def test_padding_and_order_change_nothing(float64, key):
-    assert_padding_and_order_change_nothing(*setting(key, num_steps=20))
-
-
-def test_without_support_the_prior_predicts(float64, key):
-    learner, meta_params, task = setting(key, num_steps=20)
-    assert_nothing_observed_leaves_the_prior(learner, meta_params, task, 1 + 1e-4 + 0.3**2)
 
 
 def test_it_learns_sinusoids_of_every_seed():

@@ -162,13 +162,9 @@ def starts(learner, sample):
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), stacked, together)
 
 
-@pytest.mark.parametrize("num_leader_steps", [1, None], ids=["chaser", "query"])
-def test_sinusoids_are_learned(num_leader_steps):
-    """On the mean over six starts: the chaser loss follows no query loss, and the best start may lose a little."""
+def test_the_query_loss_teaches_sinusoids():
     model = models.normal_outputs(models.mlp([20, 1]), scale=0.3)
-    learner = learners.bayesian_maml(
-        model, LOSS, optax.sgd(0.01), num_steps=1, num_particles=3, num_leader_steps=num_leader_steps
-    )
+    learner = learners.bayesian_maml(model, LOSS, optax.sgd(0.01), num_steps=1, num_particles=3)
     sample = tasks.sinusoid(num_shots=10, num_queries=10)
     before, after, _ = query_losses(learner, LOSS, sample, starts=starts(learner, sample))
     assert after.mean() < 0.9 * before.mean(), (before, after)

@@ -15,7 +15,6 @@ from ..networks import identity, smooth_mlp
 from .few_shot_tasks import in_double, predict
 from .regression_tasks import (
     assert_nothing_observed_leaves_the_prior,
-    assert_padding_and_order_change_nothing,
     waves,
 )
 from .short_training import query_losses
@@ -97,10 +96,6 @@ def test_meta_gradient_is_the_central_difference(float64, key):
     learner, meta_params, task = setting(key)
     episode_fn = jmeta.episode(learner, NLL)
     assert_gradient_is_central_difference(lambda meta_params: episode_fn(meta_params, task, key)[0], meta_params)
-
-
-def test_padding_and_order_change_nothing(float64, key):
-    assert_padding_and_order_change_nothing(*setting(key))
 
 
 def test_without_support_the_prior_predicts(float64, key):

@@ -8,7 +8,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import jmeta
-from jmeta import Batch, Model, adjoints, learners, losses, models, tasks
+from jmeta import Model, adjoints, learners, losses, models, tasks
 from jmeta.params import path_name
 
 from ..differences import assert_gradient_is_central_difference
@@ -79,21 +79,6 @@ def test_class_probabilities_are_averages_over_the_particles(key):
     np.testing.assert_allclose(jnp.exp(outputs), each.mean(0), rtol=1e-4, atol=1e-7)
 
 
-def test_padding_of_the_query_changes_no_training(key):
-    """The number of queries divides the divergence, and the inference network takes a gradient on them."""
-    model, task = models.normal_outputs(models.mlp([4, 1]), scale=0.5), regression_task(key)
-    learner = learners.platipus(model, LOSS, INNER, num_steps=1, num_samples=1)
-    more = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.full_like(leaf[:2], jnp.nan)]), task.query)
-    padded = task._replace(query=Batch(more.x, more.y, jnp.arange(7) < 5))
-    meta_params = jax.tree.map(lambda leaf: leaf + 0.1, learner.init(jax.random.key(1), task))
-    run = jax.jit(jax.value_and_grad(jmeta.episode(learner, LOSS), has_aux=True))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        run(meta_params, padded, key),
-        run(meta_params, task, key),
-    )
-
-
 def test_shared_parameters_are_certain_and_the_others_drawn(key):
     model, task = models.normal_outputs(models.mlp([4, 1]), scale=0.5), regression_task(key)
     is_adapted = lambda path: "/head/" in path
@@ -135,13 +120,6 @@ def test_short_trainings_on_sinusoids_learn_with_every_seed():
     before, after, aux = query_losses(learner, LOSS, WAVES)
     np.testing.assert_array_less(after, 0.9 * before)
     assert (jnp.abs(aux["kl"]) > 0).all()
-
-
-def test_short_trainings_on_blobs_learn_with_every_seed():
-    learner = learners.platipus(models.mlp([16, 3]), losses.cross_entropy, optax.sgd(0.1), num_steps=2, num_samples=2)
-    sample = tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=4)
-    before, after, _ = query_losses(learner, losses.cross_entropy, sample)
-    np.testing.assert_array_less(after, 0.95 * before)
 
 
 @pytest.mark.parametrize(

@@ -37,29 +37,6 @@ def predicted(learner, meta_params, support, x):
     return run(meta_params, support, x)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
-def test_the_order_of_the_context_changes_nothing(float64, name, key):
-    learner, meta_params, task = started(name, key)
-    shuffled = jax.tree.map(lambda leaf: leaf[jnp.array([3, 0, 4, 1, 2])], task.support)
-    outputs = [predicted(learner, meta_params, support, task.query.x) for support in (task.support, shuffled)]
-    np.testing.assert_allclose(*outputs, rtol=1e-12)
-
-
-@pytest.mark.parametrize("name", PROCESSES)
-def test_a_context_of_no_point_is_one_of_padding_alone(float64, name, key):
-    learner, meta_params, task = started(name, key)
-    empty = jax.tree.map(lambda leaf: leaf[:0], task.support)
-    masked = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), task.support)._replace(mask=jnp.zeros(5, bool))
-    outputs = [predicted(learner, meta_params, support, task.query.x) for support in (empty, masked)]
-    np.testing.assert_allclose(*outputs, rtol=1e-12)
-    assert not np.allclose(outputs[0], predicted(learner, meta_params, task.support, task.query.x))
-    for make in (jmeta.episode, jmeta.plain_episode):
-        gradient = jax.jit(jax.value_and_grad(make(learner, losses.negative_log_likelihood), has_aux=True))
-        results = [gradient(meta_params, task._replace(support=support), key) for support in (empty, masked)]
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(results))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), *results)
-
-
 def test_points_can_join_a_representation(float64, key):
     """r of all points is that of some, joined by the rest one after another; padding counts for nothing."""
     model = in_default_precision(models.mlp([5, 3], activation=jnp.tanh))
@@ -94,11 +71,14 @@ def test_points_of_another_form_are_refused(x, y, found):
 @pytest.mark.parametrize("name", PROCESSES)
 def test_queries_of_another_form_are_refused(name, key):
     learner, _, sample, *_ = LEARNERS[name]
-    task = sample(key)
-    meta_params = jax.jit(learner.init)(key, task)
-    adapted = jax.jit(learner.adapt)(meta_params, task.support, key)
+
+    def predict(key):
+        task = sample(key)
+        meta_params = learner.init(key, task)
+        return learner.predict(meta_params, learner.adapt(meta_params, task.support, key), task.query.x[:, 0], None)
+
     with pytest.raises(ValueError, match=r"expects floating-point inputs .*, but they are float32\[4\]"):
-        learner.predict(meta_params, adapted, task.query.x[:, 0], None)
+        jax.eval_shape(predict, key)
 
 
 def test_networks_of_another_form_are_refused(key):
