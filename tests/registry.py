@@ -221,6 +221,7 @@ LEARNERS: dict[str, Entry] = {
         ignores_padding=False,
         depends_on_order=True,
     ),
+    "deep_ensemble": Entry(learners.deep_ensemble(learners.maml(network, CLASSIFY, INNER, num_steps=1), num_members=2)),
     "in_context": Entry(learners.in_context(embedding, transformer, max_ways=WAYS + 2, num_assignments=2)),
     "transformer_neural_process": Entry(
         learners.transformer_neural_process(
@@ -290,7 +291,7 @@ OF_NUMBERS = ("sinusoid", "sinusoid_or_line", "gaussian_process", "gaussian_proc
 SAMPLERS = {
     "gaussian_blobs": blobs,
     "sinusoid": sinusoid,
-    "sinusoid_or_line": tasks.sinusoid_or_line(num_shots=5, num_queries=4),
+    "sinusoid_or_line": tasks.sinusoid_or_line(num_shots=(2, 5), num_queries=4),
     "gaussian_process": process,
     "gaussian_process_ragged": tasks.gaussian_process(
         kernel, num_shots=(2, 5), num_queries=(1, 4), noise=0.3, max_points=6

@@ -16,7 +16,7 @@ from .conditional_neural_process import conditional_neural_process
 from .convolutional_neural_process import convolutional_neural_process
 from .deep_kernel_classifier import deep_kernel_classifier
 from .deep_kernel_transfer import deep_kernel_transfer
-from .ensembled import ensembled
+from .ensembled import deep_ensemble, ensembled
 from .exact_gaussian_process import evidence, exact_gaussian_process
 from .exact_sinusoid_or_line import exact_sinusoid_or_line
 from .fine_tune import fine_tune
@@ -62,6 +62,7 @@ __all__ = [
     "cavia",
     "conditional_neural_process",
     "convolutional_neural_process",
+    "deep_ensemble",
     "deep_kernel_classifier",
     "deep_kernel_transfer",
     "dot_product_scores",

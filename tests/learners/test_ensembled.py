@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+import jmeta
 from jmeta import learners, losses, models, tasks
 from jmeta.calibration import class_scores
 
@@ -83,6 +84,25 @@ def test_a_key_of_predictions_draws_dropout_for_every_member(key):
     assert not np.allclose(found, predicted(ensemble, meta_params, task, key))
 
 
+def test_members_of_a_deep_ensemble_are_trained_each_by_its_own_objective(key):
+    one, task = classifier(), BLOBS(key)
+    ensemble = learners.deep_ensemble(one, num_members=2)
+    meta_params = ensemble.init(key, task)
+    grad_fn = lambda learner: jax.jit(jax.grad(jmeta.episode(learner, losses.cross_entropy), has_aux=True))
+    grads, _ = grad_fn(ensemble)(meta_params, task, key)
+    adapted = ensemble.adapt(meta_params, task.support, key)
+    probs = np.exp(ensemble.predict(meta_params, adapted, task.query.x, None))
+    of_members = []
+    for i, each in enumerate(jax.random.split(key, 2)):
+        member = jax.tree.map(lambda leaf, i=i: leaf[i], meta_params)
+        expected, _ = grad_fn(one)(member, task, each)
+        for found, wanted in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(2 * found[i], wanted, rtol=1e-4, atol=1e-6)
+        of_members.append(jax.nn.softmax(predicted(one, member, task, each)))
+    np.testing.assert_allclose(probs, np.mean(of_members, axis=0), rtol=1e-4)
+    assert np.std(of_members, axis=0).max() > 0.02  # they start from different places
+
+
 def test_an_episode_of_its_own_is_kept():
     reptile = learners.reptile(models.mlp([4, WAYS]), losses.cross_entropy, INNER, num_steps=2)
     assert learners.ensembled(reptile, num_samples=2).episode is reptile.episode
@@ -92,6 +112,8 @@ def test_an_episode_of_its_own_is_kept():
 def test_faults_are_named(key):
     with pytest.raises(ValueError, match="num_samples=0; expected the number of adapted states"):
         learners.ensembled(regressor(), num_samples=0)
+    with pytest.raises(ValueError, match="num_members=0; expected the number of members"):
+        learners.deep_ensemble(regressor(), num_members=0)
     points = learners.maml(models.mlp([4, 1]), losses.squared_error, INNER, num_steps=1)
     task = SINUSOID(key)
     with pytest.raises(ValueError, match="expected a distribution of numbers"):

@@ -38,3 +38,11 @@ def test_the_noise_is_that_of_support_and_query(float64):
     noisy, exact = (tasks.sinusoid_or_line(num_shots=500, num_queries=500, noise=n)(key) for n in (0.3, 0.0))
     for with_noise, without in ((noisy.support, exact.support), (noisy.query, exact.query)):
         np.testing.assert_allclose(np.std(with_noise.y - without.y), 0.3, rtol=0.13)
+
+
+def test_a_range_of_shots_is_drawn_from_uniformly():
+    drawn = jax.jit(tasks.stacked(tasks.sinusoid_or_line(num_shots=(1, 4), num_queries=2), 400))(jax.random.key(0))
+    shots = np.asarray(drawn.support.mask).sum(1)
+    assert (np.abs(np.bincount(shots, minlength=5)[1:] - 100) < 4 * np.sqrt(75)).all()
+    assert (np.asarray(drawn.support.y)[~np.asarray(drawn.support.mask)] == 0).all()
+    assert drawn.query.mask is None
