@@ -289,7 +289,8 @@ def crps(distribution: Distribution, y: Float[Array, "*shape"]) -> Float[Array, 
     """Compute the continuous ranked probability score, ∫ (F(x) − 1{x ≥ y})² dx = E|X − y| − ½ E|X − X'|.
 
     It is proper, in the unit of `y`, and the absolute error where a distribution is sure. Exact for `Normal` and for a
-    `Mixture` of them, nested or not; otherwise the integral is computed by quadrature, to four digits or more.
+    `Mixture` of up to 500 of them, nested or not; otherwise the integral is computed by quadrature, to four digits or
+    more.
 
     Args:
       distribution: of `[*shape]` numbers.
@@ -303,7 +304,12 @@ def crps(distribution: Distribution, y: Float[Array, "*shape"]) -> Float[Array, 
       [0.234, 2.0]
     """
     normals = _weighted_normals(distribution)
-    return _integrated_crps(distribution, y) if normals is None else _crps_of_normals(*normals, y)
+    if normals is None or normals[0].shape[-1] > _MOST_PAIRED:
+        return _integrated_crps(distribution, y)
+    return _crps_of_normals(*normals, y)
+
+
+_MOST_PAIRED = 500  # components; the exact score takes time for each pair of them, the integral for each component
 
 
 def _weighted_normals(distribution: Distribution) -> tuple[Array, Normal] | None:
