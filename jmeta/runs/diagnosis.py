@@ -72,7 +72,8 @@ def sample_step(experiment: Experiment, key: RandomKey, step: int) -> PyTree:
 def examine_step(experiment: Experiment, meta_params: PyTree, key: RandomKey, step: int) -> list[TaskReport]:
     """Recompute the loss and gradient of each task of a meta-step, one task after another.
 
-    If the hosts of several processes draw the tasks, only this process's tasks are examined.
+    If the hosts of several processes draw the tasks, only this process's tasks are examined. Without a gradient of one
+    task (`Experiment.grad_fn`) there is no report.
 
     Args:
       experiment: the run's experiment.
@@ -80,6 +81,9 @@ def examine_step(experiment: Experiment, meta_params: PyTree, key: RandomKey, st
       key: the run's key.
       step: the step's number, from 0.
     """
+    grad_fn = experiment.grad_fn
+    if grad_fn is None:
+        return []
     key_tasks, key_update = training.step_keys(key, step)
     is_from_host = isinstance(experiment.meta_train, HostTasks)
     num_tasks = experiment.training.tasks_per_step
@@ -90,7 +94,7 @@ def examine_step(experiment: Experiment, meta_params: PyTree, key: RandomKey, st
     @jax.jit
     def examine(task_and_key: tuple[PyTree, RandomKey]) -> tuple[jax.Array, ...]:
         task, key = task_and_key
-        (loss, _), grads = experiment.grad_fn(meta_params, task, key)
+        (loss, _), grads = grad_fn(meta_params, task, key)
         return loss, optax.tree.norm(grads), training.all_finite((loss, grads)), training.all_finite(task)
 
     stacked = sample_step(experiment, key, step)

@@ -208,6 +208,7 @@ def evaluation_of(
         "tasks_at_once": experiment.testing.tasks_at_once,
     }
     if isinstance(tested, Learner):
+        assert experiment.loss_fn is not None
         return evaluate_learner(tested, experiment.loss_fn, *arguments, **numbers)
     return evaluate_episodes(tested, *arguments, **numbers)
 

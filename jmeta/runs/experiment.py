@@ -68,6 +68,9 @@ class Training:
     keep_last: int = 3
     """Latest checkpoints kept, besides the best."""
     seed: int = 0
+    warm_start: str | None = None
+    """Folder of one seed's run, such as `runs/NAME/seed_0`, whose best parameters this run starts from. They must have
+    the same names, shapes and dtypes; everything else may differ."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,8 @@ class Experiment:
     """Everything that a run computes with.
 
     Attributes:
-      learner: the learner, as it is meta-trained.
-      loss_fn: loss of predictions, in training and evaluation.
+      learner: the learner, as it is meta-trained. `None` where `meta_trainer`, `init` and `evaluated` say all (`fit`).
+      loss_fn: loss of predictions, in training and evaluation; `None` without a learner.
       source: the source of tasks.
       optimizer: the meta-optimizer; `None` if `meta_trainer` is given.
       training: numbers of steps and tasks, intervals, early stop.
@@ -107,7 +110,8 @@ class Experiment:
       baselines: learners without meta-parameters, by name, to evaluate on the same tasks.
 
     Raises:
-      ValueError: unless exactly one of `optimizer` and `meta_trainer` is given.
+      ValueError: unless exactly one of `optimizer` and `meta_trainer` is given, or if there is neither a learner nor
+        what takes its place.
 
     Example:
       >>> import optax
@@ -124,8 +128,8 @@ class Experiment:
       (1000, 'blobs, 1000 tasks')
     """
 
-    learner: Learner
-    loss_fn: LossFn
+    learner: Learner | None
+    loss_fn: LossFn | None
     source: Source
     optimizer: optax.GradientTransformation | None = None
     training: Training = field(kw_only=True)
@@ -145,13 +149,20 @@ class Experiment:
         if (self.optimizer is None) == (self.meta_trainer is None):
             given = "neither" if self.optimizer is None else "both"
             raise ValueError(f"expected an optimizer or a meta_trainer, got {given}; pass one of them")
+        evaluated = None if isinstance(self.evaluated, Learner) else self.evaluated
+        others = {"meta_trainer": self.meta_trainer, "init": self.init, "an episode as evaluated": evaluated}
+        missing = [name for name, value in others.items() if value is None]
+        if (self.learner is None or self.loss_fn is None) and missing:
+            raise ValueError(f"an experiment without a learner or without a loss needs {', '.join(missing)}")
 
     @functools.cached_property
     def tested(self) -> Learner | EpisodeFn:
         """The learner or episode function that meta_valid and meta_test evaluate."""
         if self.with_num_steps is not None and self.num_test_steps is not None:
             return self.with_num_steps(self.num_test_steps)
-        return self.learner if self.evaluated is None else self.evaluated
+        tested = self.learner if self.evaluated is None else self.evaluated
+        assert tested is not None
+        return tested
 
     @property
     def num_test_tasks(self) -> int:
@@ -173,13 +184,18 @@ class Experiment:
         """`key -> meta_params`, compiled."""
         if self.init is not None:
             return jax.jit(self.init)
-        return jax.jit(lambda key: self.learner.init(key, _zeros_like_one(self.source)))
+        assert self.learner is not None
+        init = self.learner.init
+        return jax.jit(lambda key: init(key, _zeros_like_one(self.source)))
 
     @functools.cached_property
-    def grad_fn(self) -> GradFn:
-        """The meta-gradient of one task."""
-        trained = episode(self.learner, self.loss_fn) if self.episode_fn is None else self.episode_fn
-        return jax.value_and_grad(trained, has_aux=True)
+    def grad_fn(self) -> GradFn | None:
+        """The meta-gradient of one task; `None` where the meta-trainer alone knows it."""
+        if self.episode_fn is not None:
+            return jax.value_and_grad(self.episode_fn, has_aux=True)
+        if self.learner is None or self.loss_fn is None:
+            return None
+        return jax.value_and_grad(episode(self.learner, self.loss_fn), has_aux=True)
 
     @functools.cached_property
     def meta_train(self) -> jax.tree_util.Partial | HostTasks:
@@ -197,6 +213,7 @@ class Experiment:
         trainer = self.meta_trainer
         if trainer is None:
             assert self.optimizer is not None
+            assert self.grad_fn is not None
             trainer = training_.meta_trainer(over_tasks(self.grad_fn, batching=self.training.batching), self.optimizer)
         return trainer if self.sharing is None else self.sharing.trainer(trainer)
 

@@ -27,7 +27,7 @@ from .dispatch import dispatcher
 from .experiment import Experiment, Training, check_steps
 from .folder import record_session
 from .log import MetricsLog, NoLog
-from .state import RunState, init_state, is_finished, with_score
+from .state import RunState, init_state, is_finished, start_state, with_score
 
 __all__ = [
     "DivergedError",
@@ -82,8 +82,10 @@ def inner_steps(num_steps: int) -> str:
 def validator(experiment: Experiment) -> Callable[[PyTree], dict[str, Estimate]]:
     """Build `meta_params -> estimates` on the fixed tasks of meta_valid, compiled once."""
     tested, sharing = experiment.tested, experiment.sharing
-    episode_fn = evaluation_episode(tested, experiment.loss_fn) if isinstance(tested, Learner) else tested
-    measure = per_task_values(episode_fn, chunk_map=ONE_DEVICE if sharing is None else sharing.chunk_map)
+    if isinstance(tested, Learner):
+        assert experiment.loss_fn is not None
+        tested = evaluation_episode(tested, experiment.loss_fn)
+    measure = per_task_values(tested, chunk_map=ONE_DEVICE if sharing is None else sharing.chunk_map)
     training, testing = experiment.training, experiment.testing
     numbers = {"num_tasks": training.num_valid_tasks, "tasks_at_once": testing.tasks_at_once}
     sample = as_partial(experiment.source.meta_valid)
@@ -195,7 +197,7 @@ class _SeedRun:
     ) -> "_SeedRun":
         """Open a run at its latest checkpoint, or at step 0; only the main process writes more than checkpoints."""
         state = init_state(experiment, seed)
-        step, state = checkpoints.restore(folder / "checkpoints", state) or (0, state)
+        step, state = checkpoints.restore(folder / "checkpoints", state) or (0, start_state(experiment, seed))
         changes, log = "", NoLog()
         with processes.agreed("open the logs"):
             if processes.is_main():
@@ -313,9 +315,15 @@ def _explain_divergence(experiment: Experiment, state: RunState, folder: pathlib
     Skipped steps change no parameters, so the current ones are those that the last step started from.
     """
     step, in_a_row = int(state.meta.last_skipped_step), int(state.meta.num_skipped_in_a_row)
+    skipped = (
+        f"meta-steps {step - in_a_row + 1} to {step} were skipped, since their loss, their gradient or what it would "
+        "have led to was not finite."
+    )
     checkpoints.save(folder / "diverged", int(state.meta.step), state, keep_last=1)
     meta_params, key = to_local_device((state.meta.meta_params, state.key))
     reports = examine_step(experiment, meta_params, key, step)
+    if experiment.grad_fn is None:
+        return f"{skipped} The state before them is in {folder / 'diverged'}; lower the meta-optimizer's learning rate"
     if len(reports) < experiment.training.tasks_per_step:  # only this process's tasks, as its host draws no others
         everywhere = Operation("say which tasks are at fault").gather(reports)
         reports = [TaskReport(*report) for each in everywhere for report in each]
@@ -329,7 +337,4 @@ def _explain_divergence(experiment: Experiment, state: RunState, folder: pathlib
         fault = f"all {len(reports)} tasks are at fault, so perhaps the parameters or the inner loop: {named}{more}"
     else:
         fault = f"{len(guilty)} of its {len(reports)} tasks are at fault: {named}{more}"
-    return (
-        f"meta-steps {step - in_a_row + 1} to {step} were skipped, since their loss, their gradient or what it would "
-        f"have led to was not finite. In step {step} {fault}.{advice_on(guilty)} Look at it with: {command}"
-    )
+    return f"{skipped} In step {step} {fault}.{advice_on(guilty)} Look at it with: {command}"

@@ -22,7 +22,7 @@ _LARGEST = 2**63 - 1  # the largest whole number in JAX
 
 
 def recorded(options: Any) -> dict[str, Any]:
-    """Return the options that identify a run: all but `training.mesh`, which says where it runs.
+    """Return the options that identify a run: all but `training.mesh`, which says where it runs, and no warm start.
 
     Raises:
       ValueError: if an option is of a type that JSON does not have, or a whole number of more than 64 bits.
@@ -33,6 +33,8 @@ def recorded(options: Any) -> dict[str, Any]:
             if isinstance(number, int) and abs(number) > _LARGEST:
                 raise ValueError(f"{path}={number}; expected a whole number of at most {_LARGEST}")
     values["training"].pop("mesh")
+    if values["training"].get("warm_start") is None:  # runs of earlier versions keep their hash
+        values["training"].pop("warm_start", None)
     return values
 
 

@@ -15,7 +15,7 @@ from . import console, files
 from .diagnosis import TaskReport, examine_step, sample_step
 from .evaluate import recipe_of
 from .experiment import Experiment
-from .state import RunState, init_state
+from .state import RunState, init_state, start_state
 
 __all__ = ["Command", "state_before", "replay", "show", "command"]
 
@@ -39,7 +39,8 @@ def state_before(experiment: Experiment, folder: pathlib.Path, start: RunState, 
         meta = diverged[1].meta
         if int(meta.step) - int(meta.num_skipped_in_a_row) <= step < int(meta.step):
             return diverged[1], 0  # skipped steps change no parameters
-    saved, state = checkpoints.restore(folder / "checkpoints", start, up_to=step) or (0, start)
+    restored = checkpoints.restore(folder / "checkpoints", start, up_to=step)
+    saved, state = restored or (0, start_state(experiment, experiment.training.seed))
     meta, update = state.meta, jax.jit(experiment.trainer.update)
     for i in range(saved, step):
         meta, _ = update(meta, sample_step(experiment, state.key, i), training.step_keys(state.key, i)[1])

@@ -2,20 +2,23 @@
 
 import math
 import os
+import pathlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import checkpoints
 from ..sharding import shardings_of
 from ..tasks import HostTasks
 from ..training import MetaState
 from ..types import PyTree, RandomKey
+from . import files
 from .devices import own_tasks
 from .experiment import Experiment, Training
 
-__all__ = ["RunState", "init_state", "host_stream_state", "check_memory", "with_score", "is_finished"]
+__all__ = ["RunState", "init_state", "start_state", "host_stream_state", "check_memory", "with_score", "is_finished"]
 
 
 class RunState(NamedTuple):
@@ -49,8 +52,37 @@ def init_state(experiment: Experiment, seed: int) -> RunState:
     """
     key_init, key_run = jax.random.split(jax.random.key(seed))
     _check_parameters(experiment)
+    return _state_at_step_0(experiment, experiment.init_fn(key_init), key_run)
+
+
+def start_state(experiment: Experiment, seed: int) -> RunState:
+    """Return the state that a run begins with: `init_state`, or that of its `training.warm_start`.
+
+    Raises:
+      ValueError: if there is no run in the folder to start from, or its parameters are others; as `init_state`.
+    """
+    named = experiment.training.warm_start
+    if named is None:
+        return init_state(experiment, seed)
+    key_init, key_run = jax.random.split(jax.random.key(seed))
+    shapes = jax.eval_shape(experiment.init_fn, key_init)
+    like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    folder = files.named_by_user(pathlib.Path(named)) / "checkpoints"
+    try:
+        found = checkpoints.restore_part(folder, like, inside=".best_meta_params", best=True)
+    except ValueError as error:
+        raise ValueError(f"training.warm_start={named}: {error}") from None
+    if found is None:
+        raise ValueError(
+            f"training.warm_start={named}: there are no checkpoints of a run; pass the folder of one seed's run, such "
+            "as runs/NAME/seed_0"
+        )
+    return _state_at_step_0(experiment, found[1], key_run)
+
+
+def _state_at_step_0(experiment: Experiment, meta_params: PyTree, key_run: RandomKey) -> RunState:
     # through the host: a restored state has no weak types either, and both must meet the same compiled program
-    meta_params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), experiment.init_fn(key_init))
+    meta_params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), meta_params)
     init, key = experiment.trainer.init, key_run
     if experiment.sharing is not None:
         meta_params = experiment.sharing.place(meta_params)

@@ -10,14 +10,18 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import tyro
 
+from .. import tasks
+from ..episodes import check_predictions
 from ..tasks import HostTasks
+from ..types import Learner
 from . import console, devices, files, log, loop, options, processes, seeds
 from . import folder as run_folder
 from .experiment import Experiment, check, is_image_task
 from .recipes import Recipe
-from .state import RunState, check_memory, host_stream_state
+from .state import RunState, check_memory, host_stream_state, start_state
 
 __all__ = [
     "Run",
@@ -112,6 +116,9 @@ def train_together(
                 experiment.source.meta_valid(jax.random.key(0))  # reports missing data
             check_memory(experiment)
             host_stream_state(experiment)  # needs training tasks: a refusal comes before anything is written
+            if not all((folder / "checkpoints").exists() for folder in folders.values()):
+                start_state(experiment, min(folders))  # reads the run of a warm start, for the same reason
+                _check_first_task(experiment)
         with processes.agreed("write the configurations"):
             for seed, folder in folders.items() if processes.is_main() else ():
                 run_folder.write_config(
@@ -131,6 +138,18 @@ def train_together(
             raise
         _draw_learning_curves(folders)
     return Trained(states, experiment.metric, loop.valid_protocol(experiment))
+
+
+def _check_first_task(experiment: Experiment) -> None:
+    """Raise `ValueError` if a task of meta_valid has labels that the learner does not predict."""
+    learner, sample = experiment.tested, experiment.source.meta_valid
+    if not isinstance(learner, Learner) or experiment.loss_fn is None:
+        return
+    key_task, key_init = jax.random.split(jax.random.key(experiment.training.seed))
+    if not jnp.issubdtype(getattr(jax.eval_shape(sample, key_task).query.y, "dtype", float), jnp.integer):
+        return
+    drawn = jax.jit(tasks.stacked(sample, 1))(key_task)
+    check_predictions(learner, experiment.loss_fn, jax.eval_shape(experiment.init_fn, key_init), drawn)
 
 
 def _draw_learning_curves(folders: Mapping[int, pathlib.Path]) -> None:

@@ -1,15 +1,17 @@
 """Recipe files of a user's own: trained and judged as ours are, and run by nobody who was not asked to."""
 
+import dataclasses
 import json
 import pathlib
 import runpy
 import shutil
 import sys
 
+import jax
 import pytest
 
 from jmeta import checkpoints
-from jmeta.runs import recipes
+from jmeta.runs import recipes, train
 
 from .commands import MINE, content, jmeta
 
@@ -145,3 +147,23 @@ def test_a_file_that_changed_its_options_is_told_apart(capsys, tmp_path):
     capsys.readouterr()
     assert jmeta("evaluate", "out", "--recipe", "new/mine.py") == 1
     assert "the recorded options and Options differ in inner_lr, rate" in the_error(capsys)
+
+
+def test_labels_that_the_learner_does_not_predict_are_refused_before_training(tmp_path, tiny_blobs):
+    """Classes called -1 and +1 train to a loss of nearly 0, and then nothing is right."""
+
+    def build(options):
+        experiment = tiny_blobs.recipe.build(options)
+        sample = lambda key: _of_sign(experiment.source.meta_valid(key))
+        return dataclasses.replace(
+            experiment, source=experiment.source._replace(meta_valid=jax.tree_util.Partial(sample))
+        )
+
+    with pytest.raises(ValueError, match="the support has labels -1, 1, but the learner tells 5 classes apart"):
+        train.train_one(tiny_blobs.recipe._replace(build=build), tiny_blobs.options, tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def _of_sign(task):
+    sign = lambda batch: batch._replace(y=2 * (batch.y % 2) - 1)
+    return task._replace(support=sign(task.support), query=sign(task.query))

@@ -1,0 +1,1 @@
+"""A learned optimizer beside tuned Adam: `python -m experiments.learned_optimizer`."""
