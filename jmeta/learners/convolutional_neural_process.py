@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..losses import real_examples
 from ..tasks.class_arrays import check_positive
 from ..types import Batch, Learner, Model, PyTree, RandomKey, Task
 from .point_sets import check_no_statistics, check_rows, pairs

@@ -14,7 +14,7 @@ from jmeta.tasks import gaussian_process, kernels, stacked
 from ..networks import in_default_precision
 from ..registry import LEARNERS
 
-PROCESSES = [name for name in LEARNERS if "neural_process" in name]
+PROCESSES = [name for name in LEARNERS if "neural_process" in name and "transformer" not in name]
 NOISE = 0.1
 
 
