@@ -220,7 +220,7 @@ def negative_log_likelihood(outputs: PyTree, batch: Batch) -> tuple[Float[Array,
             f"type {type(outputs).__name__}; use a learner whose `predict` returns one (see models.normal_outputs)"
         )
     _, aux = squared_error(outputs.mean(), batch)
-    losses = -outputs.log_prob(batch.y).reshape(batch.y.shape[0], -1).sum(-1)
+    losses = -outputs.log_prob(batch.y).reshape(batch.y.shape[0], math.prod(batch.y.shape[1:])).sum(-1)
     loss = masked_mean(losses, batch)
     return loss, {"negative_log_likelihood": loss, **aux}
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jmeta import Batch, learners, losses
+from jmeta import Batch, distributions, learners, losses
 
 
 def test_cross_entropy_of_equal_logits_is_the_logarithm_of_the_number_of_classes():
@@ -115,6 +115,8 @@ def test_a_batch_of_no_example_has_no_loss():
     empty = Batch(jnp.zeros((0, 2)), jnp.zeros((0, 1)))
     assert float(losses.squared_error(jnp.zeros((0, 1)), empty)[0]) == 0.0
     assert float(losses.cross_entropy(jnp.zeros((0, 3)), empty._replace(y=jnp.zeros(0, jnp.int32)))[0]) == 0.0
+    nothing = distributions.Normal(jnp.zeros((0, 1)), jnp.ones((0, 1)))
+    assert float(losses.negative_log_likelihood(nothing, empty)[0]) == 0.0
 
 
 @pytest.mark.parametrize("label", [-1, -3, 3, 100])

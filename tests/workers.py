@@ -122,12 +122,17 @@ def quick_compilation() -> Iterator[None]:
         chosen.env_option_overrides = [*chosen.env_option_overrides, *quick.items()]
         return chosen
 
+    has_shardy = getattr(jax.config, "jax_use_shardy_partitioner", False)
     jax.config.update("jax_disable_most_optimizations", True)
+    if has_shardy:  # a worker has one device: to look at what may be divided takes a tenth of the time
+        jax.config.update("jax_use_shardy_partitioner", False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "get_compile_options", options)
         patch.setattr(mlir, "make_ir_context", _shared_context)
         yield
     jax.config.update("jax_disable_most_optimizations", False)
+    if has_shardy:
+        jax.config.update("jax_use_shardy_partitioner", True)
 
 
 _make_context = mlir.make_ir_context
