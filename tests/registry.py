@@ -29,11 +29,12 @@ process = tasks.gaussian_process(kernel, num_shots=5, num_queries=4, noise=0.3)
 network = models.mlp([8, WAYS], activation=jnp.tanh)
 embedding = models.mlp([8, 6], activation=jnp.tanh)
 head = models.mlp([WAYS])
-normal_network = models.normal_outputs(models.mlp([8, 1], activation=jnp.tanh), scale=0.8)
+SCALE = 0.8
+normal_network = models.normal_outputs(models.mlp([8, 1], activation=jnp.tanh), scale=SCALE)
 encoder = models.mlp([6, 4], activation=jnp.tanh)
 latents = models.normal_outputs(models.mlp([6, 4], activation=jnp.tanh), min_scale=0.1)
 decoder = models.normal_outputs(models.mlp([6, 2], activation=jnp.tanh), min_scale=0.1)
-transformer = models.set_transformer(width=8, num_layers=2, num_heads=2)
+transformer = models.set_transformer(width=8, num_layers=1, num_heads=2)
 
 
 class Entry(NamedTuple):
@@ -106,11 +107,6 @@ LEARNERS: dict[str, Entry] = {
             network, CLASSIFY, INNER, num_steps=2, num_particles=3, num_leader_steps=2, prior_precision=0.5
         )
     ),
-    "bayesian_maml_on_sinusoids": Entry(
-        learners.bayesian_maml(normal_network, LIKELIHOOD, optax.sgd(0.03), num_steps=2, num_particles=3),
-        LIKELIHOOD,
-        sinusoid,
-    ),
     "llama": Entry(learners.llama(network, CLASSIFY, INNER, num_steps=2, log_det_weight=0.1, num_samples=3)),
     "llama_kronecker": Entry(
         learners.llama(
@@ -132,13 +128,7 @@ LEARNERS: dict[str, Entry] = {
         depends_on_order=True,
     ),
     "platipus": Entry(learners.platipus(network, CLASSIFY, INNER, num_steps=2, num_samples=2, initial_lr=0.1)),
-    "platipus_on_sinusoids": Entry(
-        learners.platipus(normal_network, LIKELIHOOD, optax.sgd(0.01), num_steps=2, num_samples=2), LIKELIHOOD, sinusoid
-    ),
     "abml": Entry(
-        learners.abml(network, CLASSIFY, INNER, num_steps=2, num_samples=2, initial_scale=0.1, hyperprior_weight=0.1)
-    ),
-    "abml_on_sinusoids": Entry(
         learners.abml(
             normal_network,
             LIKELIHOOD,
@@ -147,6 +137,7 @@ LEARNERS: dict[str, Entry] = {
             num_samples=2,
             num_inner_samples=2,
             initial_scale=0.1,
+            hyperprior_weight=0.1,
         ),
         LIKELIHOOD,
         sinusoid,
@@ -166,6 +157,7 @@ LEARNERS: dict[str, Entry] = {
             embedding,
             INNER,
             num_steps=10,
+            adjoint=adjoints.implicit(adjoints.conjugate_gradient(num_steps=3)),
             prior_scale=0.3,
             initial_noise=0.5,
             kernel=tasks.kernels.rbf(length_scale=1.0),

@@ -12,7 +12,20 @@ import jmeta
 from jmeta.domains.rl import policies
 from jmeta.learners.autoregressive import random_ranks
 
-from .registry import LEARNERS, bandit, decoder, embedding, encoder, inference, latents, network, normal_network, policy
+from .registry import (
+    CLASSIFY,
+    LEARNERS,
+    SCALE,
+    bandit,
+    decoder,
+    embedding,
+    encoder,
+    inference,
+    latents,
+    network,
+    normal_network,
+    policy,
+)
 
 
 def cross_entropy(logits, labels):
@@ -105,9 +118,9 @@ def outer_surrogate_with_terms(meta_params, task, key):
 
 def log_density(name, params, batch):
     """Of all targets of a batch."""
-    if not name.endswith("sinusoids"):
+    if LEARNERS[name].loss_fn is CLASSIFY:
         return -len(batch.y) * loss_of_network(params, batch)
-    return jax.scipy.stats.norm.logpdf(batch.y, normal_network.apply(params, batch.x, None).loc, 0.3).sum()
+    return jax.scipy.stats.norm.logpdf(batch.y, normal_network.apply(params, batch.x, None).loc, SCALE).sum()
 
 
 def drawn(mean, log_scale, key):
@@ -216,17 +229,17 @@ def loss_and_diagonal_log_det(meta_params, task, key):
 
 
 def loss_and_kronecker_log_det(meta_params, task, key):
-    """The query's −log N(y; f(x), 0.8²) + 0.05 log det (A ⊗ S + I) of both layers."""
+    """The query's −log N(y; f(x), σ²) + 0.05 log det (A ⊗ S + I) of both layers."""
 
     def loss(params, batch):
-        return -jax.scipy.stats.norm.logpdf(batch.y, normal_network.apply(params, batch.x, None).loc, 0.8).mean()
+        return -jax.scipy.stats.norm.logpdf(batch.y, normal_network.apply(params, batch.x, None).loc, SCALE).mean()
 
     params = adapted_by_descent(loss, meta_params, task.support, 0.03)
     (hidden, head), x = (params["params"][name] for name in ("hidden_0", "head")), task.query.x
     after = jnp.tanh(x @ hidden["kernel"] + hidden["bias"][None])
-    back = (1 - after**2) * head["kernel"].T / 0.8
+    back = (1 - after**2) * head["kernel"].T / SCALE
     total = loss(params, task.query)
-    for rows, slopes in ((x, back), (after, jnp.full((len(x), 1), 1 / 0.8))):
+    for rows, slopes in ((x, back), (after, jnp.full((len(x), 1), 1 / SCALE))):
         rows = jnp.concatenate([rows, jnp.ones((len(x), 1))], 1)
         block = jnp.kron(rows.T @ rows / len(x), slopes.T @ slopes)
         total += 0.05 * jnp.linalg.slogdet(block + jnp.eye(len(block)))[1]
@@ -318,7 +331,7 @@ def gradient_of_fitted_kernel(meta_params, task, key):
 
 def joint_density_token_by_token(meta_params, task, key):
     """−1/n Σᵢ log p(yᵢ | support, targets before it): a token's attention is a sum over lists of keys and values."""
-    layers = [meta_params["transformer"][name] for name in ("block_0", "block_1")]
+    layers = [params for name, params in meta_params["transformer"].items() if name.startswith("block")]
     linear = lambda params, x: x @ params["kernel"] + params["bias"]
 
     def norm(params, x):
@@ -347,7 +360,7 @@ def joint_density_token_by_token(meta_params, task, key):
                 tokens = [*tokens[:i], h + linear(block["output"], hidden), *tokens[i + 1 :]]
         return tokens, after
 
-    _, memory = through([meta_params["transformer"]["start"]], [[], []], True)
+    _, memory = through([meta_params["transformer"]["start"]], [[] for _ in layers], True)
     _, memory = through([token(x, y) for x, y in zip(*task.support[:2], strict=True)], memory, True)
     total = 0.0
     for i in jnp.argsort(random_ranks(jax.random.split(key, 4)[2], jnp.ones(len(task.query.y), bool))):
@@ -360,11 +373,22 @@ def joint_density_token_by_token(meta_params, task, key):
     return total / len(task.query.y)
 
 
+def mean_loss_of_members(meta_params, task, key):
+    """Each member makes a step of its own."""
+    del key
+
+    def of_member(params):
+        grads = jax.grad(loss_of_network)(params, task.support)
+        return loss_of_network(jax.tree.map(lambda leaf, grad: leaf - 0.1 * grad, params, grads), task.query)
+
+    first, second = (jax.tree.map(lambda leaf, i=i: leaf[i], meta_params) for i in range(2))
+    return (of_member(first) + of_member(second)) / 2
+
+
 OBJECTIVE_GRADIENTS = {
     "platipus": jax.grad(query_loss_and_divergence("platipus", 0.1)),
-    "platipus_on_sinusoids": jax.grad(query_loss_and_divergence("platipus_on_sinusoids", 0.01)),
-    "abml": jax.grad(bound_of_support_and_query("abml", 0.1, 1, 0.1)),
-    "abml_on_sinusoids": jax.grad(bound_of_support_and_query("abml_on_sinusoids", 0.01, 2, 0.0)),
+    "abml": jax.grad(bound_of_support_and_query("abml", 0.01, 2, 0.1)),
+    "deep_ensemble": jax.grad(mean_loss_of_members),
     "maml_plus_plus": jax.grad(multi_step_loss),
     "imaml": implicit_gradient,
     "reptile": reptile("reptile"),

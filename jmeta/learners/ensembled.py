@@ -109,7 +109,8 @@ def deep_ensemble(learner: Learner, *, num_members: int) -> Learner:
 
     def predict(meta_params: PyTree, adapted: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:
         keys = None if key is None else jax.random.split(key, num_members)
-        return mix(jax.vmap(lambda *member: learner.predict(*member[:2], x, member[2]))(meta_params, adapted, keys))
+        predict_one = lambda member, adapted, key: learner.predict(member, adapted, x, key)  # noqa: E731
+        return mix(jax.vmap(predict_one)(meta_params, adapted, keys))
 
     def episode(loss_fn: LossFn) -> EpisodeFn:
         of_member = episode_of(learner, loss_fn)

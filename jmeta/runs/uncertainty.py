@@ -29,7 +29,7 @@ _COLUMNS = {
 
 def with_scores(experiment: Experiment) -> Experiment:
     """Return the experiment with a loss that reports calibration, if it evaluates predictions; see `calibration`."""
-    if not isinstance(experiment.tested, Learner):
+    if not isinstance(experiment.tested, Learner) or experiment.loss_fn is None:
         return experiment
     return dataclasses.replace(experiment, loss_fn=with_calibration(experiment.loss_fn))
 
