@@ -278,11 +278,20 @@ ADAPTED_IN_PART: dict[str, Callable[[Callable[[str], bool]], Learner]] = {
 
 _images = jax.random.randint(jax.random.key(0), (12, 6, 8, 8, 1), 0, 256).astype(jnp.uint8)
 
-OF_NUMBERS = ("sinusoid", "sinusoid_or_line", "gaussian_process", "gaussian_process_ragged")
+OF_NUMBERS = (
+    "sinusoid",
+    "sinusoid_of_any_frequency",
+    "sinusoid_or_line",
+    "gaussian_process",
+    "gaussian_process_ragged",
+)
 """Samplers of regression tasks."""
 SAMPLERS = {
     "gaussian_blobs": blobs,
     "sinusoid": sinusoid,
+    "sinusoid_of_any_frequency": tasks.finite(
+        tasks.sinusoid(num_shots=5, num_queries=4, frequency=(0.5, 2.0), noise=0.01), 10, jax.random.key(0)
+    ),
     "sinusoid_or_line": tasks.sinusoid_or_line(num_shots=(2, 5), num_queries=4),
     "gaussian_process": process,
     "gaussian_process_ragged": tasks.gaussian_process(

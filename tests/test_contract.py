@@ -31,8 +31,6 @@ def test_a_learner_obeys_the_contract(name, key):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_obeys_the_contract(name, key):
     testing.check_sampler(SAMPLERS[name], key, num_ways=None if name in OF_NUMBERS else WAYS)
-    is_of_numbers = name.startswith(("sinusoid", "gaussian_process"))
-    testing.check_sampler(SAMPLERS[name], key, num_ways=None if is_of_numbers else WAYS)
 
 
 @pytest.mark.parametrize("name", SEQUENCE_MODELS)

@@ -7,6 +7,7 @@ do not fit on the device.
 from . import kernels
 from .class_arrays import ClassArrays, group_by_class
 from .few_shot import few_shot, stacked
+from .finite import finite
 from .gaussian_blobs import gaussian_blobs
 from .gaussian_process import gaussian_process
 from .host_fed import host_fed
@@ -21,6 +22,7 @@ __all__ = [
     "group_by_class",
     "few_shot",
     "stacked",
+    "finite",
     "gaussian_blobs",
     "gaussian_process",
     "host_fed",
