@@ -163,6 +163,7 @@ def test_shared_parameters_are_certain_and_the_others_drawn(key):
             np.testing.assert_array_equal(leaf, jnp.broadcast_to(start, leaf.shape))
 
 
+@pytest.mark.slow
 def test_short_trainings_on_sinusoids_learn_with_every_seed():
     model = models.normal_outputs(models.mlp([20, 20, 1]), scale=0.3)
     learner = learners.abml(model, LOSS, optax.sgd(1e-3), num_steps=2, num_samples=2)

@@ -110,6 +110,7 @@ def test_without_inner_steps_it_predicts_as_deep_kernel_transfer(float64, key):
     np.testing.assert_array_equal(got.scale, expected.scale)
 
 
+@pytest.mark.slow
 def test_it_learns_sinusoids_of_every_seed():
     clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.2))
     learner = learners.adkf_ift(models.mlp([20, 20, 8], activation=jnp.tanh), clipped, num_steps=10)

@@ -170,6 +170,7 @@ def test_the_query_loss_teaches_sinusoids():
     assert after.mean() < 0.9 * before.mean(), (before, after)
 
 
+@pytest.mark.slow
 def test_the_chaser_loss_teaches_blobs():
     learner = learners.bayesian_maml(
         models.mlp([16, 3]),

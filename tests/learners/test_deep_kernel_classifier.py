@@ -145,6 +145,7 @@ def test_repeated_inputs_and_extreme_scales_stay_finite_in_single_precision(key)
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(results))
 
 
+@pytest.mark.slow
 def test_it_learns_blobs_of_every_seed():
     learner = learners.deep_kernel_classifier(models.mlp([20, 8]), num_ways=3, num_steps=5)
     sample = tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=3, num_features=4, spread=2.0)

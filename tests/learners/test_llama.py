@@ -241,6 +241,7 @@ def test_sinusoids_are_learned():
     assert after.mean() < 0.9 * before.mean(), (before, after)
 
 
+@pytest.mark.slow
 def test_blobs_are_learned_with_samples():
     learner = learners.llama(
         models.mlp([16, 3]),

@@ -13,6 +13,7 @@ from jmeta.tasks import gaussian_process, kernels, stacked
 
 from ..networks import in_default_precision
 from ..registry import LEARNERS
+from ..slow import slow
 
 PROCESSES = [name for name in LEARNERS if "neural_process" in name and "transformer" not in name]
 NOISE = 0.1
@@ -132,7 +133,7 @@ LEARNED = {
 }
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", ["conditional_neural_process", *slow(*PROCESSES[1:])])
 def test_a_short_training_beats_the_prior(name):
     """The prior of every target is normal with mean 0 and variance 1 + noise²."""
     learner = LEARNED[name]
