@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import os
 import pathlib
+import signal
 
 import jax
 import jaxtyping
@@ -31,6 +32,9 @@ PEAKS = pytest.StashKey[dict[str, float]]()
 
 def pytest_configure(config):
     config.stash[PEAKS] = {}
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # a shell starts what it puts into the background so, and the commands that tests interrupt would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
