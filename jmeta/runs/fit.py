@@ -98,8 +98,8 @@ def fit(
       ...     valid=jmeta.plain_episode(learner, losses.squared_error),
       ...     folder=tempfile.mkdtemp(),
       ...     training=training,
-      ... )  # doctest: +ELLIPSIS
-      models are chosen by validation tasks of runs.fit, 200 tasks, of meta_valid
+      ... )
+      fit: models are chosen by validation tasks of runs.fit, 200 tasks, of meta_valid
       ...
       >>> fitted.step in (10, 20)
       True

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from ..episodes import check_predictions, episode, plain_episode
-from ..types import Batch, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
+from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
 from .claims import assert_close, assert_same_avals, claim
 from .gradients import check_gradients
 from .samplers import Sampler
@@ -69,16 +69,29 @@ def check_learner(
     _check_shapes(learner, loss_fn, meta_params, tasks[0], key_episode)
     _check_labels(learner, loss_fn, meta_params, tasks)
     _check_init_sees_shapes_only(learner, meta_params, tasks[0], key_init)
-    plain, training = plain_episode(learner, loss_fn), episode(learner, loss_fn)
-    run = _check_transformations(plain, meta_params, tasks, key_episode, rtol)
-    if learner.episode is not None:
-        _check_transformations(training, meta_params, tasks, key_episode, rtol)
+    plain = _Compiled(plain_episode(learner, loss_fn))
+    training = plain if learner.episode is None else _Compiled(episode(learner, loss_fn))
+    for each in [plain] if training is plain else [plain, training]:
+        _check_transformations(each, meta_params, tasks, key_episode, rtol)
     if has_meta_params:
         _check_meta_gradient(training, meta_params, tasks, key_episode, is_constant)
     if not depends_on_order:
-        _check_order(run, meta_params, tasks[0], key_episode, rtol)
+        _check_order(plain, meta_params, tasks[0], key_episode, rtol)
     if ignores_padding:
         _check_padding(plain, meta_params, tasks[0], key_episode, rtol)
+
+
+class _Compiled:
+    """An episode and its gradient, compiled once for all checks: compiling takes nearly all of their time."""
+
+    def __init__(self, episode_fn: EpisodeFn):
+        self.episode_fn, self.num_traces = episode_fn, 0
+
+        def run(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[tuple[jax.Array, Aux], PyTree]:
+            self.num_traces += 1
+            return jax.value_and_grad(episode_fn, has_aux=True)(meta_params, task, key)
+
+        self.value_and_grad = jax.jit(run)
 
 
 def _check_shapes(learner: Learner, loss_fn: LossFn, meta_params: PyTree, task: Task, key: RandomKey) -> None:
@@ -113,61 +126,51 @@ def _check_init_sees_shapes_only(learner: Learner, meta_params: PyTree, task: Ta
 
 
 def _check_transformations(
-    episode_fn: EpisodeFn, meta_params: PyTree, tasks: list[Task], key: RandomKey, rtol: float
-) -> EpisodeFn:
-    """Compare `jit` and `vmap` with plain calls; return the compiled episode."""
-    run = jax.jit(lambda meta_params, task, key: episode_fn(meta_params, task, key))
-    losses = [run(meta_params, task, key) for task in tasks]
-    assert_close(
-        episode_fn(meta_params, tasks[0], key), losses[0], rtol, "the episode gives another result under jax.jit"
-    )
+    compiled: _Compiled, meta_params: PyTree, tasks: list[Task], key: RandomKey, rtol: float
+) -> None:
+    """Compare `jit` and `vmap` with plain calls."""
+    losses = [compiled.value_and_grad(meta_params, task, key)[0] for task in tasks]
+    alone = compiled.episode_fn(meta_params, tasks[0], key)
+    assert_close(alone, losses[0], rtol, "the episode gives another result under jax.jit")
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *tasks)
-    together = jax.jit(jax.vmap(episode_fn, in_axes=(None, 0, None)))(
-        meta_params, stacked, key
-    )  # one program, not many
+    batched = jax.jit(jax.vmap(compiled.episode_fn, in_axes=(None, 0, None)))  # one program, not many
     in_a_loop = jax.tree.map(lambda *leaves: jnp.stack(leaves), *losses)
-    assert_close(together, in_a_loop, rtol, "jax.vmap over tasks differs from a loop over tasks")
-    return run
+    assert_close(
+        batched(meta_params, stacked, key), in_a_loop, rtol, "jax.vmap over tasks differs from a loop over tasks"
+    )
 
 
 def _check_meta_gradient(
-    episode_fn: EpisodeFn, meta_params: PyTree, tasks: list[Task], key: RandomKey, is_constant: Callable[[str], bool]
+    compiled: _Compiled, meta_params: PyTree, tasks: list[Task], key: RandomKey, is_constant: Callable[[str], bool]
 ) -> None:
-    num_traces = 0
-
-    @jax.jit
-    def meta_gradient(meta_params: PyTree, task: Task, key: RandomKey) -> PyTree:
-        nonlocal num_traces
-        num_traces += 1
-        return jax.grad(episode_fn, has_aux=True)(meta_params, task, key)[0]
-
-    grads = [meta_gradient(meta_params, task, key) for task in tasks]
-    meta_gradient(optax.apply_updates(meta_params, jax.tree.map(lambda leaf: -1e-3 * leaf, grads[0])), tasks[0], key)
+    grads = [compiled.value_and_grad(meta_params, task, key)[1] for task in tasks]
+    stepped = optax.apply_updates(meta_params, jax.tree.map(lambda leaf: -1e-3 * leaf, grads[0]))
+    compiled.value_and_grad(stepped, tasks[0], key)
     claim(
-        num_traces == 1,
-        f"four calls compiled {num_traces} times: a meta-step changes the dtype or weak type of some meta-parameter; "
-        "make every leaf an array with an explicit dtype in `init`",
+        compiled.num_traces == 1,
+        f"calls with parameters before and after a meta-step compiled {compiled.num_traces} times: a meta-step changes "
+        "the dtype or weak type of some meta-parameter; make every leaf an array with an explicit dtype in `init`",
     )
     assert_same_avals(grads[0], meta_params, "the meta-gradient has another structure than the meta-parameters")
     check_gradients(jax.tree.map(lambda *leaves: sum(jnp.abs(leaf).sum() for leaf in leaves), *grads), is_constant)
 
 
-def _check_order(run: EpisodeFn, meta_params: PyTree, task: Task, key: RandomKey, rtol: float) -> None:
+def _check_order(compiled: _Compiled, meta_params: PyTree, task: Task, key: RandomKey, rtol: float) -> None:
     backwards = task._replace(support=jax.tree.map(lambda leaf: leaf[::-1], task.support))
+    found, expected = (compiled.value_and_grad(meta_params, each, key)[0] for each in (backwards, task))
     assert_close(
-        run(meta_params, backwards, key),
-        run(meta_params, task, key),
+        found,
+        expected,
         rtol,
         "the order of the support changes the result; if that is meant, declare `depends_on_order=True`",
     )
 
 
-def _check_padding(episode_fn: EpisodeFn, meta_params: PyTree, task: Task, key: RandomKey, rtol: float) -> None:
+def _check_padding(compiled: _Compiled, meta_params: PyTree, task: Task, key: RandomKey, rtol: float) -> None:
     """Compare a task with the same one padded, away from biases of zero, which embed zeros as nothing."""
     away = jax.tree.map(lambda leaf: leaf + 0.1, meta_params)
-    run = jax.jit(jax.value_and_grad(lambda *arguments: episode_fn(*arguments), has_aux=True))
     padded = task._replace(support=_padded(task.support, 3), query=_padded(task.query, 2))
-    (result, grads), (expected, expected_grads) = run(away, padded, key), run(away, task, key)
+    (result, grads), (expected, expected_grads) = (compiled.value_and_grad(away, each, key) for each in (padded, task))
     unless = "if that cannot be helped, declare `ignores_padding=False`"
     assert_close(result, expected, rtol, f"padding under the mask changes the result; {unless}")
     assert_close(grads, expected_grads, rtol, f"padding under the mask changes the meta-gradient; {unless}")

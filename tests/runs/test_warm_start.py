@@ -73,7 +73,7 @@ def test_a_step_of_a_run_with_a_warm_start_can_be_replayed(tmp_path, monkeypatch
     (report, *_) = replay.replay(tmp_path / "second" / "seed_0", 0)
     recipe = recipes.load("blobs_protonet")
     *_, best = evaluate.load_run(tmp_path / "first" / "seed_0")
-    options = evaluate.recipe_of(tmp_path / "second" / "seed_0")[1]
+    options = evaluate.recipe_of(tmp_path / "second" / "seed_0", None)[1]
     experiment = recipe.build(options)
     key = state.init_state(experiment, 0).key
     (expected, *_) = replay.examine_step(experiment, best, key, 0)
