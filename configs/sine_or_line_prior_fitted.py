@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-import numpy as np
+import jax.numpy as jnp
 import optax
 
 from jmeta import learners, losses, models, runs, tasks
@@ -54,7 +54,7 @@ def build(options: Options) -> runs.Experiment:
     transformer = models.set_transformer(
         width=options.width, num_layers=options.num_layers, num_heads=options.num_heads
     )
-    edges = np.linspace(-18.0, 18.0, options.num_bins + 1)  # a line is within ±18
+    edges = jnp.linspace(-18.0, 18.0, options.num_bins + 1)  # a line is within ±18
     outputs = models.binned_outputs(models.mlp((*options.hidden, options.num_bins)), edges)
     learner = learners.transformer_neural_process(models.mlp(options.hidden), transformer, outputs)
     rate = optax.cosine_decay_schedule(options.meta_lr, options.training.num_steps)

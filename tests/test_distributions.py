@@ -137,7 +137,7 @@ def test_the_loss_is_the_mean_over_real_examples_and_padding_changes_nothing(flo
 
 def test_outputs_that_are_no_distribution_are_refused():
     batch = Batch(jnp.zeros((2, 1)), jnp.zeros((2, 1)))
-    with pytest.raises(ValueError, match="expects a distribution.*outputs that are a ArrayImpl"):
+    with pytest.raises(ValueError, match="expects a distribution.*outputs of type ArrayImpl"):
         losses.negative_log_likelihood(jnp.zeros((2, 1)), batch)
     with pytest.raises(ValueError, match="one shape"):
         losses.negative_log_likelihood(Normal(jnp.zeros(2), jnp.ones(2)), batch)
