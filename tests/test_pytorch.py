@@ -9,6 +9,8 @@ import pytest
 import jmeta
 from jmeta import Batch, Task, adjoints, learners, losses, models
 
+from .slow import slow
+
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'jmeta[peers]'")
 functional = torch.nn.functional
 
@@ -170,7 +172,7 @@ def test_maml_on_regression(optimizer, adjoint):
     assert_same(learner, losses.squared_error, of_task, regression_tasks(jax.random.key(2)))
 
 
-@pytest.mark.parametrize("adjoint", ["unrolled", "mixed_mode", "first_order"])
+@pytest.mark.parametrize("adjoint", ["unrolled", *slow("mixed_mode", "first_order")])
 def test_maml_with_convolutions_batch_norm_and_pooling(adjoint):
     learner = learners.maml(
         models.conv4(NUM_WAYS, num_filters=16),

@@ -1,6 +1,6 @@
 """Meta-train a learned optimizer on small networks, and compare it with tuned Adam there and on larger ones.
 
-    python -m experiments.learned_optimizer                  about 15 minutes on 2 CPU cores; --help lists the options
+    python -m experiments.learned_optimizer                  about 5 minutes on a CPU core; --help lists the options
 
 A task is to train a network to imitate a random teacher, on new data in every step. The meta-loss is the mean training
 loss of all steps, estimated by persistent evolution strategies over truncated unrolls. Adam, constant and with a cosine
@@ -167,10 +167,11 @@ def meta_train(options: Options) -> runs.Fitted:
     )
 
 
-def curves(options: Options, size: Size, make: Callable[[Any], Any], arguments: Any, key: RandomKey) -> np.ndarray:
-    """Train on several problems, one after another; return losses, `[problems, steps]`, of `make(arguments)`."""
+def trainer_of(options: Options, size: Size, make: Callable[[Any], Any]) -> Callable[[RandomKey, Any], np.ndarray]:
+    """Build `(keys, arguments) -> losses [problems, steps]`, of training on a problem for each key."""
     one = lambda key, arguments: losses_of(size, options.batch_size, make(arguments), key)  # noqa: E731
-    return np.asarray(jax.jit(jax.vmap(one, in_axes=(0, None)))(key, arguments))
+    compiled = jax.jit(jax.vmap(one, in_axes=(0, None)))
+    return lambda keys, arguments: np.asarray(compiled(keys, arguments))
 
 
 def schedules(size: Size) -> dict[str, Callable[[Any], optax.GradientTransformation]]:
@@ -187,12 +188,12 @@ def compare(options: Options, size: Size, weights: PyTree) -> dict[str, Any]:
     key_tune, key_test = jax.random.split(jax.random.key(1))
     test_keys = jax.random.split(key_test, options.num_problems)
     tune_keys = jax.random.split(key_tune, max(options.num_problems // 2, 2))
-    found = {"learned": curves(options, size, learned_optimizer, weights, test_keys)}
-    rates = {}
+    found, rates = {"learned": trainer_of(options, size, learned_optimizer)(test_keys, weights)}, {}
     for name, make in schedules(size).items():
-        scores = {rate: last_losses(curves(options, size, make, rate, tune_keys)).mean() for rate in options.rates}
+        train = trainer_of(options, size, make)
+        scores = {rate: last_losses(train(tune_keys, rate)).mean() for rate in options.rates}
         rates[name] = min(scores, key=lambda rate: float(np.nan_to_num(scores[rate], nan=np.inf)))
-        found[name] = curves(options, size, make, rates[name], test_keys)
+        found[name] = train(test_keys, rates[name])
     results = {name: estimate(last_losses(each)) for name, each in found.items()}
     return {
         "size": str(size),
@@ -202,7 +203,7 @@ def compare(options: Options, size: Size, weights: PyTree) -> dict[str, Any]:
         "learned_minus": {
             name: plain(paired_difference(results["learned"], results[name])) for name in schedules(size)
         },
-        "mean_curves": {name: each.mean(0).tolist() for name, each in found.items()},
+        "mean_curves": {name: np.round(each.mean(0), 4).tolist() for name, each in found.items()},
     }
 
 

@@ -52,6 +52,7 @@ def test_a_short_experiment_writes_its_results(tmp_path, capsys):
         batch_size=4,
         num_pairs=2,
         rates=(1e-2, 1e-1),
+        steps_per_unroll=5,
         num_problems=4,
         training=numbers,
         run_dir=tmp_path / "run",
