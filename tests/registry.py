@@ -156,7 +156,7 @@ LEARNERS: dict[str, Entry] = {
         learners.adkf_ift(
             embedding,
             INNER,
-            num_steps=10,
+            num_steps=6,
             adjoint=adjoints.implicit(adjoints.conjugate_gradient(num_steps=3)),
             prior_scale=0.3,
             initial_noise=0.5,
