@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from .distributions import Distribution
 from .types import Aux, Batch, PyTree
@@ -19,6 +20,8 @@ __all__ = [
     "checked_loss",
     "without_padding",
     "masked_mean",
+    "real_examples",
+    "num_real",
     "cross_entropy",
     "squared_error",
     "negative_log_likelihood",
@@ -114,6 +117,31 @@ def masked_mean(values: Float[Array, "examples"], batch: Batch) -> Float[Array, 
     _check_mask(batch.mask, values.shape)
     kept = jnp.where(batch.mask, values, 0.0)  # `where`, not a product: padding may hold NaN
     return kept.sum() / jnp.maximum(batch.mask.sum(), 1).astype(values.dtype)
+
+
+def real_examples(batch: Batch) -> Bool[Array, "examples"]:
+    """Return the mask of `batch`, all True where it has none.
+
+    Example:
+      >>> import jax.numpy as jnp, jmeta
+      >>> real_examples(jmeta.Batch(x=jnp.zeros(2), y=jnp.zeros(2))).tolist()
+      [True, True]
+    """
+    return jnp.ones(jax.tree.leaves(batch.y)[0].shape[:1], bool) if batch.mask is None else batch.mask
+
+
+def num_real(batch: Batch, dtype: DTypeLike) -> Float[Array, ""]:
+    """Count the real examples of `batch`, as a floating-point number.
+
+    Example:
+      >>> import jax.numpy as jnp, jmeta
+      >>> batch = jmeta.Batch(x=jnp.zeros(3), y=jnp.zeros(3), mask=jnp.array([True, True, False]))
+      >>> float(num_real(batch, jnp.float32))
+      2.0
+    """
+    if batch.mask is None:
+        return jnp.full((), jax.tree.leaves(batch.y)[0].shape[0], dtype)
+    return batch.mask.sum().astype(dtype)
 
 
 def cross_entropy(outputs: Shaped[Array, "examples ways"], batch: Batch) -> tuple[Float[Array, ""], Aux]:

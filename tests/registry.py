@@ -18,6 +18,7 @@ from jmeta.types import LossFn, RandomKey
 
 WAYS, FEATURES = 3, 4
 CLASSIFY, REGRESS = losses.cross_entropy, losses.squared_error
+LIKELIHOOD = losses.negative_log_likelihood
 INNER = optax.sgd(0.1)
 
 blobs = tasks.gaussian_blobs(num_ways=WAYS, num_shots=2, num_queries=3, num_features=FEATURES)
@@ -28,6 +29,12 @@ process = tasks.gaussian_process(kernel, num_shots=5, num_queries=4, noise=0.3)
 network = models.mlp([8, WAYS], activation=jnp.tanh)
 embedding = models.mlp([8, 6], activation=jnp.tanh)
 head = models.mlp([WAYS])
+SCALE = 0.8
+normal_network = models.normal_outputs(models.mlp([8, 1], activation=jnp.tanh), scale=SCALE)
+encoder = models.mlp([6, 4], activation=jnp.tanh)
+latents = models.normal_outputs(models.mlp([6, 4], activation=jnp.tanh), min_scale=0.1)
+decoder = models.normal_outputs(models.mlp([6, 2], activation=jnp.tanh), min_scale=0.1)
+transformer = models.set_transformer(width=8, num_layers=1, num_heads=2)
 
 
 class Entry(NamedTuple):
@@ -95,6 +102,19 @@ LEARNERS: dict[str, Entry] = {
     "cavia": Entry(learners.cavia(network, CLASSIFY, INNER, num_steps=2, num_context=3)),
     "maml_plus_plus": Entry(learners.maml_plus_plus(network, CLASSIFY, num_steps=2, initial_lr=0.1)),
     "imaml": Entry(learners.imaml(network, CLASSIFY, INNER, num_steps=10, regularization=3.0)),
+    "bayesian_maml": Entry(
+        learners.bayesian_maml(
+            network, CLASSIFY, INNER, num_steps=2, num_particles=3, num_leader_steps=2, prior_precision=0.5
+        )
+    ),
+    "llama": Entry(learners.llama(network, CLASSIFY, INNER, num_steps=2, log_det_weight=0.1, num_samples=3)),
+    "llama_kronecker": Entry(
+        learners.llama(
+            normal_network, LIKELIHOOD, optax.sgd(0.03), num_steps=2, curvature="kronecker", log_det_weight=0.1
+        ),
+        LIKELIHOOD,
+        sinusoid,
+    ),
     "reptile_with_state": Entry(
         learners.reptile(
             network, CLASSIFY, optax.rmsprop(0.01, decay=0.9), num_steps=3, batch_size=4, learns_optimizer_state=True
@@ -107,6 +127,21 @@ LEARNERS: dict[str, Entry] = {
         ignores_padding=False,
         depends_on_order=True,
     ),
+    "platipus": Entry(learners.platipus(network, CLASSIFY, INNER, num_steps=2, num_samples=2, initial_lr=0.1)),
+    "abml": Entry(
+        learners.abml(
+            normal_network,
+            LIKELIHOOD,
+            optax.sgd(0.01),
+            num_steps=2,
+            num_samples=2,
+            num_inner_samples=2,
+            initial_scale=0.1,
+            hyperprior_weight=0.1,
+        ),
+        LIKELIHOOD,
+        sinusoid,
+    ),
     "proto_maml": Entry(learners.proto_maml(embedding, CLASSIFY, INNER, num_ways=WAYS, num_steps=2)),
     "protonet": Entry(learners.protonet(embedding, num_ways=WAYS)),
     "protonet_cosine": Entry(learners.protonet(embedding, num_ways=WAYS, distance="cosine")),
@@ -115,15 +150,85 @@ LEARNERS: dict[str, Entry] = {
     "matching_without_context": Entry(learners.matching(embedding, num_ways=WAYS, full_context=False)),
     "relation": Entry(learners.relation(embedding, num_ways=WAYS)),
     "ridge": Entry(learners.ridge(embedding, num_ways=WAYS)),
+    "deep_kernel_transfer": Entry(learners.deep_kernel_transfer(embedding, initial_noise=0.5), LIKELIHOOD, process),
+    "deep_kernel_classifier": Entry(learners.deep_kernel_classifier(embedding, num_ways=WAYS)),
+    "adkf_ift": Entry(
+        learners.adkf_ift(
+            embedding,
+            INNER,
+            num_steps=6,
+            adjoint=adjoints.implicit(adjoints.conjugate_gradient(num_steps=3)),
+            prior_scale=0.3,
+            initial_noise=0.5,
+            kernel=tasks.kernels.rbf(length_scale=1.0),
+        ),
+        LIKELIHOOD,
+        process,
+    ),
     "nearest_mean": Entry(learners.nearest_mean(num_ways=WAYS), has_meta_params=False),
     "exact_gaussian_process": Entry(
         learners.exact_gaussian_process(kernel, noise=0.3, num_nodes=3),
-        losses.negative_log_likelihood,
+        LIKELIHOOD,
         process,
+        has_meta_params=False,
+    ),
+    "conditional_neural_process": Entry(learners.conditional_neural_process(encoder, decoder), LIKELIHOOD, process),
+    "neural_process": Entry(
+        learners.neural_process(encoder, latents, decoder, num_samples=3, num_elbo_samples=2),
+        LIKELIHOOD,
+        process,
+    ),
+    "attentive_neural_process": Entry(
+        learners.attentive_neural_process(encoder, encoder, decoder, num_heads=2),
+        LIKELIHOOD,
+        process,
+    ),
+    "attentive_neural_process_with_latents": Entry(
+        learners.attentive_neural_process(
+            encoder, encoder, decoder, latent=learners.LatentPath(encoder, latents, num_samples=3)
+        ),
+        LIKELIHOOD,
+        process,
+    ),
+    "convolutional_neural_process": Entry(
+        learners.convolutional_neural_process(
+            models.conv1d([4, 3], kernel_size=3, activation=jnp.tanh), decoder, inputs=(-2.5, 2.5), num_grid=15
+        ),
+        LIKELIHOOD,
+        process,
+    ),
+    "exact_sinusoid_or_line": Entry(
+        learners.exact_sinusoid_or_line(num_nodes=6),
+        LIKELIHOOD,
+        tasks.sinusoid_or_line(num_shots=3, num_queries=4),
         has_meta_params=False,
     ),
     "fine_tune": Entry(learners.fine_tune(embedding, INNER, num_classes=20, num_ways=WAYS, num_steps=3)),
     "from_scratch": Entry(learners.from_scratch(network, CLASSIFY, INNER, num_steps=3), has_meta_params=False),
+    "ensembled": Entry(
+        learners.ensembled(
+            learners.maml(models.mlp([8, WAYS], activation=jnp.tanh, dropout_rate=0.5), CLASSIFY, INNER, num_steps=2),
+            num_samples=3,
+        ),
+        ignores_padding=False,
+        depends_on_order=True,
+    ),
+    "deep_ensemble": Entry(learners.deep_ensemble(learners.maml(network, CLASSIFY, INNER, num_steps=1), num_members=2)),
+    "in_context": Entry(learners.in_context(embedding, transformer, max_ways=WAYS + 2, num_assignments=2)),
+    "transformer_neural_process": Entry(
+        learners.transformer_neural_process(
+            embedding, transformer, models.normal_outputs(models.mlp([2])), autoregressive=True
+        ),
+        LIKELIHOOD,
+        process,
+    ),
+    "prior_fitted_network": Entry(
+        learners.transformer_neural_process(
+            embedding, transformer, models.binned_outputs(models.mlp([6]), np.linspace(-2, 2, 7))
+        ),
+        LIKELIHOOD,
+        process,
+    ),
     "varibad": Entry(
         rl.learners.varibad(inference, trunk, bandit, elbo_weight=0.5),
         policy_gradients.ppo_loss(entropy_weight=0.1),
@@ -153,6 +258,10 @@ ADAPTED_IN_PART: dict[str, Callable[[Callable[[str], bool]], Learner]] = {
     "imaml": lambda chosen: learners.imaml(
         network, CLASSIFY, INNER, num_steps=10, regularization=3.0, is_adapted=chosen
     ),
+    "bayesian_maml": lambda chosen: learners.bayesian_maml(
+        network, CLASSIFY, INNER, num_steps=2, num_particles=2, is_adapted=chosen
+    ),
+    "llama": lambda chosen: learners.llama(network, CLASSIFY, INNER, num_steps=2, is_adapted=chosen),
     "reptile": lambda chosen: learners.reptile(network, CLASSIFY, INNER, num_steps=2, is_adapted=chosen),
     "reptile_with_state": lambda chosen: learners.reptile(
         network, CLASSIFY, optax.rmsprop(0.01), num_steps=2, learns_optimizer_state=True, is_adapted=chosen
@@ -169,11 +278,21 @@ ADAPTED_IN_PART: dict[str, Callable[[Callable[[str], bool]], Learner]] = {
 
 _images = jax.random.randint(jax.random.key(0), (12, 6, 8, 8, 1), 0, 256).astype(jnp.uint8)
 
-OF_NUMBERS = ("sinusoid", "gaussian_process", "gaussian_process_ragged")
+OF_NUMBERS = (
+    "sinusoid",
+    "sinusoid_of_any_frequency",
+    "sinusoid_or_line",
+    "gaussian_process",
+    "gaussian_process_ragged",
+)
 """Samplers of regression tasks."""
 SAMPLERS = {
     "gaussian_blobs": blobs,
     "sinusoid": sinusoid,
+    "sinusoid_of_any_frequency": tasks.finite(
+        tasks.sinusoid(num_shots=5, num_queries=4, frequency=(0.5, 2.0), noise=0.01), 10, jax.random.key(0)
+    ),
+    "sinusoid_or_line": tasks.sinusoid_or_line(num_shots=(2, 5), num_queries=4),
     "gaussian_process": process,
     "gaussian_process_ragged": tasks.gaussian_process(
         kernel, num_shots=(2, 5), num_queries=(1, 4), noise=0.3, max_points=6

@@ -1,4 +1,4 @@
-"""Further cases of tests that stop or lose whole runs: they run with the slow tests, and one quick case always."""
+"""Further cases of tests that train for long, or stop whole runs: slow tests run them, and one quick case always."""
 
 from typing import Any
 

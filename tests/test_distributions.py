@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from jmeta import Batch, losses
-from jmeta.distributions import Distribution, Mixture, Normal, mix
+from jmeta.distributions import Binned, Distribution, Mixture, Normal, mix
 
 LOC, SCALE = np.array([[-1.0, 0.5], [2.0, 0.0]]), np.array([[0.5, 2.0], [0.1, 1.0]])
 WEIGHTS = np.array([0.25, 0.75])
@@ -55,6 +55,77 @@ def test_a_density_integrates_to_its_distribution_function(mixture):
     np.testing.assert_allclose(np.trapezoid(density, np.asarray(grid), axis=0), 1.0, rtol=1e-8)
 
 
+@pytest.fixture
+def binned(float64):
+    """Two numbers with four bins each, of unequal widths."""
+    edges = jnp.array([[-2.0, -1.0, 0.5, 0.75, 3.0], [0.0, 0.25, 0.5, 1.0, 9.0]])
+    return Binned(jnp.array([[0.3, -1.0, 2.0, 0.5], [5.0, 0.0, -4.0, 1.0]]), edges)
+
+
+def test_the_density_of_bins_integrates_to_one_and_to_its_distribution_function(binned):
+    """By the trapezoid rule between the edges, where the density jumps; moments, too."""
+    total, first, second = np.zeros(2), np.zeros(2), np.zeros(2)
+    for low, high in zip(binned.edges.T[:-1], binned.edges.T[1:], strict=True):
+        starts = jnp.where(low == binned.edges[:, 0], low - 90, low)  # tails are 0 far out
+        ends = jnp.where(high == binned.edges[:, -1], high + 90, high - 1e-12)
+        grid = jnp.linspace(starts, ends, 200_001)
+        density = np.exp(jax.vmap(binned.log_prob)(grid))
+        total += np.trapezoid(density, grid, axis=0)
+        first += np.trapezoid(density * grid, grid, axis=0)
+        second += np.trapezoid(density * grid**2, grid, axis=0)
+        np.testing.assert_allclose(binned.cdf(grid[-1]), total, atol=1e-7)
+    np.testing.assert_allclose(total, 1.0, atol=1e-7)
+    np.testing.assert_allclose(binned.mean(), first, rtol=1e-6)
+    np.testing.assert_allclose(binned.variance(), second - first**2, rtol=1e-5)
+
+
+def test_the_log_density_of_bins_is_the_logarithm_of_the_derivative_of_its_distribution_function(binned):
+    for y in (-7.0, -1.5, -0.3, 0.6, 0.8, 2.0, 4.0, 30.0):
+        y = jnp.full(2, y)
+        slope = jax.jvp(binned.cdf, (y,), (jnp.ones(2),))[1]
+        np.testing.assert_allclose(jnp.exp(binned.log_prob(y)), slope, rtol=1e-10, atol=1e-300)
+
+
+def test_half_of_an_outer_bin_is_within_its_edge(binned):
+    probabilities = np.asarray(jax.nn.softmax(binned.logits))
+    np.testing.assert_allclose(binned.cdf(binned.edges[:, 0]), probabilities[:, 0] / 2, rtol=1e-12)
+    np.testing.assert_allclose(binned.cdf(binned.edges[:, -1]), 1 - probabilities[:, -1] / 2, rtol=1e-12)
+    for i in (1, 2, 3):
+        np.testing.assert_allclose(binned.cdf(binned.edges[:, i]), probabilities[:, :i].sum(1), rtol=1e-12)
+
+
+def test_samples_of_bins_have_the_distribution_function(binned):
+    ranks = jax.vmap(lambda key: binned.cdf(binned.sample(key)))(jax.random.split(jax.random.key(0), 4000))
+    for column in np.asarray(ranks).T:
+        assert scipy.stats.kstest(column, "uniform").pvalue > 1e-3
+
+
+def test_far_from_all_bins_density_and_gradient_are_finite():
+    def loss(logits, y):
+        return -Binned(logits, jnp.linspace(-1.0, 1.0, 5)[None]).log_prob(y).sum()
+
+    for y in (-1e4, 0.0, 1e4):
+        value, grads = jax.value_and_grad(loss, (0, 1))(jnp.zeros((1, 4)), jnp.full((1,), y))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, grads)))
+
+
+@pytest.mark.parametrize("kind", ["binned", "mixture"])
+def test_particles_whose_leaves_have_axes_of_their_own_are_averaged(kind, request):
+    one = request.getfixturevalue(kind)
+    other = one._replace(**{one._fields[0]: -one[0]})
+    together = mix(jax.tree.map(lambda a, b: jnp.stack([a, b]), one, other))
+    y = jnp.linspace(-0.5, 0.7, one.mean().size)
+    average = lambda fn: (fn(one) + fn(other)) / 2
+    np.testing.assert_allclose(
+        jnp.exp(together.log_prob(y)), average(lambda each: jnp.exp(each.log_prob(y))), rtol=1e-12
+    )
+    np.testing.assert_allclose(together.cdf(y), average(lambda each: each.cdf(y)), rtol=1e-12)
+    np.testing.assert_allclose(together.mean(), average(lambda each: each.mean()), rtol=1e-12)
+    second = average(lambda each: each.variance() + each.mean() ** 2)
+    np.testing.assert_allclose(together.variance(), second - together.mean() ** 2, rtol=1e-11)
+    assert together.sample(jax.random.key(0)).shape == y.shape
+
+
 def test_the_loss_is_the_mean_over_real_examples_and_padding_changes_nothing(float64):
     y, mask = np.array([[0.3, -2.0], [np.nan, 9.0]]), jnp.array([True, False])
     batch = Batch(jnp.zeros((2, 1)), jnp.asarray(y), mask)
@@ -72,6 +143,12 @@ def test_outputs_that_are_no_distribution_are_refused():
         losses.negative_log_likelihood(Normal(jnp.zeros(2), jnp.ones(2)), batch)
 
 
+def test_what_is_offered_is_a_distribution():
+    assert isinstance(Normal(jnp.zeros(1), jnp.ones(1)), Distribution)
+    assert isinstance(Binned(jnp.zeros((1, 2)), jnp.arange(3.0)[None]), Distribution)
+    assert isinstance(Mixture(jnp.zeros((1, 2)), Normal(jnp.zeros((1, 2)), jnp.ones((1, 2)))), Distribution)
+
+
 def test_particles_that_predict_mixtures_are_mixed_with_their_weights(mixture):
     other = mixture._replace(log_weights=jnp.log(jnp.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]])))
     both, y = mix(jax.tree.map(lambda *leaves: jnp.stack(leaves), mixture, other)), jnp.array([0.1, -0.4, 3.2])
@@ -80,8 +157,3 @@ def test_particles_that_predict_mixtures_are_mixed_with_their_weights(mixture):
     np.testing.assert_allclose(both.cdf(y), average("cdf", y), rtol=1e-12)
     densities = (np.exp(mixture.log_prob(y)) + np.exp(other.log_prob(y))) / 2
     np.testing.assert_allclose(both.log_prob(y), np.log(densities), rtol=1e-12)
-
-
-def test_what_is_offered_is_a_distribution():
-    assert isinstance(Normal(jnp.zeros(1), jnp.ones(1)), Distribution)
-    assert isinstance(Mixture(jnp.zeros((1, 2)), Normal(jnp.zeros((1, 2)), jnp.ones((1, 2)))), Distribution)

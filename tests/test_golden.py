@@ -40,6 +40,7 @@ def first_losses(name: str) -> list[float]:
     return [float(loss) for loss in aux["loss"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
 def test_the_first_losses_are_what_they_were(name):
     np.testing.assert_allclose(first_losses(name), json.loads(GOLDEN.read_text())[name], rtol=2e-4, atol=1e-6)

@@ -34,6 +34,8 @@ class Options:
     """Title of the row in the table."""
     inner_steps: tuple[int, ...] = ()
     """Numbers of inner steps to evaluate, one line each."""
+    variants: tuple[str, ...] = ()
+    """Values of an option to evaluate, one line each, such as `num_shots=1 num_shots=5`."""
     baseline: str | None = None
     """Baseline of the recipe, such as "nearest mean of the inputs", to evaluate on the run's tasks in place of the
     trained learner."""
@@ -56,6 +58,8 @@ def record(asked: Options, overrides: list[str]) -> rows.Row:
     test = {"options": options.differences(tested, trained), "inner_steps": list(asked.inner_steps)}
     if asked.baseline is not None:
         test, meta_params = test | {"baseline": asked.baseline}, {}
+    if asked.variants:
+        test["variants"] = [_variant(words, tested) for words in asked.variants]
     recorded = options.recorded(trained)
     facts: dict[str, Any] = {
         "title": asked.title,
@@ -67,11 +71,11 @@ def record(asked: Options, overrides: list[str]) -> rows.Row:
         "seed": trained.training.seed,
         "train": None if asked.baseline else _training(asked.run, trained.training.num_steps),
     }
-    experiment = rows.experiment_of(facts)
-    facts["split_hash"] = experiment.source.split_hash
+    lines = rows.lines_of(facts)
+    facts["split_hash"] = lines[0].experiment.source.split_hash
     timed = [
         evaluate.timed_evaluation(experiment, learner, meta_params, num_steps=steps)
-        for learner, steps in rows.learners_of(facts, experiment)
+        for experiment, learner, steps in lines
     ]
     facts["metric"] = evaluate.main_metric(timed[0].evaluation)
     facts["evaluations"] = [_of_metric(evaluate.as_json(each.evaluation), facts["metric"]) for each in timed]
@@ -85,6 +89,19 @@ def record(asked: Options, overrides: list[str]) -> rows.Row:
     rows.write(row)
     console.print_table(asked.title, [evaluate.table_row(asked.name, each) for each in timed])
     return row
+
+
+def _variant(words: str, tested: Any) -> dict[str, Any]:
+    """Return the option that a variant names, with its value: `{"num_shots": 5}` of `num_shots=5`."""
+    name, is_given, text = words.partition("=")
+    if not is_given:
+        raise ValueError(f"--variants {words}; expected an option and its value, such as num_shots=5")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    options.replaced(tested, {name: value})  # refuses what is no option, or of another type
+    return {name: value}
 
 
 def _of_metric(evaluation: dict[str, Any], metric: str) -> dict[str, Any]:

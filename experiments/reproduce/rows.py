@@ -105,14 +105,32 @@ def recipe_of(facts: dict[str, Any]) -> tuple[Recipe, Any]:
     return recipe, options.restored(recipe.options(), facts["options"])
 
 
-def experiment_of(facts: dict[str, Any], *, num_tasks: int | None = None) -> Experiment:
-    """Build the experiment that evaluates a row, on `num_tasks` tasks if given.
+class Line(NamedTuple):
+    """What one line of a row evaluates: `learner`, with `num_steps` inner steps, on the test tasks of `experiment`."""
+
+    experiment: Experiment
+    learner: Learner | EpisodeFn
+    num_steps: int | None
+
+
+def lines_of(facts: dict[str, Any], *, num_tasks: int | None = None) -> list[Line]:
+    """Return what each line of a row evaluates: the variants of its test options in turn, each with its inner steps."""
+    variants = facts["test"].get("variants", [{}])
+    experiments = [experiment_of(facts, num_tasks=num_tasks, variant=each) for each in variants]
+    return [Line(each, *pair) for each in experiments for pair in learners_of(facts, each)]
+
+
+def experiment_of(
+    facts: dict[str, Any], *, num_tasks: int | None = None, variant: dict[str, Any] | None = None
+) -> Experiment:
+    """Build the experiment that evaluates a row or one of its variants, on `num_tasks` tasks if given.
 
     Raises:
       FileNotFoundError: if its data are missing.
     """
     recipe, trained = recipe_of(facts)
     changes = facts["test"]["options"] | ({} if num_tasks is None else {"testing.num_tasks": num_tasks})
+    changes |= variant or {}
     return evaluate.tested_otherwise(recipe, trained, options.replaced(trained, changes))
 
 

@@ -8,6 +8,8 @@ import re
 import sys
 from typing import Any
 
+import numpy as np
+
 from jmeta.evaluation import Estimate, estimate, paired_difference
 from jmeta.runs import files, recipes
 from jmeta.runs.evaluate import shown
@@ -68,13 +70,34 @@ def _data(row: rows.Row) -> str:
     return re.split("[/ ]", row.facts["evaluations"][0]["protocol"])[0]
 
 
+EXACT = "exact posterior"
+"""The baseline that no learner can beat, in recipes of tasks that have it."""
+
+
+def _exact_losses(recorded: list[rows.Row]) -> dict[str, np.ndarray]:
+    """Return the loss of the exact posterior for each test task, by protocol."""
+    return {
+        evaluation["protocol"]: row.per_task[f"{i} inductive"]
+        for row in recorded
+        if row.facts["test"].get("baseline") == EXACT
+        for i, evaluation in enumerate(row.facts["evaluations"])
+    }
+
+
 def _table(recorded: list[rows.Row]) -> str:
-    lines = ["| method | protocol | inductive | transductive | meta-steps | training |", "|---|---|---|---|---|---|"]
+    exact = _exact_losses(recorded)
+    names = ["method", "protocol", "inductive", "transductive", *(["above the exact posterior"] if exact else [])]
+    names += ["meta-steps", "training"]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in recorded:
         facts, train = row.facts, row.facts["train"]
         for i, evaluation in enumerate(facts["evaluations"]):
             values = {kind: row.per_task.get(f"{i} {kind}") for kind in ("inductive", "transductive")}
             cells = ["same" if value is None else shown(facts["metric"], estimate(value)) for value in values.values()]
+            if exact:
+                best = exact.get(evaluation["protocol"])
+                gap = None if best is None else estimate(values["inductive"] - best)  # task by task
+                cells.append("" if gap is None else shown(facts["metric"], gap))
             trained = ["none", "none"] if train is None else _training(facts["recipe"], train)
             lines.append(f"| {' | '.join([facts['title'], evaluation['protocol'], *cells, *trained])} |")
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """The functions that evaluate a learner or an episode function over fresh tasks, and the `Evaluation` they return."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,11 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array
 
+from ..calibration import Reliability
 from ..episodes import check_predictions, task_without_padding
 from ..inductive import compared, support_and_one_query, three_ways
 from ..tasks.few_shot import as_partial
-from ..types import ChunkMap, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
+from ..types import Aux, ChunkMap, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
 from .estimates import Estimate, estimate
 from .per_task import (
     ONE_DEVICE,
@@ -21,8 +22,7 @@ from .per_task import (
     evaluation_episode,
     keys_of_dispatches,
     per_task,
-    per_task_values,
-    scalars,
+    scalars_and_sums,
 )
 
 __all__ = ["Evaluation", "evaluate", "evaluate_episodes", "adaptation_curve"]
@@ -37,17 +37,23 @@ class Evaluation(NamedTuple):
       inductive: estimates by name, each query predicted without the others. If a learner uses the statistics of its
         queries, each query is predicted together with the support alone.
       transductive: estimates by name, all queries of a task predicted together; `None` if there is no difference.
+      reliability: the reliability diagram of the predictions for all tasks, by kind (`"inductive"`, `"transductive"`),
+        where the loss reports one (see `jmeta.calibration`). Tasks with a prediction that is NaN are left out.
     """
 
     protocol: str
     num_tasks: int
     inductive: dict[str, Estimate]
     transductive: dict[str, Estimate] | None
+    reliability: Mapping[str, Reliability] = {}
 
     def __str__(self) -> str:
         kinds = {"inductive": self.inductive, "transductive": self.transductive or {}}
         named = {kind: ", ".join(f"{name} {value}" for name, value in each.items()) for kind, each in kinds.items()}
-        lines = [f"{kind}: {text}" for kind, text in named.items() if text]
+        pooled = {
+            kind: f", pooled calibration_error {d.calibration_error():.4f}" for kind, d in self.reliability.items()
+        }
+        lines = [f"{kind}: {text}{pooled.get(kind, '')}" for kind, text in named.items() if text]
         return "\n".join([f"{self.protocol}, {self.num_tasks} tasks", *lines])
 
     __repr__ = __str__
@@ -72,7 +78,8 @@ def evaluate(
 
     Args:
       learner: the learner, with the number of inner steps to test.
-      loss_fn: `(outputs, batch) -> (loss, aux)`; each scalar of `aux` is reported, and the loss as `"loss"`.
+      loss_fn: `(outputs, batch) -> (loss, aux)`; each scalar of `aux` is reported, and the loss as `"loss"`. With
+        `calibration.with_calibration(loss_fn)`, how well predictions know what they do not know is reported, too.
       meta_params: the meta-learned parameters.
       sample: `key -> Task`.
       key: key that draws the tasks.
@@ -108,7 +115,7 @@ def evaluate(
         values = per_task(_both_kinds(learner, loss_fn), chunk_map)(
             meta_params, sample, key, num_tasks=num_tasks, tasks_at_once=tasks_at_once
         )
-        return Evaluation(protocol, num_tasks, *(_estimates(values[kind]) for kind in ("inductive", "transductive")))
+        return _evaluation(protocol, num_tasks, **values)
     return evaluate_episodes(
         evaluation_episode(learner, loss_fn),
         meta_params,
@@ -161,14 +168,36 @@ def evaluate_episodes(
       True
     """
     check_numbers(num_tasks, tasks_at_once, least=2)
-    measure = per_task_values(episode_fn, chunk_map=chunk_map)
+
+    def one_task(meta_params: PyTree, task: PyTree, key: RandomKey) -> Aux:
+        return scalars_and_sums(episode_fn(meta_params, task, key), "what episode_fn returns")
+
+    measure = per_task(one_task, chunk_map)
     values = measure(meta_params, sample, key, num_tasks=num_tasks, tasks_at_once=tasks_at_once)
-    return Evaluation(protocol, num_tasks, _estimates(values), None)
+    return _evaluation(protocol, num_tasks, values)
 
 
-def _estimates(values: dict[str, np.ndarray]) -> dict[str, Estimate]:
+def _evaluation(
+    protocol: str, num_tasks: int, inductive: dict[str, Any], transductive: dict[str, Any] | None = None
+) -> Evaluation:
+    """Build an evaluation from the values of each task, `[tasks]`, and sums over its queries, `[tasks, bins]`."""
+    values = {"inductive": inductive} | ({} if transductive is None else {"transductive": transductive})
+    diagrams = {kind: d for kind, each in values.items() for d in each.values() if isinstance(d, Reliability)}
+    pooled = {kind: _pooled(diagram) for kind, diagram in diagrams.items()}
+    both = transductive if transductive is None else _estimates(transductive)
+    return Evaluation(protocol, num_tasks, _estimates(inductive), both, pooled)
+
+
+def _estimates(values: dict[str, Any]) -> dict[str, Estimate]:
     """Estimate each metric; a metric may be undefined in a task, but the NaN of a loss stays visible."""
-    return {name: estimate(array, skip_undefined=name != "loss") for name, array in values.items()}
+    metrics = {name: array for name, array in values.items() if not isinstance(array, Reliability)}
+    return {name: estimate(array, skip_undefined=name != "loss") for name, array in metrics.items()}
+
+
+def _pooled(of_tasks: Reliability) -> Reliability:
+    """Add the diagrams of all tasks, but those that are NaN."""
+    is_defined = np.isfinite(of_tasks.confidence).all(-1)
+    return Reliability(*(leaf[is_defined].sum(0) for leaf in of_tasks))
 
 
 def _is_transductive(
@@ -218,7 +247,9 @@ def _both_kinds(learner: Learner, loss_fn: LossFn) -> Callable[[PyTree, Task, Ra
             "inductive": one_by_one.predict(meta_params, (adapted, support_x), task.query.x, None),
             "transductive": learner.predict(meta_params, adapted, task.query.x, None),
         }
-        return {kind: scalars(loss_fn(each, task.query), "what loss_fn returns") for kind, each in outputs.items()}
+        return {
+            kind: scalars_and_sums(loss_fn(each, task.query), "what loss_fn returns") for kind, each in outputs.items()
+        }
 
     return one_task
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Key
 
+from ..calibration import Reliability
 from ..episodes import task_without_padding
 from ..losses import checked_loss
 from ..tasks.few_shot import as_partial
@@ -20,6 +21,7 @@ from ..types import Aux, ChunkMap, EpisodeFn, Learner, LossFn, PyTree, RandomKey
 __all__ = [
     "evaluation_episode",
     "scalars",
+    "scalars_and_sums",
     "map_on_one_device",
     "ONE_DEVICE",
     "per_task_values",
@@ -64,8 +66,15 @@ def evaluation_episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
 
 def scalars(value: Any, source: str) -> Aux:
     """Return the scalars of an episode's or a loss's `aux` by name, with the loss as `"loss"`; errors name `source`."""
+    reported = scalars_and_sums(value, source)
+    return {name: value for name, value in reported.items() if not isinstance(value, Reliability)}
+
+
+def scalars_and_sums(value: Any, source: str) -> Aux:
+    """Return what `scalars` does, and each `Reliability` of `aux`: sums, which those of all tasks are added to."""
     loss, aux = checked_loss(value, source)
-    return {**{name: value for name, value in aux.items() if jnp.ndim(value) == 0}, "loss": loss}
+    is_reported = lambda value: isinstance(value, Reliability) or jnp.ndim(value) == 0  # noqa: E731
+    return {**{name: value for name, value in aux.items() if is_reported(value)}, "loss": loss}
 
 
 def map_on_one_device(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -73,7 +82,8 @@ def map_on_one_device(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
     @jax.jit
     def on_drawn(meta_params: PyTree, tasks: PyTree, keys_of: Partial, dispatch: Array) -> PyTree:
-        return jax.lax.map(lambda chunk: fn(meta_params, *chunk), (tasks, keys_of(dispatch)[..., 1]))
+        results = jax.lax.map(lambda chunk: fn(meta_params, *chunk), (tasks, keys_of(dispatch)[..., 1]))
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
 
     return lambda params, sample, keys_of, i: on_drawn(params, draw_stacked(sample, keys_of, i), keys_of, i)
 
@@ -108,7 +118,7 @@ def per_task_values(episode_fn: EpisodeFn, *, chunk_map: ChunkMap = ONE_DEVICE) 
 
 
 def per_task(one_task: Callable[[PyTree, PyTree, RandomKey], PyTree], chunk_map: ChunkMap) -> Callable[..., Any]:
-    """Build `measure`, as `per_task_values` does, from a function that returns a tree of scalars for one task."""
+    """Build `measure`, as `per_task_values` does, from a function that returns a tree of arrays for one task."""
     on_chunks = chunk_map.map(jax.vmap(one_task, in_axes=(None, 0, 0)))
 
     def measure(
@@ -123,7 +133,7 @@ def per_task(one_task: Callable[[PyTree, PyTree, RandomKey], PyTree], chunk_map:
         sample = as_partial(sample)
         keys_of, num_dispatches = keys_of_dispatches(key, num_tasks, tasks_at_once, chunk_map.num_at_once)
         results = [on_chunks(meta_params, sample, keys_of, np.int32(i)) for i in range(num_dispatches)]
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves).reshape(-1)[:num_tasks].astype(np.float64), *results)
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_tasks].astype(np.float64), *results)
 
     return measure
 

@@ -1,15 +1,30 @@
 """Learners: one method per file, with its aliases, each a factory that returns a `jmeta.Learner`.
 
-Some methods train on more than a loss of query predictions: MAML++, iMAML, Reptile and Baseline++. The learner's fourth
-function, `episode`, defines their objective, and `jmeta.episode` uses it. Learners that act in environments are in
-`jmeta.domains.rl.learners`.
+Some methods train on more than a loss of query predictions: MAML++, iMAML, Reptile, Baseline++, PLATIPUS, ABML,
+Bayesian MAML with a leader, LLAMA, the deep kernels, neural processes with latent variables and autoregressive ones.
+The learner's fourth function, `episode`, defines their objective, and `jmeta.episode` uses it. Learners that act in
+environments are in `jmeta.domains.rl.learners`.
 """
 
+from .abml import abml, negative_elbo
+from .adkf_ift import adkf_ift
+from .attentive_neural_process import attentive_neural_process, dot_product_scores, laplace_scores
+from .autoregressive import log_joint, sample_jointly
+from .bayesian_maml import bayesian_maml, svgd
 from .cavia import cavia
+from .conditional_neural_process import conditional_neural_process
+from .convolutional_neural_process import convolutional_neural_process
+from .deep_kernel_classifier import deep_kernel_classifier
+from .deep_kernel_transfer import deep_kernel_transfer
+from .ensembled import deep_ensemble, ensembled
 from .exact_gaussian_process import evidence, exact_gaussian_process
+from .exact_sinusoid_or_line import exact_sinusoid_or_line
 from .fine_tune import fine_tune
 from .from_scratch import from_scratch
 from .imaml import imaml
+from .in_context import in_context
+from .latent_path import LatentPath
+from .llama import DiagonalPrecision, KroneckerPrecision, laplace_precision, llama
 from .maml import anil, boil, first_order_maml, maml
 from .maml_plus_plus import (
     InnerSteps,
@@ -23,24 +38,47 @@ from .maml_plus_plus import (
 from .matching import matching
 from .meta_sgd import meta_sgd
 from .nearest_mean import nearest_mean
+from .neural_process import neural_process
+from .platipus import platipus
 from .proto_maml import proto_maml
 from .protonet import protonet
 from .relation import relation, relation_loss
 from .reptile import reptile
 from .ridge import ridge
+from .transformer_neural_process import transformer_neural_process
 
 __all__ = [
+    "DiagonalPrecision",
     "InnerSteps",
+    "KroneckerPrecision",
+    "LatentPath",
+    "abml",
+    "adkf_ift",
     "anil",
     "at_step",
+    "attentive_neural_process",
+    "bayesian_maml",
     "boil",
     "cavia",
+    "conditional_neural_process",
+    "convolutional_neural_process",
+    "deep_ensemble",
+    "deep_kernel_classifier",
+    "deep_kernel_transfer",
+    "dot_product_scores",
+    "ensembled",
     "evidence",
     "exact_gaussian_process",
+    "exact_sinusoid_or_line",
     "fine_tune",
     "first_order_maml",
     "from_scratch",
     "imaml",
+    "in_context",
+    "laplace_precision",
+    "laplace_scores",
+    "llama",
+    "log_joint",
     "maml",
     "maml_plus_plus",
     "matching",
@@ -48,12 +86,18 @@ __all__ = [
     "multi_step_loss",
     "multi_step_weights",
     "nearest_mean",
+    "negative_elbo",
+    "neural_process",
     "per_step_norms",
     "per_step_rates",
+    "platipus",
     "proto_maml",
     "protonet",
     "relation",
     "relation_loss",
     "reptile",
     "ridge",
+    "sample_jointly",
+    "svgd",
+    "transformer_neural_process",
 ]

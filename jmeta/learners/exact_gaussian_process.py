@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..distributions import Mixture, Normal
-from ..losses import without_padding
+from ..losses import real_examples, without_padding
 from ..tasks.kernels import Kernel
 from ..types import Batch, Learner, PyTree, RandomKey, Task
 
@@ -81,7 +81,7 @@ def exact_gaussian_process(kernel: Kernel, *, noise: float, num_nodes: int = 16)
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> Posterior:
         del meta_params, key
         factors, weights, log_joint = condition(support)
-        is_real = _is_real(support)
+        is_real = real_examples(support)
         return Posterior(without_padding(support).x, is_real, factors, weights, jax.nn.log_softmax(log_joint))
 
     def predict(
@@ -129,7 +129,7 @@ def _condition(kernel: Kernel, noise: float, num_nodes: int) -> Callable[[Batch]
     nodes, quadrature = _gauss_legendre(kernel.num_drawn, num_nodes)
 
     def condition(batch: Batch) -> tuple[Array, Array, Array]:
-        is_real, (x, y, _) = _is_real(batch), without_padding(batch)
+        is_real, (x, y, _) = real_examples(batch), without_padding(batch)
 
         def at_node(unit: Array) -> tuple[Array, Array, Array]:
             # padding is a point of variance 1, apart from the others and observed at 0: it changes nothing
@@ -145,10 +145,6 @@ def _condition(kernel: Kernel, noise: float, num_nodes: int) -> Callable[[Batch]
         return factors, weights, log_likelihoods + jnp.asarray(np.log(quadrature), x.dtype)
 
     return condition
-
-
-def _is_real(batch: Batch) -> Array:
-    return jnp.ones(batch.y.shape[0], bool) if batch.mask is None else batch.mask
 
 
 def _gauss_legendre(num_dimensions: int, num_nodes: int) -> tuple[np.ndarray, np.ndarray]:

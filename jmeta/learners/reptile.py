@@ -22,7 +22,7 @@ import optax
 
 from .. import adjoints
 from ..adaptation import descend
-from ..losses import checked_loss
+from ..losses import checked_loss, real_examples
 from ..models import but_statistics
 from ..params import merge, partition, path_name
 from ..support import support_loss, with_support_statistics
@@ -158,7 +158,7 @@ def _minibatch(support: Batch, batch_size: int | None, step: Any, key: RandomKey
     num_examples = jax.tree.leaves(support.y)[0].shape[0]
     if batch_size is None or batch_size >= num_examples:
         return support
-    is_real = jnp.ones(num_examples, bool) if support.mask is None else support.mask
+    is_real = real_examples(support)
     num_real = jnp.maximum(is_real.sum(), 1)
 
     def example_at(position: Any) -> Any:

@@ -4,8 +4,10 @@ The rest of jmeta knows a network only as a `Model`. Convolution and pooling are
 policies in `norms`; statistics are ordinary leaves of the parameters, never hidden state.
 """
 
+from .binned_outputs import binned_outputs
 from .causal_transformer import causal_transformer
 from .chain import chain
+from .conv1d import conv1d as conv1d
 from .conv4 import conv4 as conv4
 from .forgetful import forgetful
 from .from_equinox import from_equinox
@@ -18,19 +20,23 @@ from .norms import but_statistics, frozen, is_head, is_norm, is_statistic
 from .primitives import convolution, max_pool, patch_conv
 from .recurrent import gru, lstm
 from .resnet12 import resnet12 as resnet12
+from .set_transformer import set_transformer
 from .snail import snail
 
 __all__ = [
     "mlp",
+    "conv1d",
     "conv4",
     "resnet12",
     "gru",
     "lstm",
     "causal_transformer",
     "snail",
+    "set_transformer",
     "forgetful",
     "chain",
     "normal_outputs",
+    "binned_outputs",
     "from_linen",
     "from_nnx",
     "from_equinox",

@@ -4,18 +4,18 @@ Its memory is a cache of keys and values of fixed shape, so a single step costs 
 continue from any memory. The same code serves both: a step is a sequence of one.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ..tasks.class_arrays import check_positive
 from ..types import PyTree, RandomKey, SequenceModel
+from .attention import apply_block, attend, check_num_heads, init_block, init_norm, norm, split_heads
 from .dense import dense, init_dense
 
-__all__ = ["KeyValueCache", "causal_transformer", "attend"]
+__all__ = ["KeyValueCache", "causal_transformer"]
 
 
 class KeyValueCache(NamedTuple):
@@ -69,18 +69,17 @@ def causal_transformer(*, width: int, num_layers: int, num_heads: int, max_steps
       "Stabilizing Transformers for Reinforcement Learning", 2019, arXiv:1910.06764, section 3.2.
     """
     check_positive({"width": width, "num_layers": num_layers, "num_heads": num_heads, "max_steps": max_steps})
-    if width % num_heads:
-        raise ValueError(f"num_heads={num_heads} does not divide width={width}; pass a divisor")
+    check_num_heads(num_heads, width)
     layers = [f"block_{i}" for i in range(num_layers)]
 
     def init(key: RandomKey, x: Float[Array, "steps features"]) -> PyTree:
         key_input, key_positions, *keys = jax.random.split(key, 2 + num_layers)
-        blocks = {name: _init_block(key, width, num_layers) for name, key in zip(layers, keys, strict=True)}
+        blocks = {name: init_block(key, width, num_layers) for name, key in zip(layers, keys, strict=True)}
         return {
             "input": init_dense(key_input, x.shape[-1], width),
             "positions": 0.02 * jax.random.normal(key_positions, (max_steps, width), jnp.float32),
             **blocks,
-            "norm": _init_norm(width),
+            "norm": init_norm(width),
         }
 
     def start(params: PyTree) -> KeyValueCache:
@@ -101,16 +100,11 @@ def causal_transformer(*, width: int, num_layers: int, num_heads: int, max_steps
         h = h + jnp.take(params["positions"], at, axis=0, mode="clip")
         keys, values = [], []
         for name, past_keys, past_values in zip(layers, memory.keys, memory.values, strict=True):
-            heads = _norm(params[name]["norm_attention"], h) @ params[name]["attention"]["kernel"]
-            heads = heads.reshape(num_steps, 3, num_heads, width // num_heads)
-            queries, new_keys, new_values = heads.transpose(1, 2, 0, 3)
+            queries, new_keys, new_values = split_heads(params[name], h, num_heads)
             keys.append(_written(past_keys, new_keys, memory.num_seen))
             values.append(_written(past_values, new_values, memory.num_seen))
-            read = attend(queries, keys[-1], values[-1], is_visible)
-            h = h + dense(params[name]["read"], read.swapaxes(0, 1).reshape(num_steps, width))
-            hidden = jax.nn.gelu(dense(params[name]["hidden"], _norm(params[name]["norm_mlp"], h)))
-            h = h + dense(params[name]["output"], hidden)
-        outputs = jnp.where((at < max_steps)[:, None], _norm(params["norm"], h), jnp.nan)
+            h = apply_block(params[name], h, attend(queries, keys[-1], values[-1], is_visible))
+        outputs = jnp.where((at < max_steps)[:, None], norm(params["norm"], h), jnp.nan)
         return KeyValueCache(tuple(keys), tuple(values), memory.num_seen + num_steps), outputs
 
     def step(
@@ -122,60 +116,9 @@ def causal_transformer(*, width: int, num_layers: int, num_heads: int, max_steps
     return SequenceModel(init, start, step, unroll)
 
 
-def attend(
-    queries: Float[Array, "heads steps features"],
-    keys: Float[Array, "heads remembered features"],
-    values: Float[Array, "heads remembered numbers"],
-    is_visible: Bool[Array, "steps remembered"],
-) -> Float[Array, "heads steps numbers"]:
-    """Compute scaled dot-product attention, softmax(q · k / √features) v, over the visible steps; some must be.
-
-    Heads come first, so that a step's products with all remembered rows need no transposed copy of them.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jmeta.models.causal_transformer import attend
-      >>> alike, values = jnp.ones((1, 3, 2)), jnp.array([1.0, 3.0, 8.0])[None, :, None]
-      >>> attend(alike, alike, values, jnp.tril(jnp.ones((3, 3), bool)))[0, :, 0].tolist()
-      [1.0, 2.0, 4.0]
-    """
-    scores = jnp.einsum("hqf,hkf->hqk", queries, keys) / math.sqrt(queries.shape[-1])
-    weights = jax.nn.softmax(jnp.where(is_visible[None], scores, -jnp.inf))
-    return jnp.einsum("hqk,hkn->hqn", weights, values)
-
-
 def _written(
     past: Float[Array, "heads max_steps features"], new: Float[Array, "heads steps features"], at: Int[Array, ""]
 ) -> Float[Array, "heads max_steps features"]:
     """Return the cache with new rows from `at` on, without those that do not fit."""
     rows = at + jnp.arange(new.shape[1], dtype=jnp.int32)
     return past.at[:, rows].set(new, mode="drop", unique_indices=True, indices_are_sorted=True)
-
-
-def _norm(params: PyTree, x: Float[Array, "steps width"]) -> Float[Array, "steps width"]:
-    centred = x - x.mean(-1, keepdims=True)
-    standard = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
-    return standard * params["scale"][None] + params["bias"][None]
-
-
-def _init_norm(width: int) -> dict[str, Array]:
-    return {"scale": jnp.ones((width,), jnp.float32), "bias": jnp.zeros((width,), jnp.float32)}
-
-
-def _init_block(key: RandomKey, width: int, num_layers: int) -> PyTree:
-    key_attention, key_read, key_hidden, key_output = jax.random.split(key, 4)
-    small = 1 / math.sqrt(2 * num_layers)
-    zeros = lambda count: jnp.zeros((count,), jnp.float32)  # noqa: E731
-    heads = [_glorot(key, (width, width)) for key in jax.random.split(key_attention, 3)]
-    return {
-        "norm_attention": _init_norm(width),
-        "attention": {"kernel": jnp.concatenate(heads, 1)},  # no bias: a key's bias changes no weight
-        "read": {"kernel": small * _glorot(key_read, (width, width)), "bias": zeros(width)},
-        "norm_mlp": _init_norm(width),
-        "hidden": {"kernel": _glorot(key_hidden, (width, 4 * width)), "bias": zeros(4 * width)},
-        "output": {"kernel": small * _glorot(key_output, (4 * width, width)), "bias": zeros(width)},
-    }
-
-
-def _glorot(key: RandomKey, shape: tuple[int, int]) -> Float[Array, "inputs outputs"]:
-    return jax.nn.initializers.glorot_uniform()(key, shape, jnp.float32)

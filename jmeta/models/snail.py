@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from ..tasks.class_arrays import check_positive
 from ..types import PyTree, RandomKey, SequenceModel
-from .causal_transformer import attend
+from .attention import attend
 from .dense import dense, init_dense
 
 __all__ = ["SnailMemory", "snail"]

@@ -3,7 +3,8 @@
 RUN is the folder of one seed, or the folder of all seeds of a recipe. The parameters are the best on meta_valid. Any
 option of the recipe can have another value, such as `--num-ways 20`, if the parameters keep their shapes. Results are
 printed with the name of their protocol, and stored in the run folder as `evaluation.json`, one entry per protocol; the
-interval over several seeds goes to `over_seeds.json` in their common folder.
+interval over several seeds goes to `over_seeds.json` in their common folder. Predictions of classes, and distributions
+over numbers, are also judged by how well they know what they do not know (`jmeta.calibration`).
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from .. import checkpoints
 from ..evaluation import Estimate, Evaluation, evaluate_episodes, paired_difference
 from ..evaluation import evaluate as evaluate_learner
 from ..types import EpisodeFn, Learner, PyTree, RandomKey
-from . import console, files, loop, options, recipes, seeds, state
+from . import console, files, loop, options, recipes, seeds, state, uncertainty
 from . import folder as run_folder
 from .experiment import Experiment, check_testing, is_image_task
 from .recipes import Recipe
@@ -292,18 +293,25 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             return None
         return {name: {"mean": value.mean, "half_width": value.half_width} for name, value in estimates.items()}
 
+    diagrams = {
+        kind: {
+            "calibration_error": float(each.calibration_error()),
+            **{k: v.tolist() for k, v in each._asdict().items()},
+        }
+        for kind, each in evaluation.reliability.items()
+    }
     return {
         "protocol": evaluation.protocol,
         "num_tasks": evaluation.num_tasks,
         "inductive": plain(evaluation.inductive),
         "transductive": plain(evaluation.transductive),
-    }
+    } | ({"reliability": diagrams} if diagrams else {})
 
 
 def evaluate_seed(folder: pathlib.Path, command: Command, overrides: list[str]) -> Timed:
     """Evaluate one seed's run, print and store the result, and draw its pictures."""
     recipe, trained, meta_params = load_run(folder, command.recipe)
-    experiment = tested_otherwise(recipe, trained, overridden(recipe, trained, overrides))
+    experiment = uncertainty.with_scores(tested_otherwise(recipe, trained, overridden(recipe, trained, overrides)))
     name, timed = recipe.name, evaluated(experiment, meta_params)
     results = {name: timed}
     beside = experiment.baselines if command.baselines else {}
@@ -314,6 +322,9 @@ def evaluate_seed(folder: pathlib.Path, command: Command, overrides: list[str]) 
         by_steps = curve(experiment, meta_params, command.inner_steps)
         results |= {f"{name}, {steps} inner steps": result for steps, result in by_steps.items()}
     console.print_table(f"{folder}: meta_test", [table_row(key, result) for key, result in results.items()])
+    evaluations = {key: result.evaluation for key, result in results.items()}
+    if scored := uncertainty.rows(evaluations):
+        console.print_table("inductive predictions: scores of what they are sure of", scored)
     for baseline in beside:
         gain = gains({name: timed, baseline: results[baseline]}, over=baseline)[name]
         print(f"{name}: {gain} over {baseline}, task by task, on {experiment.source.name}")
@@ -321,8 +332,8 @@ def evaluate_seed(folder: pathlib.Path, command: Command, overrides: list[str]) 
         store(folder, experiment.source.split_hash, results)
         if by_steps:
             draw_curve(folder, name, experiment.test_protocol, by_steps)
-        if is_image_task(experiment):
-            draw_episode(folder, name, experiment, meta_params)
+        uncertainty.draw_reliability(folder, evaluations, title=f"{name}\n{timed.evaluation.protocol}")
+        draw_episode(folder, name, experiment, meta_params)
     except OSError as error:  # someone else's folder, or a full disk: the results are printed all the same
         raise NotStoredError(timed, f"what is printed above could not be stored ({error})") from error
     return timed
@@ -360,22 +371,27 @@ def overridden(recipe: Recipe, trained: Any, words: list[str], *, program: str =
     return chosen
 
 
-def draw_episode(folder: pathlib.Path, name: str, experiment: Experiment, meta_params: PyTree) -> pathlib.Path:
-    """Draw the first test task with the learner's predictions, as `test_episode.png`."""
-    key_task, key_adapt = jax.random.split(jax.random.split(loop.split_key("meta_test"), 2)[0])
-    learner = experiment.tested
+def draw_episode(folder: pathlib.Path, name: str, experiment: Experiment, meta_params: PyTree) -> pathlib.Path | None:
+    """Draw the first test task with the learner's predictions, as `test_episode.png`.
+
+    Returns:
+      The picture; `None` unless inputs are images, or numbers of which the learner predicts distributions.
+    """
+    keys = jax.random.split(jax.random.split(loop.split_key("meta_test"), 2)[0])
+    learner, title = experiment.tested, f"{name}, a test task of {experiment.source.name}"
+    if not is_image_task(experiment):
+        return uncertainty.draw_regression(folder, experiment, meta_params, keys, title=title)
     assert isinstance(learner, Learner)
 
     @jax.jit
     def predictions(meta_params: PyTree) -> tuple[Any, Any]:
-        task = experiment.source.meta_test(key_task)
-        adapted = learner.adapt(meta_params, task.support, key_adapt)
+        task = experiment.source.meta_test(keys[0])
+        adapted = learner.adapt(meta_params, task.support, keys[1])
         return task, learner.predict(meta_params, adapted, task.query.x, None)
 
     from . import pictures  # imported late: it needs Matplotlib, which `--help` does not
 
     task, logits = jax.device_get(predictions(meta_params))
-    title = f"{name}, a test task of {experiment.source.name}"
     return pictures.episode(folder / "test_episode.png", task, logits, title=title)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a run, as PNG files: its learning curve, one test episode, accuracy against inner steps."""
+"""Pictures of a run, as PNG files: learning curve, a test episode, accuracy against inner steps, calibration."""
 
 import pathlib
 from collections.abc import Mapping
@@ -9,14 +9,29 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from jaxtyping import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..calibration import Reliability, quantiles
+from ..distributions import Distribution, Mixture
 from ..evaluation import Estimate
 from ..types import Task
 from . import files, folder, log
 
-__all__ = ["TRAIN", "VALID", "RIGHT", "WRONG", "NEUTRAL", "STYLE", "learning_curve", "episode", "adaptation_curve"]
+__all__ = [
+    "TRAIN",
+    "VALID",
+    "RIGHT",
+    "WRONG",
+    "NEUTRAL",
+    "STYLE",
+    "learning_curve",
+    "episode",
+    "adaptation_curve",
+    "reliability",
+    "regression",
+]
 
 TRAIN, VALID, RIGHT, WRONG, NEUTRAL = "#8fa3b8", "#1f5fa8", "#2a8f4f", "#c8382e", "#9a9a9a"
 STYLE: Any = {
@@ -178,6 +193,97 @@ def adaptation_curve(
         axis.set_title(title, loc="left")
         axis.legend(title="95 % intervals over tasks", title_fontsize=8)
         return _saved(figure, path)
+
+
+def reliability(path: pathlib.Path, diagrams: Mapping[str, Reliability], *, title: str) -> pathlib.Path:
+    """Draw reliability diagrams: accuracy against confidence above, how many predictions have it below.
+
+    Args:
+      path: the PNG to write.
+      diagrams: by name, the diagram of all predictions of a method, such as `Evaluation.reliability["inductive"]`;
+        the first four are drawn.
+      title: title of the picture.
+    """
+    with plt.rc_context(STYLE):
+        figure, (above, below) = plt.subplots(
+            2, 1, figsize=(4.6, 5.0), height_ratios=(3, 1), sharex=True, layout="constrained"
+        )
+        above.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":", label="calibrated")
+        for (name, each), color in zip(diagrams.items(), (VALID, RIGHT, WRONG, TRAIN), strict=False):
+            counts = np.asarray(each.counts)
+            edges = np.linspace(0, 1, counts.size + 1)
+            label = f"{name}: error {float(each.calibration_error()):.3f}"
+            is_shown = counts > 0
+            points = np.asarray(each.mean_confidence())[is_shown], np.asarray(each.accuracy())[is_shown]
+            above.plot(*points, color=color, marker="o", markersize=4, linewidth=1.4, label=label)
+            below.stairs(counts / max(counts.sum(), 1), edges, color=color, linewidth=1.4)
+        above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        below.set(xlabel="confidence", ylabel="share of predictions", ylim=(0, None))
+        above.set_title(title, loc="left", parse_math=False)
+        above.legend(loc="best")
+        return _saved(figure, path)
+
+
+def regression(
+    path: pathlib.Path,
+    task: Task,
+    x: Array | np.ndarray,
+    prediction: Distribution,
+    *,
+    title: str,
+    exact: Distribution | None = None,
+    max_components: int = 20,
+) -> pathlib.Path:
+    """Draw what a learner makes of one task: its support, the bands of 50 and 90 %, and its components.
+
+    Args:
+      path: the PNG to write.
+      task: with `x` and `y` of shape `[points, 1]`.
+      x: the inputs to predict at, `[inputs, 1]`, in order.
+      prediction: a distribution of `[inputs, 1]`; of a mixture, such as one of particles, the means of the most
+        probable components are shown, too.
+      title: title of the picture.
+      exact: the exact posterior at the same inputs, shown by its median and its band of 90 %.
+      max_components: the most components to show.
+    """
+    low, inner_low, median, inner_high, high = _bands(prediction)
+    along = np.asarray(x)[:, 0]
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
+        axis.fill_between(along, low, high, color=VALID, alpha=0.15, linewidth=0, label="90 %")
+        axis.fill_between(along, inner_low, inner_high, color=VALID, alpha=0.25, linewidth=0, label="50 %")
+        for i, mean in enumerate(_means(prediction, max_components)):
+            axis.plot(along, mean, color=VALID, linewidth=0.6, alpha=0.6, label=None if i else "components")
+        axis.plot(along, median, color=VALID, linewidth=1.4, label="median")
+        if exact is not None:
+            exact_low, _, exact_median, _, exact_high = _bands(exact)
+            axis.plot(along, exact_median, color="black", linewidth=1.0, linestyle="--", label="exact, 90 %")
+            for edge in (exact_low, exact_high):
+                axis.plot(along, edge, color="black", linewidth=0.7, linestyle=":")
+        for name, batch, style in (
+            ("query", task.query, (NEUTRAL, ".", 12)),
+            ("support", task.support, (WRONG, "o", 24)),
+        ):
+            is_real = slice(None) if batch.mask is None else np.asarray(batch.mask)
+            points, (color, marker, size) = (np.asarray(each)[is_real, 0] for each in (batch.x, batch.y)), style
+            axis.scatter(*points, color=color, marker=marker, s=size, label=name, zorder=3)
+        axis.set(xlabel="x", ylabel="y")
+        axis.set_title(title, loc="left", parse_math=False)
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+        return _saved(figure, path)
+
+
+def _bands(prediction: Distribution) -> np.ndarray:
+    """Return the quantiles of 5, 25, 50, 75 and 95 % along the inputs, `[5, inputs]`."""
+    return np.asarray(quantiles(prediction, (0.05, 0.25, 0.5, 0.75, 0.95)))[..., 0]
+
+
+def _means(prediction: Distribution, most: int) -> np.ndarray:
+    """Return the means of a mixture's most probable components along the inputs, `[components, inputs]`."""
+    if not isinstance(prediction, Mixture):
+        return np.zeros((0, 0))
+    means, log_weights = np.asarray(prediction.components.mean())[:, 0], np.asarray(prediction.log_weights)[:, 0]
+    return means[:, np.argsort(-log_weights.mean(0), kind="stable")[:most]].T
 
 
 def _saved(figure: Figure, path: pathlib.Path) -> pathlib.Path:

@@ -7,11 +7,13 @@ do not fit on the device.
 from . import kernels
 from .class_arrays import ClassArrays, group_by_class
 from .few_shot import few_shot, stacked
+from .finite import finite
 from .gaussian_blobs import gaussian_blobs
 from .gaussian_process import gaussian_process
 from .host_fed import host_fed
 from .ragged import pad_task, ragged
 from .sinusoid import sinusoid
+from .sinusoid_or_line import sinusoid_or_line
 from .source import HostTasks, Source
 from .supervised import supervised
 
@@ -20,6 +22,7 @@ __all__ = [
     "group_by_class",
     "few_shot",
     "stacked",
+    "finite",
     "gaussian_blobs",
     "gaussian_process",
     "host_fed",
@@ -27,6 +30,7 @@ __all__ = [
     "pad_task",
     "ragged",
     "sinusoid",
+    "sinusoid_or_line",
     "HostTasks",
     "Source",
     "supervised",

@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from ..types import Batch, RandomKey, Task
 from .kernels import Kernel
 
-__all__ = ["gaussian_process"]
+__all__ = ["Count", "gaussian_process", "count_ends", "first_points"]
 
 Count = int | tuple[int, int]
 """A number of points, or the smallest and the largest, from which every task draws its own."""
@@ -59,7 +59,7 @@ def gaussian_process(
     Reference:
       The ranges of the example are those of Nguyen and Grover, "Transformer Neural Processes", 2022, arXiv:2207.04179.
     """
-    shots, queries = _ends("num_shots", num_shots, 0), _ends("num_queries", num_queries, 1)
+    shots, queries = count_ends("num_shots", num_shots, 0), count_ends("num_queries", num_queries, 1)
     if max_points is not None and max_points < shots[1] + queries[0]:
         raise ValueError(
             f"max_points={max_points} is less than the {shots[1]} support points and {queries[0]} query points that a "
@@ -94,8 +94,8 @@ class _GaussianProcess:
         x = jnp.concatenate([support_x, query_x])
         covariance = self.kernel.gram(unit, x, x) + self.noise**2 * jnp.eye(len(x), dtype=dtype)
         y = jnp.linalg.cholesky(covariance) @ jax.random.normal(key_y, (len(x), 1), dtype)
-        support = _masked(support_x, y[: len(support_x)], num_shots, self.num_shots)
-        return Task(support, _masked(query_x, y[len(support_x) :], num_queries, self.num_queries))
+        support = first_points(support_x, y[: len(support_x)], num_shots, self.num_shots)
+        return Task(support, first_points(query_x, y[len(support_x) :], num_queries, self.num_queries))
 
     def _counts(self, key_shots: RandomKey, key_queries: RandomKey) -> tuple[jax.Array, jax.Array]:
         num_shots = jax.random.randint(key_shots, (), self.num_shots[0], self.num_shots[1] + 1)
@@ -105,7 +105,14 @@ class _GaussianProcess:
         return num_shots, jax.random.randint(key_queries, (), self.num_queries[0], most + 1)
 
 
-def _masked(x: jax.Array, y: jax.Array, count: jax.Array, ends: tuple[int, int]) -> Batch:
+def first_points(x: jax.Array, y: jax.Array, count: jax.Array, ends: tuple[int, int]) -> Batch:
+    """Return the first `count` points as a batch, padded and masked unless every task has as many.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> first_points(jnp.ones((3, 1)), jnp.ones((3, 1)), jnp.int32(2), (1, 3)).mask.tolist()
+      [True, True, False]
+    """
     if ends[0] == ends[1]:
         return Batch(x, y)
     is_real = jnp.arange(len(x)) < count
@@ -113,7 +120,16 @@ def _masked(x: jax.Array, y: jax.Array, count: jax.Array, ends: tuple[int, int])
     return Batch(blank(x), blank(y), is_real)
 
 
-def _ends(name: str, count: Count, least: int) -> tuple[int, int]:
+def count_ends(name: str, count: Count, least: int) -> tuple[int, int]:
+    """Return the smallest and the largest number of points.
+
+    Raises:
+      ValueError: if the smallest is less than `least`, or the range is empty.
+
+    Example:
+      >>> count_ends("num_shots", 5, 0), count_ends("num_shots", (1, 10), 0)
+      ((5, 5), (1, 10))
+    """
     low, high = count if isinstance(count, tuple) else (count, count)
     if not least <= low <= high:
         raise ValueError(

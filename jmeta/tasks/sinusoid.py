@@ -1,6 +1,7 @@
 """Sinusoid regression, the smallest problem on which meta-learning works visibly.
 
-A task is one wave y = a sin(x − φ); a few points of it are the support. No data set is involved: waves are drawn.
+A task is one wave y = a sin(ω x − φ), usually with ω = 1; a few points of it are the support. No data set is involved:
+waves are drawn.
 """
 
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ def sinusoid(
     amplitude: tuple[float, float] = (0.1, 5.0),
     phase: tuple[float, float] = (0.0, jnp.pi),
     inputs: tuple[float, float] = (-5.0, 5.0),
+    frequency: tuple[float, float] = (1.0, 1.0),
+    noise: float = 0.0,
 ) -> Partial:
-    """Build a sampler of sine waves y = a sin(x − φ), each number drawn uniformly from its range.
+    """Build a sampler of sine waves y = a (sin(ω x − φ) + ε), each number drawn uniformly from its range.
 
     Args:
       num_shots: number of points in the support.
@@ -31,12 +34,14 @@ def sinusoid(
       amplitude: lowest and highest a.
       phase: lowest and highest φ, in radians.
       inputs: lowest and highest x.
+      frequency: lowest and highest ω, in radians per unit of x.
+      noise: standard deviation of the normal noise ε of every point, relative to the amplitude.
 
     Returns:
       `sample(key) -> Task`, with float32 `x` and `y` of shape `[points, 1]`.
 
     Raises:
-      ValueError: if a number of points is not positive or a range is empty.
+      ValueError: if a number of points is not positive, a range is empty, or `noise` is negative.
 
     Example:
       >>> import jax
@@ -46,13 +51,18 @@ def sinusoid(
 
     Reference:
       Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", 2017,
-      arXiv:1703.03400, section 5.1. The paper gives the ranges, the authors' code the sign of φ.
+      arXiv:1703.03400, section 5.1. The paper gives the ranges, the authors' code the sign of φ. Yoon et al., "Bayesian
+      Model-Agnostic Meta-Learning", 2018, arXiv:1806.03836, section 5.1, draw `frequency=(0.5, 2.0)` and
+      `phase=(0.0, 2 * jnp.pi)`, with `noise=0.01`.
     """
     check_positive({"num_shots": num_shots, "num_queries": num_queries})
-    for name, (low, high) in {"amplitude": amplitude, "phase": phase, "inputs": inputs}.items():
+    ranges = {"amplitude": amplitude, "phase": phase, "inputs": inputs, "frequency": frequency}
+    for name, (low, high) in ranges.items():
         if not low <= high:
             raise ValueError(f"{name}=({low}, {high}) is an empty range; pass (lowest, highest)")
-    return Partial(_Sinusoid(num_shots, num_queries, amplitude, phase, inputs))
+    if not 0 <= noise < float("inf"):
+        raise ValueError(f"noise={noise}; expected a standard deviation of at least 0")
+    return Partial(_Sinusoid(num_shots, num_queries, amplitude, phase, inputs, frequency, noise))
 
 
 @dataclass(frozen=True)
@@ -62,11 +72,19 @@ class _Sinusoid:
     amplitude: tuple[float, float]
     phase: tuple[float, float]
     inputs: tuple[float, float]
+    frequency: tuple[float, float]
+    noise: float
 
     def __call__(self, key: RandomKey) -> Task:
-        key_amplitude, key_phase, key_inputs = jax.random.split(key, 3)
+        is_plain = self.frequency == (1.0, 1.0) and self.noise == 0
+        key_amplitude, key_phase, key_inputs, *others = jax.random.split(key, 3 if is_plain else 5)
         amplitude = jax.random.uniform(key_amplitude, (), jnp.float32, *self.amplitude)
         phase = jax.random.uniform(key_phase, (), jnp.float32, *self.phase)
         x = jax.random.uniform(key_inputs, (self.num_shots + self.num_queries, 1), jnp.float32, *self.inputs)
-        y = amplitude * jnp.sin(x - phase)
+        if is_plain:
+            y = amplitude * jnp.sin(x - phase)
+        else:
+            frequency = jax.random.uniform(others[0], (), jnp.float32, *self.frequency)
+            noise = self.noise * jax.random.normal(others[1], x.shape, jnp.float32)
+            y = amplitude * (jnp.sin(frequency * x - phase) + noise)
         return Task(Batch(x[: self.num_shots], y[: self.num_shots]), Batch(x[self.num_shots :], y[self.num_shots :]))

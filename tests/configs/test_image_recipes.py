@@ -21,7 +21,8 @@ from jmeta.runs.diagnosis import examine_step, sample_step
 from jmeta.runs.experiment import check
 from jmeta.tasks import HostTasks
 
-NAMES = [name for name in recipes.names() if name.startswith(("blobs", "folder", "glyphs", "omniglot", "sinusoid"))]
+KINDS = ("blobs", "folder", "glyphs", "omniglot", "sine_or_line", "sinusoid")
+NAMES = [name for name in recipes.names() if name.startswith(KINDS)]
 GLYPHS = [name for name in NAMES if name.startswith("glyphs")]
 NUM_CLASSES = 24  # of each split
 
@@ -41,6 +42,17 @@ SMALL = {
     "num_context": 2,
     "num_process_steps": 1,
     "batch_size": 4,
+    "train_queries": 2,
+    "num_samples": 2,
+    "num_inner_samples": 2,
+    "num_particles": 2,
+    "num_members": 2,
+    "width": 8,
+    "num_layers": 1,
+    "num_heads": 2,
+    "num_latents": 2,
+    "num_bins": 4,
+    "num_nodes": 4,
 }
 
 
@@ -136,6 +148,7 @@ VARIANTS = [
     ("omniglot_vinyals_matching", {}),
     ("omniglot_vinyals_protonet", {"train_ways": 60}),
     ("omniglot_vinyals_r2d2", {}),
+    *((name, {"train_shots": (1, 2)}) for name in NAMES if name.startswith("sine_or_line")),
 ]
 
 
@@ -267,6 +280,20 @@ def test_an_output_for_each_way_fixes_the_ways(name, tiny_network):
     with pytest.raises(ValueError, match="the parameters have other shapes.*an output for each way"):
         evaluate.tested_otherwise(recipe, trained, dataclasses.replace(trained, num_ways=7))
     evaluate.tested_otherwise(recipe, trained, dataclasses.replace(trained, num_shots=2))
+
+
+def test_sinusoids_and_lines_are_judged_beside_the_exact_posterior():
+    names = [name for name in NAMES if name.startswith("sine_or_line")]
+    assert len(names) == 10
+    for name in names:
+        experiment = built(name, train_shots=(1, 3), num_shots=4)
+        assert list(experiment.baselines) == ["exact posterior"]
+        train, test = (
+            jax.eval_shape(make, jax.random.key(0)) for make in (experiment.meta_train, experiment.source.meta_test)
+        )
+        assert (train.support.x.shape, test.support.x.shape) == ((3, 1), (4, 1))
+        assert experiment.test_protocol == "sine or line, 4-shot, 2 queries, 4 tasks"
+        assert loop.valid_protocol(experiment).startswith("sine or line, 1 to 3 shots, 4 tasks")
 
 
 @pytest.mark.parametrize("name", ["glyphs_maml", "glyphs_protonet", "folder_protonet"])

@@ -39,15 +39,15 @@ def test_the_kept_weights_still_score_what_the_row_says(name):
     row = rows.read(name)
     # twenty rollouts of a robot for each inner step make a task a hundred times as long
     num_tasks = 30 if name.startswith("robot_maml") else NUM_TASKS
-    experiment = rows.experiment_of(row.facts, num_tasks=num_tasks)
+    judged = rows.lines_of(row.facts, num_tasks=num_tasks)
+    for each, evaluation in zip(judged, row.facts["evaluations"], strict=True):
+        recorded = evaluation["protocol"].split(f", {evaluation['num_tasks']} tasks")[0]
+        assert each.experiment.test_protocol.split(f", {num_tasks} tasks")[0] == recorded
+    by_its_recipe = (i for i, each in enumerate(judged) if each.num_steps == each.experiment.num_test_steps)
+    i = next(by_its_recipe, len(judged) - 1)
+    experiment, learner, _ = judged[i]
     assert experiment.source.split_hash == row.facts["split_hash"]
-    named = {experiment.test_protocol.split(f", {num_tasks} tasks")[0]}
-    assert {
-        evaluation["protocol"].split(f", {evaluation['num_tasks']} tasks")[0] for evaluation in row.facts["evaluations"]
-    } == named
     meta_params = rows.restored(experiment, row.meta_params)
-    judged = list(enumerate(rows.learners_of(row.facts, experiment)))
-    i, (learner, _) = next((each for each in judged if each[1][1] == experiment.num_test_steps), judged[-1])
     result = evaluate.evaluation_of(experiment, learner, meta_params, jax.random.key(2026), steps="")
     for kind in ("inductive", "transductive"):
         estimates = getattr(result, kind)
@@ -110,25 +110,25 @@ def test_a_trained_run_becomes_a_row(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "FOLDER", tmp_path / "rows")
     train_tiny("sinusoid_maml")
     arguments = ["run/seed_0", "tiny", "--title", "Tiny", "--inner-steps", "0", "2", "--num-queries", "50"]
-    assert record.main(arguments) == 0
+    assert record.main([*arguments, "--variants", "num_shots=5", "num_shots=8"]) == 0
     row = rows.read("tiny")
     assert [each["protocol"] for each in row.facts["evaluations"]] == [
-        f"sinusoid 5-shot, 50 queries, 16 tasks, {steps} inner steps" for steps in (0, 2)
+        f"sinusoid {shots}-shot, 50 queries, 16 tasks, {steps} inner steps" for shots in (5, 8) for steps in (0, 2)
     ]
-    assert row.facts["test"] == {"options": {"num_queries": 50}, "inner_steps": [0, 2]}
+    variants = [{"num_shots": 5}, {"num_shots": 8}]
+    assert row.facts["test"] == {"options": {"num_queries": 50}, "inner_steps": [0, 2], "variants": variants}
     recorded = json.loads(pathlib.Path("run/seed_0/config.json").read_text())
     assert {name: row.facts[name] for name in ("recipe", "hash", "options")} == {
         name: recorded[name] for name in ("recipe", "hash", "options")
     }
     assert row.facts["command"].startswith("jmeta train sinusoid_maml ")
     assert "--training.num-steps 20" in row.facts["command"]
-    experiment = rows.experiment_of(row.facts)
+    experiment, learner, _ = rows.lines_of(row.facts)[3]
     meta_params = rows.restored(experiment, row.meta_params)
     trained = evaluate.load_run(pathlib.Path("run/seed_0")).meta_params
     jax.tree.map(np.testing.assert_array_equal, meta_params, trained)
-    learner, _ = rows.learners_of(row.facts, experiment)[1]
     again = evaluate.timed_evaluation(experiment, learner, meta_params)
-    np.testing.assert_allclose(again.evaluation.inductive["loss"].values, row.per_task["1 inductive"], rtol=1e-5)
+    np.testing.assert_allclose(again.evaluation.inductive["loss"].values, row.per_task["3 inductive"], rtol=1e-5)
     assert "Tiny" in table.render()
 
 

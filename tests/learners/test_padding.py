@@ -10,6 +10,7 @@ import jmeta
 from jmeta import Batch, Model, learners, losses
 
 from ..registry import LEARNERS
+from ..slow import slow
 
 LINE = Model(lambda key, x: jnp.ones(()), lambda w, x, key: w * x)
 
@@ -36,7 +37,12 @@ def test_an_input_of_the_query_that_is_not_a_number_changes_no_gradient(name, ke
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(results))
 
 
-@pytest.mark.parametrize("name", [name for name in LEARNERS if name not in ("varibad", "maml_rl")])
+ACTING = {"varibad", "maml_rl"}
+SLOW_TO_COMPILE = {"adkf_ift", "bayesian_maml", "attentive_neural_process_with_latents", "deep_ensemble", "llama"}
+"""Learners whose support is treated by a part that another one here has, too."""
+
+
+@pytest.mark.parametrize("name", [*sorted(LEARNERS.keys() - ACTING - SLOW_TO_COMPILE), *slow(*sorted(SLOW_TO_COMPILE))])
 def test_a_support_of_no_example_is_one_of_padding_alone(name, key):
     learner, task = LEARNERS[name].learner, LEARNERS[name].sample(key)
     meta_params = learner.init(jax.random.key(1), task)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jmeta.models.causal_transformer import attend, causal_transformer
+from jmeta.models.attention import attend
+from jmeta.models.causal_transformer import causal_transformer
 
 from ..differences import assert_gradient_is_central_difference
 

@@ -39,7 +39,23 @@ def test_ranges_can_be_set_and_keys_decide():
     assert not np.array_equal(task.query.x, sample(jax.random.key(1)).query.x)
 
 
+def test_frequencies_and_noise_are_those_asked_for():
+    arguments = {"num_shots": 300, "num_queries": 300, "amplitude": (2.0, 2.0), "phase": (0.5, 0.5)}
+    noisy, exact = (sinusoid(**arguments, frequency=(0.5, 2.0), noise=n)(jax.random.key(3)) for n in (0.1, 0.0))
+    np.testing.assert_array_equal(noisy.query.x, exact.query.x)
+    np.testing.assert_allclose(np.std(noisy.query.y - exact.query.y), 0.2, rtol=0.2)
+    grid, found = np.linspace(0.5, 2.0, 3001)[:, None], []
+    for seed in range(3):
+        x, y = (leaf[:8, 0] for leaf in sinusoid(**arguments, frequency=(0.5, 2.0))(jax.random.key(seed)).query[:2])
+        away = abs(2 * np.sin(grid * np.asarray(x) - 0.5) - np.asarray(y)).max(1)
+        assert away.min() < 0.01
+        found.append(round(float(grid[away.argmin(), 0]), 2))
+    assert len(set(found)) == 3
+
+
 def test_mistakes_are_refused():
+    with pytest.raises(ValueError, match=r"noise=-0\.1; expected a standard deviation"):
+        sinusoid(num_shots=1, num_queries=1, noise=-0.1)
     with pytest.raises(ValueError, match="num_queries=0"):
         sinusoid(num_shots=1, num_queries=0)
     with pytest.raises(ValueError, match=r"amplitude=\(5.0, 1.0\) is an empty range"):

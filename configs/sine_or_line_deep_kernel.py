@@ -1,0 +1,75 @@
+"""Deep kernel transfer on sinusoids and lines: a Gaussian process on learned features."""
+
+from dataclasses import dataclass
+
+import optax
+
+from jmeta import learners, losses, models, runs, tasks
+
+
+@dataclass(frozen=True)
+class Options:
+    """Deep kernel transfer on sinusoids and lines: a Gaussian process on learned features.
+
+    Paper:    Patacchiola, Turner, Crowley, O'Boyle, Storkey, "Bayesian Meta-Learning for the Few-Shot Setting via Deep
+              Kernels", 2020, arXiv:1910.05199.
+    Command:  jmeta train sine_or_line_deep_kernel
+    Time:     about 5 minutes on 2 CPU cores.
+    Expected: not measured yet.
+
+    Half of the tasks are sinusoids and half are lines, with noise of 0.3; one model is trained for 1 to 10 shots.
+    `jmeta evaluate RUN --baselines` compares with the exact posterior, task by task.
+    """
+
+    train_shots: tuple[int, int] = (1, 10)
+    """Fewest and most shots in training."""
+    train_queries: int = 20
+    num_shots: int = 5
+    """Shots at test."""
+    num_queries: int = 20
+    """Queries at test."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of the embedding."""
+    num_features: int = 16
+    meta_lr: float = 1e-3
+    clip_norm: float = 10.0
+    num_nodes: int = 32
+    """Nodes of the exact posterior's quadrature, for each of a curve's two numbers; 1 and 2 shots need more."""
+    training: runs.Training = runs.Training(
+        num_steps=20_000, tasks_per_step=16, steps_per_dispatch=250, evaluate_every=1000, num_valid_tasks=1000
+    )
+    testing: runs.Testing = runs.Testing(num_tasks=1000, tasks_at_once=10)
+
+
+def build(options: Options) -> runs.Experiment:
+    """Build the experiment from its options."""
+    runs.check_positive(meta_lr=options.meta_lr, clip_norm=options.clip_norm)
+    trained = tasks.sinusoid_or_line(num_shots=options.train_shots, num_queries=options.train_queries)
+    tested = tasks.sinusoid_or_line(num_shots=options.num_shots, num_queries=options.num_queries)
+    name = f"sine or line, {options.num_shots}-shot"
+    embedding = models.mlp((*options.hidden, options.num_features))
+    learner = learners.deep_kernel_transfer(embedding, initial_noise=0.5)
+    rate = optax.cosine_decay_schedule(options.meta_lr, options.training.num_steps)
+    return runs.Experiment(
+        learner=learner,
+        loss_fn=losses.negative_log_likelihood,
+        source=tasks.Source(
+            meta_train=lambda: trained,
+            meta_valid=trained,
+            meta_test=tested,
+            name=name,
+            describe=lambda num_tasks: f"{name}, {options.num_queries} queries, {num_tasks} tasks",
+            describe_valid=lambda num_tasks: "sine or line, {} to {} shots, {} tasks".format(
+                *options.train_shots, num_tasks
+            ),
+        ),
+        optimizer=optax.chain(optax.clip_by_global_norm(options.clip_norm), optax.adam(rate)),
+        metric="loss",
+        baselines={"exact posterior": learners.exact_sinusoid_or_line(num_nodes=options.num_nodes)},
+        training=options.training,
+        testing=options.testing,
+    )
+
+
+if __name__ == "__main__":
+    runs.main(build, Options)

@@ -1,0 +1,80 @@
+"""MAML on sinusoids and lines: a point estimate where a few points leave several curves open."""
+
+from dataclasses import dataclass
+
+import optax
+
+from jmeta import learners, losses, models, runs, tasks
+
+
+@dataclass(frozen=True)
+class Options:
+    """MAML on sinusoids and lines: a point estimate where a few points leave several curves open.
+
+    Paper:    Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning", 2017, arXiv:1703.03400.
+    Command:  jmeta train sine_or_line_maml
+    Time:     about 5 minutes on 2 CPU cores.
+    Expected: not measured yet.
+
+    Half of the tasks are sinusoids and half are lines, with noise of 0.3; one model is trained for 1 to 10 shots. The
+    network predicts a standard deviation, too, so it can be unsure; but it adapts to one curve. `jmeta evaluate RUN
+    --baselines` compares with the exact posterior, task by task.
+    """
+
+    train_shots: tuple[int, int] = (1, 10)
+    """Fewest and most shots in training."""
+    train_queries: int = 20
+    num_shots: int = 5
+    """Shots at test."""
+    num_queries: int = 20
+    """Queries at test."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers."""
+    min_scale: float = 0.1
+    """Smallest standard deviation that is predicted."""
+    num_steps: int = 5
+    """Inner steps."""
+    inner_lr: float = 0.01
+    meta_lr: float = 1e-3
+    clip_norm: float = 10.0
+    num_nodes: int = 32
+    """Nodes of the exact posterior's quadrature, for each of a curve's two numbers; 1 and 2 shots need more."""
+    training: runs.Training = runs.Training(
+        num_steps=20_000, tasks_per_step=16, steps_per_dispatch=250, evaluate_every=1000, num_valid_tasks=1000
+    )
+    testing: runs.Testing = runs.Testing(num_tasks=1000, tasks_at_once=10)
+
+
+def build(options: Options) -> runs.Experiment:
+    """Build the experiment from its options."""
+    runs.check_positive(inner_lr=options.inner_lr, meta_lr=options.meta_lr, clip_norm=options.clip_norm)
+    trained = tasks.sinusoid_or_line(num_shots=options.train_shots, num_queries=options.train_queries)
+    tested = tasks.sinusoid_or_line(num_shots=options.num_shots, num_queries=options.num_queries)
+    name = f"sine or line, {options.num_shots}-shot"
+    network = models.normal_outputs(models.mlp((*options.hidden, 2)), min_scale=options.min_scale)
+    inner = optax.sgd(options.inner_lr)
+    learner = learners.maml(network, losses.negative_log_likelihood, inner, num_steps=options.num_steps)
+    rate = optax.cosine_decay_schedule(options.meta_lr, options.training.num_steps)
+    return runs.Experiment(
+        learner=learner,
+        loss_fn=losses.negative_log_likelihood,
+        source=tasks.Source(
+            meta_train=lambda: trained,
+            meta_valid=trained,
+            meta_test=tested,
+            name=name,
+            describe=lambda num_tasks: f"{name}, {options.num_queries} queries, {num_tasks} tasks",
+            describe_valid=lambda num_tasks: "sine or line, {} to {} shots, {} tasks".format(
+                *options.train_shots, num_tasks
+            ),
+        ),
+        optimizer=optax.chain(optax.clip_by_global_norm(options.clip_norm), optax.adam(rate)),
+        metric="loss",
+        baselines={"exact posterior": learners.exact_sinusoid_or_line(num_nodes=options.num_nodes)},
+        training=options.training,
+        testing=options.testing,
+    )
+
+
+if __name__ == "__main__":
+    runs.main(build, Options)
