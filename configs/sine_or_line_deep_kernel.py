@@ -46,7 +46,8 @@ def build(options: Options) -> runs.Experiment:
     runs.check_positive(meta_lr=options.meta_lr, clip_norm=options.clip_norm)
     trained = tasks.sinusoid_or_line(num_shots=options.train_shots, num_queries=options.train_queries)
     tested = tasks.sinusoid_or_line(num_shots=options.num_shots, num_queries=options.num_queries)
-    name = f"sine or line, {options.num_shots}-shot"
+    few, many = options.train_shots
+    protocol = f"sine or line, {options.num_shots}-shot, {options.num_queries} queries"
     embedding = models.mlp((*options.hidden, options.num_features))
     learner = learners.deep_kernel_transfer(embedding, initial_noise=0.5)
     rate = optax.cosine_decay_schedule(options.meta_lr, options.training.num_steps)
@@ -57,11 +58,9 @@ def build(options: Options) -> runs.Experiment:
             meta_train=lambda: trained,
             meta_valid=trained,
             meta_test=tested,
-            name=name,
-            describe=lambda num_tasks: f"{name}, {options.num_queries} queries, {num_tasks} tasks",
-            describe_valid=lambda num_tasks: "sine or line, {} to {} shots, {} tasks".format(
-                *options.train_shots, num_tasks
-            ),
+            name="sine or line",
+            describe=lambda num_tasks: f"{protocol}, {num_tasks} tasks",
+            describe_valid=lambda num_tasks: f"sine or line, {few} to {many} shots, {num_tasks} tasks",
         ),
         optimizer=optax.chain(optax.clip_by_global_norm(options.clip_norm), optax.adam(rate)),
         metric="loss",

@@ -50,7 +50,8 @@ def build(options: Options) -> runs.Experiment:
     runs.check_positive(meta_lr=options.meta_lr, clip_norm=options.clip_norm)
     trained = tasks.sinusoid_or_line(num_shots=options.train_shots, num_queries=options.train_queries)
     tested = tasks.sinusoid_or_line(num_shots=options.num_shots, num_queries=options.num_queries)
-    name = f"sine or line, {options.num_shots}-shot"
+    few, many = options.train_shots
+    protocol = f"sine or line, {options.num_shots}-shot, {options.num_queries} queries"
     transformer = models.set_transformer(
         width=options.width, num_layers=options.num_layers, num_heads=options.num_heads
     )
@@ -65,11 +66,9 @@ def build(options: Options) -> runs.Experiment:
             meta_train=lambda: trained,
             meta_valid=trained,
             meta_test=tested,
-            name=name,
-            describe=lambda num_tasks: f"{name}, {options.num_queries} queries, {num_tasks} tasks",
-            describe_valid=lambda num_tasks: "sine or line, {} to {} shots, {} tasks".format(
-                *options.train_shots, num_tasks
-            ),
+            name="sine or line",
+            describe=lambda num_tasks: f"{protocol}, {num_tasks} tasks",
+            describe_valid=lambda num_tasks: f"sine or line, {few} to {many} shots, {num_tasks} tasks",
         ),
         optimizer=optax.chain(optax.clip_by_global_norm(options.clip_norm), optax.adam(rate)),
         metric="loss",
