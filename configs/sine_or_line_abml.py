@@ -34,6 +34,8 @@ class Options:
     num_steps: int = 5
     """Inner steps."""
     inner_lr: float = 0.01
+    initial_scale: float = 0.1
+    """Standard deviation of every parameter at the start."""
     kl_weight: float = 0.1
     num_samples: int = 20
     """Networks that predict together at test."""
@@ -66,6 +68,7 @@ def build(options: Options) -> runs.Experiment:
         num_steps=options.num_steps,
         num_samples=options.num_samples,
         num_inner_samples=options.num_inner_samples,
+        initial_scale=options.initial_scale,
         kl_weight=options.kl_weight,
     )
     rate = optax.cosine_decay_schedule(options.meta_lr, options.training.num_steps)

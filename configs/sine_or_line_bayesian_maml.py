@@ -11,7 +11,7 @@ from jmeta import learners, losses, models, runs, tasks
 class Options:
     """Bayesian MAML on sinusoids and lines: particles that SVGD moves.
 
-    Paper:    Yoon, Kim, Dia, Kim, Bengio, Ahn, "Bayesian Model-Agnostic Meta-Learning", 2018, arXiv:1806.03836.
+    Paper:    Kim, Yoon, Dia, Kim, Bengio, Ahn, "Bayesian Model-Agnostic Meta-Learning", 2018, arXiv:1806.03836.
     Command:  jmeta train sine_or_line_bayesian_maml
     Time:     about 5 minutes on 2 CPU cores.
     Expected: not measured yet.

@@ -226,7 +226,7 @@ def mix(outputs: PyTree) -> PyTree:
 
     Raises:
       ValueError: if `outputs` is neither, or has a single class; plain values have no average that is a prediction of
-        all particles.
+        all particles. Several numbers of an example cannot be told from logits, and are taken for those.
 
     Example:
       >>> import jax.numpy as jnp
@@ -245,7 +245,10 @@ def mix(outputs: PyTree) -> PyTree:
     is_logits = isinstance(outputs, jax.Array) and outputs.ndim == 3 and outputs.shape[-1] > 1
     if is_logits and jnp.issubdtype(outputs.dtype, jnp.floating):
         num_particles = jnp.asarray(outputs.shape[0], outputs.dtype)
-        return jax.nn.logsumexp(jax.nn.log_softmax(outputs), axis=0) - jnp.log(num_particles)
+        log_probs = jax.nn.log_softmax(outputs)
+        is_absent = jnp.isneginf(log_probs).all(0)  # logsumexp has no derivative there
+        total = jax.nn.logsumexp(jnp.where(is_absent[None], 0.0, log_probs), axis=0)
+        return jnp.where(is_absent, -jnp.inf, total - jnp.log(num_particles))
     found = f"{outputs.dtype}{list(outputs.shape)}" if isinstance(outputs, jax.Array) else type(outputs).__name__
     raise ValueError(
         f"particles that predict {found} cannot be averaged; expected a distribution of numbers (see "

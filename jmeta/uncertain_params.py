@@ -1,22 +1,23 @@
-"""Parameters that are not certain: independent normal distributions over every one of them, and particles of them.
+"""Uncertain parameters: an independent normal distribution for each, and particles drawn from them.
 
-Bayesian learners draw parameters of a network from the former, pay for moving it by a Kullback-Leibler divergence, and
-average the predictions of several draws. Scales are logarithms, so a gradient step keeps them positive.
+Bayesian learners draw the parameters of a network, pay for moving their distribution by a Kullback-Leibler divergence,
+and average the predictions of several draws. Scales are logarithms, so a gradient step keeps them positive.
 """
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from .distributions import mix
-from .types import Model, PyTree, RandomKey
+from .distributions import Distribution, mix
+from .losses import checked_loss
+from .types import Aux, Batch, LossFn, Model, PyTree, RandomKey
 
-__all__ = ["NormalParams", "sample", "kl_divergence", "logs_like", "predict_with_particles"]
+__all__ = ["NormalParams", "sample", "kl_divergence", "logs_like", "likelihood", "predict_with_particles"]
 
 
 class NormalParams(NamedTuple):
@@ -80,6 +81,36 @@ def kl_divergence(q: NormalParams, p: NormalParams) -> Float[Array, ""]:
         return (0.5 * (jnp.expm1(2 * log_ratio) + jnp.square(away)) - log_ratio).sum()
 
     return jnp.asarray(optax.tree.sum(jax.tree.map(of_leaf, *q, *p)))
+
+
+def likelihood(loss_fn: LossFn) -> LossFn:
+    """Return the loss, which refuses outputs that have no average over particles.
+
+    Numbers are not distinguishable from logits when they are averaged, but here the targets are at hand.
+
+    Raises:
+      ValueError: at trace time, if the outputs are no distribution and the targets no labels of classes, or `loss_fn`
+        does not return a loss and a dictionary.
+
+    Example:
+      >>> import jax.numpy as jnp, jmeta
+      >>> batch = jmeta.Batch(jnp.ones((3, 1)), jnp.ones((3, 2)))
+      >>> likelihood(jmeta.losses.squared_error)(jnp.ones((3, 2)), batch)
+      Traceback (most recent call last):
+      ...
+      ValueError: particles are averaged as distributions, but ... wrap it with models.normal_outputs
+    """
+
+    def checked(outputs: PyTree, batch: Batch) -> tuple[Any, Aux]:
+        is_of_classes = isinstance(batch.y, jax.Array) and jnp.issubdtype(batch.y.dtype, jnp.integer)
+        if not isinstance(outputs, Distribution) and not is_of_classes:
+            raise ValueError(
+                f"particles are averaged as distributions, but the model's outputs are a {type(outputs).__name__} for "
+                "targets that are no labels of classes; wrap it with models.normal_outputs"
+            )
+        return checked_loss(loss_fn(outputs, batch), "what loss_fn returns")
+
+    return checked
 
 
 def predict_with_particles(model: Model, particles: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:

@@ -157,3 +157,14 @@ def test_particles_that_predict_mixtures_are_mixed_with_their_weights(mixture):
     np.testing.assert_allclose(both.cdf(y), average("cdf", y), rtol=1e-12)
     densities = (np.exp(mixture.log_prob(y)) + np.exp(other.log_prob(y))) / 2
     np.testing.assert_allclose(both.log_prob(y), np.log(densities), rtol=1e-12)
+
+
+def test_a_class_that_no_particle_predicts_has_a_finite_gradient(float64):
+    logits = jnp.array([[[1.0, -jnp.inf, 0.0]], [[0.5, -jnp.inf, -jnp.inf]]])
+    mixed = mix(logits)
+    np.testing.assert_allclose(jnp.exp(mixed), jax.nn.softmax(logits).mean(0), rtol=1e-12)
+    assert np.isneginf(mixed[0, 1])
+    gradient = jax.grad(lambda logits: mix(logits)[0, 0])(logits)
+    shifted = lambda by: mix(logits.at[0, 0, 0].add(by))[0, 0]
+    assert np.isfinite(gradient).all()
+    np.testing.assert_allclose(gradient[0, 0, 0], (shifted(1e-6) - shifted(-1e-6)) / 2e-6, rtol=1e-6)

@@ -138,7 +138,7 @@ def meta_train(options: Options) -> runs.Fitted:
         optimizer = learned_optimizer(weights)
         one_step = lambda state, key: step(optimizer, state, teacher, key)  # noqa: E731
         state, of_steps = jax.lax.scan(one_step, state, jax.random.split(key, options.steps_per_unroll))
-        return state, jnp.minimum(of_steps, worst).mean(), {}
+        return state, jnp.where(of_steps < worst, of_steps, worst).mean(), {}
 
     estimator = estimators.persistent_evolution_strategies(
         unroll,
@@ -154,7 +154,7 @@ def meta_train(options: Options) -> runs.Fitted:
     def whole_loop(weights: PyTree, teacher: PyTree, key: RandomKey) -> tuple[jax.Array, Aux]:
         del teacher  # drawn from the key, as in the test
         of_steps = losses_of(small, options.batch_size, learned_optimizer(weights), key)
-        return jnp.minimum(of_steps, worst).mean(), {}
+        return jnp.where(of_steps < worst, of_steps, worst).mean(), {}
 
     return runs.fit(
         training.persistent_trainer(estimator, meta_optimizer, stacked),
@@ -163,8 +163,14 @@ def meta_train(options: Options) -> runs.Fitted:
         valid=whole_loop,
         folder=options.run_dir,
         training=options.training,
-        options={"meta_lr": options.meta_lr, "sigma": options.sigma, "num_pairs": options.num_pairs},
+        options=recorded(options),
     )
+
+
+def recorded(options: Options) -> dict[str, Any]:
+    """Return what a learned optimizer depends on, besides numbers of meta-steps and tasks."""
+    names = ("batch_size", "steps_per_unroll", "num_pairs", "sigma", "meta_lr")
+    return {"small": str(options.small), **{name: getattr(options, name) for name in names}}
 
 
 def trainer_of(options: Options, size: Size, make: Callable[[Any], Any]) -> Callable[[RandomKey, Any], np.ndarray]:
@@ -230,7 +236,8 @@ def main(options: Options) -> dict[str, Any]:
     rows = [compare(options, size, fitted.meta_params) for size in (options.small, *options.larger)]
     record = {
         "num_meta_steps": options.training.num_steps,
-        "best_step": fitted.step,
+        "best_step": fitted.best_step,
+        "options": recorded(options),
         "num_problems": options.num_problems,
         "seed": options.training.seed,
         "rows": rows,

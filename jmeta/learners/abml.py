@@ -28,7 +28,7 @@ from ..models import but_statistics
 from ..params import merge, partition
 from ..support import apply_to_support, support_loss, with_support_statistics
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
-from ..uncertain_params import NormalParams, kl_divergence, logs_like, predict_with_particles, sample
+from ..uncertain_params import NormalParams, kl_divergence, likelihood, logs_like, predict_with_particles, sample
 
 __all__ = ["abml", "negative_elbo"]
 
@@ -201,7 +201,7 @@ def negative_elbo(
     _check_samples(num_samples=num_samples)
     if not 0 <= kl_weight < math.inf:
         raise ValueError(f"kl_weight={kl_weight}; expected a number of at least 0")
-    loss_on_batch = support_loss(model, loss_fn)
+    loss_on_batch = support_loss(model, likelihood(loss_fn))
 
     def bound(
         q: NormalParams, p: NormalParams, rest: PyTree, batch: Batch, key: RandomKey

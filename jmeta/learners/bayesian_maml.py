@@ -25,12 +25,12 @@ from jaxtyping import Array, Float
 from .. import adjoints
 from ..adaptation import descend
 from ..adjoints import Adjoint, InnerLoop
-from ..distributions import Distribution, mix
 from ..losses import checked_loss, num_real, real_examples
 from ..models import but_statistics
 from ..params import merge, partition
 from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
+from ..uncertain_params import likelihood, predict_with_particles
 
 __all__ = ["bayesian_maml", "svgd"]
 
@@ -121,8 +121,7 @@ def bayesian_maml(
 
     def predict(meta_params: PyTree, adapted: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:
         del meta_params
-        keys = None if key is None else jax.random.split(key, num_particles)
-        return mix(jax.vmap(lambda params, key: model.apply(params, x, key))(adapted, keys))
+        return predict_with_particles(model, adapted, x, key)
 
     if num_leader_steps is None:
         return Learner(init, adapt, predict)
@@ -215,16 +214,7 @@ def _bandwidth(squared: Float[Array, "particles particles"]) -> Float[Array, ""]
 def _negative_log_posteriors(model: Model, loss_fn: LossFn, prior_precision: float) -> adjoints.Objective:
     """Build the sum over particles of −log p(θ | batch) / examples: each particle's gradient is its own."""
 
-    def likelihood(outputs: PyTree, batch: Batch) -> tuple[Any, Aux]:
-        is_of_classes = isinstance(batch.y, jax.Array) and jnp.issubdtype(batch.y.dtype, jnp.integer)
-        if not isinstance(outputs, Distribution) and not is_of_classes:
-            raise ValueError(
-                f"particles are averaged as distributions, but the model's outputs are a {type(outputs).__name__} for "
-                "targets that are no labels of classes; wrap it with models.normal_outputs"
-            )
-        return checked_loss(loss_fn(outputs, batch), "what loss_fn returns")
-
-    loss_on_batch = support_loss(model, likelihood)
+    loss_on_batch = support_loss(model, likelihood(loss_fn))
 
     def objective(particles: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
         del step

@@ -77,7 +77,9 @@ def deep_ensemble(learner: Learner, *, num_members: int) -> Learner:
 
     Returns:
       A learner whose meta-parameters and adapted states are those of `learner`, stacked `[num_members, ...]`. Each
-      member is trained by its own objective, on the same tasks; the loss is their mean.
+      member is trained by its own objective, on the same tasks; the loss is their mean, so gradients are a
+      `num_members`-th of a single learner's. Clipping by a global norm, and skipping what is not finite, see all of
+      them together.
 
     Raises:
       ValueError: if `num_members` is not positive; at trace time if predictions are neither logits nor distributions.

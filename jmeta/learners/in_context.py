@@ -34,8 +34,6 @@ from .comparison import embed, embed_support, exclude_absent, one_hot_labels
 
 __all__ = ["LabelledContext", "in_context"]
 
-_NEVER = -1e30  # a logit: unlike -inf, its gradient is 0 and not NaN
-
 
 class LabelledContext(NamedTuple):
     """The adapted state: the support as a memory, once for each assignment of embeddings to classes.
@@ -126,8 +124,7 @@ def in_context(embedding: Model, transformer: SetTransformer, *, max_ways: int, 
         logits = jax.vmap(read)(adapted.memory, adapted.assignments)
         if num_assignments == 1:
             return exclude_absent(logits[0], adapted.counts)
-        is_excluded = jnp.isinf(exclude_absent(jnp.zeros_like(logits[0]), adapted.counts))
-        return exclude_absent(distributions.mix(jnp.where(is_excluded[None], _NEVER, logits)), adapted.counts)
+        return distributions.mix(jax.vmap(lambda each: exclude_absent(each, adapted.counts))(logits))
 
     return Learner(init, adapt, predict)
 

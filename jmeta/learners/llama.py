@@ -23,11 +23,12 @@ from jaxtyping import Array, Float
 
 from .. import adjoints
 from ..adjoints import Adjoint
-from ..distributions import Normal, mix
+from ..distributions import Normal
 from ..losses import checked_loss, real_examples, without_padding
 from ..models import but_statistics
 from ..params import merge, partition, path_name
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
+from ..uncertain_params import predict_with_particles
 from .maml import maml
 
 __all__ = ["DiagonalPrecision", "KroneckerPrecision", "laplace_precision", "llama"]
@@ -191,8 +192,7 @@ def llama(
     def predict(meta_params: PyTree, adapted: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:
         if num_samples is None:
             return point.predict(meta_params, adapted, x, key)
-        keys = None if key is None else jax.random.split(key, num_samples)
-        return mix(jax.vmap(lambda params, key: model.apply(params, x, key))(adapted, keys))
+        return predict_with_particles(model, adapted, x, key)
 
     def episode(outer_loss: LossFn) -> EpisodeFn:
         def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Array, Aux]:

@@ -28,7 +28,7 @@ from ..optimizers import learned_rates
 from ..params import merge, partition
 from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
-from ..uncertain_params import NormalParams, kl_divergence, logs_like, predict_with_particles, sample
+from ..uncertain_params import NormalParams, kl_divergence, likelihood, logs_like, predict_with_particles, sample
 
 __all__ = ["platipus"]
 
@@ -142,7 +142,7 @@ def platipus(
 
 
 def _objective(model: Model, loss_fn: LossFn) -> adjoints.Objective:
-    loss_on_batch = support_loss(model, loss_fn)
+    loss_on_batch = support_loss(model, likelihood(loss_fn))
 
     def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
         del step

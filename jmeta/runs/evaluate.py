@@ -106,6 +106,11 @@ def recipe_of(folder: pathlib.Path, named: str | None) -> tuple[Recipe, Any]:
       ValueError: if the folder holds no run, or one of a recipe file that is not named, or has another name.
     """
     config = run_folder.read_config(folder)
+    if not config.is_ours and config.recipe == "fit":
+        raise ValueError(
+            f"{folder} is a run of jmeta.runs.fit, whose trainer and tasks are in a program; evaluate there what `fit` "
+            "returns, with jmeta.evaluate"
+        )
     if named is None and not config.is_ours:
         raise ValueError(
             f"{folder} is a run of the recipe file {files.short(config.recipe)}.py, which is not executed unless you "

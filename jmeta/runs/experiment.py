@@ -70,7 +70,8 @@ class Training:
     seed: int = 0
     warm_start: str | None = None
     """Folder of one seed's run, such as `runs/NAME/seed_0`, whose best parameters this run starts from. They must have
-    the same names, shapes and dtypes; everything else may differ."""
+    the same names, shapes and dtypes; everything else may differ, and whether that run has seen the classes that this
+    one is tested on is not checked. All seeds have the same start, which itself is not scored."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""A run for meta-training that a user wrote in Python: all that `jmeta train` does around it, without a recipe."""
+"""A run for meta-training that a user wrote in Python: what `jmeta train` does in one process, without a recipe."""
 
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -22,14 +23,14 @@ class Fitted(NamedTuple):
 
     Attributes:
       meta_params: the meta-parameters to use: the best on `valid_sample`, or with `keep_best=False` the last.
-      score: the metric of the best ones.
-      step: the meta-step after which they were evaluated.
+      best_score: the metric of the best ones.
+      best_step: the meta-step after which they were evaluated.
       state: the whole final state of the run.
     """
 
     meta_params: PyTree
-    score: float
-    step: int
+    best_score: float
+    best_step: int
     state: RunState
 
 
@@ -38,6 +39,7 @@ class _Options:
     """What is recorded with a run of `fit`: a run with other values is another run."""
 
     training: Training
+    metric: str
     testing: Testing = dataclasses.field(default_factory=Testing)
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -68,8 +70,9 @@ def fit(
       valid: `(meta_params, task, key) -> (loss, aux)` judges meta-parameters on a task, such as
         `jmeta.plain_episode(learner, loss_fn)`.
       folder: the run's folder, which is made if needed.
-      training: numbers of steps and tasks, intervals, early stop (`patience`), seed.
-      valid_sample: `key -> task` for `valid`, the same tasks at every evaluation; `sample` if not given.
+      training: numbers of steps and tasks, intervals, early stop (`patience`), seed. `batching` is the trainer's own.
+      valid_sample: `key -> task` for `valid`, the same tasks at every evaluation; `sample` if not given. Where training
+        has few tasks, pass others: on those that were seen the best parameters are the most overfitted.
       metric: `"loss"`, or the name of the value in `aux` that selects models, higher is better.
       keep_best: whether to return the best meta-parameters, or the last.
       options: numbers and words that identify the run, such as the learning rate, recorded in `config.json`; a folder
@@ -79,8 +82,8 @@ def fit(
       The meta-parameters, their score and the final state.
 
     Raises:
-      ValueError: if `training` is out of range, the folder belongs to a run with other options, or `sample` comes from
-        the host and `valid_sample` is not given.
+      ValueError: if `training` is out of range, the folder belongs to a run with other options, no evaluation had a
+        finite score although the best is asked for, or `sample` comes from the host and `valid_sample` is not given.
       loop.DivergedError: after `training.max_skipped_in_a_row` skipped meta-steps.
 
     Example:
@@ -101,7 +104,7 @@ def fit(
       ... )
       fit: models are chosen by validation tasks of runs.fit, 200 tasks, of meta_valid
       ...
-      >>> fitted.step in (10, 20)
+      >>> fitted.best_step in (10, 20)
       True
     """
     from . import train  # imported late: it needs the packages of a command line
@@ -121,8 +124,14 @@ def fit(
         None, None, source, training=training, metric=metric, evaluated=valid, init=init, meta_trainer=trainer
     )
     recipe = Recipe("fit", _Options, lambda _: experiment, pathlib.Path("runs.fit"))
-    chosen = _Options(training, options=dict(options or {}))
-    state = train.train_one(recipe, chosen, files.named_by_user(pathlib.Path(folder)))
+    chosen = _Options(training, metric, options=dict(options or {}))
+    path = files.named_by_user(pathlib.Path(folder))
+    state = train.train_one(recipe, chosen, path)
+    if keep_best and not math.isfinite(state.best_score):
+        raise ValueError(
+            f"no evaluation of {path} had a finite {metric}, so there are no best meta-parameters; see which "
+            "task makes `valid` infinite or NaN, or pass keep_best=False to get the last ones"
+        )
     meta_params = state.best_meta_params if keep_best else state.meta.meta_params
     sign = -1 if metric == "loss" else 1  # a loss is stored negated
     return Fitted(meta_params, sign * float(state.best_score), int(state.best_step), state)

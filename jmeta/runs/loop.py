@@ -197,7 +197,10 @@ class _SeedRun:
     ) -> "_SeedRun":
         """Open a run at its latest checkpoint, or at step 0; only the main process writes more than checkpoints."""
         state = init_state(experiment, seed)
-        step, state = checkpoints.restore(folder / "checkpoints", state) or (0, start_state(experiment, seed))
+        restored = checkpoints.restore(folder / "checkpoints", state)
+        if restored is None and experiment.training.warm_start is not None:
+            state = start_state(experiment, seed)
+        step, state = restored or (0, state)
         changes, log = "", NoLog()
         with processes.agreed("open the logs"):
             if processes.is_main():
@@ -298,6 +301,8 @@ def _evaluate(
 ) -> None:
     estimates = validate(one.state.meta.meta_params)
     shown = experiment.metric
+    if shown not in estimates:
+        raise ValueError(f"models are chosen by the metric {shown!r}, but an evaluation has {', '.join(estimates)}")
     score = -estimates[shown].mean if shown == "loss" else estimates[shown].mean
     step = int(one.state.meta.step)
     one.state = with_score(one.state, score)
@@ -323,7 +328,10 @@ def _explain_divergence(experiment: Experiment, state: RunState, folder: pathlib
     meta_params, key = to_local_device((state.meta.meta_params, state.key))
     reports = examine_step(experiment, meta_params, key, step)
     if experiment.grad_fn is None:
-        return f"{skipped} The state before them is in {folder / 'diverged'}; lower the meta-optimizer's learning rate"
+        return (
+            f"{skipped} The state before them is in {folder / 'diverged'}, and checkpoints.restore_part gets the best "
+            f"parameters until then from {folder / 'checkpoints'}; lower the meta-optimizer's learning rate"
+        )
     if len(reports) < experiment.training.tasks_per_step:  # only this process's tasks, as its host draws no others
         everywhere = Operation("say which tasks are at fault").gather(reports)
         reports = [TaskReport(*report) for each in everywhere for report in each]

@@ -21,6 +21,13 @@ from .experiment import Experiment, Training
 __all__ = ["RunState", "init_state", "start_state", "host_stream_state", "check_memory", "with_score", "is_finished"]
 
 
+class _Best(NamedTuple):
+    """The part of a `RunState`, by the same names, that another run may start from."""
+
+    best_meta_params: PyTree
+    best_score: np.ndarray
+
+
 class RunState(NamedTuple):
     """The state of a run: a pytree, and the content of its checkpoints.
 
@@ -59,7 +66,8 @@ def start_state(experiment: Experiment, seed: int) -> RunState:
     """Return the state that a run begins with: `init_state`, or that of its `training.warm_start`.
 
     Raises:
-      ValueError: if there is no run in the folder to start from, or its parameters are others; as `init_state`.
+      ValueError: if there is no run in the folder to start from, it never had a finite score, or its parameters are
+        others; as `init_state`.
     """
     named = experiment.training.warm_start
     if named is None:
@@ -69,7 +77,7 @@ def start_state(experiment: Experiment, seed: int) -> RunState:
     like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     folder = files.named_by_user(pathlib.Path(named)) / "checkpoints"
     try:
-        found = checkpoints.restore_part(folder, like, inside=".best_meta_params", best=True)
+        found = checkpoints.restore_part(folder, _Best(like, np.zeros(())), best=True)
     except ValueError as error:
         raise ValueError(f"training.warm_start={named}: {error}") from None
     if found is None:
@@ -77,7 +85,12 @@ def start_state(experiment: Experiment, seed: int) -> RunState:
             f"training.warm_start={named}: there are no checkpoints of a run; pass the folder of one seed's run, such "
             "as runs/NAME/seed_0"
         )
-    return _state_at_step_0(experiment, found[1], key_run)
+    if not np.isfinite(found[1].best_score):
+        raise ValueError(
+            f"training.warm_start={named}: that run never had a finite score on meta_valid, so it has no best "
+            "parameters; name another"
+        )
+    return _state_at_step_0(experiment, found[1].best_meta_params, key_run)
 
 
 def _state_at_step_0(experiment: Experiment, meta_params: PyTree, key_run: RandomKey) -> RunState:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import tyro
 
 from .. import tasks
+from ..checkpoints.cluster import Operation
 from ..episodes import check_predictions
 from ..tasks import HostTasks
 from ..types import Learner
@@ -116,9 +117,11 @@ def train_together(
                 experiment.source.meta_valid(jax.random.key(0))  # reports missing data
             check_memory(experiment)
             host_stream_state(experiment)  # needs training tasks: a refusal comes before anything is written
-            if not all((folder / "checkpoints").exists() for folder in folders.values()):
-                start_state(experiment, min(folders))  # reads the run of a warm start, for the same reason
+            is_begun = all((folder / "checkpoints").exists() for folder in folders.values())
+            if not is_begun:
                 _check_first_task(experiment)
+        if experiment.training.warm_start is not None and not Operation("begin warm").gather(is_begun)[0]:
+            start_state(experiment, min(folders))  # is refused, if at all, before anything is written
         with processes.agreed("write the configurations"):
             for seed, folder in folders.items() if processes.is_main() else ():
                 run_folder.write_config(
@@ -148,7 +151,7 @@ def _check_first_task(experiment: Experiment) -> None:
     key_task, key_init = jax.random.split(jax.random.key(experiment.training.seed))
     if not jnp.issubdtype(getattr(jax.eval_shape(sample, key_task).query.y, "dtype", float), jnp.integer):
         return
-    drawn = jax.jit(tasks.stacked(sample, 1))(key_task)
+    drawn = jax.jit(lambda sample, key: tasks.stacked(sample, 1)(key))(sample, key_task)  # its arrays are no constants
     check_predictions(learner, experiment.loss_fn, jax.eval_shape(experiment.init_fn, key_init), drawn)
 
 

@@ -72,8 +72,8 @@ class Sharing:
         """
         if trainer.share is None:
             raise ValueError(
-                "this trainer has no `share`: a trust region is computed on one device, and here devices share the "
-                "tasks; take PPO as the meta-optimizer, or one process without a mesh and blocks"
+                "this trainer has no `share`: its meta-steps are computed on one device (a trust region, for example), "
+                "and here devices share the tasks; take another trainer (PPO), or one process without a mesh and blocks"
             )
         shared = trainer.share(self)
 

@@ -35,7 +35,8 @@ def gaussian_process(
       kernel: the covariance of f, from `tasks.kernels`.
       num_shots: points of the support; a range is drawn from uniformly, both ends included, and padded and masked.
       num_queries: points of the query, likewise.
-      noise: standard deviation of ε, positive, in support and query.
+      noise: standard deviation of ε, positive, in support and query. In float32 a covariance of many near points needs
+        about 0.01 of the kernel's scale, or it has no Cholesky factor and `y` is NaN.
       inputs: lowest and highest x, drawn uniformly.
       query_inputs: those of the query, where they differ: beyond the support's, to extrapolate.
       max_points: the most points that support and query have together; the range of `num_queries` ends there.

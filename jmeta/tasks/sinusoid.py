@@ -51,8 +51,8 @@ def sinusoid(
 
     Reference:
       Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", 2017,
-      arXiv:1703.03400, section 5.1. The paper gives the ranges, the authors' code the sign of φ. Yoon et al., "Bayesian
-      Model-Agnostic Meta-Learning", 2018, arXiv:1806.03836, section 5.1, draw `frequency=(0.5, 2.0)` and
+      arXiv:1703.03400, section 5.1. The paper gives the ranges, the authors' code the sign of φ. Kim, Yoon et al.,
+      "Bayesian Model-Agnostic Meta-Learning", 2018, arXiv:1806.03836, section 5.1, draw `frequency=(0.5, 2.0)` and
       `phase=(0.0, 2 * jnp.pi)`, with `noise=0.01`.
     """
     check_positive({"num_shots": num_shots, "num_queries": num_queries})

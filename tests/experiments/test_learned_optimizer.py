@@ -68,7 +68,7 @@ def test_a_short_experiment_writes_its_results(tmp_path, capsys):
     assert (tmp_path / "results.png").stat().st_size > 1000
     assert picture.table(record) in capsys.readouterr().out
     again = experiment.meta_train(dataclasses.replace(options, num_problems=2))  # a finished run is left as it is
-    assert again.step == record["best_step"]
+    assert again.best_step == record["best_step"]
 
 
 def test_the_page_shows_what_was_measured():

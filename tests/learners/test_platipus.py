@@ -141,7 +141,7 @@ def test_bad_arguments_are_refused(arguments, message, key):
 def test_a_model_whose_particles_have_no_average_is_refused(key):
     learner = learners.platipus(models.mlp([4, 1]), losses.squared_error, INNER, num_steps=1, num_samples=2)
     task = regression_task(key)
-    with pytest.raises(ValueError, match="cannot be averaged"):
+    with pytest.raises(ValueError, match="wrap it with models.normal_outputs"):
         jax.eval_shape(
             lambda key: learner.predict(
                 {}, learner.adapt(learner.init(key, task), task.support, key), task.query.x, None

@@ -14,6 +14,7 @@ from jmeta.runs import loop, terminal
 from jmeta.training import count_step, start_counting
 
 from .commands import bits
+from .commands import jmeta as jmeta_command
 
 SAMPLE = tasks.sinusoid(num_shots=5, num_queries=5)
 LEARNER = learners.maml(models.mlp([8, 1]), losses.squared_error, optax.sgd(0.01), num_steps=1)
@@ -57,11 +58,11 @@ def of_learner(folder):
 
 def test_the_best_is_kept_where_training_gets_worse(tmp_path):
     best = walked(tmp_path / "best")
-    assert (float(best.meta_params), best.score, best.step) == (20.0, 0.0, 20)
+    assert (float(best.meta_params), best.best_score, best.best_step) == (20.0, 0.0, 20)
     last = walked(tmp_path / "last", keep_best=False)
-    assert (float(last.meta_params), last.score, last.step) == (40.0, 0.0, 20)
+    assert (float(last.meta_params), last.best_score, last.best_step) == (40.0, 0.0, 20)
     named = walked(tmp_path / "named", metric="accuracy")
-    assert (float(named.meta_params), named.score, named.step) == (30.0, 0.0, 30)
+    assert (float(named.meta_params), named.best_score, named.best_step) == (30.0, 0.0, 30)
 
 
 def test_it_stops_early_and_draws_its_curve(tmp_path):
@@ -85,7 +86,7 @@ def test_a_stopped_fit_goes_on_to_the_same_bits(tmp_path, monkeypatch):
             of_learner(tmp_path / "stopped")
     resumed = of_learner(tmp_path / "stopped")
     assert bits(resumed.state) == bits(whole.state)
-    assert np.isfinite(whole.score)
+    assert np.isfinite(whole.best_score)
     lines = (tmp_path / "stopped" / "sessions.jsonl").read_text().splitlines()
     assert [json.loads(line)["resumed_from"] for line in lines] == [0, 30]
 
@@ -94,6 +95,26 @@ def test_a_folder_of_another_fit_is_refused(tmp_path):
     walked(tmp_path, options={"step_size": 1.0})
     with pytest.raises(ValueError, match=r"options\.step_size was 1\.0, is 2\.0"):
         walked(tmp_path, options={"step_size": 2.0})
+
+
+def test_a_folder_of_another_metric_is_refused_and_evaluate_says_where_its_tasks_are(tmp_path, capsys):
+    walked(tmp_path / "run")
+    with pytest.raises(ValueError, match="metric was loss, is accuracy"):
+        walked(tmp_path / "run", metric="accuracy")
+    assert jmeta_command("evaluate", tmp_path / "run") == 1
+    assert "is a run of jmeta.runs.fit, whose trainer and tasks are in a program" in capsys.readouterr().err
+
+
+def test_without_a_finite_score_there_is_no_best(tmp_path):
+    valid = lambda place, task, key: (place * jnp.nan, {})
+    with pytest.raises(ValueError, match="had a finite loss, so there are no best meta-parameters"):
+        walked(tmp_path, valid=valid)
+    assert float(walked(tmp_path, valid=valid, keep_best=False).meta_params) == 40.0
+
+
+def test_a_metric_that_no_evaluation_has_is_named(tmp_path):
+    with pytest.raises(ValueError, match="metric 'return', but an evaluation has accuracy, loss"):
+        walked(tmp_path, metric="return")
 
 
 def test_meta_steps_that_are_not_finite_end_it(tmp_path):

@@ -2,7 +2,9 @@
 
 import jax
 import numpy as np
+import pytest
 
+from jmeta import checkpoints
 from jmeta.runs import evaluate, recipes, replay, state
 
 from .commands import jmeta
@@ -63,6 +65,13 @@ def test_a_run_begins_with_the_best_parameters_of_another(tmp_path, monkeypatch,
     error = capsys.readouterr().err
     assert "training.warm_start=first/seed_0: " in error
     assert "kernel" in error
+
+
+def test_a_run_that_never_had_a_finite_score_is_no_start(tmp_path, monkeypatch, tiny_blobs):
+    monkeypatch.chdir(tmp_path)
+    checkpoints.save("first/checkpoints", 0, state.init_state(tiny_blobs.experiment(), 0))
+    with pytest.raises(ValueError, match="warm_start=first: that run never had a finite score"):
+        state.start_state(tiny_blobs.trained(warm_start="first").experiment(), 0)
 
 
 def test_a_step_of_a_run_with_a_warm_start_can_be_replayed(tmp_path, monkeypatch):
