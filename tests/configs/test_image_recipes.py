@@ -21,6 +21,8 @@ from jmeta.runs.diagnosis import examine_step, sample_step
 from jmeta.runs.experiment import check
 from jmeta.tasks import HostTasks
 
+from ..slow import slow
+
 KINDS = ("blobs", "folder", "glyphs", "omniglot", "sine_or_line", "sinusoid")
 NAMES = [name for name in recipes.names() if name.startswith(KINDS)]
 GLYPHS = [name for name in NAMES if name.startswith("glyphs")]
@@ -169,7 +171,10 @@ def test_a_recipe_builds_and_traces_a_meta_step(name, changes, own_images):
     assert aux["loss"].shape == ()
 
 
-@pytest.mark.parametrize("name", ["blobs_protonet", "sinusoid_maml", *GLYPHS])
+TRAINED = ["blobs_protonet", "sinusoid_maml", "glyphs_imaml", "glyphs_maml", "glyphs_protonet", "glyphs_reptile"]
+
+
+@pytest.mark.parametrize("name", [*TRAINED, *slow(*(name for name in GLYPHS if name not in TRAINED))])
 def test_a_method_trains_and_is_validated(name, tmp_path, tiny_network):
     experiment = built(name)
     before = experiment.init_fn(jax.random.split(jax.random.key(0))[0])

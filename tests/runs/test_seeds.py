@@ -48,7 +48,7 @@ def numbers(lines):
     return np.array([line[name] for line in lines for name in sorted(line) if name not in ("split", "protocol")])
 
 
-@pytest.mark.parametrize("recipe_name", ["tiny_sinusoid", "tiny_blobs"])
+@pytest.mark.parametrize("recipe_name", ["tiny_sinusoid", *slow("tiny_blobs")])
 def test_seeds_together_are_trained_as_each_alone(tmp_path, request, recipe_name):
     tiny = request.getfixturevalue(recipe_name)
     together = run_seeds(tmp_path / "together", tiny.experiment())

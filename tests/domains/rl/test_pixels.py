@@ -109,8 +109,7 @@ def test_every_parameter_of_an_encoder_is_learned():
         assert [path for path in still if "kernel" in path] == []
 
 
-@pytest.mark.parametrize("bootstraps", [False, True])
-@pytest.mark.parametrize("kind", ["pixels", "choices", "an encoder"])
+@pytest.mark.parametrize(("kind", "bootstraps"), [("pixels", False), ("choices", False), ("an encoder", True)])
 def test_maml_rolls_out_adapts_and_updates(kind, bootstraps):
     env = screen(count=2) if kind == "choices" else screen()
     policy = POLICIES["memoryless, an encoder" if kind == "an encoder" else "memoryless"](env)

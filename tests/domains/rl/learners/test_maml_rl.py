@@ -16,6 +16,8 @@ from jmeta.domains.rl.on_policy import on_policy_trainer
 from jmeta.domains.rl.policies import Categorical, Policy, PolicyInput, PolicyOutput
 from jmeta.domains.rl.policy_gradients import Acted
 
+from ....slow import slow
+
 ALPHA = 0.7
 REWARDS = np.array([[0.3, -0.5], [1.0, 0.2], [-0.4, 0.8]])  # of [state, action]; the state is 0, then 1 + last action
 
@@ -171,7 +173,7 @@ def navigation():
     return environment, sample, policy, roll_out
 
 
-@pytest.mark.parametrize("is_stored", [True, False], ids=["on stored rollouts", "rolling out"])
+@pytest.mark.parametrize("is_stored", [False, *slow(True)], ids=["rolling out", "on stored rollouts"])
 def test_it_obeys_the_contract(is_stored, navigation, key):
     environment, sample, policy, roll_out = navigation
     arguments = (policy, policy_gradients.reinforce, optax.sgd(0.1))

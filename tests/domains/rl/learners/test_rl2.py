@@ -15,6 +15,8 @@ from jmeta.models.causal_transformer import causal_transformer
 from jmeta.models.snail import snail
 from jmeta.training import sampled_steps
 
+from ....slow import slow
+
 NUM_ARMS, NUM_STEPS, NUM_SUPPORT = 3, 8, 3
 BANDIT, SAMPLE_BANDIT = environments.bernoulli_bandit(NUM_ARMS)
 MEMORIES = {
@@ -61,7 +63,7 @@ def assert_same(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), a, b)
 
 
-@pytest.mark.parametrize("name", ["gru", "causal_transformer", "snail"])
+@pytest.mark.parametrize("name", ["gru", *slow("causal_transformer", "snail")])
 def test_it_obeys_the_contract(name, key):
     policy = policy_of(name)
     loss_fn = policy_gradients.ppo_loss(entropy_weight=0.1)
