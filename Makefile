@@ -12,7 +12,8 @@ VENV := $(if $(filter file default,$(origin PYTHON)),.venv,.venv-$(VERSION))
 BIN := $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 # editable_mode=compat puts this folder on the path: else a script beside a clone named jmeta would import the clone's folder
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+# no-compile: modules are compiled when they are imported, and most of what is installed never is
+INSTALL = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt \
   --config-settings editable_mode=compat
 
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
