@@ -66,8 +66,8 @@ def render() -> str:
 
 
 def _data(row: rows.Row) -> str:
-    """Return the heading of a row, the name of its data: the first word of its protocol."""
-    return re.split("[/ ]", row.facts["evaluations"][0]["protocol"])[0]
+    """Return the heading of a row, the name of its data: the first words of its protocol."""
+    return re.split(r"/|,| \d", row.facts["evaluations"][0]["protocol"])[0]
 
 
 EXACT = "exact posterior"
