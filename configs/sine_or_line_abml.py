@@ -13,8 +13,8 @@ class Options:
 
     Paper:    Ravi, Beatson, "Amortized Bayesian Meta-Learning", 2019, ICLR.
     Command:  jmeta train sine_or_line_abml
-    Time:     about 5 minutes on 2 CPU cores.
-    Expected: not measured yet.
+    Time:     about 16 minutes on a CPU core, validation not counted.
+    Expected: 2.46 nats at 2 shots and 2.38 at 5, after 3,000 meta-steps; the exact posterior has 1.02 and 0.42.
 
     Half of the tasks are sinusoids and half are lines, with noise of 0.3; one model is trained for 1 to 10 shots.
     `jmeta evaluate RUN --baselines` compares with the exact posterior, task by task.

@@ -14,8 +14,8 @@ class Options:
     Paper:    Kim, Mnih, Schwarz, Garnelo, Eslami, Rosenbaum, Vinyals, Teh, "Attentive Neural Processes", 2019,
               arXiv:1901.05761.
     Command:  jmeta train sine_or_line_attentive
-    Time:     about 5 minutes on 2 CPU cores.
-    Expected: not measured yet.
+    Time:     about 1 minute on a CPU core, validation not counted.
+    Expected: 2.08 nats at 2 shots and 1.19 at 5, after 6,000 meta-steps; the exact posterior has 1.02 and 0.42.
 
     Half of the tasks are sinusoids and half are lines, with noise of 0.3; one model is trained for 1 to 10 shots.
     `jmeta evaluate RUN --baselines` compares with the exact posterior, task by task.

@@ -13,8 +13,8 @@ class Options:
 
     Paper:    Kim, Yoon, Dia, Kim, Bengio, Ahn, "Bayesian Model-Agnostic Meta-Learning", 2018, arXiv:1806.03836.
     Command:  jmeta train sine_or_line_bayesian_maml
-    Time:     about 5 minutes on 2 CPU cores.
-    Expected: not measured yet.
+    Time:     about 22 minutes on a CPU core, validation not counted.
+    Expected: 2.28 nats at 2 shots and 2.08 at 5, after 3,000 meta-steps; the exact posterior has 1.02 and 0.42.
 
     Half of the tasks are sinusoids and half are lines, with noise of 0.3; one model is trained for 1 to 10 shots.
     Trained on the loss of the mixture for the query, not on the chaser loss of the paper. `jmeta evaluate RUN

@@ -13,8 +13,8 @@ class Options:
 
     Paper:    Lakshminarayanan, Pritzel, Blundell, "Deep Ensembles", 2017, arXiv:1612.01474.
     Command:  jmeta train sine_or_line_ensemble
-    Time:     about 5 minutes on 2 CPU cores.
-    Expected: not measured yet.
+    Time:     about 6 minutes on a CPU core, validation not counted.
+    Expected: 2.26 nats at 2 shots and 1.99 at 5, after 5,000 meta-steps; the exact posterior has 1.02 and 0.42.
 
     Half of the tasks are sinusoids and half are lines, with noise of 0.3; one model is trained for 1 to 10 shots. Each
     member has its own start, trained on the same tasks. `jmeta evaluate RUN --baselines` compares with the exact

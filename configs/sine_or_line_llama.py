@@ -13,8 +13,8 @@ class Options:
 
     Paper:    Grant, Finn, Levine, Darrell, Griffiths, 2018, arXiv:1801.08930.
     Command:  jmeta train sine_or_line_llama
-    Time:     about 5 minutes on 2 CPU cores.
-    Expected: not measured yet.
+    Time:     about 7 minutes on a CPU core, validation not counted.
+    Expected: 2.25 nats at 2 shots and 2.01 at 5, after 4,000 meta-steps; the exact posterior has 1.02 and 0.42.
 
     Half of the tasks are sinusoids and half are lines, with noise of 0.3; one model is trained for 1 to 10 shots.
     `jmeta evaluate RUN --baselines` compares with the exact posterior, task by task.
@@ -35,7 +35,7 @@ class Options:
     """Inner steps."""
     inner_lr: float = 0.01
     log_det_weight: float = 1e-3
-    prior_precision: float = 10.0
+    prior_precision: float = 1000.0
     num_samples: int = 20
     """Samples of the posterior that predict together."""
     meta_lr: float = 1e-3

@@ -13,8 +13,8 @@ class Options:
 
     Paper:    Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning", 2017, arXiv:1703.03400.
     Command:  jmeta train sine_or_line_maml
-    Time:     about 5 minutes on 2 CPU cores.
-    Expected: not measured yet.
+    Time:     about 1 minute on a CPU core, validation not counted.
+    Expected: 2.21 nats at 2 shots and 1.71 at 5; the exact posterior has 1.02 and 0.42.
 
     Half of the tasks are sinusoids and half are lines, with noise of 0.3; one model is trained for 1 to 10 shots. The
     network predicts a standard deviation, too, so it can be unsure; but it adapts to one curve. `jmeta evaluate RUN

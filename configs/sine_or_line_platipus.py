@@ -13,8 +13,8 @@ class Options:
 
     Paper:    Finn, Xu, Levine, "Probabilistic Model-Agnostic Meta-Learning", 2018, arXiv:1806.02817, section 6.
     Command:  jmeta train sine_or_line_platipus
-    Time:     about 5 minutes on 2 CPU cores.
-    Expected: not measured yet.
+    Time:     about 2 minutes on a CPU core, validation not counted.
+    Expected: 2.21 nats at 2 shots and 1.61 at 5; the exact posterior has 1.02 and 0.42.
 
     Half of the tasks are sinusoids and half are lines, with noise of 0.3; one model is trained for 1 to 10 shots. The
     paper trains in two stages, first without a divergence; here there is one. `jmeta evaluate RUN --baselines`

@@ -15,8 +15,8 @@ class Options:
     Paper:    Müller, Hollmann, Pineda Arango, Grabocka, Hutter, "Transformers Can Do Bayesian Inference", 2021,
               arXiv:2112.10510.
     Command:  jmeta train sine_or_line_prior_fitted
-    Time:     about 5 minutes on 2 CPU cores.
-    Expected: not measured yet.
+    Time:     about 4 minutes on a CPU core, validation not counted.
+    Expected: 1.59 nats at 2 shots and 0.88 at 5, after 3,000 meta-steps; the exact posterior has 1.02 and 0.42.
 
     Half of the tasks are sinusoids and half are lines, with noise of 0.3; one model is trained for 1 to 10 shots.
     `jmeta evaluate RUN --baselines` compares with the exact posterior, task by task.

@@ -13,8 +13,8 @@ class Options:
 
     Paper:    Nguyen, Grover, "Transformer Neural Processes", 2022, arXiv:2207.04179.
     Command:  jmeta train sine_or_line_transformer
-    Time:     about 5 minutes on 2 CPU cores.
-    Expected: not measured yet.
+    Time:     about 3 minutes on a CPU core, validation not counted.
+    Expected: 1.59 nats at 2 shots and 0.78 at 5, after 4,000 meta-steps; the exact posterior has 1.02 and 0.42.
 
     Half of the tasks are sinusoids and half are lines, with noise of 0.3; one model is trained for 1 to 10 shots.
     `jmeta evaluate RUN --baselines` compares with the exact posterior, task by task.
