@@ -73,4 +73,10 @@ def test_a_short_experiment_writes_its_results(tmp_path, capsys):
 
 def test_the_page_shows_what_was_measured():
     record = json.loads((ROOT / "experiments" / "learned_optimizer" / "results.json").read_text())
-    assert picture.table(record) in (ROOT / "docs" / "inner_loops.md").read_text()
+    page = (ROOT / "docs" / "inner_loops.md").read_text()
+    assert picture.table(record) in page
+    assert f"a network of {sum(leaf.size for leaf in jax.tree.leaves(init_weights(jax.random.key(0))))} weights" in page
+    last, minus = ([row[name] for row in record["rows"]] for name in ("last_loss", "learned_minus"))
+    assert all(each["learned"]["mean"] < each["Adam"]["mean"] for each in last)  # "everywhere"
+    by_cosine = [each["Adam, cosine"]["mean"] for each in minus]
+    assert [difference < 0 for difference in by_cosine] == [True, False, False, False]  # "worse only on ..."
