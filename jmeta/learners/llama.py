@@ -103,8 +103,8 @@ def _not_negative(eigenvalues: Float[Array, " values"]) -> Float[Array, " values
 def _in_turn(decompose: Callable[[Array], Any], matrices: PyTree) -> PyTree:
     """Decompose every matrix of a tree, one after another.
 
-    On a CPU of two cores, batches of decompositions that ran at the same time were seen to wait for each other's threads
-    for ever (jaxlib 0.10.2).
+    On a CPU of two cores, batches of decompositions that ran at the same time were seen to wait for each other's
+    threads for ever (jaxlib 0.10.2).
     """
     leaves, structure = jax.tree.flatten(matrices)
     results: list[Any] = []
