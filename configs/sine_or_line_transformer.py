@@ -47,10 +47,6 @@ class Options:
 def build(options: Options) -> runs.Experiment:
     """Build the experiment from its options."""
     runs.check_positive(meta_lr=options.meta_lr, clip_norm=options.clip_norm)
-    trained = tasks.sinusoid_or_line(num_shots=options.train_shots, num_queries=options.train_queries)
-    tested = tasks.sinusoid_or_line(num_shots=options.num_shots, num_queries=options.num_queries)
-    few, many = options.train_shots
-    protocol = f"sine or line, {options.num_shots}-shot, {options.num_queries} queries"
     transformer = models.set_transformer(
         width=options.width, num_layers=options.num_layers, num_heads=options.num_heads
     )
@@ -60,13 +56,11 @@ def build(options: Options) -> runs.Experiment:
     return runs.Experiment(
         learner=learner,
         loss_fn=losses.negative_log_likelihood,
-        source=tasks.Source(
-            meta_train=lambda: trained,
-            meta_valid=trained,
-            meta_test=tested,
-            name="sine or line",
-            describe=lambda num_tasks: f"{protocol}, {num_tasks} tasks",
-            describe_valid=lambda num_tasks: f"sine or line, {few} to {many} shots, {num_tasks} tasks",
+        source=tasks.sinusoid_or_line_source(
+            train_shots=options.train_shots,
+            train_queries=options.train_queries,
+            num_shots=options.num_shots,
+            num_queries=options.num_queries,
         ),
         optimizer=optax.chain(optax.clip_by_global_norm(options.clip_norm), optax.adam(rate)),
         metric="loss",

@@ -13,7 +13,7 @@ from .gaussian_process import gaussian_process
 from .host_fed import host_fed
 from .ragged import pad_task, ragged
 from .sinusoid import sinusoid
-from .sinusoid_or_line import sinusoid_or_line
+from .sinusoid_or_line import sinusoid_or_line, sinusoid_or_line_source
 from .source import HostTasks, Source
 from .supervised import supervised
 
@@ -31,6 +31,7 @@ __all__ = [
     "ragged",
     "sinusoid",
     "sinusoid_or_line",
+    "sinusoid_or_line_source",
     "HostTasks",
     "Source",
     "supervised",

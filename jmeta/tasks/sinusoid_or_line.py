@@ -12,8 +12,9 @@ from jax.tree_util import Partial
 from ..types import Batch, RandomKey, Task
 from .class_arrays import check_positive
 from .gaussian_process import Count, count_ends, first_points
+from .source import Source
 
-__all__ = ["SINUSOIDS", "LINES", "sinusoid_or_line"]
+__all__ = ["SINUSOIDS", "LINES", "sinusoid_or_line", "sinusoid_or_line_source"]
 
 SINUSOIDS = ((0.1, 5.0), (0.0, float(jnp.pi)))
 """The lowest and the highest amplitude a and phase φ of the sinusoids a sin(x − φ)."""
@@ -56,6 +57,31 @@ def sinusoid_or_line(
     if not inputs[0] < inputs[1]:
         raise ValueError(f"inputs={inputs} is an empty range; pass (lowest, highest)")
     return Partial(_SinusoidOrLine(shots, num_queries, noise, inputs))
+
+
+def sinusoid_or_line_source(
+    *, train_shots: tuple[int, int], train_queries: int, num_shots: int, num_queries: int
+) -> Source:
+    """Return the tasks of an experiment: a range of shots in training and validation, one number of them at test.
+
+    Raises:
+      ValueError: as `sinusoid_or_line`.
+
+    Example:
+      >>> source = sinusoid_or_line_source(train_shots=(1, 10), train_queries=20, num_shots=5, num_queries=20)
+      >>> source.describe(1000)
+      'sine or line, 5-shot, 20 queries, 1000 tasks'
+    """
+    trained = sinusoid_or_line(num_shots=train_shots, num_queries=train_queries)
+    few, many = train_shots
+    return Source(
+        meta_train=lambda: trained,
+        meta_valid=trained,
+        meta_test=sinusoid_or_line(num_shots=num_shots, num_queries=num_queries),
+        name="sine or line",
+        describe=lambda num_tasks: f"sine or line, {num_shots}-shot, {num_queries} queries, {num_tasks} tasks",
+        describe_valid=lambda num_tasks: f"sine or line, {few} to {many} shots, {num_tasks} tasks",
+    )
 
 
 @dataclass(frozen=True)
