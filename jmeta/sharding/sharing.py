@@ -72,8 +72,8 @@ class Sharing:
         """
         if trainer.share is None:
             raise ValueError(
-                "this trainer has no `share`: its meta-steps are computed on one device (a trust region, for example), "
-                "and here devices share the tasks; take another trainer (PPO), or one process without a mesh and blocks"
+                "this trainer has no `share`: its meta-steps are computed on one device, as those of a trust region are, "
+                "but here devices share the tasks; take another trainer (PPO), or one process without a mesh and blocks"
             )
         shared = trainer.share(self)
 

@@ -208,7 +208,7 @@ def test_a_policy_that_does_not_adapt_sees_the_present_observation_alone():
 
 def test_a_trust_region_is_refused_on_several_devices():
     training = dataclasses.replace(TINY, num_blocks=1)
-    with pytest.raises(ValueError, match="a trust region is computed on one device"):
+    with pytest.raises(ValueError, match="this trainer has no `share`"):
         _ = built("navigation_maml", **ROLLOUTS, training=training).trainer
     assert built("navigation_maml", **ROLLOUTS, outer="ppo", training=training).trainer
 

@@ -154,7 +154,7 @@ def test_a_trust_region_bounds_the_adapted_policies_and_its_tasks_may_come_in_ch
 
 def test_a_trust_region_is_refused_on_several_devices():
     inner, _ = adapting()
-    with pytest.raises(ValueError, match="a trust region is computed on one device"):
+    with pytest.raises(ValueError, match="this trainer has no `share`"):
         Sharing(sharding.make_mesh({"tasks": 1})).trainer(acting.maml_with_trpo(inner, num_steps=1).trainer)
 
 
