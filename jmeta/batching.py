@@ -15,6 +15,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, Key
 
 from .accelerators import choice
+from .chunks import largest_divisor
 from .types import PyTree, RandomKey
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "task_keys",
     "count_tasks",
     "tasks_at_once",
-    "largest_divisor",
     "chunk_size",
     "computed_bytes",
 ]
@@ -171,18 +171,6 @@ def tasks_at_once(fn: Callable[..., Any], stacked: tuple[Any, ...], num_tasks: i
         return largest_divisor(num_tasks, choice(jax.devices()[0].device_kind).tasks_at_once or num_tasks)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), stacked)
     return largest_divisor(num_tasks, max(CACHE_BYTES // max(computed_bytes(fn, one), 1), 1))
-
-
-def largest_divisor(num_tasks: int, at_most: int) -> int:
-    """Return the largest divisor of `num_tasks` up to `at_most`, or `num_tasks` if that divisor is far smaller.
-
-    Example:
-      >>> largest_divisor(32, 20), largest_divisor(31, 20), largest_divisor(32, 100)
-      (16, 31, 32)
-    """
-    at_most = min(at_most, num_tasks)
-    best = max(count for count in range(1, at_most + 1) if num_tasks % count == 0)
-    return best if 4 * best >= at_most else num_tasks  # such as a prime number of small tasks
 
 
 def chunk_size(batching: str | int, fn: Callable[..., Any], stacked: tuple[Any, ...], num_tasks: int) -> int:

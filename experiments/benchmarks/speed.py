@@ -178,7 +178,7 @@ def machine() -> str:
     device = jax.devices()[0]
     model = next(
         (
-            line.split(":")[1].strip()
+            re.sub(r"\((R|TM)\)| Processor| CPU| @.*", "", line.split(":")[1]).strip()
             for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
             if "model name" in line
         ),

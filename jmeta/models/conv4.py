@@ -11,11 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
+from ..chunks import chunk_of, map_chunks
 from ..types import Model
 from .norms import Norm, as_model, check_policy
-from .primitives import convolution, max_pool
+from .primitives import convolution, max_pool, patch_conv
 
 __all__ = ["conv4", "check_images", "head"]
 
@@ -101,6 +103,10 @@ class _Conv4(nn.Module):
             x = x.astype(self.dtype)
         x, context = self._without_context(x)
         for i in range(4):
+            chunk = self._chunk(x)
+            if chunk < x.shape[0]:
+                x = self._block_in_chunks(x, i, chunk, calibrating)
+                continue
             x = nn.Conv(
                 self.num_filters,
                 (3, 3),
@@ -119,6 +125,40 @@ class _Conv4(nn.Module):
             x = jax.nn.relu(max_pool(x) if self.pooling == "max" else x)
         return head(x.reshape(x.shape[0], math.prod(x.shape[1:])), self.num_outputs, self.dtype)
 
+    def _chunk(self, x: Array) -> int:
+        """Return how many images to take through a block at once: all, unless to compute their maps again is cheap.
+
+        It is in a first block, whose patches hold fewer numbers than its maps.
+        """
+        images, height, width, channels = x.shape
+        is_plain = self.pooling == "max" and self.norm in ("batch", "support") and not self.num_context
+        if not is_plain or self.conv is not patch_conv or 9 * channels >= self.num_filters:
+            return images
+        return chunk_of(images, height * width * self.num_filters * x.dtype.itemsize)
+
+    def _block_in_chunks(self, x: Array, i: int, chunk: int, calibrating: bool) -> Array:
+        """Compute a block without keeping its maps: once for their moments, and once for the maxima."""
+        kernel = _Kernel(self.num_filters, name=f"conv_{i}")(x.shape[-1])
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+
+        def convolve(images: Array) -> Array:
+            maps = patch_conv(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            return maps.astype(wide)
+
+        def moments() -> tuple[Array, Array]:
+            mean = convolve(x.mean(0, keepdims=True)).mean(
+                (0, 1, 2), keepdims=True
+            )  # the maps are linear in the images
+            squares = map_chunks(
+                lambda images: jnp.square(convolve(images) - mean).mean((0, 1, 2), keepdims=True), x, chunk
+            )
+            return mean, squares.mean(0)
+
+        factor, shift = Norm(self.norm, name=f"norm_{i}").affine(self.num_filters, moments, calibrating=calibrating)
+        maxima = map_chunks(lambda images: jax.nn.relu(max_pool(convolve(images) * factor + shift)), x, chunk)
+        return maxima.reshape(x.shape[0], *maxima.shape[2:]).astype(x.dtype)
+
     def _without_context(self, x: Array) -> tuple[Array, Float[Array, "examples num_context"]]:
         channels = x.shape[-1] - self.num_context
         if channels < 1:
@@ -127,6 +167,17 @@ class _Conv4(nn.Module):
                 "leaves no image; append the context to the image's own channels, as `learners.cavia` does"
             )
         return x[..., :channels], x[:, 0, 0, channels:]
+
+
+class _Kernel(nn.Module):
+    """The kernel of a 3x3 convolution, named and initialised as that of `nn.Conv`."""
+
+    num_filters: int
+
+    @nn.compact
+    def __call__(self, channels: int) -> Float[Array, "3 3 channels num_filters"]:
+        shape = (3, 3, channels, self.num_filters)
+        return self.param("kernel", nn.initializers.glorot_uniform(), shape, jnp.float32)
 
 
 def check_images(x: Array, *, smallest: int) -> None:

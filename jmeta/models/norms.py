@@ -130,30 +130,46 @@ class Norm(nn.Module):
     policy: str
     epsilon: float = 1e-3
 
-    @nn.compact
     def __call__(self, x: Float[Array, "examples height width channels"], *, calibrating: bool) -> Array:
         if self.policy == "none":
             return x
-        channels = x.shape[-1]
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        factor, shift = self.affine(x.shape[-1], lambda: self._moments(wide), calibrating=calibrating)
+        return (wide * factor + shift).astype(x.dtype)
+
+    @nn.compact
+    def affine(
+        self, channels: int, moments: Callable[[], tuple[Array, Array]], *, calibrating: bool
+    ) -> tuple[Float[Array, "#examples 1 1 channels"], Float[Array, "#examples 1 1 channels"]]:
+        """Return the factor and the shift that normalise, for activations that need not be at hand.
+
+        Not (x - mean) * factor + bias, whose difference XLA would keep as well as x: as accurate, for half the memory.
+
+        Args:
+          channels: number of channels of the activations.
+          moments: computes their mean and biased variance, `[examples or 1, 1, 1, channels]`; called only if the policy
+            needs them now.
+          calibrating: whether to store them, with the policy `"support"`.
+        """
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        if self.policy in ("group", "layer"):
-            mean, variance = _group_moments(wide, math.gcd(channels, 16) if self.policy == "group" else channels)
-        else:
-            mean, variance = self._statistics(wide, calibrating)
+        mean, variance = self._stored(channels, moments, calibrating) if self.policy == "support" else moments()
         factor = lax.rsqrt(variance + self.epsilon) * _row(scale)
-        # Not (x - mean) * factor + bias, whose difference XLA would keep beside x: as accurate, for half of the memory.
-        return (wide * factor + (_row(bias) - mean * factor)).astype(x.dtype)
+        return factor, _row(bias) - mean * factor
 
-    def _statistics(self, x: Array, calibrating: bool) -> tuple[Array, Array]:
-        if self.policy == "batch":
-            return _moments(x, (0, 1, 2))
-        stored_mean = self.variable("stats", "mean", jnp.zeros, x.shape[-1:])
-        stored_variance = self.variable("stats", "var", jnp.ones, x.shape[-1:])
+    def _moments(self, x: Array) -> tuple[Array, Array]:
+        if self.policy in ("group", "layer"):
+            return _group_moments(x, math.gcd(x.shape[-1], 16) if self.policy == "group" else x.shape[-1])
+        return _moments(x, (0, 1, 2))
+
+    def _stored(
+        self, channels: int, moments: Callable[[], tuple[Array, Array]], calibrating: bool
+    ) -> tuple[Array, Array]:
+        stored_mean = self.variable("stats", "mean", jnp.zeros, (channels,))
+        stored_variance = self.variable("stats", "var", jnp.ones, (channels,))
         if not calibrating:
             return _row(stored_mean.value), _row(stored_variance.value)
-        mean, variance = _moments(x, (0, 1, 2))
+        mean, variance = moments()
         stored_mean.value = mean.reshape(-1).astype(stored_mean.value.dtype)
         stored_variance.value = variance.reshape(-1).astype(stored_variance.value.dtype)
         return mean, variance

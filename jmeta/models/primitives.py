@@ -20,6 +20,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ..accelerators import choice
+from ..chunks import chunk_of, map_chunks
 
 __all__ = ["convolution", "patch_conv", "max_pool"]
 
@@ -108,10 +109,32 @@ def patch_conv(
         )
     matmul = functools.partial(jnp.matmul, precision=precision, preferred_element_type=preferred_element_type)
     rows_then_taps = kernel_width * channels + kernel_height * filters
-    if window_strides[0] == 1 and rows_then_taps < kernel_height * kernel_width * channels:
-        return _by_rows(lhs, rhs, window_strides[1], padding, (height, width), matmul)
-    padded = jnp.pad(lhs, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    down, across = window_strides
+    patches = kernel_height * kernel_width * channels
+    is_by_rows = window_strides[0] == 1 and rows_then_taps < patches
+    at_once = _by_rows if is_by_rows else _by_patches
+
+    def convolve(images: Array) -> Array:
+        return at_once(images, rhs, window_strides, padding, (height, width), matmul)
+
+    numbers = rows_then_taps if is_by_rows else patches
+    chunk = chunk_of(lhs.shape[0], numbers * height * width * lhs.dtype.itemsize)
+    if chunk == lhs.shape[0]:
+        return convolve(lhs)
+    return map_chunks(convolve, lhs, chunk).reshape(lhs.shape[0], height, width, filters)
+
+
+def _by_patches(
+    lhs: Array,
+    rhs: Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    size: tuple[int, int],
+    matmul: Callable[[Array, Array], Array],
+) -> Array:
+    """Multiply whole patches with the kernel."""
+    kernel_height, kernel_width, channels, filters = rhs.shape
+    (height, width), (down, across) = size, strides
+    padded = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
     slices = [
         padded[:, i : i + (height - 1) * down + 1 : down, j : j + (width - 1) * across + 1 : across]
         for i in range(kernel_height)
@@ -125,7 +148,7 @@ def patch_conv(
 def _by_rows(
     lhs: Array,
     rhs: Array,
-    across: int,
+    strides: Sequence[int],
     padding: Sequence[tuple[int, int]],
     size: tuple[int, int],
     matmul: Callable[[Array, Array], Array],
@@ -138,7 +161,7 @@ def _by_rows(
     """
     kernel_height, kernel_width, channels, filters = rhs.shape
     (top, _), (left, right) = padding
-    height, width = size
+    (height, width), (_, across) = size, strides
     padded = jnp.pad(lhs, ((0, 0), (0, 0), (left, right), (0, 0)))
     slices = [padded[:, :, j : j + (width - 1) * across + 1 : across] for j in range(kernel_width)]
     patches = jnp.concatenate(slices, -1).reshape(-1, kernel_width * channels)

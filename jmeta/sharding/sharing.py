@@ -72,7 +72,7 @@ class Sharing:
         """
         if trainer.share is None:
             raise ValueError(
-                "this trainer has no `share`: its meta-steps are computed on one device, as those of a trust region are, "
+                "this trainer has no `share`: its meta-steps run on one device, as those of a trust region do, "
                 "but here devices share the tasks; take another trainer (PPO), or one process without a mesh and blocks"
             )
         shared = trainer.share(self)

@@ -10,7 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import jmeta
-from jmeta import Batch, Model, Task, learners, losses, models
+from jmeta import Batch, Model, Task, chunks, learners, losses, models
 from jmeta.models import conv4 as conv4_factory
 from jmeta.params import path_name
 
@@ -215,20 +215,62 @@ def meta_gradient(model, params, tasks, batching):
     return ravel_pytree(grads)[0]
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("norm", ["batch", "support"])
+def test_images_taken_through_layers_in_chunks_give_the_same_in_all_derivatives(norm, monkeypatch, key):
+    model = conv4_factory(3, num_filters=10, norm=norm)
+    x = jax.random.uniform(jax.random.key(1), (6, 16, 16, 1), float)
+
+    def derivatives():
+        params = moved(model.init(key, x), jax.random.key(2))
+
+        def loss(params):
+            stored = params if model.calibrate is None else model.calibrate(params, x, None)[1]
+            return jnp.sin(model.apply(stored, x, None)).sum(), stored
+
+        def squared_gradient(params):
+            grads, stored = jax.grad(loss, has_aux=True)(params)
+            return jnp.square(ravel_pytree(grads)[0]).sum(), (grads, stored)
+
+        return jax.jit(jax.grad(squared_gradient, has_aux=True))(params)
+
+    at_once = derivatives()
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 25_000)
+    assert chunks.chunk_of(6, 16 * 16 * 10 * 8) == 1
+    in_chunks = derivatives()
+    scale = float(max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(at_once)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12 * scale), at_once, in_chunks)
+
+
+def test_chunks_leave_the_dtype_of_activations(monkeypatch, key):
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 8_000)
+    model = conv4_factory(3, num_filters=10, dtype=jnp.bfloat16)
+    params = jax.jit(model.init)(key, images(key))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    narrow = jax.jit(model.apply)(params, images(key), None)
+    wide = jax.jit(conv4_factory(3, num_filters=10).apply)(params, images(key), None)
+    np.testing.assert_allclose(narrow, wide, atol=0.1)
+    assert not (narrow == wide).all()
+
+
 @pytest.mark.slow
 @pytest.mark.optimized
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("batching", "size", "plain_conv"), [("vmap", 28, "patches"), ("scan", 16, "xla")])
-def test_the_meta_gradient_is_that_of_plain_layers_under_jit(batching, size, plain_conv, monkeypatch):
+@pytest.mark.parametrize(
+    ("batching", "size", "plain_conv", "chunk_bytes"),
+    [("vmap", 28, "patches", 2**22), ("scan", 16, "xla", 2**22), ("scan", 16, "xla", 20_000)],
+)
+def test_the_meta_gradient_is_that_of_plain_layers_under_jit(batching, size, plain_conv, chunk_bytes, monkeypatch):
     """The compiler may recompute a layer's input with another rounding: no gradient may hang on equality of floats.
 
     `x.reshape(...).max(...)` for pooling fails here under vmap: its meta-gradient is 3 % wrong. Slow: optimizing these
     programs for users takes half a minute each.
     """
     tasks = jax.vmap(lambda key: flat_task(key, size))(jax.random.split(jax.random.key(0), 2))
-    make = lambda conv: conv4_factory(3, num_filters=8, conv=conv)
+    make = lambda conv: conv4_factory(3, num_filters=10, conv=conv)
     params = make("patches").init(jax.random.key(1), tasks.support.x[0])
     params = jax.tree.map(lambda leaf: leaf.astype(float), params)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", chunk_bytes)
     fast = meta_gradient(make("patches"), params, tasks, batching)
     network = importlib.import_module("jmeta.models.conv4")  # not the function of that name
     monkeypatch.setattr(network, "max_pool", lambda x: models.max_pool(x, "window"))
