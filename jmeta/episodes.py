@@ -112,12 +112,11 @@ def check_predictions(learner: Learner, loss_fn: LossFn, meta_params: PyTree, ta
         task = jax.tree.map(lambda leaf: leaf[0], tasks)
         adapted = learner.adapt(meta_params, task.support, jax.random.key(0))
         outputs = learner.predict(meta_params, adapted, task.query.x, None)
-        if wrong := {
-            str(leaf.dtype) for leaf in jax.tree.leaves(outputs) if not jnp.issubdtype(leaf.dtype, jnp.inexact)
-        }:
+        dtypes = [leaf.dtype for leaf in jax.tree.leaves(outputs)]
+        if not any(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes):
             raise ValueError(
                 f"`predict` must return floating-point numbers, such as one logit for each class, but it returns "
-                f"{', '.join(sorted(wrong))}; return logits, not class ids"
+                f"{', '.join(sorted({str(dtype) for dtype in dtypes})) or 'nothing'}; return logits, not class ids"
             )
         return outputs, checked_loss(loss_fn(outputs, task.query), "what loss_fn returns")[1]
 

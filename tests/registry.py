@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jmeta import Batch, Learner, Task, adjoints, learners, losses, models, tasks
+from jmeta import Batch, Learner, Task, adjoints, deciding, learners, losses, models, tasks
 from jmeta.domains import rl
 from jmeta.domains.rl import environments, policies, policy_gradients, rollouts
 from jmeta.types import LossFn, RandomKey
@@ -57,6 +57,11 @@ class Entry(NamedTuple):
     has_meta_params: bool = True
     ignores_padding: bool = True
     is_stream: bool = False
+
+
+def within(loss_fn: LossFn) -> LossFn:
+    """Judge the plain outputs of predictions that have sets, too."""
+    return lambda outputs, batch: loss_fn(getattr(outputs, "outputs", outputs), batch)
 
 
 bandit, _sample_bandit = environments.bernoulli_bandit(3)
@@ -211,6 +216,18 @@ LEARNERS: dict[str, Entry] = {
             num_samples=3,
         ),
         ignores_padding=False,
+        depends_on_order=True,
+    ),
+    "conformal": Entry(
+        deciding.conformal(
+            learners.protonet(embedding, num_ways=WAYS), deciding.Conformal(np.array([0.8]), np.array([1.0]))
+        ),
+        within(CLASSIFY),
+    ),
+    "split_conformal": Entry(
+        deciding.split_conformal(learners.maml(normal_network, LIKELIHOOD, INNER, num_steps=1), score=deciding.NUMBERS),
+        within(LIKELIHOOD),
+        sinusoid,
         depends_on_order=True,
     ),
     "deep_ensemble": Entry(learners.deep_ensemble(learners.maml(network, CLASSIFY, INNER, num_steps=1), num_members=2)),
