@@ -1,4 +1,4 @@
-"""What to do with a prediction: sets that contain the answer as often as they say.
+"""What to do with a prediction: sets that contain the answer as often as they say, and how often it will be right.
 
 Everything here works with any learner, and is fitted on tasks of other classes than those it is used on (meta_valid):
 few examples cannot say how good a prediction from them is, but other tasks can.
@@ -16,6 +16,7 @@ from .conformal import (
     set_scores,
     split_conformal,
 )
+from .expected_accuracy import AccuracyModel, ExpectedAccuracy, Signs, expected_accuracy, fit_expected_accuracy, signs
 
 __all__ = [
     "CLASSES",
@@ -28,4 +29,10 @@ __all__ = [
     "fit_conformal",
     "set_scores",
     "split_conformal",
+    "AccuracyModel",
+    "ExpectedAccuracy",
+    "Signs",
+    "expected_accuracy",
+    "fit_expected_accuracy",
+    "signs",
 ]

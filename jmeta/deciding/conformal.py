@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from ..distributions import Distribution
 from ..episodes import episode as episode_of
@@ -26,6 +26,7 @@ from ..evaluation import ONE_DEVICE
 from ..evaluation.per_task import per_task
 from ..losses import cross_entropy, masked_mean, real_examples, squared_error
 from ..types import Aux, Batch, ChunkMap, Learner, LossFn, PyTree, RandomKey, Task
+from .splits import rank_in_class
 
 __all__ = [
     "CLASSES",
@@ -267,7 +268,8 @@ def split_conformal(learner: Learner, *, levels: Sequence[float] = (0.9, 0.95), 
     _check_levels(levels)
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> tuple[PyTree, Array]:
-        is_real, is_held_out = real_examples(support), _every_second(support)
+        is_real = real_examples(support)
+        is_held_out = is_real & (rank_in_class(support) % 2 == 1)
         adapted = learner.adapt(meta_params, support._replace(mask=is_real & ~is_held_out), key)
         outputs = learner.predict(meta_params, adapted, support.x, None)
         scores = jnp.where(is_held_out, score.of_answers(outputs, support), jnp.inf)
@@ -324,16 +326,6 @@ def set_scores(levels: Sequence[float]) -> LossFn:
 def _check_levels(levels: Sequence[float]) -> None:
     if not len(levels) or not all(0 < level < 1 for level in levels):
         raise ValueError(f"levels={list(levels)}; expected numbers between 0 and 1, such as 0.9")
-
-
-def _every_second(support: Batch) -> Bool[Array, "examples"]:
-    """Return the real examples that come second, fourth, ... among those of their class; for numbers, among all."""
-    is_real = real_examples(support)
-    y = jax.tree.leaves(support.y)[0]
-    is_class = jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == 1
-    is_alike = y[:, None] == y[None, :] if is_class else jnp.ones((y.shape[0], y.shape[0]), bool)
-    num_before = jnp.tril(is_alike & is_real[None, :], -1).sum(-1)
-    return is_real & (num_before % 2 == 1)
 
 
 def _by_level(values: Shaped[Array, "examples levels ..."]) -> Shaped[Array, "examples levels numbers"]:
