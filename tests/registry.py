@@ -224,6 +224,7 @@ LEARNERS: dict[str, Entry] = {
         ),
         within(CLASSIFY),
     ),
+    "rejecting": Entry(deciding.rejecting(learners.protonet(embedding, num_ways=WAYS), 1.0), within(CLASSIFY)),
     "split_conformal": Entry(
         deciding.split_conformal(learners.maml(normal_network, LIKELIHOOD, INNER, num_steps=1), score=deciding.NUMBERS),
         within(LIKELIHOOD),

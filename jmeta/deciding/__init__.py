@@ -1,9 +1,19 @@
-"""What to do with a prediction: sets that contain the answer as often as they say, and how often it will be right.
+"""What to do with a prediction: how far to trust it, when to refuse, and what to ask next.
 
 Everything here works with any learner, and is fitted on tasks of other classes than those it is used on (meta_valid):
 few examples cannot say how good a prediction from them is, but other tasks can.
 """
 
+from .acquisition import (
+    Acquisition,
+    disagreement,
+    entropy,
+    expected_entropy,
+    label_curve,
+    margin,
+    randomly,
+    uncertainty,
+)
 from .conformal import (
     CLASSES,
     NUMBERS,
@@ -17,6 +27,18 @@ from .conformal import (
     split_conformal,
 )
 from .expected_accuracy import AccuracyModel, ExpectedAccuracy, Signs, expected_accuracy, fit_expected_accuracy, signs
+from .novelty import (
+    UNKNOWN,
+    Rejections,
+    auroc,
+    energy,
+    fit_novelty,
+    least_confidence,
+    novelty_scores,
+    rejecting,
+    smallest_distance,
+    with_unknown_classes,
+)
 
 __all__ = [
     "CLASSES",
@@ -35,4 +57,22 @@ __all__ = [
     "expected_accuracy",
     "fit_expected_accuracy",
     "signs",
+    "UNKNOWN",
+    "Rejections",
+    "auroc",
+    "energy",
+    "fit_novelty",
+    "least_confidence",
+    "novelty_scores",
+    "rejecting",
+    "smallest_distance",
+    "with_unknown_classes",
+    "Acquisition",
+    "disagreement",
+    "entropy",
+    "expected_entropy",
+    "label_curve",
+    "margin",
+    "randomly",
+    "uncertainty",
 ]

@@ -26,6 +26,7 @@ from ..evaluation import ONE_DEVICE
 from ..evaluation.per_task import per_task
 from ..losses import cross_entropy, masked_mean, real_examples, squared_error
 from ..types import Aux, Batch, ChunkMap, Learner, LossFn, PyTree, RandomKey, Task
+from .quantiles import quantiles_over_tasks
 from .splits import rank_in_class
 
 __all__ = [
@@ -149,10 +150,8 @@ def fit_conformal(
 ) -> Conformal:
     """Find the thresholds whose sets contain the answer as often as `levels` say, on new tasks of the same kind.
 
-    All queries of a task share its difficulty, so it is the number of tasks that counts. A task's queries have the
-    weight of one task together, and one more task with the largest possible scores stands for the new one. Then the
-    sets contain the answer at least as often as promised, on average over the tasks that might have been drawn, here
-    and in use.
+    Sets contain the answer at least as often as promised, on average over the tasks that might have been drawn, here
+    and in use. All queries of a task share its difficulty, so it is the number of tasks that counts.
 
     Args:
       learner: predicts what `score` judges: logits of classes, or numbers or a distribution of them. It is used as it
@@ -183,13 +182,6 @@ def fit_conformal(
     Reference:
       Lee, Barber, Willett, "Distribution-free inference with hierarchical data", 2023, arXiv:2306.06342, section 3.
     """
-    _check_levels(levels)
-    needed = max(level / (1 - level) for level in levels)
-    if num_tasks < needed * (1 - 1e-9):
-        raise ValueError(
-            f"num_tasks={num_tasks} can promise {num_tasks / (num_tasks + 1):.3f} at most, and levels={list(levels)} "
-            f"ask for more; take at least {int(np.ceil(needed * (1 - 1e-9)))} tasks"
-        )
 
     def one_task(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Array, Array]:
         task = task_without_padding(task)
@@ -199,14 +191,7 @@ def fit_conformal(
 
     measure = per_task(one_task, chunk_map)
     scores, is_real = measure(meta_params, sample, key, num_tasks=num_tasks, tasks_at_once=tasks_at_once)
-    weights = is_real / np.maximum(is_real.sum(1, keepdims=True), 1) / (num_tasks + 1)
-    if np.isnan(scores[weights > 0]).any():
-        raise ValueError("some predictions are NaN, which no set can be made of; look for the tasks that they are for")
-    order = np.argsort(scores, axis=None, kind="stable")
-    mass = np.cumsum(weights.reshape(-1)[order])
-    found = np.searchsorted(mass, np.asarray(levels) - 1e-9)
-    ordered = np.append(scores.reshape(-1)[order], np.inf)
-    return Conformal(np.asarray(levels, float), ordered[np.minimum(found, scores.size)])
+    return Conformal(np.asarray(levels, float), quantiles_over_tasks(scores, is_real > 0, levels))
 
 
 def conformal(learner: Learner, fitted: Conformal, *, score: Score = CLASSES) -> Learner:
