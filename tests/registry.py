@@ -231,6 +231,7 @@ LEARNERS: dict[str, Entry] = {
     ),
     "deep_ensemble": Entry(learners.deep_ensemble(learners.maml(network, CLASSIFY, INNER, num_steps=1), num_members=2)),
     "in_context": Entry(learners.in_context(embedding, transformer, max_ways=WAYS + 2, num_assignments=2)),
+    "in_context_equiangular": Entry(learners.in_context(embedding, transformer, max_ways=WAYS, labels="equiangular")),
     "transformer_neural_process": Entry(
         learners.transformer_neural_process(
             embedding, transformer, models.normal_outputs(models.mlp([2])), autoregressive=True

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from .. import adjoints
 from ..adaptation import descend
-from ..adjoints import Adjoint
+from ..adjoints import Adjoint, Objective
 from ..distributions import Normal
 from ..losses import checked_loss
 from ..optimizers import learned_rates
@@ -55,7 +55,7 @@ class GeneratedHead(NamedTuple):
 
 class _Context(NamedTuple):
     decoder: Array
-    rates: Array
+    rates: Array  # of what the loop descends
     embeddings: Array
     counts: Array
     support: Batch
@@ -119,6 +119,12 @@ def leo(
     """
     check_num_ways(num_ways)
     _check(num_latents, kl_weight, encoder_weight, orthogonality_weight)
+    rates = lambda context: learned_rates(context.rates)  # noqa: E731
+    on_codes, on_drawn_codes = (
+        descend(_loss_of_codes(loss_fn, draws=draws), rates, num_steps=num_steps, adjoint=adjoint)
+        for draws in (False, True)
+    )
+    on_weights = descend(_loss_of_weights(loss_fn), rates, num_steps=num_fine_tuning_steps, adjoint=adjoint)
 
     def init(key: RandomKey, task: Task) -> PyTree:
         key_embedding, key_encoder, key_relation, key_decoder = jax.random.split(key, 4)
@@ -140,29 +146,17 @@ def leo(
     ) -> tuple[GeneratedHead, Normal, Float[Array, "ways latents"]]:
         """Return the adapted head, the distribution of the codes, and the codes that the steps started from."""
         key_embedding, key_codes, key_descend, key_weights, key_fine_tune = jax.random.split(key, 5)
-        fixed = meta_params["embedding"] if learns_embedding else jax.lax.stop_gradient(meta_params["embedding"])
-        embeddings, params = embed_support(embedding, fixed, support, key_embedding)
+        body, decoder, lr = meta_params["embedding"], meta_params["decoder"], meta_params["lr"]
+        body = body if learns_embedding else jax.lax.stop_gradient(body)
+        embeddings, params = embed_support(embedding, body, support, key_embedding)
         one_hot = one_hot_labels(support, num_ways, embeddings.dtype)
         counts = one_hot.sum(0)
         distribution = _encode(meta_params, embeddings, one_hot)
         start = _value(distribution, key_codes if draws else None)
-        given = (embeddings, counts, support)
-
-        def loss_of_codes(codes: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
-            weights = _value(_decode(context.decoder, codes), key if draws else None)
-            return loss_of_weights(weights, context, step, key)
-
-        def loss_of_weights(weights: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
-            del step, key
-            return loss_fn(_logits(context.embeddings, weights, context.counts), context.support)
-
-        rates = lambda context: learned_rates(context.rates)  # noqa: E731
-        on_codes = descend(loss_of_codes, rates, num_steps=num_steps, adjoint=adjoint)
-        on_weights = descend(loss_of_weights, rates, num_steps=num_fine_tuning_steps, adjoint=adjoint)
-        decoder, lr = meta_params["decoder"], meta_params["lr"]
-        codes, _ = on_codes(start, _Context(decoder, lr["codes"][None], *given), key_descend)
+        context = _Context(decoder, lr["codes"][None], embeddings, counts, support)
+        codes, _ = (on_drawn_codes if draws else on_codes)(start, context, key_descend)
         weights = _value(_decode(decoder, codes), key_weights if draws else None)
-        weights, _ = on_weights(weights, _Context(decoder, lr["weights"][None], *given), key_fine_tune)
+        weights, _ = on_weights(weights, context._replace(rates=lr["weights"][None]), key_fine_tune)
         return GeneratedHead(params, codes, weights, counts), distribution, start
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> GeneratedHead:
@@ -200,6 +194,24 @@ def _check(num_latents: int, kl_weight: float, encoder_weight: float, orthogonal
             f"kl_weight={kl_weight}, encoder_weight={encoder_weight} and orthogonality_weight={orthogonality_weight}; "
             "expected numbers of at least 0"
         )
+
+
+def _loss_of_weights(loss_fn: LossFn) -> Objective:
+    def objective(weights: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
+        del step, key
+        return loss_fn(_logits(context.embeddings, weights, context.counts), context.support)
+
+    return objective
+
+
+def _loss_of_codes(loss_fn: LossFn, *, draws: bool) -> Objective:
+    loss_of_weights = _loss_of_weights(loss_fn)
+
+    def objective(codes: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:
+        weights = _value(_decode(context.decoder, codes), key if draws else None)
+        return loss_of_weights(weights, context, step, key)
+
+    return objective
 
 
 def _matrix(key: RandomKey, num_inputs: int, num_outputs: int) -> Float[Array, "inputs outputs"]:

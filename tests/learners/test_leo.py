@@ -153,6 +153,7 @@ def test_mistakes_are_refused():
         ({"num_ways": 0}, "num_ways=0; expected"),
         ({"kl_weight": -1.0}, r"kl_weight=-1\.0, encoder_weight=.*at least 0"),
         ({"encoder_weight": float("nan")}, "encoder_weight=nan"),
+        ({"num_steps": -1}, "num_steps=-1; expected"),
     ):
         with pytest.raises(ValueError, match=words):
             make(**options)
