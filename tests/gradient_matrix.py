@@ -244,8 +244,9 @@ minimum*: exact where the inner loop has converged (to 1e-6 in a separate test),
 * `implicit` with ANIL or BOIL: a minimum forgets where the adapted half started, so only the other half is learned;
   `jmeta.testing.check_meta_gradient` reports it.
 * `implicit` with MAML++: a chain of one-step loops reaches no minimum. `truncated` cuts nothing in such a loop.
-* Prototypical, matching and relation networks and ridge regression have no inner loop, hence no adjoint. ProtoMAML's
-  loop is MAML's, from prototypes.
+* Prototypical, matching and relation networks, ridge regression and MetaOptNet have no inner loop, hence no adjoint.
+  ProtoMAML's loop is MAML's, from prototypes, Meta-Curvature's is Meta-SGD's with matrices in place of rates, and that
+  of a T-net is MAML's with a network of more layers.
 * `score_function` needs an episode that reports `log_prob`, and `persistent_evolution_strategies` an unroll in place of
   an episode, so they are in no cell of this matrix.
 

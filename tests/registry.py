@@ -104,6 +104,9 @@ LEARNERS: dict[str, Entry] = {
     "anil": Entry(learners.anil(embedding, head, CLASSIFY, INNER, num_steps=2)),
     "boil": Entry(learners.boil(embedding, head, CLASSIFY, INNER, num_steps=2)),
     "meta_sgd": Entry(learners.meta_sgd(network, CLASSIFY, num_steps=2, initial_lr=0.1)),
+    "meta_curvature": Entry(learners.meta_curvature(network, CLASSIFY, INNER, num_steps=2)),
+    "t_net": Entry(learners.t_net(network, CLASSIFY, INNER, num_steps=2)),
+    "mt_net": Entry(learners.mt_net(network, CLASSIFY, INNER, num_steps=2)),
     "cavia": Entry(learners.cavia(network, CLASSIFY, INNER, num_steps=2, num_context=3)),
     "maml_plus_plus": Entry(learners.maml_plus_plus(network, CLASSIFY, num_steps=2, initial_lr=0.1)),
     "imaml": Entry(learners.imaml(network, CLASSIFY, INNER, num_steps=10, regularization=3.0)),
@@ -155,6 +158,19 @@ LEARNERS: dict[str, Entry] = {
     "matching_without_context": Entry(learners.matching(embedding, num_ways=WAYS, full_context=False)),
     "relation": Entry(learners.relation(embedding, num_ways=WAYS)),
     "ridge": Entry(learners.ridge(embedding, num_ways=WAYS)),
+    "meta_opt_net": Entry(learners.meta_opt_net(embedding, num_ways=WAYS)),
+    "leo": Entry(
+        learners.leo(
+            embedding,
+            CLASSIFY,
+            num_ways=WAYS,
+            num_latents=3,
+            num_steps=2,
+            num_fine_tuning_steps=1,
+            initial_weights_lr=0.1,
+            encoder_weight=0.2,
+        )
+    ),
     "deep_kernel_transfer": Entry(learners.deep_kernel_transfer(embedding, initial_noise=0.5), LIKELIHOOD, process),
     "deep_kernel_classifier": Entry(learners.deep_kernel_classifier(embedding, num_ways=WAYS)),
     "adkf_ift": Entry(
@@ -233,6 +249,7 @@ LEARNERS: dict[str, Entry] = {
     ),
     "deep_ensemble": Entry(learners.deep_ensemble(learners.maml(network, CLASSIFY, INNER, num_steps=1), num_members=2)),
     "in_context": Entry(learners.in_context(embedding, transformer, max_ways=WAYS + 2, num_assignments=2)),
+    "in_context_equiangular": Entry(learners.in_context(embedding, transformer, max_ways=WAYS, labels="equiangular")),
     "transformer_neural_process": Entry(
         learners.transformer_neural_process(
             embedding, transformer, models.normal_outputs(models.mlp([2])), autoregressive=True
@@ -270,6 +287,8 @@ ADAPTED_IN_PART: dict[str, Callable[[Callable[[str], bool]], Learner]] = {
         network, CLASSIFY, INNER, num_steps=2, is_adapted=chosen
     ),
     "meta_sgd": lambda chosen: learners.meta_sgd(network, CLASSIFY, num_steps=2, initial_lr=0.1, is_adapted=chosen),
+    "meta_curvature": lambda chosen: learners.meta_curvature(network, CLASSIFY, INNER, num_steps=2, is_adapted=chosen),
+    "t_net": lambda chosen: learners.t_net(network, CLASSIFY, INNER, num_steps=2, is_adapted=chosen),
     "maml_plus_plus": lambda chosen: learners.maml_plus_plus(
         network, CLASSIFY, num_steps=2, initial_lr=0.1, is_adapted=chosen
     ),

@@ -1,5 +1,6 @@
 """Every learner is trained by its method's own objective, written out here, or by the plain episode if it has none."""
 
+import functools
 import re
 
 import jax
@@ -385,7 +386,43 @@ def mean_loss_of_members(meta_params, task, key):
     return (of_member(first) + of_member(second)) / 2
 
 
+def loss_and_terms_of_codes(meta_params, task, key):
+    """The query's loss of drawn weights + 10⁻³ KL + 0.2 ‖z′ − z‖² + 10⁻³ ‖C − I‖², as means over entries."""
+    key_infer, _ = jax.random.split(key)
+    _, key_codes, key_descend, key_weights, _ = jax.random.split(key_infer, 5)
+    embedded = embedding.apply(meta_params["embedding"], task.support.x, None)
+    encoded = embedded @ meta_params["encoder"]
+    relate = lambda one, other: functools.reduce(
+        lambda hidden, matrix: jax.nn.relu(hidden) @ matrix,
+        meta_params["relation"][1:],
+        jnp.concatenate([one, other]) @ meta_params["relation"][0],
+    )
+    relations = jnp.stack([jnp.stack([relate(one, other) for other in encoded]).mean(0) for one in encoded])
+    members = jax.nn.one_hot(task.support.y, 3)
+    scale_of = lambda raw: 1e-3 + 0.999 * jnp.log(1 + jnp.exp(raw)) / jnp.log(2.0)
+    mean, raw = jnp.split(members.T @ relations / members.sum(0)[:, None], 2, axis=1)
+    normal = lambda key, mean, scale: mean + scale * jax.random.normal(key, mean.shape)
+
+    def decoded(codes, key):
+        mean, raw = jnp.split(codes @ meta_params["decoder"], 2, axis=1)
+        return normal(key, mean, scale_of(raw) * jnp.sqrt(2 / (mean.shape[0] + mean.shape[1])))
+
+    on_support = lambda weights: cross_entropy(embedded @ weights.T, task.support.y)
+    start = codes = normal(key_codes, mean, scale_of(raw))
+    for key_step in jax.random.split(key_descend, 2):
+        slope = jax.grad(lambda codes, key=key_step: on_support(decoded(codes, key)))(codes)
+        codes = codes - meta_params["lr"]["codes"][None] * slope
+    weights = decoded(codes, key_weights)
+    weights = weights - meta_params["lr"]["weights"][None] * jax.grad(on_support)(weights)
+    rows = meta_params["decoder"] / jnp.sqrt((meta_params["decoder"] ** 2).sum(1, keepdims=True))
+    loss = cross_entropy(embedding.apply(meta_params["embedding"], task.query.x, None) @ weights.T, task.query.y)
+    kl = divergence(mean, jnp.log(scale_of(raw)), jnp.zeros_like(mean), jnp.zeros_like(mean)) / mean.size
+    distance = ((jax.lax.stop_gradient(codes) - start) ** 2).mean()
+    return loss + 1e-3 * kl + 0.2 * distance + 1e-3 * ((rows @ rows.T - jnp.eye(3)) ** 2).mean()
+
+
 OBJECTIVE_GRADIENTS = {
+    "leo": jax.grad(loss_and_terms_of_codes),
     "platipus": jax.grad(query_loss_and_divergence("platipus", 0.1)),
     "abml": jax.grad(bound_of_support_and_query("abml", 0.01, 2, 0.1)),
     "deep_ensemble": jax.grad(mean_loss_of_members),

@@ -24,6 +24,7 @@ from .from_scratch import from_scratch
 from .imaml import imaml
 from .in_context import in_context
 from .latent_path import LatentPath
+from .leo import GeneratedHead, leo
 from .llama import DiagonalPrecision, KroneckerPrecision, laplace_precision, llama
 from .maml import anil, boil, first_order_maml, maml
 from .maml_plus_plus import (
@@ -36,6 +37,8 @@ from .maml_plus_plus import (
     per_step_rates,
 )
 from .matching import matching
+from .meta_curvature import meta_curvature
+from .meta_opt_net import SvmHead, meta_opt_net
 from .meta_sgd import meta_sgd
 from .nearest_mean import nearest_mean
 from .neural_process import neural_process
@@ -45,13 +48,16 @@ from .protonet import protonet
 from .relation import relation, relation_loss
 from .reptile import reptile
 from .ridge import ridge
+from .t_nets import mt_net, t_net
 from .transformer_neural_process import transformer_neural_process
 
 __all__ = [
     "DiagonalPrecision",
+    "GeneratedHead",
     "InnerSteps",
     "KroneckerPrecision",
     "LatentPath",
+    "SvmHead",
     "abml",
     "adkf_ift",
     "anil",
@@ -77,12 +83,16 @@ __all__ = [
     "in_context",
     "laplace_precision",
     "laplace_scores",
+    "leo",
     "llama",
     "log_joint",
     "maml",
     "maml_plus_plus",
     "matching",
+    "meta_curvature",
+    "meta_opt_net",
     "meta_sgd",
+    "mt_net",
     "multi_step_loss",
     "multi_step_weights",
     "nearest_mean",
@@ -99,5 +109,6 @@ __all__ = [
     "ridge",
     "sample_jointly",
     "svgd",
+    "t_net",
     "transformer_neural_process",
 ]

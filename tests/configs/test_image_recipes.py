@@ -135,19 +135,26 @@ VARIANTS = [
     ("glyphs_baseline_plus_plus", {"head": "linear"}),
     ("glyphs_boil", {"first_order": True}),
     ("glyphs_cavia", {"first_order": True}),
+    ("glyphs_leo", {"num_fine_tuning_steps": 1}),
     ("glyphs_maml", {"first_order": True}),
     ("glyphs_maml_plus_plus", {"first_order": True}),
     ("glyphs_matching", {"full_context": False}),
+    ("glyphs_meta_curvature", {"first_order": True}),
+    ("glyphs_meta_opt_net", {"num_iterations": 3}),
     ("glyphs_meta_sgd", {"first_order": True}),
     ("glyphs_proto_maml", {"first_order": True}),
     ("glyphs_protonet", {}),
     ("glyphs_relation", {}),
     ("glyphs_reptile", {"learns_optimizer_state": False}),
     ("glyphs_ridge", {}),
+    ("glyphs_t_net", {"first_order": True}),
+    ("glyphs_t_net", {"learns_masks": True}),
     ("omniglot_finn2017_maml", {}),
     ("omniglot_finn2017_maml", {"first_order": True, "schedule": "linear", "clip_norm": 10.0}),
+    ("omniglot_finn2017_meta_curvature", {}),
     ("omniglot_reptile2018", {}),
     ("omniglot_vinyals_matching", {}),
+    ("omniglot_vinyals_meta_opt_net", {}),
     ("omniglot_vinyals_protonet", {"train_ways": 60}),
     ("omniglot_vinyals_r2d2", {}),
     *((name, {"train_shots": (1, 2)}) for name in NAMES if name.startswith("sine_or_line")),
@@ -260,7 +267,15 @@ def test_inner_steps_at_test_are_the_protocols():
     assert recipes.load("omniglot_reptile2018").options().num_test_steps == 50
 
 
-COMPARING = ["glyphs_matching", "glyphs_protonet", "glyphs_relation", "glyphs_ridge", "glyphs_proto_maml"]
+COMPARING = [
+    "glyphs_matching",
+    "glyphs_protonet",
+    "glyphs_relation",
+    "glyphs_ridge",
+    "glyphs_proto_maml",
+    "glyphs_leo",
+    "glyphs_meta_opt_net",
+]
 
 
 @pytest.mark.parametrize("name", [*COMPARING, "glyphs_baseline_plus_plus", "omniglot_vinyals_matching"])

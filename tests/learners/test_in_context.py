@@ -8,7 +8,7 @@ import pytest
 
 import jmeta
 from jmeta import Batch, learners, losses, models, tasks, training
-from jmeta.learners.in_context import in_context
+from jmeta.learners.in_context import _equiangular, in_context
 
 from .few_shot_tasks import (
     blobs,
@@ -69,6 +69,30 @@ def test_several_assignments_are_averaged_as_probabilities(task, meta_params, ke
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+def test_equiangular_labels_are_as_far_apart_as_vectors_of_one_length_can_be(float64):
+    """The cosines of n vectors that sum to zero average −1 / (n − 1), so none can all be smaller."""
+    rows = _equiangular(5, 8)
+    np.testing.assert_allclose(rows.sum(0), 0.0, atol=1e-14)
+    np.testing.assert_allclose(rows @ rows.T / 8, np.eye(5) * 1.25 - 0.25, atol=1e-14)
+
+
+def test_equiangular_labels_are_learned_ones_with_those_values(task, meta_params, key):
+    fixed = in_context(EMBEDDING, TRANSFORMER, max_ways=3, labels="equiangular")
+    start = in_double(fixed.init(jax.random.key(1), task))
+    assert set(start) == set(meta_params) - {"labels"}
+    same = start | {"labels": _equiangular(3, 8)}
+    np.testing.assert_allclose(predict(fixed, start, task), predict(make(), same, task), rtol=1e-12)
+
+
+def test_a_fixed_embedding_gets_no_gradient_and_the_transformer_does(key):
+    task = blobs(key)
+    learner = in_context(EMBEDDING, TRANSFORMER, max_ways=3, learns_embedding=False)
+    episode_fn = jmeta.episode(learner, losses.cross_entropy)
+    grads = jax.jit(jax.grad(lambda m: episode_fn(m, task, key)[0]))(learner.init(jax.random.key(1), task))
+    assert not any(np.abs(leaf).max() for leaf in jax.tree.leaves(grads["embedding"]))
+    assert all(np.abs(grads[name]["kernel"]).max() for name in ("x", "read"))
+
+
 def test_a_class_without_an_example_is_not_predicted(task, meta_params):
     without = Batch(task.support.x, task.support.y, task.support.y != 1)
     outputs = predict(make(num_assignments=3), meta_params, task._replace(support=without))
@@ -79,6 +103,10 @@ def test_a_class_without_an_example_is_not_predicted(task, meta_params):
 def test_numbers_out_of_range_and_labels_that_are_none_are_refused(key):
     with pytest.raises(ValueError, match="max_ways=0 and num_assignments=1; expected at least 1"):
         make(max_ways=0)
+    with pytest.raises(ValueError, match="labels='spherical'; expected 'learned' or 'equiangular'"):
+        in_context(EMBEDDING, TRANSFORMER, max_ways=3, labels="spherical")
+    with pytest.raises(ValueError, match="max_ways=9; equiangular labels need 2 to 8"):
+        in_context(EMBEDDING, TRANSFORMER, max_ways=9, labels="equiangular")
     task = tasks.sinusoid(num_shots=2, num_queries=1)(key)
     meta_params = make().init(key, task)
     with pytest.raises(ValueError, match="expected one integer label"):
