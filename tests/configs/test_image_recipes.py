@@ -150,7 +150,7 @@ VARIANTS = [
     ("omniglot_vinyals_matching", {}),
     ("omniglot_vinyals_protonet", {"train_ways": 60}),
     ("omniglot_vinyals_r2d2", {}),
-    *((name, {"train_shots": (1, 2)}) for name in NAMES if name.startswith("sine_or_line")),
+    *((name, {"train_shots": (1, 2)}) for name in NAMES if name.startswith("sine_or_line") or "completion" in name),
 ]
 
 

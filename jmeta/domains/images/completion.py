@@ -54,7 +54,7 @@ def completion(
       >>> source.meta_test(jax.random.key(0)).query.y.shape
       (745, 1)
       >>> source.describe(1000)
-      'glyphs completion, new classes, 39 of 784 pixels, 1000 images'
+      'glyphs completion, new classes, 39 of 784 pixels, 1000 tasks'
     """
     loaded = protocol.load(None) if splits is None else splits
     protocol.check_split(loaded)
@@ -73,7 +73,7 @@ def completion(
 
     def words(pixels: Count, which: str, num_tasks: int) -> str:
         shown = f"{pixels[0]} to {pixels[1]}" if isinstance(pixels, tuple) else f"{pixels}"
-        return f"{protocol.dataset} completion, {which}, {shown} of {height * width} pixels, {num_tasks} images"
+        return f"{protocol.dataset} completion, {which}, {shown} of {height * width} pixels, {num_tasks} tasks"
 
     is_new_class = tested == "new classes"
     return Source(  # images of meta_train go to the device when training asks for them

@@ -61,9 +61,9 @@ def test_pixels_and_words():
     samplers: list[Any] = [each.meta_train(), each.meta_test]
     train, test = (jax.eval_shape(sample, jax.random.key(0)) for sample in samplers)
     assert [train.support.y.shape, train.query.y.shape, test.query.y.shape] == [(3, 1), (5, 1), (14, 1)]
-    assert each.describe(7) == "glyphs completion, new classes, 2 of 16 pixels, 7 images"
+    assert each.describe(7) == "glyphs completion, new classes, 2 of 16 pixels, 7 tasks"
     assert each.describe_valid is not None
-    assert each.describe_valid(7) == "glyphs completion, new classes, 1 to 3 of 16 pixels, 7 images"
+    assert each.describe_valid(7) == "glyphs completion, new classes, 1 to 3 of 16 pixels, 7 tasks"
     assert source(tested="new drawings").name == "glyphs completion, new drawings"
 
 
