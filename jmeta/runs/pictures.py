@@ -291,14 +291,14 @@ def completion(path: pathlib.Path, tasks: Sequence[Mapping[str, np.ndarray]], *,
     with plt.rc_context(style):
         size = (1.3 * num_columns, 1.3 * len(tasks) + 0.6)
         figure, axes = plt.subplots(len(tasks), num_columns, figsize=size, squeeze=False, layout="constrained")
+        for name, axis in zip(tasks[0], axes[0], strict=True):
+            axis.set_title(name, fontsize=9)
         for images, row in zip(tasks, axes, strict=True):
-            for (name, image), axis in zip(images.items(), row, strict=True):
+            for image, axis in zip(images.values(), row, strict=True):
                 unknown = np.isnan(image).any(-1)
                 _image(axis, np.nan_to_num(image), NEUTRAL)
                 overlay = np.ma.masked_where(~unknown, np.ones(unknown.shape))
                 axis.imshow(overlay, cmap=ListedColormap([UNKNOWN]))
-                if row is axes[0]:
-                    axis.set_title(name, fontsize=9)
         figure.suptitle(title, x=0.01, ha="left", fontsize=9, parse_math=False)
         return _saved(figure, path)
 
