@@ -1,8 +1,9 @@
 """How good predictions are that say how sure they are: proper scores, calibration, sets and intervals, of one task.
 
-`class_scores` judges logits and `number_scores` distributions over numbers (`jmeta.distributions`); each returns named
-scalars averaged over the real examples of a batch, as a loss's `aux` does. `with_calibration` adds them to any loss, so
-`jmeta.evaluate` reports them with intervals over tasks, and pools the `Reliability` of all tasks exactly.
+`class_scores` judges logits, `number_scores` distributions over numbers (`jmeta.distributions`) and `binary_scores`
+those over 0 and 1; each returns named scalars averaged over the real examples of a batch, as a loss's `aux` does.
+`with_calibration` adds them to any loss, so `jmeta.evaluate` reports them with intervals over tasks, and pools the
+`Reliability` of all tasks exactly.
 
 Sources: Gneiting and Raftery, "Strictly Proper Scoring Rules, Prediction, and Estimation", 2007 (Brier, CRPS); Grimit,
 Gneiting, Berrocal, Johnson, "The continuous ranked probability score for circular variables and its application to
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from .distributions import Distribution, Mixture, Normal
+from .distributions import Distribution, Mixture, Normal, is_binary
 from .losses import checked_loss, cross_entropy, masked_mean, negative_log_likelihood, squared_error, without_padding
 from .types import Aux, Batch, LossFn, PyTree
 
@@ -29,6 +30,7 @@ __all__ = [
     "reliability",
     "class_scores",
     "number_scores",
+    "binary_scores",
     "with_calibration",
     "quantiles",
     "crps",
@@ -167,7 +169,7 @@ def number_scores(outputs: PyTree, batch: Batch, *, levels: Sequence[float] = LE
     """Judge the predictions of numbers of one task.
 
     Args:
-      outputs: a distribution of `[examples, ...]` numbers, or the numbers themselves: a prediction that is sure.
+      outputs: a density of `[examples, ...]` numbers, or the numbers themselves: a prediction that is sure.
       batch: its `y` has the shape of the numbers.
       levels: the probabilities of central intervals, in (0, 1).
 
@@ -179,7 +181,8 @@ def number_scores(outputs: PyTree, batch: Batch, *, levels: Sequence[float] = LE
       example.
 
     Raises:
-      ValueError: if a level is out of range, or the numbers differ in shape from `batch.y`.
+      ValueError: if a level is out of range, the numbers differ in shape from `batch.y`, or they are 0 or 1 (see
+        `binary_scores`).
 
     Example:
       >>> import jax.numpy as jnp, jmeta
@@ -190,6 +193,8 @@ def number_scores(outputs: PyTree, batch: Batch, *, levels: Sequence[float] = LE
       [0.418, 0.5, 3.92]
     """
     _check_levels(levels)
+    if is_binary(outputs):
+        raise ValueError("number_scores expects densities, but these numbers are 0 or 1; use binary_scores")
     y = without_padding(batch).y
 
     def average(values: Float[Array, "examples ..."]) -> Float[Array, ""]:
@@ -210,8 +215,41 @@ def number_scores(outputs: PyTree, batch: Batch, *, levels: Sequence[float] = LE
     return scores
 
 
+def binary_scores(outputs: Distribution, batch: Batch, *, num_bins: int = 15, levels: Sequence[float] = LEVELS) -> Aux:
+    """Judge the predictions of numbers that are 0 or 1, such as the pixels of a binary image, of one task.
+
+    Args:
+      outputs: a distribution of `[examples, ...]` numbers (`distributions.is_binary`).
+      batch: its `y` has the shape of the numbers.
+      num_bins, levels: as for `class_scores`.
+
+    Returns:
+      `class_scores` of the two classes 0 and 1 of every number, averaged over the numbers of an example; but the
+      `"negative_log_likelihood"` is summed over them. The `"brier_score"` is 2 (p − y)², for a probability p of a 1.
+
+    Raises:
+      ValueError: if the predictions are of other numbers; otherwise as for `class_scores`.
+
+    Example:
+      >>> import jax.numpy as jnp, jmeta
+      >>> prediction = jmeta.distributions.Bernoulli(jnp.log(jnp.array([[3.0], [3.0]])))  # 1 with 75 %
+      >>> scores = binary_scores(prediction, jmeta.Batch(x=jnp.zeros((2, 1)), y=jnp.array([[0.0], [1.0]])))
+      >>> round(float(scores["brier_score"]), 3), round(float(scores["calibration_error"]), 3)
+      (0.625, 0.25)
+    """
+    if not is_binary(outputs):
+        raise ValueError(f"binary_scores expects predictions of 0 and 1, but got a {type(outputs).__name__}")
+    nll, _ = negative_log_likelihood(outputs, batch)
+    y = without_padding(batch).y
+    logits = jnp.stack([outputs.log_prob(jnp.zeros_like(y)), outputs.log_prob(jnp.ones_like(y))], -1).reshape(-1, 2)
+    labels = y.reshape(-1).astype(jnp.int32)
+    mask = None if batch.mask is None else jnp.repeat(batch.mask, math.prod(y.shape[1:]))
+    scores = class_scores(logits, Batch(labels, labels, mask), num_bins=num_bins, levels=levels)
+    return {**scores, "negative_log_likelihood": nll}
+
+
 def with_calibration(loss_fn: LossFn, *, num_bins: int = 15, levels: Sequence[float] = LEVELS) -> LossFn:
-    """Build the same loss, with `class_scores` or `number_scores` in its `aux`, whichever the predictions are for.
+    """Build the same loss, with `class_scores`, `number_scores` or `binary_scores` in its `aux`, as predictions need.
 
     Logits are predictions `[examples, ways]` of integer labels `[examples]`; distributions and arrays of the shape of
     `y` are predictions of numbers. What is neither gets no scores. What `loss_fn` reports keeps its name and value.
@@ -242,6 +280,8 @@ def _scores(outputs: PyTree, batch: Batch, num_bins: int, levels: Sequence[float
     if not isinstance(predicted, jax.Array) or not isinstance(batch.y, jax.Array | np.ndarray):
         return {}
     if predicted.shape == batch.y.shape and jnp.issubdtype(batch.y.dtype, jnp.floating):
+        if is_binary(outputs):
+            return binary_scores(outputs, batch, num_bins=num_bins, levels=levels)
         return number_scores(outputs, batch, levels=levels)
     is_label = predicted.shape[:1] == batch.y.shape and jnp.issubdtype(batch.y.dtype, jnp.integer)
     if outputs is predicted and predicted.ndim == 2 and is_label:
@@ -288,9 +328,9 @@ def quantiles(distribution: Distribution, probabilities: Sequence[float]) -> Flo
 def crps(distribution: Distribution, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Compute the continuous ranked probability score, ∫ (F(x) − 1{x ≥ y})² dx = E|X − y| − ½ E|X − X'|.
 
-    It is proper, in the unit of `y`, and the absolute error where a distribution is sure. Exact for `Normal` and for a
-    `Mixture` of up to 500 of them, nested or not; otherwise the integral is computed by quadrature, to four digits or
-    more.
+    It is proper, in the unit of `y`, and the absolute error where a distribution is sure. Exact for numbers that are 0
+    or 1, where it is (p − y)², for `Normal`, and for a `Mixture` of up to 500 normals, nested or not; otherwise the
+    integral is computed by quadrature, to four digits or more.
 
     Args:
       distribution: of `[*shape]` numbers.
@@ -303,6 +343,8 @@ def crps(distribution: Distribution, y: Float[Array, "*shape"]) -> Float[Array, 
       >>> [round(float(score), 3) for score in scores]
       [0.234, 2.0]
     """
+    if is_binary(distribution):
+        return jnp.square(distribution.mean() - y)
     normals = _weighted_normals(distribution)
     if normals is None or normals[0].shape[-1] > _MOST_PAIRED:
         return _integrated_crps(distribution, y)

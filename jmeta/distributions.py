@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from .types import PyTree, RandomKey
 
-__all__ = ["Distribution", "Normal", "Binned", "Mixture", "mix"]
+__all__ = ["Distribution", "Normal", "Bernoulli", "Binned", "Mixture", "mix", "is_binary"]
 
 
 @runtime_checkable
@@ -77,6 +77,41 @@ class Normal(NamedTuple):
 
     def cdf(self, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return stats.norm.cdf(y, self.loc, self.scale)
+
+
+class Bernoulli(NamedTuple):
+    """Distributions over the numbers 0 and 1, such as the pixels of a binary image.
+
+    The `log_prob` of 0 or 1 is a log probability, not a density; other numbers are not in the range.
+
+    Attributes:
+      logits: log odds of a 1, finite, `[*shape]`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jmeta import distributions
+      >>> prediction = distributions.Bernoulli(jnp.log(jnp.array([3.0])))
+      >>> prediction.mean().round(3).tolist(), jnp.exp(prediction.log_prob(jnp.zeros(1))).round(3).tolist()
+      ([0.75], [0.25])
+    """
+
+    logits: Array
+
+    def log_prob(self, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return y * self.logits - jax.nn.softplus(self.logits)
+
+    def mean(self) -> Float[Array, "*shape"]:
+        return jax.nn.sigmoid(self.logits)
+
+    def variance(self) -> Float[Array, "*shape"]:
+        return jax.nn.sigmoid(self.logits) * jax.nn.sigmoid(-self.logits)
+
+    def sample(self, key: RandomKey) -> Float[Array, "*shape"]:
+        return jax.random.bernoulli(key, self.mean()).astype(self.logits.dtype)
+
+    def cdf(self, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        below_one = jax.nn.sigmoid(-self.logits)
+        return jnp.where(y < 0, jnp.zeros_like(below_one), jnp.where(y < 1, below_one, jnp.ones_like(below_one)))
 
 
 class Binned(NamedTuple):
@@ -254,3 +289,15 @@ def mix(outputs: PyTree) -> PyTree:
         f"particles that predict {found} cannot be averaged; expected a distribution of numbers (see "
         "models.normal_outputs) or logits [particles, examples, classes]"
     )
+
+
+def is_binary(outputs: PyTree) -> bool:
+    """Return whether predictions are distributions over 0 and 1: a `Bernoulli`, or a mixture of them.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jmeta import distributions
+      >>> is_binary(distributions.mix(distributions.Bernoulli(jnp.zeros((2, 3)))))
+      True
+    """
+    return isinstance(outputs, Bernoulli) or (isinstance(outputs, Mixture) and is_binary(outputs.components))

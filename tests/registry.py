@@ -25,6 +25,9 @@ blobs = tasks.gaussian_blobs(num_ways=WAYS, num_shots=2, num_queries=3, num_feat
 sinusoid = tasks.sinusoid(num_shots=5, num_queries=4)
 kernel = tasks.kernels.rbf(length_scale=(0.2, 0.8))
 process = tasks.gaussian_process(kernel, num_shots=5, num_queries=4, noise=0.3)
+binary_images = tasks.completion(
+    np.random.default_rng(0).integers(0, 256, (6, 5, 4, 1), np.uint8), num_shots=6, num_queries=4, threshold=0.5
+)
 
 network = models.mlp([8, WAYS], activation=jnp.tanh)
 embedding = models.mlp([8, 6], activation=jnp.tanh)
@@ -218,6 +221,18 @@ LEARNERS: dict[str, Entry] = {
         LIKELIHOOD,
         process,
     ),
+    "grid_convolutional_neural_process": Entry(
+        learners.grid_convolutional_neural_process(
+            models.conv2d([4, 3], kernel_size=3, activation=jnp.tanh),
+            models.bernoulli_outputs(models.mlp([4, 1], activation=jnp.tanh)),
+            height=5,
+            width=4,
+            kernel_size=3,
+        ),
+        LIKELIHOOD,
+        binary_images,
+    ),
+    "nearest_pixels": Entry(learners.nearest_pixels(height=5, width=4), LIKELIHOOD, binary_images),
     "exact_sinusoid_or_line": Entry(
         learners.exact_sinusoid_or_line(num_nodes=6),
         LIKELIHOOD,
@@ -321,6 +336,8 @@ OF_NUMBERS = (
     "sinusoid_or_line",
     "gaussian_process",
     "gaussian_process_ragged",
+    "completion",
+    "completion_ragged",
 )
 """Samplers of regression tasks."""
 SAMPLERS = {
@@ -334,6 +351,8 @@ SAMPLERS = {
     "gaussian_process_ragged": tasks.gaussian_process(
         kernel, num_shots=(2, 5), num_queries=(1, 4), noise=0.3, max_points=6
     ),
+    "completion": binary_images,
+    "completion_ragged": tasks.completion(_images[0], num_shots=(2, 9)),
     "few_shot": tasks.few_shot(_images, num_ways=3, num_shots=2, num_queries=2),
     "few_shot_rotated": tasks.few_shot(_images, num_ways=3, num_shots=2, num_queries=2, rotations="per_class"),
     "few_shot_rotations_as_classes": tasks.few_shot(

@@ -12,7 +12,7 @@ from jax.test_util import check_grads
 import jmeta
 from jmeta import Batch, calibration, learners, losses, models, tasks
 from jmeta.calibration import Reliability
-from jmeta.distributions import Mixture, Normal, mix
+from jmeta.distributions import Bernoulli, Mixture, Normal, mix
 
 LOGITS = 2 * np.random.default_rng(0).normal(size=(200, 4))
 LABELS = np.random.default_rng(1).integers(0, 4, 200)
@@ -372,3 +372,32 @@ def test_faults_are_named():
     for outputs in (jnp.zeros((2, 1)), Normal(jnp.zeros((2, 1)), jnp.ones((2, 1)))):
         with pytest.raises(ValueError, match="one shape"):
             number_scores(outputs, batch_of(np.zeros(2)))
+
+
+def test_numbers_that_are_0_or_1_are_judged_as_two_classes(float64):
+    """Against NumPy; with padding, and for a mixture."""
+    logits, mask = jnp.asarray(LOGITS).reshape(4, 100, 2), jnp.arange(100) < 80
+    y = (np.random.default_rng(2).random((100, 2)) < 0.3).astype(float)
+    outputs = mix(Bernoulli(logits))
+    batch = batch_of(np.where(mask[:, None], y, np.nan), mask)
+    loss, aux = calibration.with_calibration(losses.negative_log_likelihood)(outputs, batch)
+    probs, kept = (1 / (1 + np.exp(-np.asarray(logits)))).mean(0)[:80], y[:80]
+    nats = -np.log(np.where(kept == 1, probs, 1 - probs))
+    np.testing.assert_allclose([loss, aux["negative_log_likelihood"]], nats.sum(1).mean(), rtol=1e-12)
+    brier = np.square(probs - kept).mean()
+    np.testing.assert_allclose([aux["squared_error"], aux["brier_score"] / 2], brier, rtol=1e-12)
+    np.testing.assert_allclose(crps(outputs, jnp.asarray(y))[:80].mean(), brier, rtol=1e-12)
+    confident, correct = np.maximum(probs, 1 - probs).ravel(), ((probs > 0.5) == kept).ravel()
+    bins = np.ceil(confident * 15).astype(int)
+    error = sum(abs(correct[bins == b].sum() - confident[bins == b].sum()) for b in range(16)) / correct.size
+    np.testing.assert_allclose(aux["calibration_error"], error, rtol=1e-9)
+    np.testing.assert_allclose(aux["coverage_90"], ((confident < 0.9) | correct.reshape(-1)).mean(), rtol=1e-12)
+    assert float(aux["reliability"].counts.sum()) == 160
+
+
+def test_scores_of_other_numbers_are_refused():
+    batch = batch_of(jnp.zeros((3, 1)))
+    with pytest.raises(ValueError, match="use binary_scores"):
+        calibration.number_scores(Bernoulli(jnp.zeros((3, 1))), batch)
+    with pytest.raises(ValueError, match="got a Normal"):
+        calibration.binary_scores(Normal(jnp.zeros((3, 1)), jnp.ones((3, 1))), batch)

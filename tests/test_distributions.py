@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from jmeta import Batch, losses
-from jmeta.distributions import Binned, Distribution, Mixture, Normal, mix
+from jmeta.distributions import Bernoulli, Binned, Distribution, Mixture, Normal, is_binary, mix
 
 LOC, SCALE = np.array([[-1.0, 0.5], [2.0, 0.0]]), np.array([[0.5, 2.0], [0.1, 1.0]])
 WEIGHTS = np.array([0.25, 0.75])
@@ -27,6 +27,26 @@ def test_a_normal_is_that_of_scipy(float64):
     np.testing.assert_allclose(normal.log_prob(jnp.asarray(y)), expected.logpdf(y), rtol=1e-12)
     np.testing.assert_allclose(normal.cdf(jnp.asarray(y)), expected.cdf(y), rtol=1e-12)
     np.testing.assert_allclose(normal.variance(), expected.var(), rtol=1e-12)
+
+
+def test_a_bernoulli_is_that_of_scipy_and_a_mixture_of_them_is_one(float64):
+    logits, y = jnp.array([[-3.0, 0.4], [1.5, -0.2]]), np.array([[0.0, 1.0], [1.0, 0.0]])
+    bernoulli = Bernoulli(logits)
+    probabilities = 1 / (1 + np.exp(-np.asarray(logits)))
+    expected = scipy.stats.bernoulli(probabilities)
+    np.testing.assert_allclose(bernoulli.log_prob(jnp.asarray(y)), expected.logpmf(y), rtol=1e-12)
+    np.testing.assert_allclose(bernoulli.variance(), expected.var(), rtol=1e-12)
+    for value in (-0.5, 0.0, 0.5, 1.0):
+        found = bernoulli.cdf(jnp.full((2, 2), value))
+        np.testing.assert_allclose(found, expected.cdf(np.full((2, 2), value)), rtol=1e-12)
+    samples = jax.vmap(bernoulli.sample)(jax.random.split(jax.random.key(0), 4000))
+    assert set(np.unique(samples)) == {0.0, 1.0}
+    np.testing.assert_allclose(samples.mean(0), probabilities, atol=0.03)  # four standard errors
+    mixture = mix(bernoulli)  # the rows are particles
+    np.testing.assert_allclose(np.exp(mixture.log_prob(jnp.ones(2))), probabilities.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(mixture.variance(), probabilities.mean(0) * (1 - probabilities.mean(0)), rtol=1e-12)
+    assert [is_binary(each) for each in (bernoulli, mixture, mixture.log_weights)] == [True, True, False]
+    assert not is_binary(mix(Normal(logits, jnp.exp(logits))))
 
 
 def test_a_mixture_is_the_weighted_sum_of_its_components(mixture):

@@ -105,11 +105,17 @@ def _variant(words: str, tested: Any) -> dict[str, Any]:
 
 
 def _of_metric(evaluation: dict[str, Any], metric: str) -> dict[str, Any]:
-    """Keep only this metric of an evaluation and, for an episode of several rollouts, the return of each."""
+    """Keep only this metric of an evaluation, the return of each rollout, and the squared error beside a loss."""
     kinds = {kind: evaluation[kind] and evaluation[kind][metric] for kind in ("inductive", "transductive")}
     names = [name for name in evaluation["inductive"] if name.startswith(OF_ROLLOUT)]
     by_rollout = [evaluation["inductive"][f"{OF_ROLLOUT}{number + 1}"] for number in range(len(names))]
-    return evaluation | kinds | ({"by_rollout": by_rollout} if by_rollout else {})
+    of_mean = evaluation["inductive"].get("squared_error") if metric == "loss" else None
+    return (
+        evaluation
+        | kinds
+        | ({"by_rollout": by_rollout} if by_rollout else {})
+        | ({"squared_error": of_mean} if of_mean else {})
+    )
 
 
 def _training(folder: pathlib.Path, num_steps: int) -> dict[str, Any]:

@@ -26,7 +26,8 @@ hand. Intervals are 95 %, over test tasks. *Inductive*: each query is predicted 
 queries of a task are predicted together, where that makes a difference. Every trained row keeps its weights: the test
 suite evaluates them again on other tasks, and fails if the result is more than three standard errors away. Where a run
 was shorter than its recipe, the column of meta-steps says so. The time is that of the meta-steps, on the device named;
-compiling and evaluating on meta_valid take extra time.
+compiling and evaluating on meta_valid take extra time. Losses of distributions are in nats; the squared error is that
+of their mean, which for numbers that are 0 or 1 is half the Brier score.
 
 A number is valid for its protocol, which is named in the row, and for our seeded splits. The papers' results, under
 their protocols, are in a separate table below, for orientation and not for comparison.
@@ -72,32 +73,44 @@ def _data(row: rows.Row) -> str:
 
 EXACT = "exact posterior"
 """The baseline that no learner can beat, in recipes of tasks that have it."""
+NEAREST = "completion_nearest"
+"""End of the names of recipes of the nearest pixels, with which other completions of images are compared."""
 
 
-def _exact_losses(recorded: list[rows.Row]) -> dict[str, np.ndarray]:
-    """Return the loss of the exact posterior for each test task, by protocol."""
-    return {
-        evaluation["protocol"]: row.per_task[f"{i} inductive"]
-        for row in recorded
-        if row.facts["test"].get("baseline") == EXACT
-        for i, evaluation in enumerate(row.facts["evaluations"])
+def _reference(recorded: list[rows.Row]) -> tuple[str, dict[str, np.ndarray]]:
+    """Return what rows are compared with, and its loss for each test task, by protocol."""
+    by_name = {
+        "the exact posterior": [row for row in recorded if row.facts["test"].get("baseline") == EXACT],
+        "the nearest pixels": [row for row in recorded if row.facts["recipe"].endswith(NEAREST)],
     }
+    for name, chosen in by_name.items():
+        losses = {
+            evaluation["protocol"]: row.per_task[f"{i} inductive"]
+            for row in chosen
+            for i, evaluation in enumerate(row.facts["evaluations"])
+        }
+        if losses:
+            return name, losses
+    return "", {}
 
 
 def _table(recorded: list[rows.Row]) -> str:
-    exact = _exact_losses(recorded)
-    names = ["method", "protocol", "inductive", "transductive", *(["above the exact posterior"] if exact else [])]
-    names += ["meta-steps", "training"]
+    compared_with, losses = _reference(recorded)
+    has_squares = all("squared_error" in each for row in recorded for each in row.facts["evaluations"])
+    names = ["method", "protocol", "inductive", "transductive", *([f"above {compared_with}"] if losses else [])]
+    names += [*(["squared error"] if has_squares else []), "meta-steps", "training"]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in recorded:
         facts, train = row.facts, row.facts["train"]
         for i, evaluation in enumerate(facts["evaluations"]):
             values = {kind: row.per_task.get(f"{i} {kind}") for kind in ("inductive", "transductive")}
             cells = ["same" if value is None else shown(facts["metric"], estimate(value)) for value in values.values()]
-            if exact:
-                best = exact.get(evaluation["protocol"])
+            if losses:
+                best = losses.get(evaluation["protocol"])
                 gap = None if best is None else estimate(values["inductive"] - best)  # task by task
                 cells.append("" if gap is None else shown(facts["metric"], gap))
+            if has_squares:
+                cells.append("{mean:.4f} ± {half_width:.4f}".format(**evaluation["squared_error"]))
             trained = ["none", "none"] if train is None else _training(facts["recipe"], train)
             lines.append(f"| {' | '.join([facts['title'], evaluation['protocol'], *cells, *trained])} |")
     return "\n".join(lines) + "\n"

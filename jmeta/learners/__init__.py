@@ -21,6 +21,7 @@ from .exact_gaussian_process import evidence, exact_gaussian_process
 from .exact_sinusoid_or_line import exact_sinusoid_or_line
 from .fine_tune import fine_tune
 from .from_scratch import from_scratch
+from .grid_convolutional_neural_process import grid_convolutional_neural_process
 from .imaml import imaml
 from .in_context import in_context
 from .latent_path import LatentPath
@@ -41,6 +42,7 @@ from .meta_curvature import meta_curvature
 from .meta_opt_net import SvmHead, meta_opt_net
 from .meta_sgd import meta_sgd
 from .nearest_mean import nearest_mean
+from .nearest_pixels import nearest_pixels
 from .neural_process import neural_process
 from .platipus import platipus
 from .proto_maml import proto_maml
@@ -79,6 +81,7 @@ __all__ = [
     "fine_tune",
     "first_order_maml",
     "from_scratch",
+    "grid_convolutional_neural_process",
     "imaml",
     "in_context",
     "laplace_precision",
@@ -96,6 +99,7 @@ __all__ = [
     "multi_step_loss",
     "multi_step_weights",
     "nearest_mean",
+    "nearest_pixels",
     "negative_elbo",
     "neural_process",
     "per_step_norms",

@@ -4,12 +4,13 @@ The rest of jmeta knows a network only as a `Model`. Convolution and pooling are
 policies in `norms`; statistics are ordinary leaves of the parameters, never hidden state.
 """
 
+from .bernoulli_outputs import bernoulli_outputs
 from .binned_outputs import binned_outputs
 from .causal_transformer import causal_transformer
 from .chain import chain
-from .conv1d import conv1d as conv1d
 from .conv4 import conv4 as conv4
 from .forgetful import forgetful
+from .fourier_features import fourier_features
 from .from_equinox import from_equinox
 from .from_haiku import from_haiku
 from .from_linen import from_linen
@@ -20,12 +21,14 @@ from .norms import but_statistics, frozen, is_head, is_norm, is_statistic
 from .primitives import convolution, max_pool, patch_conv
 from .recurrent import gru, lstm
 from .resnet12 import resnet12 as resnet12
+from .same_size_convolutions import conv1d, conv2d
 from .set_transformer import set_transformer
 from .snail import snail
 
 __all__ = [
     "mlp",
     "conv1d",
+    "conv2d",
     "conv4",
     "resnet12",
     "gru",
@@ -35,7 +38,9 @@ __all__ = [
     "set_transformer",
     "forgetful",
     "chain",
+    "fourier_features",
     "normal_outputs",
+    "bernoulli_outputs",
     "binned_outputs",
     "from_linen",
     "from_nnx",

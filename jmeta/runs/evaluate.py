@@ -377,15 +377,16 @@ def overridden(recipe: Recipe, trained: Any, words: list[str], *, program: str =
 
 
 def draw_episode(folder: pathlib.Path, name: str, experiment: Experiment, meta_params: PyTree) -> pathlib.Path | None:
-    """Draw the first test task with the learner's predictions, as `test_episode.png`.
+    """Draw the first test task with the learner's predictions, as `test_episode.png`; of images to complete, a few.
 
     Returns:
-      The picture; `None` unless inputs are images, or numbers of which the learner predicts distributions.
+      The picture; `None` unless inputs are images, or the learner predicts distributions of numbers or of pixels.
     """
     keys = jax.random.split(jax.random.split(loop.split_key("meta_test"), 2)[0])
     learner, title = experiment.tested, f"{name}, a test task of {experiment.source.name}"
     if not is_image_task(experiment):
-        return uncertainty.draw_regression(folder, experiment, meta_params, keys, title=title)
+        picture = uncertainty.draw_regression(folder, experiment, meta_params, keys, title=title)
+        return picture or uncertainty.draw_completion(folder, experiment, meta_params, keys[0], title=title)
     assert isinstance(learner, Learner)
 
     @jax.jit

@@ -1,7 +1,7 @@
-"""Pictures of a run, as PNG files: learning curve, a test episode, accuracy against inner steps, calibration."""
+"""Pictures of a run, as PNG files: learning curve, test tasks, accuracy against inner steps, calibration."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Array
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from ..calibration import Reliability, quantiles
@@ -25,15 +26,18 @@ __all__ = [
     "RIGHT",
     "WRONG",
     "NEUTRAL",
+    "UNKNOWN",
     "STYLE",
     "learning_curve",
     "episode",
     "adaptation_curve",
     "reliability",
     "regression",
+    "completion",
 ]
 
 TRAIN, VALID, RIGHT, WRONG, NEUTRAL = "#8fa3b8", "#1f5fa8", "#2a8f4f", "#c8382e", "#9a9a9a"
+UNKNOWN = "#a9c4e4"
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -270,6 +274,32 @@ def regression(
         axis.set(xlabel="x", ylabel="y")
         axis.set_title(title, loc="left", parse_math=False)
         axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+        return _saved(figure, path)
+
+
+def completion(path: pathlib.Path, tasks: Sequence[Mapping[str, np.ndarray]], *, title: str) -> pathlib.Path:
+    """Draw images that a learner completes: a row for each task, and a column for each of its named images.
+
+    Args:
+      path: the PNG to write.
+      tasks: for each task, images `[height, width, channels]` of one or three channels, in [0, 1], by the name of their
+        column; pixels that are NaN are not known.
+      title: title of the picture.
+    """
+    num_columns = len(tasks[0])
+    style: Any = {**STYLE, "axes.grid": False}
+    with plt.rc_context(style):
+        size = (1.3 * num_columns, 1.3 * len(tasks) + 0.6)
+        figure, axes = plt.subplots(len(tasks), num_columns, figsize=size, squeeze=False, layout="constrained")
+        for name, axis in zip(tasks[0], axes[0], strict=True):
+            axis.set_title(name, fontsize=9)
+        for images, row in zip(tasks, axes, strict=True):
+            for image, axis in zip(images.values(), row, strict=True):
+                unknown = np.isnan(image).any(-1)
+                _image(axis, np.nan_to_num(image), NEUTRAL)
+                overlay = np.ma.masked_where(~unknown, np.ones(unknown.shape))
+                axis.imshow(overlay, cmap=ListedColormap([UNKNOWN]))
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9, parse_math=False)
         return _saved(figure, path)
 
 

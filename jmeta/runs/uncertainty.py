@@ -2,18 +2,20 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..calibration import with_calibration
 from ..distributions import Distribution
 from ..evaluation import Estimate, Evaluation
-from ..types import Learner, PyTree
+from ..types import Learner, PyTree, RandomKey, Task
 from .experiment import Experiment
 
-__all__ = ["with_scores", "rows", "draw_reliability", "draw_regression"]
+__all__ = ["with_scores", "rows", "draw_reliability", "draw_regression", "draw_completion"]
 
 _COLUMNS = {
     "negative_log_likelihood": "NLL",
@@ -102,3 +104,73 @@ def draw_regression(
     from . import pictures
 
     return pictures.regression(folder / "test_episode.png", task, x, prediction, title=title)
+
+
+def draw_completion(
+    folder: pathlib.Path, experiment: Experiment, meta_params: PyTree, key: RandomKey, *, title: str, num_tasks: int = 3
+) -> pathlib.Path | None:
+    """Draw the images of test tasks, as `test_episode.png`: what is seen, what a learner predicts, and what is true.
+
+    Args:
+      folder: folder of the run.
+      experiment: the experiment.
+      meta_params: the trained meta-parameters.
+      key: the key that draws the tasks, adapts to them and draws samples.
+      title: title of the picture.
+      num_tasks: rows of the picture.
+
+    Returns:
+      The picture; `None` if predictions are no distributions, or support and query are not the pixels of an image.
+    """
+    learner = experiment.tested
+    if not isinstance(learner, Learner):
+        return None
+
+    @jax.jit
+    def completed(meta_params: PyTree, key: RandomKey) -> tuple[Task, PyTree]:
+        key_task, key_adapt = jax.random.split(key)
+        task = experiment.source.meta_test(key_task)
+        adapted = learner.adapt(meta_params, task.support, key_adapt)
+        x = jnp.concatenate([task.support.x, task.query.x])
+        return task, learner.predict(meta_params, adapted, x, None)
+
+    task = jax.eval_shape(experiment.source.meta_test, key)
+    shapes = [getattr(leaf, "shape", ())[1:] for leaf in (task.query.x, task.query.y)]
+    if shapes not in ([(2,), (1,)], [(2,), (3,)]):
+        return None
+    images = []
+    for key_task in jax.random.split(key, num_tasks):
+        key_completed, key_sample = jax.random.split(key_task)
+        task, prediction = completed(meta_params, key_completed)
+        if not isinstance(prediction, Distribution) or (on_grid := _grid_of(task)) is None:
+            return None
+        seen = jnp.concatenate([task.support.y, jnp.full_like(task.query.y, jnp.nan)])
+        of_task = {
+            "seen": seen,
+            "mean": prediction.mean(),
+            "deviation": jnp.sqrt(prediction.variance()),
+            "sample": prediction.sample(key_sample),
+            "image": jnp.concatenate([task.support.y, task.query.y]),
+        }
+        images.append({name: on_grid(np.asarray(values)) for name, values in of_task.items()})
+    from . import pictures
+
+    return pictures.completion(folder / "test_episode.png", images, title=title)
+
+
+def _grid_of(task: Task) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Return the function that arranges values of support and query as an image; `None` unless they fill one."""
+    parts = [task.support, task.query]
+    masks = [np.ones(len(each.x), bool) if each.mask is None else np.asarray(each.mask) for each in parts]
+    is_real, x = np.concatenate(masks), np.concatenate([np.asarray(each.x) for each in parts])
+    rows, columns = (np.unique(each[is_real].round(5), return_inverse=True) for each in x.T)
+    height, width = len(rows[0]), len(columns[0])
+    if is_real.sum() != height * width or len(set(zip(rows[1], columns[1], strict=True))) != height * width:
+        return None
+
+    def arranged(values: np.ndarray) -> np.ndarray:
+        image = np.zeros((height, width, values.shape[1]))
+        image[rows[1], columns[1]] = values[is_real]
+        return image
+
+    return arranged

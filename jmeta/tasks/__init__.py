@@ -6,6 +6,7 @@ do not fit on the device.
 
 from . import kernels
 from .class_arrays import ClassArrays, group_by_class
+from .completion import completion, pixel_at, pixel_positions
 from .few_shot import few_shot, stacked
 from .finite import finite
 from .gaussian_blobs import gaussian_blobs
@@ -20,6 +21,7 @@ from .supervised import supervised
 __all__ = [
     "ClassArrays",
     "group_by_class",
+    "completion",
     "few_shot",
     "stacked",
     "finite",
@@ -28,6 +30,8 @@ __all__ = [
     "host_fed",
     "kernels",
     "pad_task",
+    "pixel_at",
+    "pixel_positions",
     "ragged",
     "sinusoid",
     "sinusoid_or_line",

@@ -157,7 +157,7 @@ VARIANTS = [
     ("omniglot_vinyals_meta_opt_net", {}),
     ("omniglot_vinyals_protonet", {"train_ways": 60}),
     ("omniglot_vinyals_r2d2", {}),
-    *((name, {"train_shots": (1, 2)}) for name in NAMES if name.startswith("sine_or_line")),
+    *((name, {"train_shots": (1, 2)}) for name in NAMES if name.startswith("sine_or_line") or "completion" in name),
 ]
 
 

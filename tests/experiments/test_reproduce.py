@@ -28,7 +28,7 @@ def judged_rows():
     for name in rows.names():
         facts = rows.read(name).facts
         if facts["test"].get("baseline") != "from scratch":
-            has_files = facts["split_hash"] and not facts["evaluations"][0]["protocol"].startswith("glyphs/")
+            has_files = facts["split_hash"] and not facts["evaluations"][0]["protocol"].startswith("glyphs")
             yield pytest.param(name, marks=pytest.mark.data if has_files else ())
 
 

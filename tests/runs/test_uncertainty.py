@@ -86,6 +86,26 @@ def test_a_run_of_distributions_is_scored_and_drawn(tmp_path):
     assert evaluate.draw_episode(tmp_path / "none", "points", sure, meta_params) is None
 
 
+def test_images_that_are_completed_are_drawn(tmp_path):
+    """In colour, with padding; but not pixels of which some are left out."""
+    model = models.normal_outputs(models.mlp([6]))
+    learner = learners.maml(model, losses.negative_log_likelihood, optax.sgd(0.1), num_steps=1)
+    colours = np.random.default_rng(0).random((3, 5, 4, 3))
+    whole = tasks.completion(colours, num_shots=(3, 9))
+    experiment = experiment_of(learner, losses.negative_log_likelihood, whole)
+    meta_params = experiment.init_fn(jax.random.key(0))
+    picture = evaluate.draw_episode(tmp_path, "colours", experiment, meta_params)
+    assert picture == tmp_path / "test_episode.png"
+    assert picture.stat().st_size > 5000
+    on_grid = uncertainty._grid_of(task := whole(jax.random.key(1)))
+    assert on_grid is not None
+    image = on_grid(np.concatenate([task.support.y, task.query.y]))
+    assert min(np.abs(image - each).max() for each in colours) < 1e-6
+    some = tasks.completion(colours, num_shots=3, num_queries=9)
+    experiment = experiment_of(learner, losses.negative_log_likelihood, some)
+    assert evaluate.draw_episode(tmp_path, "some", experiment, meta_params) is None
+
+
 def test_tasks_of_vectors_are_not_drawn(tmp_path):
     learner = learners.protonet(models.mlp([8]), num_ways=3)
     experiment = experiment_of(

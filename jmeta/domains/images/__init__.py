@@ -7,6 +7,7 @@ A data set (`datasets`) provides images by class, split into meta_train, meta_va
 from . import datasets, protocols
 from .augment import distort
 from .baselines import baselines
+from .completion import completion
 from .own_images import own_images
 
-__all__ = ["datasets", "protocols", "distort", "own_images", "baselines"]
+__all__ = ["datasets", "protocols", "completion", "distort", "own_images", "baselines"]

@@ -130,7 +130,7 @@ class Protocol:
           >>> sample(jax.random.key(0)).query.x.shape
           (15, 28, 28, 1)
         """
-        self._check_split(splits)
+        self.check_split(splits)
         ways = _first_given(train_ways, self.train_ways, num_ways)
         shots = _first_given(train_shots, self.train_shots, num_shots)
         return Samplers(
@@ -163,7 +163,7 @@ class Protocol:
           'glyphs/glyphs 5-way 1-shot, 3 queries, 1000 tasks'
         """
         loaded = self.load(None) if splits is None else splits
-        self._check_split(loaded)
+        self.check_split(loaded)
         ways = _first_given(train_ways, self.train_ways, num_ways)
         shots = _first_given(train_shots, self.train_shots, num_shots)
         return Source(  # images of meta_train go to the device when training asks for them
@@ -204,7 +204,12 @@ class Protocol:
         num_classes = len(classes.class_names) * (1 if rotations == "none" else 4)
         return Partial(_batch_as_task, sample), num_classes
 
-    def _check_split(self, splits: ImageSplits) -> None:
+    def check_split(self, splits: ImageSplits) -> None:
+        """Refuse classes that are not split as the protocol says.
+
+        Raises:
+          ValueError: if the split of the classes is not the protocol's.
+        """
         found = split_hash(splits)
         if self.split_hash not in (None, found):
             raise ValueError(

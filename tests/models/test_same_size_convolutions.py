@@ -1,4 +1,4 @@
-"""The network over positions, against its formula."""
+"""Networks over positions on a line and in an image, against their formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,18 @@ def test_it_is_its_formula(conv, key):
     expected = layer("head", np.tanh(layer("conv_0", np.asarray(x))))
     np.testing.assert_allclose(model.apply(params, x, None), expected, rtol=1e-5, atol=1e-6)
     assert model.calibrate is None
+
+
+@pytest.mark.parametrize("conv", ["patches", "xla"])
+def test_in_an_image_it_is_its_formula(conv, key):
+    """A kernel of 3 x 3 pixels, with zeros beyond the edges."""
+    x = jax.random.normal(key, (2, 5, 4, 3))
+    model = models.conv2d([2], kernel_size=3, conv=conv)
+    params = model.init(jax.random.key(1), x)
+    kernel, bias = (np.asarray(params["params"]["head"][part]) for part in ("kernel", "bias"))
+    around = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    expected = sum(around[:, i : i + 5, j : j + 4] @ kernel[i, j] for i in range(3) for j in range(3)) + bias
+    np.testing.assert_allclose(model.apply(params, x, None), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
