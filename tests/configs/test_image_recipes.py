@@ -47,6 +47,8 @@ SMALL = {
     "train_queries": 2,
     "num_samples": 2,
     "num_inner_samples": 2,
+    "num_train_samples": 2,
+    "num_assignments": 2,
     "num_particles": 2,
     "num_members": 2,
     "width": 8,
@@ -135,6 +137,8 @@ VARIANTS = [
     ("glyphs_baseline_plus_plus", {"head": "linear"}),
     ("glyphs_boil", {"first_order": True}),
     ("glyphs_cavia", {"first_order": True}),
+    ("glyphs_deep_kernel", {}),
+    ("glyphs_in_context", {}),
     ("glyphs_maml", {"first_order": True}),
     ("glyphs_maml_plus_plus", {"first_order": True}),
     ("glyphs_matching", {"full_context": False}),
@@ -147,6 +151,7 @@ VARIANTS = [
     ("omniglot_finn2017_maml", {}),
     ("omniglot_finn2017_maml", {"first_order": True, "schedule": "linear", "clip_norm": 10.0}),
     ("omniglot_reptile2018", {}),
+    ("omniglot_vinyals_in_context", {}),
     ("omniglot_vinyals_matching", {}),
     ("omniglot_vinyals_protonet", {"train_ways": 60}),
     ("omniglot_vinyals_r2d2", {}),
@@ -243,6 +248,32 @@ def test_inner_steps_at_test_are_those_asked_for(name, tiny_network):
     adapted = experiment.tested.adapt(meta_params, task.support, key)
     start = jax.tree.map(np.asarray, meta_params)
     jax.tree.map(np.testing.assert_array_equal, start, jax.tree.map(np.asarray, adapted))
+
+
+@pytest.mark.parametrize("name", ["abml", "bayesian_maml", "llama", "platipus"])
+def test_several_networks_predict_together_after_the_inner_steps_of_a_test(name, tiny_network):
+    """However many of them training draws; the meta-parameters serve both."""
+    experiment = built(f"glyphs_{name}", num_test_steps=3)
+    key = jax.random.key(0)
+    task, meta_params = experiment.source.meta_test(key), experiment.init_fn(key)
+    adapted = experiment.tested.adapt(meta_params, task.support, key)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(getattr(adapted, "particles", adapted))} == {2}
+    assert experiment.num_test_steps == 3
+    assert experiment.tested.predict(meta_params, adapted, task.query.x, None).shape == (*task.query.y.shape, 2)
+
+
+@pytest.mark.parametrize("name", ["glyphs_in_context", "omniglot_vinyals_in_context"])
+def test_in_context_learning_serves_fewer_ways_than_it_was_trained_on(name, tiny_network):
+    recipe, trained = small(name, num_ways=4, max_ways=4)
+    experiment = evaluate.tested_otherwise(recipe, trained, dataclasses.replace(trained, num_ways=3))
+    key = jax.random.key(0)
+    task, meta_params = experiment.source.meta_test(key), experiment.init_fn(key)
+    adapted = experiment.tested.adapt(meta_params, task.support, key)
+    assert adapted.assignments.shape == (2, 4)
+    assert experiment.learner.adapt(meta_params, task.support, key).assignments.shape == (1, 4)
+    probs = jax.nn.softmax(experiment.tested.predict(meta_params, adapted, task.query.x, None))
+    assert (probs[:, 3] == 0).all()
+    assert (probs[:, :3] > 0).all()
 
 
 @pytest.mark.parametrize(
