@@ -95,8 +95,8 @@ def judged(row: rows.Row) -> tuple[rows.Row, list[evaluate.Timed]]:
         "split_hash": lines[0].experiment.source.split_hash,
         "metric": metric,
         "evaluations": [
-            _of_metric(evaluate.as_json(each.evaluation), metric) | scores.of_evaluation(each.evaluation)
-            for each in timed
+            _of_metric(evaluate.as_json(each._replace(reliability={})), metric) | scores.of_evaluation(each)
+            for each, *_ in timed
         ],
     }
     return row._replace(facts=facts, per_task=per_task, reliability=reliability), timed
@@ -120,8 +120,7 @@ def _of_metric(evaluation: dict[str, Any], metric: str) -> dict[str, Any]:
     kinds = {kind: evaluation[kind] and evaluation[kind][metric] for kind in ("inductive", "transductive")}
     names = [name for name in evaluation["inductive"] if name.startswith(OF_ROLLOUT)]
     by_rollout = [evaluation["inductive"][f"{OF_ROLLOUT}{number + 1}"] for number in range(len(names))]
-    kept = {name: evaluation[name] for name in ("protocol", "num_tasks")}
-    return kept | kinds | ({"by_rollout": by_rollout} if by_rollout else {})
+    return evaluation | kinds | ({"by_rollout": by_rollout} if by_rollout else {})
 
 
 def _training(folder: pathlib.Path, num_steps: int) -> dict[str, Any]:
