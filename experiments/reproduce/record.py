@@ -13,10 +13,10 @@ from typing import Any
 
 import tyro
 
-from jmeta.runs import console, evaluate, log, options
+from jmeta.runs import console, evaluate, log, options, uncertainty
 from jmeta.runs import folder as run_folder
 
-from . import rows
+from . import rows, scores
 
 OF_ROLLOUT = "return_of_rollout_"
 PROGRAM = "python -m experiments.reproduce.record"
@@ -71,24 +71,35 @@ def record(asked: Options, overrides: list[str]) -> rows.Row:
         "seed": trained.training.seed,
         "train": None if asked.baseline else _training(asked.run, trained.training.num_steps),
     }
-    lines = rows.lines_of(facts)
-    facts["split_hash"] = lines[0].experiment.source.split_hash
-    timed = [
-        evaluate.timed_evaluation(experiment, learner, meta_params, num_steps=steps)
-        for experiment, learner, steps in lines
-    ]
-    facts["metric"] = evaluate.main_metric(timed[0].evaluation)
-    facts["evaluations"] = [_of_metric(evaluate.as_json(each.evaluation), facts["metric"]) for each in timed]
-    per_task = {
-        f"{i} {kind}": estimates[facts["metric"]].values
-        for i, each in enumerate(timed)
-        for kind in ("inductive", "transductive")
-        if (estimates := getattr(each.evaluation, kind)) is not None
-    }
-    row = rows.Row(asked.name, facts, rows.flattened(meta_params), per_task)
+    row, timed = judged(rows.Row(asked.name, facts, rows.flattened(meta_params), {}, {}))
     rows.write(row)
     console.print_table(asked.title, [evaluate.table_row(asked.name, each) for each in timed])
     return row
+
+
+def judged(row: rows.Row) -> tuple[rows.Row, list[evaluate.Timed]]:
+    """Evaluate a row's meta-parameters as its facts say; return it with the results, and the evaluations."""
+    lines, timed = rows.lines_of(row.facts), []
+    for experiment, learner, steps in lines:
+        scored = uncertainty.with_scores(experiment) if experiment.metric == "accuracy" else experiment
+        meta_params = rows.restored(experiment, row.meta_params)
+        timed.append(evaluate.timed_evaluation(scored, learner, meta_params, num_steps=steps))
+    metric = evaluate.main_metric(timed[0].evaluation)
+    per_task, reliability = {}, {}
+    for i, (evaluation, *_) in enumerate(timed):
+        kinds = {kind: getattr(evaluation, kind) for kind in ("inductive", "transductive")}
+        per_task |= {f"{i} {kind}": each[metric].values for kind, each in kinds.items() if each is not None}
+        per_task |= scores.of_tasks(i, evaluation)
+        reliability |= scores.diagrams(i, evaluation)
+    facts = row.facts | {
+        "split_hash": lines[0].experiment.source.split_hash,
+        "metric": metric,
+        "evaluations": [
+            _of_metric(evaluate.as_json(each._replace(reliability={})), metric) | scores.of_evaluation(each)
+            for each, *_ in timed
+        ],
+    }
+    return row._replace(facts=facts, per_task=per_task, reliability=reliability), timed
 
 
 def _variant(words: str, tested: Any) -> dict[str, Any]:

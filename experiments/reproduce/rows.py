@@ -1,7 +1,7 @@
 """Rows of the results: the training, the evaluation, its numbers, and the weights, so that it can be repeated.
 
 A row NAME is two files in `experiments/reproduce/rows`: NAME.json, and NAME.npz with the meta-parameters by path and
-the metric of every test task, from which differences between rows are computed task by task.
+the metric and scores of every test task, from which differences between rows are computed task by task.
 """
 
 import json
@@ -22,6 +22,7 @@ from jmeta.types import EpisodeFn, PyTree
 FOLDER = pathlib.Path(__file__).parent / "rows"
 MAX_BYTES = 1_000_000
 
+_GROUPS = ("meta_params/", "per_task/", "reliability/")  # of the arrays in a row's file
 _OLDER_NAMES = {"nearest mean": "nearest mean of the inputs", "from scratch": "from scratch, 100 steps"}
 
 
@@ -33,13 +34,15 @@ class Row(NamedTuple):
       facts: content of the JSON file.
       meta_params: leaves of the meta-parameters, by path.
       per_task: the metric of every test task, by number and kind of the evaluation, such as `"0 inductive"`,
-        `"0 transductive"`.
+        `"0 transductive"`; and each score of class predictions, such as `"0 inductive negative_log_likelihood"`.
+      reliability: the reliability diagrams of class predictions, `[3, bins]`, by number and kind of the evaluation.
     """
 
     name: str
     facts: dict[str, Any]
     meta_params: dict[str, np.ndarray]
     per_task: dict[str, np.ndarray]
+    reliability: dict[str, np.ndarray]
 
 
 def names() -> list[str]:
@@ -52,9 +55,11 @@ def read(name: str) -> Row:
     facts = json.loads((FOLDER / f"{name}.json").read_text())
     with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as arrays:
         split = {key: arrays[key] for key in arrays.files}
-    meta_params = {key.removeprefix("meta_params/"): split[key] for key in split if key.startswith("meta_params/")}
-    per_task = {key.removeprefix("per_task/"): split[key] for key in split if key.startswith("per_task/")}
-    return Row(name, facts, meta_params, per_task)
+
+    def of(group: str) -> dict[str, np.ndarray]:
+        return {key.removeprefix(group): values for key, values in split.items() if key.startswith(group)}
+
+    return Row(name, facts, *(of(group) for group in _GROUPS))
 
 
 def write(row: Row) -> None:
@@ -64,8 +69,9 @@ def write(row: Row) -> None:
       ValueError: if the weights are larger than the repository should carry.
     """
     FOLDER.mkdir(exist_ok=True)
-    arrays = {f"meta_params/{path}": leaf for path, leaf in row.meta_params.items()}
-    arrays |= {f"per_task/{key}": values.astype(np.float32) for key, values in row.per_task.items()}
+    per_task = {key: values.astype(np.float32) for key, values in row.per_task.items()}
+    groups = zip(_GROUPS, (row.meta_params, per_task, row.reliability), strict=True)
+    arrays = {f"{group}{key}": values for group, each in groups for key, values in each.items()}
     temporary = FOLDER / f".{row.name}.npz"
     with temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -15,7 +15,7 @@ from jmeta.runs import files, recipes
 from jmeta.runs.evaluate import shown
 
 from ..benchmarks import report_accelerators
-from . import acting_table, rows
+from . import acting_table, rows, scores
 
 RESULTS = pathlib.Path(__file__).parents[2] / "RESULTS.md"
 
@@ -54,10 +54,13 @@ PAIRS = (("omniglot_maml_20w1s", "omniglot_first_order_maml_20w1s"),)
 def render() -> str:
     """Return the text of RESULTS.md."""
     recorded = [rows.read(name) for name in rows.names()]
-    parts = [INTRODUCTION, "## Measured\n"]
+    parts = [INTRODUCTION, scores.INTRODUCTION, "## Measured\n"]
     predicting = [row for row in recorded if row.facts["metric"] != "return"]
     for data in sorted({_data(row) for row in predicting}):
-        parts += [f"### {data}\n", _table([row for row in predicting if _data(row) == data])]
+        of_data = [row for row in predicting if _data(row) == data]
+        parts += [f"### {data}\n", _table(of_data)]
+        if of_classes := [row for row in of_data if row.facts["metric"] == "accuracy"]:
+            parts += [scores.table(of_classes)]
     parts += [text for pair in PAIRS if (text := _difference(*pair, {row.name: row for row in recorded}))]
     parts += acting_table.section(recorded)
     parts += [report_accelerators.results_section(report_accelerators.recorded())]

@@ -47,6 +47,8 @@ SMALL = {
     "train_queries": 2,
     "num_samples": 2,
     "num_inner_samples": 2,
+    "num_train_samples": 2,
+    "num_assignments": 2,
     "num_particles": 2,
     "num_members": 2,
     "width": 8,
@@ -158,6 +160,8 @@ VARIANTS = [
     ("omniglot_vinyals_protonet", {"train_ways": 60}),
     ("omniglot_vinyals_r2d2", {}),
     *((name, {"train_shots": (1, 2)}) for name in NAMES if name.startswith("sine_or_line") or "completion" in name),
+    *((f"glyphs_{name}", {}) for name in ("abml", "bayesian_maml", "deep_kernel", "in_context", "llama", "platipus")),
+    ("omniglot_vinyals_in_context", {}),
 ]
 
 
@@ -250,6 +254,31 @@ def test_inner_steps_at_test_are_those_asked_for(name, tiny_network):
     adapted = experiment.tested.adapt(meta_params, task.support, key)
     start = jax.tree.map(np.asarray, meta_params)
     jax.tree.map(np.testing.assert_array_equal, start, jax.tree.map(np.asarray, adapted))
+
+
+@pytest.mark.parametrize("name", ["abml", "llama", "platipus"])
+def test_several_networks_predict_together_after_the_inner_steps_of_a_test(name, tiny_network):
+    """However many of them training draws; the meta-parameters serve both."""
+    experiment = built(f"glyphs_{name}", num_test_steps=3)
+    key = jax.random.key(0)
+    task, meta_params = experiment.source.meta_test(key), experiment.init_fn(key)
+    adapted = experiment.tested.adapt(meta_params, task.support, key)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(getattr(adapted, "particles", adapted))} == {2}
+    assert experiment.num_test_steps == 3
+    assert experiment.tested.predict(meta_params, adapted, task.query.x, None).shape == (*task.query.y.shape, 2)
+
+
+def test_in_context_learning_serves_fewer_ways_than_it_was_trained_on(tiny_network):
+    recipe, trained = small("glyphs_in_context", num_ways=4, max_ways=4)
+    experiment = evaluate.tested_otherwise(recipe, trained, dataclasses.replace(trained, num_ways=3))
+    key = jax.random.key(0)
+    task, meta_params = experiment.source.meta_test(key), experiment.init_fn(key)
+    adapted = experiment.tested.adapt(meta_params, task.support, key)
+    assert adapted.assignments.shape == (2, 4)
+    assert experiment.learner.adapt(meta_params, task.support, key).assignments.shape == (1, 4)
+    probs = jax.nn.softmax(experiment.tested.predict(meta_params, adapted, task.query.x, None))
+    assert (probs[:, 3] == 0).all()
+    assert (probs[:, :3] > 0).all()
 
 
 @pytest.mark.parametrize(

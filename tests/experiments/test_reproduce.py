@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.reproduce import record, robots, rows, table
+from experiments.reproduce import judge_again, record, robots, rows, scores, table
 from jmeta import models
 from jmeta.domains.rl import environments, learners, policies
 from jmeta.domains.rl.environments.robots.splits import NUM_STEPS
 from jmeta.domains.rl.rollouts import run_episode
 from jmeta.evaluation import estimate
-from jmeta.runs import evaluate, options, recipes, train
+from jmeta.runs import evaluate, options, recipes, train, uncertainty
 from jmeta.runs.main import run as jmeta_command
 from jmeta.runs.options import replaced
 
@@ -47,6 +47,7 @@ def test_the_kept_weights_still_score_what_the_row_says(name):
     i = next(by_its_recipe, len(judged) - 1)
     experiment, learner, _ = judged[i]
     assert experiment.source.split_hash == row.facts["split_hash"]
+    experiment = uncertainty.with_scores(experiment) if row.reliability else experiment
     meta_params = rows.restored(experiment, row.meta_params)
     result = evaluate.evaluation_of(experiment, learner, meta_params, jax.random.key(2026), steps="")
     for kind in ("inductive", "transductive"):
@@ -54,6 +55,8 @@ def test_the_kept_weights_still_score_what_the_row_says(name):
         assert (estimates is None) == (f"{i} {kind}" not in row.per_task)
         if estimates is not None:
             assert_same_mean(estimates[row.facts["metric"]].values, row.per_task[f"{i} {kind}"])
+            for score in scores.NAMES if row.reliability else ():
+                assert_same_mean(estimates[score].values, row.per_task[f"{i} {kind} {score}"])
 
 
 def assert_same_mean(measured: np.ndarray, recorded: np.ndarray) -> None:
@@ -80,7 +83,22 @@ def test_a_row_agrees_with_its_own_tasks(name):
             np.testing.assert_allclose(again.mean, evaluation[kind]["mean"], rtol=1e-5)
             np.testing.assert_allclose(again.half_width, evaluation[kind]["half_width"], rtol=1e-4)
             assert len(again.values) == evaluation["num_tasks"]
+            if row.reliability:
+                assert_scores_agree(row, i, kind)
     assert (rows.FOLDER / f"{name}.npz").stat().st_size <= rows.MAX_BYTES
+
+
+def assert_scores_agree(row, i, kind):
+    """The pooled diagram has all predictions of the tasks, and its error is at most the mean of theirs."""
+    facts, diagram = row.facts["evaluations"][i]["scores"][kind], scores.diagram_of(row, f"{i} {kind}")
+    for name in scores.NAMES:
+        again = estimate(row.per_task[f"{i} {kind} {name}"])
+        np.testing.assert_allclose([again.mean, again.half_width], list(facts[name].values()), rtol=1e-4)
+    accuracy = row.facts["evaluations"][i][kind]["mean"]
+    np.testing.assert_allclose(diagram.correct.sum() / diagram.counts.sum(), accuracy, rtol=1e-5)
+    np.testing.assert_allclose(diagram.calibration_error(), facts["pooled_calibration_error"], rtol=1e-6)
+    assert facts["pooled_calibration_error"] <= facts["calibration_error"]["mean"] + 1e-6
+    assert scores.worst_tenth(row.per_task[f"{i} {kind}"]) <= accuracy
 
 
 def test_the_results_page_is_what_the_rows_say():
@@ -153,6 +171,49 @@ def test_a_baseline_becomes_a_row_without_weights(tmp_path, monkeypatch, capsys)
     again = evaluate.timed_evaluation(experiment, learner, rows.restored(experiment, {}))
     np.testing.assert_allclose(again.evaluation.inductive["accuracy"].values, row.per_task["0 inductive"], rtol=1e-5)
     assert "| none | none |" in table.render()
+    assert_scores_agree(row, 0, "inductive")
+    (line,) = scores.table([row]).splitlines()[2:]
+    assert line.startswith("| Tiny | 5-way 1-shot | inductive | ")
+    assert scores.UNKNOWN not in line
+
+
+def test_a_row_without_scores_is_judged_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rows, "FOLDER", tmp_path)
+    kept = row_of_blobs()
+    rows.write(kept)
+    without = {kind: values for kind, values in kept.per_task.items() if kind == "0 inductive"}
+    evaluations = [{k: v for k, v in each.items() if k != "scores"} for each in kept.facts["evaluations"]]
+    older = kept._replace(facts=kept.facts | {"evaluations": evaluations}, per_task=without, reliability={})
+    rows.write(older._replace(name="older"))
+    rows.write(older._replace(name="other", per_task={"0 inductive": without["0 inductive"] - 0.5}))
+    (line,) = scores.table([older]).splitlines()[2:]
+    assert line.endswith(f"| {scores.UNKNOWN} | {scores.UNKNOWN} | {scores.UNKNOWN} |")
+    assert judge_again.main(["older"]) == 0
+    again = rows.read("older")
+    assert again.facts == kept.facts
+    jax.tree.map(np.testing.assert_array_equal, again[2:], rows.read(kept.name)[2:])
+    assert judge_again.main(["other"]) == 1
+    assert "its weights have" in capsys.readouterr().err
+
+
+def row_of_blobs():
+    """A row of prototypical networks as they are drawn, on a few tasks."""
+    recipe = recipes.load("blobs_protonet")
+    chosen = replaced(recipe.options(), {"testing.num_tasks": 12})
+    recorded = options.recorded(chosen)
+    facts = {
+        "title": "Blobs",
+        "recipe": recipe.name,
+        "command": rows.command_of(recipe, chosen),
+        "hash": options.hash_of(recorded),
+        "options": recorded,
+        "test": {"options": {}, "inner_steps": []},
+        "seed": 0,
+        "train": None,
+    }
+    leaves = rows.flattened(recipe.build(chosen).init_fn(jax.random.key(0)))
+    row, _ = record.judged(rows.Row("blobs", facts, leaves, {}, {}))
+    return row
 
 
 @pytest.mark.slow
