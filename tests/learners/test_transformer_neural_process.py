@@ -65,6 +65,7 @@ def test_the_first_target_of_the_joint_density_is_predicted_as_ever_and_the_last
 ):
     """A change of a target changes the densities of later ones alone, besides its own."""
 
+    @jax.jit
     def of_each(y):
         query = task.query._replace(y=y)
         loss_fn = lambda outputs, batch: (outputs.log_prob(batch.y).sum(), {"each": outputs.log_prob(batch.y)[:, 0]})
