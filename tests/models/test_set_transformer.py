@@ -72,14 +72,14 @@ def assert_same(a, b):
 def test_tokens_one_at_a_time_are_those_that_see_each_other_backwards(transformer, setting):
     params, tokens, queries = setting
     is_real, earlier = jnp.ones(NUM_TOKENS, bool), jnp.tril(jnp.ones((NUM_TOKENS, NUM_TOKENS), bool))
-    start, extend = transformer.start(params), jax.jit(transformer.extend)
-    together = extend(params, start, tokens, is_real, earlier)
+    start = transformer.start(params)
+    together = transformer.extend(params, start, tokens, is_real, earlier)
     in_turn = start
     for token in tokens:
         in_turn = transformer.extend(params, in_turn, token[None], jnp.ones(1, bool), None)
     assert_same(in_turn, together)
     visible = jnp.arange(NUM_TOKENS + 1) <= 2  # the start and two tokens
-    first = extend(params, start, tokens[:2], jnp.ones(2, bool), earlier[:2, :2])
+    first = transformer.extend(params, start, tokens[:2], jnp.ones(2, bool), earlier[:2, :2])
     of_part = transformer.read(params, together, queries, jnp.broadcast_to(visible[None], (NUM_TOKENS, 6)))
     assert_same(of_part, transformer.read(params, first, queries, None))
 
