@@ -43,8 +43,8 @@ def test_support_statistics_and_patches(key):
     """Calibrated on its input it is the batch policy; both forms of convolution agree."""
     x = jax.random.uniform(key, (4, 8, 8, 2))
     support, batch, xla = small(norm="support"), small(norm="batch"), small(norm="batch", conv="xla")
-    params = jax.jit(support.init)(key, x)
-    outputs, calibrated = jax.jit(lambda params: support.calibrate(params, x, None))(params)
+    params = support.init(key, x)
+    outputs, calibrated = support.calibrate(params, x, None)
     np.testing.assert_allclose(support.apply(calibrated, x, None), outputs, rtol=1e-4, atol=1e-5)
     shared = {"params": params["params"]}
     np.testing.assert_allclose(batch.apply(shared, x, None), outputs, rtol=1e-4, atol=1e-5)
