@@ -20,12 +20,12 @@ TNP = LEARNERS["transformer_neural_process"].learner
 
 @pytest.fixture
 def task(float64, key):
-    return gaussian_process(KERNEL, num_shots=3, num_queries=3, noise=NOISE)(key)
+    return jax.jit(gaussian_process(KERNEL, num_shots=3, num_queries=3, noise=NOISE))(key)
 
 
 @pytest.fixture
 def meta_params(task):
-    return in_double(TNP.init(jax.random.key(1), task))
+    return in_double(jax.jit(TNP.init)(jax.random.key(1), task))
 
 
 def with_holes(batch, num_rows, places):

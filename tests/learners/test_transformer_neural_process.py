@@ -20,12 +20,12 @@ NLL = losses.negative_log_likelihood
 
 @pytest.fixture
 def task(float64, key):
-    return process(key)
+    return jax.jit(process)(key)
 
 
 @pytest.fixture
 def meta_params(task):
-    return in_double(LEARNER.init(jax.random.key(1), task))
+    return in_double(jax.jit(LEARNER.init)(jax.random.key(1), task))
 
 
 @jax.jit
