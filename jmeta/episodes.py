@@ -37,7 +37,7 @@ def episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
       >>> episode_fn = jmeta.episode(learner, losses.cross_entropy)  # half the squared distance to the adapted state
       >>> task = sample(jax.random.key(0))
       >>> meta_params = learner.init(jax.random.key(1), task)
-      >>> loss, aux = episode_fn(meta_params, task, jax.random.key(2))
+      >>> loss, aux = jax.jit(episode_fn)(meta_params, task, jax.random.key(2))
     """
     if learner.episode is None:
         return plain_episode(learner, loss_fn)
@@ -70,7 +70,7 @@ def plain_episode(learner: Learner, loss_fn: LossFn) -> EpisodeFn:
       >>> episode_fn = jmeta.plain_episode(learner, losses.cross_entropy)
       >>> task = sample(jax.random.key(0))
       >>> meta_params = learner.init(jax.random.key(1), task)
-      >>> loss, aux = episode_fn(meta_params, task, jax.random.key(2))
+      >>> loss, aux = jax.jit(episode_fn)(meta_params, task, jax.random.key(2))
     """
 
     def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[jax.Array, Aux]:

@@ -35,7 +35,7 @@ def with_support_statistics(model: Model, params: PyTree, support: Batch, key: R
       >>> import jax, jax.numpy as jnp, jmeta
       >>> model = jmeta.models.conv4(None, num_filters=4, norm="support")
       >>> support = jmeta.Batch(jax.random.normal(jax.random.key(0), (3, 28, 28, 1)), jnp.arange(3))
-      >>> params = model.init(jax.random.key(1), support.x)
+      >>> params = jax.jit(model.init)(jax.random.key(1), support.x)
       >>> adapted = with_support_statistics(model, params, support, None)
       >>> bool((adapted["stats"]["norm_0"]["mean"] == params["stats"]["norm_0"]["mean"]).all())
       False

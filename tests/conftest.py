@@ -1,5 +1,6 @@
 """What every test runs under: strict JAX, shapes checked at run time, quick compilation, bounded memory."""
 
+import contextlib
 import gc
 import importlib.util
 import os
@@ -57,16 +58,18 @@ def pytest_runtest_setup(item):
         pytest.skip("PyTorch is not installed: pip install 'jmeta[peers]'")
 
 
-@pytest.fixture(autouse=True)
-def optimization(request):
-    """Compile quickly, except in tests of what the optimizer makes of a program; let go of programs in time."""
-    if request.node.get_closest_marker("optimized"):
-        yield
-    else:
-        with workers.quick_compilation():
-            yield
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Compile quickly, except in tests of what the optimizer makes of a program; let go of programs in time.
+
+    Not in a fixture: those of a module come before any of one test, and most of them train.
+    """
+    is_optimized = item.get_closest_marker("optimized")
+    with contextlib.nullcontext() if is_optimized else workers.quick_compilation():
+        result = yield
     if workers.memory() > workers.RELEASED_ABOVE:
         workers.release()
+    return result
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ from jax.flatten_util import ravel_pytree
 
 
 def assert_gradient_is_central_difference(fn, params, *, relative=1e-6, step=1e-5, num_directions=3):
-    """`jax.grad(fn)(params)` against `(fn(p + hv) − fn(p − hv)) / 2h` along random directions, in float64."""
+    """`jax.grad(fn)(params)`, which is returned, against `(fn(p + hv) − fn(p − hv)) / 2h` along random directions."""
     flat, unravel = ravel_pytree(params)
     assert flat.dtype == jnp.float64, "central differences need double precision: use the float64 fixture"
-    gradient, _ = ravel_pytree(jax.jit(jax.grad(fn))(params))
+    grads = jax.jit(jax.grad(fn))(params)
+    gradient, _ = ravel_pytree(grads)
     along = jax.jit(lambda vector: fn(unravel(vector)))
     for direction in np.random.default_rng(0).standard_normal((num_directions, flat.size)):
         direction = jnp.asarray(direction / np.linalg.norm(direction))
@@ -18,6 +19,7 @@ def assert_gradient_is_central_difference(fn, params, *, relative=1e-6, step=1e-
         derivative = gradient @ direction
         scale = max(float(jnp.linalg.norm(gradient)), 1e-3)
         assert abs(float(derivative - difference)) <= relative * scale, (float(derivative), float(difference))
+    return grads
 
 
 def trace_strictly(fn, *arguments):

@@ -74,6 +74,7 @@ inference = rl.learners.task_inference(
 trunk = models.mlp([5, 4], activation=jnp.tanh)
 
 
+@jax.jit
 def _pulls(key: RandomKey) -> Task:
     """Seven pulls of a new policy, the first two as support."""
     key_init, key_task, key_collect = jax.random.split(key, 3)
@@ -90,6 +91,7 @@ policy = policies.memoryless(models.mlp([8, 2], activation=jnp.tanh), navigation
 by_policy_gradients = (policy, policy_gradients.likelihood_ratio, INNER)
 
 
+@jax.jit
 def _walks(key: RandomKey) -> Task:
     """Rollouts of a new policy, of its two inner steps, and of what they make of it."""
     key_init, key_task, key_collect = jax.random.split(key, 3)

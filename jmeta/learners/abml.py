@@ -101,8 +101,8 @@ def abml(
       ...     model, losses.negative_log_likelihood, optax.sgd(1e-3), num_steps=5, num_samples=10)
       >>> task = jmeta.tasks.sinusoid(num_shots=5, num_queries=10)(jax.random.key(0))
       >>> meta_params = learner.init(jax.random.key(1), task)
-      >>> adapted = learner.adapt(meta_params, task.support, jax.random.key(2))
-      >>> learner.predict(meta_params, adapted, task.query.x, None).variance().shape
+      >>> adapted = jax.jit(learner.adapt)(meta_params, task.support, jax.random.key(2))
+      >>> jax.jit(learner.predict)(meta_params, adapted, task.query.x, None).variance().shape
       (10, 1)
 
     Reference:

@@ -80,11 +80,11 @@ def adkf_ift(
       >>> import jax, jmeta, optax
       >>> from jmeta import learners, losses, models
       >>> clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.2))
-      >>> learner = learners.adkf_ift(models.mlp([40, 40, 16]), clipped, num_steps=20)
+      >>> learner = learners.adkf_ift(models.mlp([40, 16]), clipped, num_steps=20)
       >>> task = jmeta.tasks.sinusoid(num_shots=10, num_queries=5)(jax.random.key(0))
       >>> meta_params = learner.init(jax.random.key(1), task)
-      >>> adapted = learner.adapt(meta_params, task.support, jax.random.key(2))
-      >>> learner.predict(meta_params, adapted, task.query.x, None).mean().shape
+      >>> adapted = jax.jit(learner.adapt)(meta_params, task.support, jax.random.key(2))
+      >>> jax.jit(learner.predict)(meta_params, adapted, task.query.x, None).mean().shape
       (5, 1)
 
     Reference:

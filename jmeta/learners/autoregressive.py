@@ -38,9 +38,9 @@ def log_joint(
       >>> from jmeta import learners, tasks
       >>> kernel = tasks.kernels.rbf(length_scale=0.5)
       >>> task = tasks.gaussian_process(kernel, num_shots=3, num_queries=4, noise=0.5)(jax.random.key(0))
-      >>> log_density = log_joint(learners.exact_gaussian_process(kernel, noise=0.5))
+      >>> log_density = jax.jit(log_joint(learners.exact_gaussian_process(kernel, noise=0.5)))
       >>> joint = log_density({}, task.support, task.query, jax.random.key(1))
-      >>> evidence = learners.evidence(kernel, noise=0.5)
+      >>> evidence = jax.jit(learners.evidence(kernel, noise=0.5))
       >>> everything = jax.tree.map(lambda *parts: jax.numpy.concatenate(parts), task.support, task.query)
       >>> bool(abs(joint - evidence(everything) + evidence(task.support)) < 1e-3)
       True
@@ -84,7 +84,7 @@ def sample_jointly(learner: Learner) -> Callable[[PyTree, Batch, PyTree, RandomK
       >>> from jmeta import learners, tasks
       >>> kernel = tasks.kernels.rbf(length_scale=0.5)
       >>> task = tasks.gaussian_process(kernel, num_shots=3, num_queries=4, noise=0.5)(jax.random.key(0))
-      >>> sample = sample_jointly(learners.exact_gaussian_process(kernel, noise=0.5))
+      >>> sample = jax.jit(sample_jointly(learners.exact_gaussian_process(kernel, noise=0.5)))
       >>> sample({}, task.support, task.query.x, jax.random.key(1)).shape
       (4, 1)
     """

@@ -60,8 +60,8 @@ def convolutional_neural_process(
       >>> sample = tasks.gaussian_process(tasks.kernels.rbf(length_scale=0.5), num_shots=8, num_queries=5, noise=0.1)
       >>> task = sample(jax.random.key(0))
       >>> meta_params = learner.init(jax.random.key(1), task)
-      >>> adapted = learner.adapt(meta_params, task.support, jax.random.key(2))
-      >>> adapted.shape, learner.predict(meta_params, adapted, task.query.x, None).loc.shape
+      >>> adapted = jax.jit(learner.adapt)(meta_params, task.support, jax.random.key(2))
+      >>> adapted.shape, jax.jit(learner.predict)(meta_params, adapted, task.query.x, None).loc.shape
       ((61, 8), (5, 1))
 
     Reference:

@@ -101,8 +101,8 @@ def deep_kernel_classifier(
       >>> learner = learners.deep_kernel_classifier(models.mlp([32, 16]), num_ways=5)
       >>> task = jmeta.tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)(jax.random.key(0))
       >>> meta_params = learner.init(jax.random.key(1), task)
-      >>> adapted = learner.adapt(meta_params, task.support, jax.random.key(2))
-      >>> learner.predict(meta_params, adapted, task.query.x, None).shape
+      >>> adapted = jax.jit(learner.adapt)(meta_params, task.support, jax.random.key(2))
+      >>> jax.jit(learner.predict)(meta_params, adapted, task.query.x, None).shape
       (15, 5)
 
     Reference:

@@ -67,8 +67,8 @@ def exact_gaussian_process(kernel: Kernel, *, noise: float, num_nodes: int = 16)
       >>> kernel = tasks.kernels.rbf(length_scale=(0.1, 0.6))
       >>> task = tasks.gaussian_process(kernel, num_shots=10, num_queries=5, noise=0.1)(jax.random.key(0))
       >>> learner = learners.exact_gaussian_process(kernel, noise=0.1, num_nodes=8)
-      >>> posterior = learner.adapt({}, task.support, jax.random.key(1))
-      >>> learner.predict({}, posterior, task.query.x, None).mean().shape
+      >>> posterior = jax.jit(learner.adapt)({}, task.support, jax.random.key(1))
+      >>> jax.jit(learner.predict)({}, posterior, task.query.x, None).mean().shape
       (5, 1)
     """
     condition = _condition(kernel, noise, num_nodes)

@@ -64,8 +64,9 @@ def imaml(
       >>> learner = learners.imaml(models.mlp([16, 3]), losses.cross_entropy, optax.sgd(0.2), num_steps=20)
       >>> task = jmeta.tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=3)(jax.random.key(0))
       >>> meta_params = learner.init(jax.random.key(1), task)
-      >>> adapted = learner.adapt(meta_params, task.support, jax.random.key(2))
-      >>> _, aux = jmeta.episode(learner, losses.cross_entropy)(meta_params, task, jax.random.key(3))
+      >>> adapted = jax.jit(learner.adapt)(meta_params, task.support, jax.random.key(2))
+      >>> episode_fn = jax.jit(jmeta.episode(learner, losses.cross_entropy))
+      >>> _, aux = episode_fn(meta_params, task, jax.random.key(3))
       >>> sorted(name for name in aux if name.startswith("implicit"))[:2]
       ['implicit_distance', 'implicit_is_valid']
 

@@ -86,12 +86,12 @@ def in_context(
     Example:
       >>> import jax
       >>> from jmeta import learners, models, tasks
-      >>> transformer = models.set_transformer(width=16, num_layers=2, num_heads=2)
+      >>> transformer = models.set_transformer(width=16, num_layers=1, num_heads=2)
       >>> learner = learners.in_context(models.mlp([16]), transformer, max_ways=10)
       >>> task = tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=4)(jax.random.key(0))
       >>> meta_params = learner.init(jax.random.key(1), task)
-      >>> context = learner.adapt(meta_params, task.support, jax.random.key(2))
-      >>> logits = learner.predict(meta_params, context, task.query.x, None)
+      >>> context = jax.jit(learner.adapt)(meta_params, task.support, jax.random.key(2))
+      >>> logits = jax.jit(learner.predict)(meta_params, context, task.query.x, None)
       >>> logits.shape, bool((logits[:, 3:] == -jax.numpy.inf).all())
       ((12, 10), True)
     """

@@ -79,8 +79,8 @@ def matching(
       >>> learner = matching(jmeta.models.mlp([32, 16]), num_ways=5)
       >>> task = jmeta.tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)(jax.random.key(0))
       >>> meta_params = learner.init(jax.random.key(1), task)
-      >>> adapted = learner.adapt(meta_params, task.support, jax.random.key(2))
-      >>> log_probs = learner.predict(meta_params, adapted, task.query.x, None)
+      >>> adapted = jax.jit(learner.adapt)(meta_params, task.support, jax.random.key(2))
+      >>> log_probs = jax.jit(learner.predict)(meta_params, adapted, task.query.x, None)
       >>> bool(abs(jax.numpy.exp(log_probs).sum(-1) - 1).max() < 1e-5)
       True
 

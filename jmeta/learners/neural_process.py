@@ -61,10 +61,11 @@ def neural_process(
       >>> sample = tasks.gaussian_process(tasks.kernels.rbf(length_scale=0.5), num_shots=8, num_queries=5, noise=0.1)
       >>> task = sample(jax.random.key(0))
       >>> meta_params = learner.init(jax.random.key(1), task)
-      >>> adapted = learner.adapt(meta_params, task.support, jax.random.key(2))
-      >>> adapted.samples.shape, learner.predict(meta_params, adapted, task.query.x, None).mean().shape
+      >>> adapted = jax.jit(learner.adapt)(meta_params, task.support, jax.random.key(2))
+      >>> adapted.samples.shape, jax.jit(learner.predict)(meta_params, adapted, task.query.x, None).mean().shape
       ((6, 4), (5, 1))
-      >>> _, aux = jmeta.episode(learner, losses.negative_log_likelihood)(meta_params, task, jax.random.key(3))
+      >>> episode_fn = jax.jit(jmeta.episode(learner, losses.negative_log_likelihood))
+      >>> _, aux = episode_fn(meta_params, task, jax.random.key(3))
       >>> sorted(aux)
       ['kl', 'negative_log_likelihood', 'squared_error']
 

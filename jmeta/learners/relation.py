@@ -67,7 +67,7 @@ def relation(model: Model, comparison: Model | None = None, *, num_ways: int) ->
       >>> learner = relation(jmeta.models.mlp([32, 16]), num_ways=5)
       >>> task = jmeta.tasks.gaussian_blobs(num_ways=5, num_shots=1, num_queries=3)(jax.random.key(0))
       >>> meta_params = learner.init(jax.random.key(1), task)
-      >>> loss, aux = jmeta.episode(learner, relation_loss)(meta_params, task, jax.random.key(2))
+      >>> loss, aux = jax.jit(jmeta.episode(learner, relation_loss))(meta_params, task, jax.random.key(2))
 
     Reference:
       Sung, Yang, Zhang, Xiang, Torr, Hospedales, "Learning to Compare: Relation Network for Few-Shot Learning", 2018,

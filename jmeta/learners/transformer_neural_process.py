@@ -78,8 +78,8 @@ def transformer_neural_process(
       ... )
       >>> task = sample(jax.random.key(0))
       >>> meta_params = learner.init(jax.random.key(1), task)
-      >>> context = learner.adapt(meta_params, task.support, jax.random.key(2))
-      >>> learner.predict(meta_params, context, task.query.x, None).scale.shape
+      >>> context = jax.jit(learner.adapt)(meta_params, task.support, jax.random.key(2))
+      >>> jax.jit(learner.predict)(meta_params, context, task.query.x, None).scale.shape
       (3, 1)
 
     Reference:

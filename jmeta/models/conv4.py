@@ -63,7 +63,7 @@ def conv4(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> model = conv4(5, num_filters=8)
-      >>> params = model.init(jax.random.key(0), jnp.zeros((2, 28, 28, 1)))
+      >>> params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((2, 28, 28, 1)))
       >>> model.apply(params, jnp.zeros((2, 28, 28, 1)), None).shape
       (2, 5)
 

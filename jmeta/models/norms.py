@@ -100,7 +100,7 @@ def frozen(model: Model) -> Model:
     >>> from jmeta import models
     >>> model = models.conv4(5, num_filters=4, norm="support")
     >>> many_images = jax.random.uniform(jax.random.key(0), (8, 16, 16, 1))
-    >>> params = model.init(jax.random.key(1), many_images)
+    >>> params = jax.jit(model.init)(jax.random.key(1), many_images)
     >>> _, params = model.calibrate(params, many_images, None)
     >>> models.frozen(model).calibrate is None
     True

@@ -56,7 +56,7 @@ def resnet12(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> model = resnet12(5, widths=(4, 8))
-      >>> params = model.init(jax.random.key(0), jnp.zeros((2, 8, 8, 3)))
+      >>> params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((2, 8, 8, 3)))
       >>> model.apply(params, jnp.zeros((2, 8, 8, 3)), None).shape
       (2, 5)
 

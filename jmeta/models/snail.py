@@ -65,7 +65,7 @@ def snail(
       >>> import jax, jax.numpy as jnp
       >>> from jmeta.models.snail import snail
       >>> model = snail(width=8, num_blocks=2, num_filters=4, key_width=6, value_width=5, max_steps=10)
-      >>> params = model.init(jax.random.key(0), jnp.zeros((7, 3)))
+      >>> params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((7, 3)))
       >>> memory, outputs = model.unroll(params, model.start(params), jnp.zeros((7, 3)))
       >>> outputs.shape, memory.features.shape[0]
       ((7, 50), 8)

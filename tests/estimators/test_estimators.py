@@ -47,7 +47,9 @@ def test_every_estimator_keeps_the_contract_and_serves_over_tasks(name, key):
     testing.check_estimator(ESTIMATORS[name], episode_fn, meta_params, one, key)
     grad_fn = ESTIMATORS[name](episode_fn)
     testing.check_meta_gradient(grad_fn, meta_params, tasks, key)
-    together, one_by_one = (jmeta.over_tasks(grad_fn, how)(meta_params, tasks, key) for how in ("vmap", "scan"))
+    together, one_by_one = (
+        jax.jit(jmeta.over_tasks(grad_fn, how))(meta_params, tasks, key) for how in ("vmap", "scan")
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), together, one_by_one)
 
 
@@ -61,8 +63,8 @@ def test_forward_mode_is_reverse_mode(float64, key, directions_at_once):
     learner, episode_fn = maml_episode()
     task = regression_task(key)
     meta_params = learner.init(key, task)
-    got = estimators.forward_mode(episode_fn, directions_at_once=directions_at_once)(meta_params, task, key)
-    expected = reverse(episode_fn)(meta_params, task, key)
+    forward = estimators.forward_mode(episode_fn, directions_at_once=directions_at_once)
+    got, expected = (jax.jit(each)(meta_params, task, key) for each in (forward, reverse(episode_fn)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), got, expected)
 
 
@@ -101,9 +103,11 @@ def test_evolution_strategies_tend_to_the_gradient_and_batches_change_nothing(fl
     assert cosines == sorted(cosines)
     assert cosines[-1] > 0.98
     np.testing.assert_allclose(aux["squared_error"], loss)
-    at_once = estimators.evolution_strategies(episode_fn, num_pairs=10, sigma=1e-3)(meta_params, task, key)
-    in_batches = estimators.evolution_strategies(episode_fn, num_pairs=10, sigma=1e-3, pairs_at_once=5)(
-        meta_params, task, key
+    at_once, in_batches = (
+        jax.jit(estimators.evolution_strategies(episode_fn, num_pairs=10, sigma=1e-3, pairs_at_once=each))(
+            meta_params, task, key
+        )
+        for each in (None, 5)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7), at_once, in_batches)
 

@@ -33,7 +33,7 @@ def layers(tree) -> dict[str, dict[str, jax.Array]]:
 def test_inner_steps_change_what_is_adapted_and_nothing_else(name, chosen, key):
     learner, task = ADAPTED_IN_PART[name](lambda path: f"/{chosen}/" in path), blobs(key)
     meta_params = learner.init(jax.random.key(1), task)
-    before, after = layers(meta_params), layers(learner.adapt(meta_params, task.support, key))
+    before, after = layers(meta_params), layers(jax.jit(learner.adapt)(meta_params, task.support, key))
     jax.tree.map(np.testing.assert_array_equal, after[PARTS[chosen]], before[PARTS[chosen]])
     for leaf in before[chosen]:
         assert np.abs(after[chosen][leaf] - before[chosen][leaf]).max() > 0
@@ -44,7 +44,7 @@ def test_what_is_not_adapted_is_still_learned_but_by_reptile(name, key):
     learner, task = ADAPTED_IN_PART[name](lambda path: "/head/" in path), blobs(key)
     meta_params = learner.init(jax.random.key(1), task)
     make = jmeta.episode if name.startswith("reptile") else jmeta.plain_episode
-    grads = layers(jax.grad(make(learner, CLASSIFY), has_aux=True)(meta_params, task, key)[0])
+    grads = layers(jax.jit(jax.grad(make(learner, CLASSIFY), has_aux=True))(meta_params, task, key)[0])
     sizes = jax.tree.map(lambda leaf: float(jnp.abs(leaf).max()), grads)
     assert all(size > 0 for size in sizes["head"].values())
     assert all((size == 0) == name.startswith("reptile") for size in sizes["hidden_0"].values())
@@ -75,7 +75,8 @@ def test_a_partly_adapting_learner_is_maml_that_adapts_the_same_part(float64, na
     else:
         learner = getattr(learners, name)(model, LOSS, num_steps=3, initial_lr=LR, is_adapted=chosen)
     meta_params, params = learner.init(jax.random.key(1), task), reference.init(jax.random.key(1), task)
-    gradient = lambda learner, start: jax.grad(jmeta.plain_episode(learner, LOSS), has_aux=True)(start, task, key)[0]
+    compiled = lambda learner: jax.jit(jax.grad(jmeta.plain_episode(learner, LOSS), has_aux=True))
+    gradient = lambda learner, start: compiled(learner)(start, task, key)[0]
     got, expected = layers(gradient(learner, meta_params)), layers(gradient(reference, params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), got, expected)
 
@@ -98,14 +99,14 @@ def test_fine_tuning_the_whole_network_is_the_same_steps_by_hand(float64, key):
         body, optax.sgd(LR), num_classes=20, num_ways=3, num_steps=num_steps, head="linear", is_adapted=lambda _: True
     )
     meta_params = make(0).init(jax.random.key(1), task)
-    start, adapted = (make(num_steps).adapt(meta_params, task.support, key) for num_steps in (0, 2))
+    start, adapted = (jax.jit(make(num_steps).adapt)(meta_params, task.support, key) for num_steps in (0, 2))
 
     def loss(body_and_head):
         features = body.apply(body_and_head[0], task.support.x, None)
         logits = features @ body_and_head[1]["weights"].T + body_and_head[1]["bias"][None]
         return losses.cross_entropy(logits, task.support)[0]
 
-    both = start.body, start.head
+    both, grad_fn = (start.body, start.head), jax.jit(jax.grad(loss))
     for _ in range(2):
-        both = jax.tree.map(lambda leaf, grad: leaf - LR * grad, both, jax.grad(loss)(both))
+        both = jax.tree.map(lambda leaf, grad: leaf - LR * grad, both, grad_fn(both))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), (adapted.body, adapted.head), both)

@@ -20,12 +20,12 @@ TNP = LEARNERS["transformer_neural_process"].learner
 
 @pytest.fixture
 def task(float64, key):
-    return gaussian_process(KERNEL, num_shots=3, num_queries=3, noise=NOISE)(key)
+    return jax.jit(gaussian_process(KERNEL, num_shots=3, num_queries=3, noise=NOISE))(key)
 
 
 @pytest.fixture
 def meta_params(task):
-    return in_double(TNP.init(jax.random.key(1), task))
+    return in_double(jax.jit(TNP.init)(jax.random.key(1), task))
 
 
 def with_holes(batch, num_rows, places):
@@ -43,7 +43,9 @@ def test_exact_inference_has_one_joint_density_whatever_the_order(task, key):
     log_density = jax.jit(log_joint(EXACT, num_orders=3))
     found = log_density({}, task.support, task.query, key)
     np.testing.assert_allclose(found, evidence(task.support, task.query), rtol=1e-9)
-    apart = EXACT.predict({}, EXACT.adapt({}, task.support, key), task.query.x, None)
+    apart = jax.jit(lambda support, x: EXACT.predict({}, EXACT.adapt({}, support, key), x, None))(
+        task.support, task.query.x
+    )
     assert abs(apart.log_prob(task.query.y).sum() - found) > 0.01
 
 

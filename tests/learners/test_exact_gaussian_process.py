@@ -8,12 +8,14 @@ import scipy.stats
 from jmeta import Batch, learners
 from jmeta.tasks import gaussian_process, kernels
 
+from .few_shot_tasks import predict
+
 NOISE = 0.3
 KERNEL = kernels.rbf(length_scale=(0.2, 0.8), scale=(0.5, 1.5))
 
 
 def task_of(key, num_shots=4, num_queries=3):
-    return gaussian_process(KERNEL, num_shots=num_shots, num_queries=num_queries, noise=NOISE)(key)
+    return jax.jit(gaussian_process(KERNEL, num_shots=num_shots, num_queries=num_queries, noise=NOISE))(key)
 
 
 def density(grid, x, y):
@@ -34,13 +36,13 @@ def test_densities_are_ratios_of_integrals_over_the_prior(float64, key):
     grid = np.stack(np.meshgrid(middles, middles), -1).reshape(-1, 2)
     of_support = density(grid, *task.support[:2])
     learner = learners.exact_gaussian_process(KERNEL, noise=NOISE)
-    prediction = learner.predict({}, learner.adapt({}, task.support, key), task.query.x, None)
+    log_prob = predict(learner, {}, task).log_prob(task.query.y)
     for i in range(3):
         x, y = (np.concatenate([a, b[i : i + 1]]) for a, b in zip(task.support[:2], task.query[:2], strict=True))
         expected = np.log(density(grid, x, y) / of_support)
-        np.testing.assert_allclose(prediction.log_prob(task.query.y)[i, 0], expected, atol=1e-4)
+        np.testing.assert_allclose(log_prob[i, 0], expected, atol=1e-4)
     x, y = (np.concatenate([a, b]) for a, b in zip(task.support[:2], task.query[:2], strict=True))
-    log_density = learners.evidence(KERNEL, noise=NOISE)
+    log_density = jax.jit(learners.evidence(KERNEL, noise=NOISE))
     joint = log_density(Batch(jnp.asarray(x), jnp.asarray(y))) - log_density(task.support)
     np.testing.assert_allclose(joint, np.log(density(grid, x, y) / of_support), atol=1e-4)
 
@@ -50,22 +52,22 @@ def test_twice_the_nodes_change_nothing(float64, key):
     predictions = []
     for num_nodes in (12, 24):
         learner = learners.exact_gaussian_process(KERNEL, noise=NOISE, num_nodes=num_nodes)
-        prediction = learner.predict({}, learner.adapt({}, task.support, key), task.query.x, None)
-        predictions.append(prediction.log_prob(task.query.y))
+        predictions.append(predict(learner, {}, task).log_prob(task.query.y))
     np.testing.assert_allclose(*predictions, atol=1e-6)
 
 
 def test_single_precision_is_enough_for_a_noise_of_a_fiftieth(float64, key):
     kernel = kernels.rbf(length_scale=(0.1, 0.6), scale=1.0)
     learner = learners.exact_gaussian_process(kernel, noise=0.02, num_nodes=8)
-    task = gaussian_process(kernel, num_shots=46, num_queries=20, noise=0.02)(key)
+    task = jax.jit(gaussian_process(kernel, num_shots=46, num_queries=20, noise=0.02))(key)
 
     def log_density(dtype):
-        support, query, _ = jax.tree.map(lambda leaf: leaf.astype(dtype), task)
-        return learner.predict({}, learner.adapt({}, support, key), query.x, None).log_prob(query.y)
+        cast = jax.tree.map(lambda leaf: leaf.astype(dtype), task)
+        return predict(learner, {}, cast).log_prob(cast.query.y)
 
-    assert log_density(jnp.float32).dtype == jnp.float32
-    np.testing.assert_allclose(log_density(jnp.float32), log_density(jnp.float64), atol=1e-3)
+    single, double = log_density(jnp.float32), log_density(jnp.float64)
+    assert single.dtype == jnp.float32
+    np.testing.assert_allclose(single, double, atol=1e-3)
 
 
 def test_without_support_the_prior_predicts(float64, key):

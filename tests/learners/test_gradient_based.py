@@ -11,6 +11,7 @@ from jmeta import Batch, Task, adjoints, learners, losses, models
 
 from ..differences import assert_gradient_is_central_difference
 from ..networks import identity, in_default_precision, regression_task, smooth_mlp
+from .few_shot_tasks import predict
 
 LOSS, INNER, STEPS, LR = losses.squared_error, optax.sgd(0.1), 3, 0.1
 
@@ -74,9 +75,9 @@ def test_maml_is_first_order_plus_second_derivatives_written_out(float64, key):
     meta_params = learner.init(jax.random.key(1), task)
     flat, unravel = jax.flatten_util.ravel_pytree(meta_params)
     loss = lambda vector, batch: LOSS(model.apply(unravel(vector), batch.x, None), batch)[0]
-    hessian = jax.hessian(loss)(flat, task.support)
-    adapted = flat - LR * jax.grad(loss)(flat, task.support)
-    expected = (jnp.eye(flat.size) - LR * hessian) @ jax.grad(loss)(adapted, task.query)
+    hessian, gradient = jax.jit(jax.hessian(loss))(flat, task.support), jax.jit(jax.grad(loss))
+    adapted = flat - LR * gradient(flat, task.support)
+    expected = (jnp.eye(flat.size) - LR * hessian) @ gradient(adapted, task.query)
     got, _ = jax.flatten_util.ravel_pytree(meta_gradient(learner, meta_params, task, key))
     np.testing.assert_allclose(got, expected, rtol=1e-9)
 
@@ -204,9 +205,9 @@ def test_proto_maml_gives_an_absent_class_no_probability(key):
     task = classification_task(key)
     learner = learners.proto_maml(smooth_mlp(4), losses.cross_entropy, INNER, num_ways=4, num_steps=2)
     meta_params = learner.init(key, task)
-    outputs = learner.predict(meta_params, learner.adapt(meta_params, task.support, key), task.query.x, None)
+    outputs = predict(learner, meta_params, task)
     assert np.all(outputs[:, 3] == -np.inf)
-    grads = jax.grad(lambda p: jmeta.episode(learner, losses.cross_entropy)(p, task, key)[0])(meta_params)
+    grads = jax.jit(jax.grad(lambda p: jmeta.episode(learner, losses.cross_entropy)(p, task, key)[0]))(meta_params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
@@ -228,13 +229,13 @@ def test_reptile_learns_the_state_of_its_optimizer(float64, key):
     inner = optax.rmsprop(0.01, decay=decay, eps_in_sqrt=False, initial_scale=0.5)
     learner = learners.reptile(model, LOSS, inner, num_steps=1, learns_optimizer_state=True)
     meta_params = learner.init(jax.random.key(1), task)
-    inner_grads = jax.grad(lambda params: LOSS(model.apply(params, task.support.x, None), task.support)[0])
+    inner_grads = jax.jit(jax.grad(lambda params: LOSS(model.apply(params, task.support.x, None), task.support)[0]))
     expected = inner_grads(meta_params.params)
     squares = jax.tree.map(lambda g: decay * 0.5 + (1 - decay) * g**2, expected)
-    adapted = learner.adapt(meta_params, task.support, key)
+    adapted = jax.jit(learner.adapt)(meta_params, task.support, key)
     stepped = jax.tree.map(lambda p, g, v: p - 0.01 * g / (jnp.sqrt(v) + 1e-8), meta_params.params, expected, squares)
     assert_trees_close(adapted.params, stepped)
-    grads = jax.grad(jmeta.episode(learner, LOSS), has_aux=True)(meta_params, task, key)[0]
+    grads = jax.jit(jax.grad(jmeta.episode(learner, LOSS), has_aux=True))(meta_params, task, key)[0]
     moved = jax.tree.leaves(meta_params.optimizer_state), jax.tree.leaves(grads.optimizer_state)
     for before, way, after in zip(*moved, jax.tree.leaves(squares), strict=True):
         np.testing.assert_allclose(before - way, after, rtol=1e-10)

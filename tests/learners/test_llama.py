@@ -15,7 +15,7 @@ from jmeta import Batch, Model, learners, losses, models, tasks
 
 from ..differences import assert_gradient_is_central_difference
 from ..networks import in_default_precision, regression_task, smooth_mlp
-from .few_shot_tasks import blobs
+from .few_shot_tasks import blobs, predict
 from .short_training import query_losses
 from .test_gradient_based import assert_trees_close
 
@@ -205,7 +205,7 @@ def test_without_a_weight_it_is_maml(float64, key, curvature):
         for each in (learner, maml)
     )
     assert_trees_close(found, expected)
-    assert_trees_close(learner.adapt(meta_params, task.support, key), maml.adapt(meta_params, task.support, key))
+    assert_trees_close(*(jax.jit(each.adapt)(meta_params, task.support, key) for each in (learner, maml)))
 
 
 @pytest.mark.parametrize("curvature", CURVATURES)
@@ -223,13 +223,11 @@ def test_sampled_predictions_center_on_the_point_estimate(key, curvature):
     task = regression_task(key)
     point, sampled = make(), make(curvature=curvature, prior_precision=1e12, num_samples=2)
     meta_params = point.init(jax.random.key(1), task)
-    adapted = sampled.adapt(meta_params, task.support, key)
-    expected = point.predict(meta_params, point.adapt(meta_params, task.support, key), task.query.x, None)
-    found = sampled.predict(meta_params, adapted, task.query.x, None)
+    expected, found = (predict(learner, meta_params, task) for learner in (point, sampled))
     np.testing.assert_allclose(found.mean(), expected.mean(), atol=1e-4)
     np.testing.assert_allclose(found.variance(), expected.variance(), rtol=1e-4)
     wide = make(curvature=curvature, prior_precision=0.1, num_samples=16)
-    found = wide.predict(meta_params, wide.adapt(meta_params, task.support, key), task.query.x, None)
+    found = predict(wide, meta_params, task)
     assert (found.variance() > 1.1 * expected.variance()).all()
 
 

@@ -39,11 +39,13 @@ def test_without_noise_steps_of_the_mean_and_divergence_it_is_maml(float64, adjo
     maml = learners.maml(model, LOSS, INNER, **common)
     meta_params = certain(learner.init(key, task))
     params = meta_params["params"]
-    run = lambda learner, start: jax.value_and_grad(jmeta.episode(learner, LOSS), has_aux=True)(start, task, key)
+    compiled = lambda learner: jax.jit(jax.value_and_grad(jmeta.episode(learner, LOSS), has_aux=True))
+    run = lambda learner, start: compiled(learner)(start, task, key)
     ((loss, _), grads), ((expected_loss, _), expected) = run(learner, meta_params), run(maml, params)
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14), grads["params"], expected)
-    particles, adapted = learner.adapt(meta_params, task.support, key), maml.adapt(params, task.support, key)
+    particles = jax.jit(learner.adapt)(meta_params, task.support, key)
+    adapted = jax.jit(maml.adapt)(params, task.support, key)
     both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), adapted)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), particles, both)
 
@@ -63,7 +65,7 @@ def test_without_inner_steps_particles_are_draws_around_one_step_on_the_support(
     params = meta_params["params"]
     grads = jax.grad(lambda params: LOSS(model.apply(params, task.support.x, None), task.support)[0])(params)
     mean, _ = ravel_pytree(jax.tree.map(lambda leaf, grad: leaf - 0.2 * grad, params, grads))
-    particles = jax.vmap(lambda tree: ravel_pytree(tree)[0])(learner.adapt(meta_params, task.support, key))
+    particles = jax.vmap(lambda tree: ravel_pytree(tree)[0])(jax.jit(learner.adapt)(meta_params, task.support, key))
     np.testing.assert_allclose(particles.mean(0), mean, atol=4.5 * 0.1 / np.sqrt(4000))
     np.testing.assert_allclose(particles.std(0), 0.1, rtol=0.06)
 
@@ -72,7 +74,7 @@ def test_class_probabilities_are_averages_over_the_particles(key):
     model, task = models.mlp([8, 3]), tasks.gaussian_blobs(num_ways=3, num_shots=2, num_queries=2)(key)
     learner = learners.platipus(model, losses.cross_entropy, INNER, num_steps=2, num_samples=4, initial_scale=0.3)
     meta_params = learner.init(jax.random.key(1), task)
-    particles = learner.adapt(meta_params, task.support, key)
+    particles = jax.jit(learner.adapt)(meta_params, task.support, key)
     each = jax.nn.softmax(jax.vmap(lambda params: model.apply(params, task.query.x, None))(particles))
     assert np.abs(each - each.mean(0)[None]).max() > 0.01
     outputs = learner.predict(meta_params, particles, task.query.x, None)
@@ -84,14 +86,14 @@ def test_shared_parameters_are_certain_and_the_others_drawn(key):
     is_adapted = lambda path: "/head/" in path
     learner = learners.platipus(model, LOSS, INNER, num_steps=1, num_samples=3, is_adapted=is_adapted)
     meta_params = learner.init(jax.random.key(1), task)
-    particles = learner.adapt(meta_params, task.support, key)
+    particles = jax.jit(learner.adapt)(meta_params, task.support, key)
     pairs = zip(jax.tree_util.tree_leaves_with_path(particles), jax.tree.leaves(meta_params["params"]), strict=True)
     for (path, leaf), start in pairs:
         if is_adapted(path_name(path)):
             assert (jnp.ptp(leaf, axis=0) > 0).all()
         else:
             np.testing.assert_array_equal(leaf, jnp.broadcast_to(start, leaf.shape))
-    grads = jax.grad(jmeta.episode(learner, LOSS), has_aux=True)(meta_params, task, key)[0]
+    grads = jax.jit(jax.grad(jmeta.episode(learner, LOSS), has_aux=True))(meta_params, task, key)[0]
     assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))
 
 
@@ -109,7 +111,7 @@ def test_every_particle_stores_the_statistics_of_the_support(key):
     learner = learners.platipus(model, LOSS, INNER, num_steps=1, num_samples=2)
     meta_params = learner.init(key, task)
     assert jax.tree.leaves(meta_params["prior"]["log_scale"]["stats"]) == []
-    particles = learner.adapt(meta_params, task.support, key)
+    particles = jax.jit(learner.adapt)(meta_params, task.support, key)
     expected = jnp.stack(2 * [task.support.x.mean(0, keepdims=True)])
     np.testing.assert_allclose(particles["stats"]["mean"], expected, rtol=1e-6)
 

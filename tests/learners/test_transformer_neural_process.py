@@ -20,12 +20,12 @@ NLL = losses.negative_log_likelihood
 
 @pytest.fixture
 def task(float64, key):
-    return process(key)
+    return jax.jit(process)(key)
 
 
 @pytest.fixture
 def meta_params(task):
-    return in_double(LEARNER.init(jax.random.key(1), task))
+    return in_double(jax.jit(LEARNER.init)(jax.random.key(1), task))
 
 
 @jax.jit
@@ -65,6 +65,7 @@ def test_the_first_target_of_the_joint_density_is_predicted_as_ever_and_the_last
 ):
     """A change of a target changes the densities of later ones alone, besides its own."""
 
+    @jax.jit
     def of_each(y):
         query = task.query._replace(y=y)
         loss_fn = lambda outputs, batch: (outputs.log_prob(batch.y).sum(), {"each": outputs.log_prob(batch.y)[:, 0]})

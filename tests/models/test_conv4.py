@@ -156,8 +156,8 @@ def test_frozen_keeps_its_statistics(key):
 def test_a_meta_gradient_leaves_frozen_statistics_alone(key):
     model = models.conv4(3, num_filters=4, norm="support")
     x = jax.random.uniform(key, (6, 16, 16, 1))
-    _, params = model.calibrate(model.init(key, x), x, None)
-    grads = jax.grad(lambda params: (models.frozen(model).apply(params, x, None) ** 2).sum())(params)
+    _, params = jax.jit(lambda key: model.calibrate(model.init(key, x), x, None))(key)
+    grads = jax.jit(jax.grad(lambda params: (models.frozen(model).apply(params, x, None) ** 2).sum()))(params)
     sizes = {path_name(path): float(abs(leaf).max()) for path, leaf in jax.tree_util.tree_leaves_with_path(grads)}
     assert all(size == 0 for name, size in sizes.items() if models.is_statistic(name))
     assert all(size > 0 for name, size in sizes.items() if "kernel" in name)

@@ -21,6 +21,7 @@ TINY = shlex.split(
     "--training.num-steps 20 --training.tasks-per-step 2 --training.steps-per-dispatch 10 --training.evaluate-every 10 "
     "--training.num-valid-tasks 6 --testing.num-tasks 6 --testing.tasks-at-once 3"
 )
+UNPAINTED = pytest.mark.usefixtures("nothing_is_painted")
 TRAIN_BLOBS = ["train", "blobs_protonet", *TINY, "--widths", "8", "--run-dir", "out"]
 TRAIN_SINUSOID = ["train", "sinusoid_maml", *TINY, "--hidden", "8", "--run-dir", "out"]
 
@@ -67,6 +68,7 @@ def test_the_curve_over_inner_steps(tmp_path):
     assert (tmp_path / "out" / "seed_0" / "adaptation_curve.png").stat().st_size > 5000
 
 
+@UNPAINTED
 def test_a_run_is_judged_with_other_options(capsys):
     """Its entry stands beside the others, under its protocol."""
     assert jmeta(*TRAIN_BLOBS) == 0
@@ -85,6 +87,7 @@ def test_a_run_is_judged_with_other_options(capsys):
     assert "--num-ways" in capsys.readouterr().err
 
 
+@UNPAINTED
 @pytest.mark.parametrize(
     ("words", "name", "unit"),
     [(TRAIN_BLOBS, "nearest mean of the inputs", "points"), (TRAIN_SINUSOID, "from scratch, 100 steps", "in loss")],
@@ -140,17 +143,20 @@ def test_two_evaluations_at_once_lose_nothing(tmp_path):
     assert set(json.loads((tmp_path / "evaluation.json").read_text())) == {f"{name} | blobs" for name in names}
 
 
+@UNPAINTED
 def test_a_curve_without_inner_steps_is_refused(capsys):
     assert jmeta(*TRAIN_BLOBS) == 0
     assert jmeta("evaluate", "out", "--inner-steps", "1") == 1
     assert "adapts without gradient steps" in capsys.readouterr().err
 
 
+@UNPAINTED
 def test_a_folder_without_a_run_is_refused(capsys, tmp_path):
     assert jmeta("evaluate", tmp_path) == 1
     assert "is not a run folder" in capsys.readouterr().err
 
 
+@UNPAINTED
 def test_the_default_folder_follows_from_the_options():
     for _ in range(2):
         assert jmeta(*TRAIN_BLOBS[:-2]) == 0
@@ -190,6 +196,7 @@ def test_another_protocol_is_refused_when_its_test_classes_were_trained_on():
     assert len(tested.test_classes) == 659
 
 
+@UNPAINTED
 def test_every_line_of_meta_valid_has_its_protocol(capsys, tmp_path):
     assert jmeta(*TRAIN_BLOBS) == 0
     words = "blobs 5-way 1-shot, 5 queries, 6 tasks, of meta_valid, all queries of a task together"
@@ -227,6 +234,7 @@ def test_the_name_of_a_folder_may_have_a_comma(tiny_folder, tmp_path):
     assert tiny_folder.but(path=str(images)).experiment().source.name == "folder/a,b 2-way 1-shot"
 
 
+@UNPAINTED
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -244,6 +252,7 @@ def test_a_damaged_configuration_is_named(capsys, tmp_path, content, message):
     assert message in error
 
 
+@UNPAINTED
 def test_a_run_of_an_older_version_is_refused_by_all_commands_in_one_line(capsys, tmp_path):
     (tmp_path / "out" / "seed_0").mkdir(parents=True)
     config = {"recipe": "blobs_protonet", "hash": "0123456789ab", "split_hash": None, "options": {"model": {}}}
@@ -254,6 +263,7 @@ def test_a_run_of_an_older_version_is_refused_by_all_commands_in_one_line(capsys
         assert line.startswith("error: out/seed_0/config.json has format 1, and this version of jmeta reads 2")
 
 
+@UNPAINTED
 def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -263,12 +273,14 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
     assert "interrupted; the same command goes on from the last checkpoint" in capsys.readouterr().err
 
 
+@UNPAINTED
 def test_a_traceback_is_there_for_the_asking(monkeypatch):
     monkeypatch.setenv("JMETA_TRACEBACK", "1")
     with pytest.raises(ValueError, match="is not a run folder"):
         jmeta("evaluate", "nowhere")
 
 
+@UNPAINTED
 def test_the_folder_of_several_runs_names_them(capsys, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

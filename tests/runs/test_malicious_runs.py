@@ -16,6 +16,8 @@ from jmeta.runs import log
 
 from .commands import MINE, ROOT, jmeta
 
+pytestmark = pytest.mark.usefixtures("nothing_is_painted")
+
 OPTIONS = [
     "blobs_protonet",
     *shlex.split("--widths 8 --training.num-steps 20 --training.tasks-per-step 2 --training.steps-per-dispatch 10"),

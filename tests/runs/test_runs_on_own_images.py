@@ -7,7 +7,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from jmeta import checkpoints
+from jmeta import checkpoints, models
 from jmeta.runs import evaluate, train
 
 from .commands import bits, jmeta, write_images
@@ -15,11 +15,11 @@ from .conftest import tiny
 
 
 @pytest.fixture
-def recipe(tmp_path):
+def recipe(tmp_path, monkeypatch):
+    """With one layer in place of four blocks of convolution, which take a while to compile."""
+    monkeypatch.setattr(models, "conv4", lambda num_outputs, **options: models.mlp([4]))
     write_images(tmp_path / "images", size=16)
-    return tiny(
-        "folder_protonet", path=str(tmp_path / "images"), size=(16, 16), num_filters=2, num_ways=2, num_queries=1
-    )
+    return tiny("folder_protonet", path=str(tmp_path / "images"), size=(16, 16), num_ways=2, num_queries=1)
 
 
 @pytest.mark.parametrize("host_fed", [False, True])

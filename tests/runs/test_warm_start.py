@@ -9,6 +9,8 @@ from jmeta.runs import evaluate, recipes, replay, state
 
 from .commands import jmeta
 
+pytestmark = pytest.mark.usefixtures("nothing_is_painted")
+
 WORDS = [
     *["--training.num-steps", "20", "--training.tasks-per-step", "2", "--training.steps-per-dispatch", "10"],
     *[

@@ -47,7 +47,7 @@ def distort(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> augment = distort(rotation=0.3, elastic=1.0)
-      >>> augment(jnp.ones((28, 28, 1)), jax.random.key(0)).shape
+      >>> jax.jit(augment)(jnp.ones((28, 28, 1)), jax.random.key(0)).shape
       (28, 28, 1)
 
     Reference:

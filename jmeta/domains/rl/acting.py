@@ -103,8 +103,8 @@ def with_memory(
       >>> trainer = acting.trainer
       >>> state = trainer.init(acting.init(jax.random.key(0)))
       >>> env_params = jax.vmap(sample)(jax.random.split(jax.random.key(1), 4))
-      >>> state, aux = trainer.update(state, env_params, jax.random.key(2))
-      >>> loss, aux = acting.tested(state.meta_params, sample(jax.random.key(3)), jax.random.key(4))
+      >>> state, aux = jax.jit(trainer.update)(state, env_params, jax.random.key(2))
+      >>> loss, aux = jax.jit(acting.tested)(state.meta_params, sample(jax.random.key(3)), jax.random.key(4))
       >>> float(aux["return"]) == -float(loss)
       True
     """
@@ -225,7 +225,7 @@ def maml_with_ppo(
       >>> trainer = promp.trainer
       >>> state = trainer.init(promp.init(jax.random.key(0)))
       >>> env_params = jax.vmap(sample)(jax.random.split(jax.random.key(1), 2))
-      >>> state, aux = trainer.update(state, env_params, jax.random.key(2))
+      >>> state, aux = jax.jit(trainer.update)(state, env_params, jax.random.key(2))
       >>> "inner_kl" in aux
       True
     """

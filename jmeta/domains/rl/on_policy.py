@@ -70,7 +70,7 @@ def on_policy_trainer(
       >>> trainer = on_policy_trainer(jmeta.meta_trainer(mean_grad, optax.adam(1e-3)), collect, num_epochs=2)
       >>> state = trainer.init(rollouts.init_policy(bandit, policy)(jax.random.key(0)))
       >>> env_params = jax.vmap(sample)(jax.random.split(jax.random.key(1), 4))
-      >>> state, aux = trainer.update(state, env_params, jax.random.key(2))
+      >>> state, aux = jax.jit(trainer.update)(state, env_params, jax.random.key(2))
       >>> int(state.step)
       1
     """

@@ -125,9 +125,9 @@ def test_maml_with_ppo_is_trained_as_written_out():
 def test_no_inner_step_is_the_policy_as_it_is(key):
     inner, sample = adapting()
     params, env_params = rollouts.init_policy(inner.environment, inner.policy)(key), sample(key)
-    loss, aux = acting.returns_after(inner, 0)(params, env_params, key)
+    loss, aux = jax.jit(acting.returns_after(inner, 0))(params, env_params, key)
     (key_query,) = jax.random.split(key, 1)
-    batch = inner.roll_out(params, env_params, key_query)
+    batch = jax.jit(inner.roll_out)(params, env_params, key_query)
     np.testing.assert_allclose(aux["return"], batch.y.reward.sum() / NUM_ROLLOUTS, rtol=1e-6)
     assert float(loss) == -float(aux["return"])
 
@@ -136,8 +136,8 @@ def test_a_method_is_judged_after_as_many_inner_steps_as_in_training(key):
     inner, sample = adapting()
     method = acting.maml_with_trpo(inner, num_steps=2)
     params, env_params = method.init(key), sample(key)
-    expected = acting.returns_after(inner, 2)(params, env_params, key)
-    assert_close(method.tested(params, env_params, key), expected)
+    expected = jax.jit(acting.returns_after(inner, 2))(params, env_params, key)
+    assert_close(jax.jit(method.tested)(params, env_params, key), expected)
 
 
 def test_a_trust_region_bounds_the_adapted_policies_and_its_tasks_may_come_in_chunks():

@@ -29,10 +29,11 @@ def parts():
 
 def test_one_epoch_is_one_update_on_what_was_collected(parts, key):
     trainer, collect, params, env_params = parts
-    state, aux = on_policy_trainer(trainer, collect).update(trainer.init(params), env_params, key)
+    state, aux = jax.jit(on_policy_trainer(trainer, collect).update)(trainer.init(params), env_params, key)
     key_collect, _ = jax.random.split(key)
-    tasks = jax.vmap(collect, in_axes=(None, 0, 0))(params, env_params, jax.random.split(key_collect, 6))
-    by_hand, aux_by_hand = trainer.update(trainer.init(params), tasks, key)
+    collect_all = jax.jit(jax.vmap(collect, in_axes=(None, 0, 0)))
+    tasks = collect_all(params, env_params, jax.random.split(key_collect, 6))
+    by_hand, aux_by_hand = jax.jit(trainer.update)(trainer.init(params), tasks, key)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.meta_params, by_hand.meta_params
     )

@@ -85,7 +85,7 @@ def test_pixels_of_uint8_are_the_same_image_as_numbers_in_0_to_1(name):
         env = screen(dtype)
         policy = POLICIES[name](env)
         params = init_policy(env, policy)(KEY)
-        made[dtype] = params, run_episode(env, policy, num_steps=5)(params, jnp.zeros(()), KEY)
+        made[dtype] = params, jax.jit(run_episode(env, policy, num_steps=5))(params, jnp.zeros(()), KEY)
     assert made[jnp.uint8][1].inputs.observation.dtype == jnp.uint8
     assert int(made[jnp.uint8][1].inputs.observation.max()) == 255
     for a, b in zip(*(jax.tree.leaves((p, t.outputs)) for p, t in made.values()), strict=True):
@@ -97,14 +97,14 @@ def test_every_parameter_of_an_encoder_is_learned():
     for name in ("memoryless, an encoder", "a memory after an encoder, normalised by layer"):
         policy = POLICIES[name](env)
         params = init_policy(env, policy)(KEY)
-        trajectory = run_episode(env, policy, num_steps=4)(params, jnp.zeros(()), KEY)
+        trajectory = jax.jit(run_episode(env, policy, num_steps=4))(params, jnp.zeros(()), KEY)
 
         def total(params, policy=policy, trajectory=trajectory):
             start = policy.start(params, None)
             outputs = policy.unroll(params, start, trajectory.inputs, None)[1]
             return 100 * outputs.distribution.log_prob(trajectory.action).sum() + outputs.value.sum()
 
-        gradients = jax.tree_util.tree_leaves_with_path(jax.grad(total)(params)["encoder"])
+        gradients = jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(total))(params)["encoder"])
         still = [jax.tree_util.keystr(path) for path, leaf in gradients if not jnp.any(leaf)]
         assert [path for path in still if "kernel" in path] == []
 
@@ -120,7 +120,7 @@ def test_maml_rolls_out_adapts_and_updates(kind, bootstraps):
     state, aux = jax.jit(trainer.update)(trainer.init(method.init(KEY)), jnp.zeros(2), KEY)
     assert int(aux["is_skipped"]) == 0
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((state, aux)))
-    batch = rolls(state.meta_params, jnp.zeros(()), KEY)
+    batch = jax.jit(rolls)(state.meta_params, jnp.zeros(()), KEY)
     assert float(batch.y.advantage.std()) > 0.5  # there is something to learn from
 
 
@@ -132,7 +132,8 @@ def test_a_policy_learns_what_it_sees():
     learner = rl.learners.maml_rl(policy, policy_gradients.reinforce, optax.adam(0.1), num_steps=10, roll_out=rolls)
     params = init_policy(env, policy)(KEY)
     adapted = jax.jit(learner.adapt)(params, jmeta.Batch(jnp.zeros(()), ()), KEY)
-    rewards = [float(rolls(each, jnp.zeros(()), jax.random.key(1)).y.reward.mean()) for each in (params, adapted)]
+    rolled = [jax.jit(rolls)(each, jnp.zeros(()), jax.random.key(1)) for each in (params, adapted)]
+    rewards = [float(batch.y.reward.mean()) for batch in rolled]
     assert rewards[0] < 0.75
     assert rewards[1] > 0.9
 

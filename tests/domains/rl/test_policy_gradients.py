@@ -288,8 +288,9 @@ def test_acting_and_learning_in_one_pass_is_collecting_first(float64, key, kind)
     collect = policy_gradients.collect_episode(run, **numbers)
     afterwards = jmeta.episode(rl.learners.rl2(policy), loss_fn)
     at_once = policy_gradients.acting_episode(run, loss_fn, **numbers)
-    expected = jax.value_and_grad(afterwards, has_aux=True)(params, collect(params, env_params, key), key)
-    got = jax.value_and_grad(at_once, has_aux=True)(params, env_params, key)
+    value_and_grad = lambda loss: jax.jit(jax.value_and_grad(loss, has_aux=True))
+    expected = value_and_grad(afterwards)(params, jax.jit(collect)(params, env_params, key), key)
+    got = value_and_grad(at_once)(params, env_params, key)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, expected)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(got[1])) > 1e-3
 

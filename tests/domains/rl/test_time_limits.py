@@ -118,8 +118,8 @@ def test_a_last_observation_is_valued_by_what_the_policy_remembers():
     params = init_policy(env, policy)(KEY)
     params = {**params, "critic": jax.tree.map(lambda leaf: 100 * leaf + 0.1, params["critic"])}
     run = run_episode(env, policy, num_steps=4, is_greedy=True, with_final_values=True)
-    expected = run_episode(longer, policy, num_steps=5, is_greedy=True)(params, (), KEY)
-    got = run(params, (), KEY)
+    expected = jax.jit(run_episode(longer, policy, num_steps=5, is_greedy=True))(params, (), KEY)
+    got = jax.jit(run)(params, (), KEY)
     np.testing.assert_array_equal(got.action, expected.action[:4])
     np.testing.assert_allclose(got.final_value, expected.outputs.value[1:], rtol=1e-5)
     assert np.ptp(got.final_value) > 1e-4
@@ -133,12 +133,13 @@ def test_no_gradient_flows_through_what_is_bootstrapped():
     loss_fn = policy_gradients.a2c_loss()
     acts = acting_episode(run, loss_fn, discount=0.9, gae_lambda=0.5, bootstraps=True)
     collect = collect_episode(run, discount=0.9, gae_lambda=0.5, bootstraps=True)
-    task = collect(params, (), KEY)
+    task = jax.jit(collect)(params, (), KEY)
 
     def later(params):
         return loss_fn(policy.unroll(params, policy.start(params, None), task.query.x, None)[1], task.query)[0]
 
-    got, expected = jax.grad(lambda params: acts(params, (), KEY)[0])(params), jax.grad(later)(params)
+    got = jax.jit(jax.grad(lambda params: acts(params, (), KEY)[0]))(params)
+    expected = jax.jit(jax.grad(later))(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), got, expected)
 
 
@@ -148,8 +149,8 @@ def test_separate_rollouts_of_an_endless_task_are_worth_the_closed_form_too(num_
     policy = policies.memoryless(models.mlp([4, 2]), env)
     params = init_policy(env, policy)(KEY)
     targets = {
-        bootstraps: roll_out(
-            env, policy, num_rollouts=3, num_steps=num_steps, discount=DISCOUNT, bootstraps=bootstraps
+        bootstraps: jax.jit(
+            roll_out(env, policy, num_rollouts=3, num_steps=num_steps, discount=DISCOUNT, bootstraps=bootstraps)
         )(params, (), KEY)
         for bootstraps in (False, True)
     }
@@ -190,7 +191,7 @@ def test_separate_rollouts_that_the_rules_ended_are_worth_what_they_paid():
     env = endless(100, dies_at=4)
     policy = policies.memoryless(models.mlp([4, 2]), env)
     collect = roll_out(env, policy, num_rollouts=2, num_steps=7, discount=DISCOUNT, bootstraps=True)
-    batch = collect(init_policy(env, policy)(KEY), (), KEY)
+    batch = jax.jit(collect)(init_policy(env, policy)(KEY), (), KEY)
     to_go = [(1 - DISCOUNT**n) / (1 - DISCOUNT) for n in (4, 3, 2, 1)] + [0, 0, 0]
     np.testing.assert_allclose(batch.y.target.reshape(2, 7), [to_go] * 2, rtol=1e-5)
     np.testing.assert_array_equal(batch.mask.reshape(2, 7), [[True] * 4 + [False] * 3] * 2)

@@ -35,9 +35,10 @@ def test_the_step_is_along_the_natural_gradient(problem, key):
     tasks, params = problem
     damping = 1e-3
     trainer = trust_region_trainer(loss_fn, decide, divergence, max_divergence=1e-4, num_cg_steps=50, damping=damping)
-    state, aux = trainer.update(trainer.init(params), tasks, key)
+    state, aux = jax.jit(trainer.update)(trainer.init(params), tasks, key)
     old = decide(params, tasks, key)
-    fisher = jax.hessian(lambda flat: divergence(old, decide(flat.reshape(4, 3), tasks, key), tasks))(params.ravel())
+    divergence_of = lambda flat: divergence(old, decide(flat.reshape(4, 3), tasks, key), tasks)
+    fisher = jax.jit(jax.hessian(divergence_of))(params.ravel())
     gradient = jax.grad(lambda at: loss_fn(at, tasks, key)[0])(params).ravel()
     natural = -np.linalg.solve(np.asarray(fisher) + damping * np.eye(12), gradient)
     moved = np.asarray(state.meta_params - params).ravel()

@@ -86,7 +86,7 @@ def maml_rl(
       ...     policy, policy_gradients.reinforce, optax.sgd(0.1), num_steps=1, roll_out=roll_out)
       >>> meta_params = rollouts.init_policy(navigation, policy)(jax.random.key(0))
       >>> support = jmeta.Batch(sample(jax.random.key(1)), ())
-      >>> adapted = learner.adapt(meta_params, support, jax.random.key(2))
+      >>> adapted = jax.jit(learner.adapt)(meta_params, support, jax.random.key(2))
       >>> jax.tree.structure(adapted) == jax.tree.structure(meta_params)
       True
       >>> promp = rl.learners.maml_rl(
@@ -176,7 +176,7 @@ def collect_adaptation(
       >>> roll_out = policy_gradients.roll_out(navigation, policy, num_rollouts=2, num_steps=10)
       >>> collect = collect_adaptation(policy, policy_gradients.reinforce, optax.sgd(0.1), roll_out, num_steps=1)
       >>> params = rollouts.init_policy(navigation, policy)(jax.random.key(0))
-      >>> task = collect(params, sample(jax.random.key(1)), jax.random.key(2))
+      >>> task = jax.jit(collect)(params, sample(jax.random.key(1)), jax.random.key(2))
       >>> task.support.y.reward.shape, task.query.y.reward.shape
       ((1, 20), (20,))
     """

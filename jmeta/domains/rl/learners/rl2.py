@@ -42,7 +42,7 @@ def rl2(policy: Policy) -> Learner:
       >>> learner = rl2(policy)
       >>> meta_params = rollouts.init_policy(bandit, policy)(jax.random.key(0))
       >>> collect = policy_gradients.collect_episode(run, discount=0.99, gae_lambda=0.3)
-      >>> task = collect(meta_params, sample(jax.random.key(1)), jax.random.key(2))
+      >>> task = jax.jit(collect)(meta_params, sample(jax.random.key(1)), jax.random.key(2))
       >>> adapted = learner.adapt(meta_params, task.query, jax.random.key(3))
       >>> adapted.shape
       (16,)

@@ -188,7 +188,7 @@ def varibad_policy(
       >>> inference = task_inference(models.gru(16), models.mlp([16, 1]), bandit, num_latents=3)
       >>> policy = varibad_policy(inference, models.mlp([16, 16]), bandit)
       >>> params = rollouts.init_policy(bandit, policy)(jax.random.key(0))
-      >>> run = rollouts.run_episode(bandit, policy, num_steps=10)
+      >>> run = jax.jit(rollouts.run_episode(bandit, policy, num_steps=10))
       >>> run(params, sample(jax.random.key(1)), jax.random.key(2)).reward.shape
       (10,)
     """
@@ -260,10 +260,11 @@ def varibad(
       >>> meta_params = rollouts.init_policy(bandit, policy)(jax.random.key(0))
       >>> run = rollouts.run_episode(bandit, policy, num_steps=10)
       >>> collect = policy_gradients.collect_episode(run, discount=0.99, gae_lambda=0.3)
-      >>> task = collect(meta_params, sample(jax.random.key(1)), jax.random.key(2))
-      >>> learner.adapt(meta_params, task.query, jax.random.key(3)).posterior.mean.shape
+      >>> task = jax.jit(collect)(meta_params, sample(jax.random.key(1)), jax.random.key(2))
+      >>> jax.jit(learner.adapt)(meta_params, task.query, jax.random.key(3)).posterior.mean.shape
       (3,)
-      >>> loss, aux = jmeta.episode(learner, policy_gradients.ppo_loss())(meta_params, task, jax.random.key(4))
+      >>> episode_fn = jax.jit(jmeta.episode(learner, policy_gradients.ppo_loss()))
+      >>> loss, aux = episode_fn(meta_params, task, jax.random.key(4))
       >>> sorted(aux)
       ['entropy', 'kl', 'negative_elbo', 'reconstruction', 'reward', 'value_loss']
 

@@ -69,7 +69,7 @@ def roll_out(
       >>> policy = policies.memoryless(models.mlp([16, 2]), navigation)
       >>> collect = roll_out(navigation, policy, num_rollouts=3, num_steps=10)
       >>> params = rollouts.init_policy(navigation, policy)(jax.random.key(0))
-      >>> batch = collect(params, sample(jax.random.key(1)), jax.random.key(2))
+      >>> batch = jax.jit(collect)(params, sample(jax.random.key(1)), jax.random.key(2))
       >>> batch.y.advantage.shape
       (30,)
     """

@@ -175,7 +175,8 @@ def test_rulesets_name_one_of_their_objects(xminigrid):
 def test_rulesets_of_xland_stay_within_a_task_and_places_do_not(xminigrid):
     _, env, sample = world(xminigrid)
     params = sample(jax.random.key(1))
-    states = jax.vmap(lambda key: env.reset(key, params)[1].state)(jax.random.split(jax.random.key(2), 5))
+    reset = jax.jit(jax.vmap(lambda key: env.reset(key, params)[1].state))
+    states = reset(jax.random.split(jax.random.key(2), 5))
     assert len(np.unique(states.grid.reshape(5, -1), axis=0)) == 5
     for grid in np.asarray(states.grid):
         assert all((grid == tile).all(-1).sum() == 1 for tile in np.asarray(params.ruleset.init_tiles))
@@ -201,10 +202,10 @@ def test_rollouts_of_xland_end_at_the_goal_or_by_time(xminigrid, key):
 def test_a_goal_of_xland_is_reached_by_doing_what_it_says(xminigrid):
     """An object in front of the agent: picked up, it pays in the tasks that want it held, and in no other."""
     benchmark, env, _ = world(xminigrid, num_rulesets=20, num_objects=2)
-    one_step, paid = jax.jit(env.step), {}
+    reset, one_step, paid = jax.jit(env.reset), jax.jit(env.step), {}
     for number in range(20):
         params = env.default_params._replace(ruleset=benchmark.get_ruleset(number))
-        timestep = env.reset(jax.random.key(number), params)[1]
+        timestep = reset(jax.random.key(number), params)[1]
         for which in (0, 1):
             grid = timestep.state.grid.at[1:8, 1:8].set(jnp.array([1, 7], jnp.uint8))  # bare floor
             grid = grid.at[3, 4].set(params.ruleset.init_tiles[which])

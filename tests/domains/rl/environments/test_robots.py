@@ -65,15 +65,15 @@ def random_actions(environment, key, num_steps=5):
 @pytest.mark.parametrize("make", ROBOTS)
 def test_spaces_time_limit_and_keys(make, key):
     environment, sample, _ = made(make)
-    params = sample(key)
-    observation, state = environment.reset(key, params)
+    params, reset, one_step = sample(key), jax.jit(environment.reset), jax.jit(environment.step)
+    observation, state = reset(key, params)
     assert observation.shape == environment.observation_space(params).shape == params.sensor_offset.shape
-    np.testing.assert_array_equal(observation, environment.reset(key, params)[0])
-    assert not np.array_equal(observation, environment.reset(jax.random.key(1), params)[0])
+    np.testing.assert_array_equal(observation, reset(key, params)[0])
+    assert not np.array_equal(observation, reset(jax.random.key(1), params)[0])
     ends = []
     for _ in range(4):
         action = jnp.ones(num_motors(environment))
-        _, state, reward, terminated, truncated, _ = environment.step(key, state, action, params)
+        _, state, reward, terminated, truncated, _ = one_step(key, state, action, params)
         ends.append((bool(terminated), bool(truncated)))
         assert reward.shape == ()
     assert ends == [(False, False), (False, False), (False, True), (False, False)]
@@ -84,8 +84,8 @@ def test_spaces_time_limit_and_keys(make, key):
 def test_tasks_at_once_are_tasks_one_by_one(make, key):
     environment, _, roll = made(make)
     keys = jax.random.split(key, 3)
-    params = jax.vmap(make(WILD._replace(friction=(0.1, 2.0)))[1])(keys)
-    state = jax.vmap(environment.reset)(keys, params)[1]
+    params = jax.jit(jax.vmap(make(WILD._replace(friction=(0.1, 2.0)))[1]))(keys)
+    state = jax.jit(jax.vmap(environment.reset))(keys, params)[1]
     actions = jax.vmap(lambda key: random_actions(environment, key))(keys)
     together = jax.jit(jax.vmap(roll))(params, actions, keys, state)
     for i in range(3):
@@ -113,7 +113,7 @@ def test_no_action_makes_any_task_diverge(make, key):
     bang = jnp.sign(jax.random.normal(key, (num_tasks, num_steps, count)))  # full torque, another way each step,
     hold = jnp.repeat(bang[:, ::10], 10, axis=1)  # or for ten steps,
     constant = jnp.broadcast_to(bang[:, :1], bang.shape)  # or for ever
-    params = jax.vmap(sample)(keys)
+    params = jax.jit(jax.vmap(sample))(keys)
     run = jax.jit(jax.vmap(lambda *each: rolled_out(environment, *each)))
     happened = run(params, jnp.concatenate([bang, 1e6 * hold, constant]), keys)
     for leaf in jax.tree.leaves(happened):
@@ -290,7 +290,7 @@ def test_tasks_are_uniform_in_their_ranges():
 
 def test_held_out_tasks_are_of_the_same_environment(key):
     (environment, sample), (_, sample_elsewhere) = crawler(DAMAGED), crawler(DAMAGED_OTHERWISE)
-    trained, held_out = (jax.vmap(each)(jax.random.split(key, 50)) for each in (sample, sample_elsewhere))
+    trained, held_out = (jax.jit(jax.vmap(each))(jax.random.split(key, 50)) for each in (sample, sample_elsewhere))
     assert trained.mass.max() <= held_out.mass.min()
     assert held_out.friction.max() <= trained.friction.min()
     assert (trained.motor_strength[:, 2:] > 0).all()

@@ -187,7 +187,7 @@ def test_it_obeys_the_contract(is_stored, navigation, key):
 
     learner = maml_rl(*arguments, num_steps=1, roll_out=None if is_stored else roll_out)
     testing.check_learner(
-        learner, policy_gradients.reinforce, sample_task, key, depends_on_order=True, ignores_padding=False
+        learner, policy_gradients.reinforce, jax.jit(sample_task), key, depends_on_order=True, ignores_padding=False
     )
 
 

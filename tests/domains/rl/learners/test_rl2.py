@@ -1,5 +1,7 @@
 """RL²: its memory is what it adapts, for four kinds of memory; and it learns to explore a bandit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,10 +29,12 @@ MEMORIES = {
 }
 
 
+@functools.cache
 def policy_of(name):
     return policies.actor_critic(MEMORIES[name], BANDIT)
 
 
+@functools.cache
 def sample_with(policy):
     """Episodes of a new policy, the first steps as support and the others as query."""
     run = rollouts.run_episode(BANDIT, policy, num_steps=NUM_STEPS)

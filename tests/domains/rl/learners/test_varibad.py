@@ -209,9 +209,8 @@ def test_next_observations_are_predicted_within_their_rollout_alone(key):
 def test_the_policys_loss_moves_no_belief_and_the_bound_no_policy(key):
     params, task = params_and_task(key)
     learner_of = lambda weight: varibad(INFERENCE, TRUNK, BANDIT, elbo_weight=weight)
-    gradient = lambda weight, loss_fn: jax.grad(jmeta.episode(learner_of(weight), loss_fn), has_aux=True)(
-        params, task, key
-    )[0]
+    grad_fn = lambda weight, loss_fn: jax.jit(jax.grad(jmeta.episode(learner_of(weight), loss_fn), has_aux=True))
+    gradient = lambda weight, loss_fn: grad_fn(weight, loss_fn)(params, task, key)[0]
     largest = lambda tree: [float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree)]
     of_policy = gradient(0.0, PPO)
     of_bound = gradient(1.0, lambda decisions, batch: (jnp.zeros(()), {}))

@@ -61,8 +61,8 @@ def arm(ranges: Ranges = ANYWHERE, *, num_steps: int = 50, effort_cost: float = 
       >>> from jmeta.domains.rl.environments.robots import arm
       >>> environment, sample = arm()
       >>> params = sample(jax.random.key(0))._replace(goal=jnp.float32(-jnp.pi / 2))
-      >>> observation, state = environment.reset(jax.random.key(1), params)
-      >>> observation, state, reward, *_ = environment.step(jax.random.key(2), state, jnp.zeros(3), params)
+      >>> observation, state = jax.jit(environment.reset)(jax.random.key(1), params)
+      >>> observation, state, reward, *_ = jax.jit(environment.step)(jax.random.key(2), state, jnp.zeros(3), params)
       >>> observation.shape, round(float(reward), 1)  # the tip hangs 0.3 m below that goal
       ((9,), -0.3)
     """

@@ -124,8 +124,8 @@ def crawler(
       >>> environment, sample = crawler(Ranges(mass=(0.5, 1.5), friction=(0.5, 1.0), dead_motor=(-1, 0)))
       >>> _, sample_heavier = crawler(Ranges(mass=(1.5, 2.0), friction=(0.5, 1.0), dead_motor=(3,)))
       >>> params = sample(jax.random.key(0))
-      >>> observation, state = environment.reset(jax.random.key(1), params)
-      >>> observation, state, reward, *_ = environment.step(jax.random.key(2), state, jnp.zeros(4), params)
+      >>> observation, state = jax.jit(environment.reset)(jax.random.key(1), params)
+      >>> observation, state, reward, *_ = jax.jit(environment.step)(jax.random.key(2), state, jnp.zeros(4), params)
       >>> observation.shape, sample_heavier(jax.random.key(0)).motor_strength.tolist()
       ((14,), [1.0, 1.0, 1.0, 0.0])
     """

@@ -64,8 +64,8 @@ def eel(
       >>> from jmeta.domains.rl.environments.robots import eel
       >>> environment, sample = eel()
       >>> params = sample(jax.random.key(0))
-      >>> observation, state = environment.reset(jax.random.key(1), params)
-      >>> observation, state, reward, *_ = environment.step(jax.random.key(2), state, jnp.ones(4), params)
+      >>> observation, state = jax.jit(environment.reset)(jax.random.key(1), params)
+      >>> observation, state, reward, *_ = jax.jit(environment.step)(jax.random.key(2), state, jnp.ones(4), params)
       >>> observation.shape
       (12,)
     """
