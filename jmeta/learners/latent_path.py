@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..distributions import Normal, mix
+from ..distributions import Normal, mix, normal_kl
 from ..losses import checked_loss, num_real
 from ..tasks.class_arrays import check_positive
 from ..types import Aux, Batch, LossFn, Model, PyTree, RandomKey, Task
@@ -22,7 +22,6 @@ __all__ = [
     "check_latent_path",
     "init_latent_path",
     "infer_latents",
-    "normal_kl",
     "mix_over_latents",
     "latent_loss",
 ]
@@ -100,20 +99,6 @@ def mix_over_latents(decode: Decode, samples: Float[Array, "samples latents"], k
     return mix(jax.vmap(decode)(samples, jax.random.split(key, samples.shape[0])))
 
 
-def normal_kl(posterior: Normal, prior: Normal) -> Float[Array, ""]:
-    """Compute KL(posterior ‖ prior) of independent normal numbers, summed over them, in nats.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jmeta.distributions import Normal
-      >>> float(normal_kl(Normal(jnp.ones(2), jnp.ones(2)), Normal(jnp.zeros(2), jnp.ones(2))))
-      1.0
-    """
-    ratio = posterior.scale / prior.scale
-    away = (posterior.loc - prior.loc) / prior.scale
-    return (0.5 * (jnp.square(ratio) + jnp.square(away) - 1.0) - jnp.log(ratio)).sum()
-
-
 def latent_loss(
     path: LatentPath, params: PyTree, task: Task, key: RandomKey, decode: Decode, loss_fn: LossFn
 ) -> tuple[Float[Array, ""], Aux]:
@@ -144,7 +129,7 @@ def latent_loss(
 
     samples = _draw(posterior, path.num_elbo_samples, key_samples)
     losses, aux = jax.vmap(of_sample)(samples, jax.random.split(key_decode, path.num_elbo_samples))
-    kl = normal_kl(posterior, prior)
+    kl = normal_kl(posterior, prior).sum()
     num_queries = num_real(task.query, kl.dtype)
     loss = losses.mean() + kl / jnp.maximum(num_queries, 1.0)
     return loss, {**jax.tree.map(lambda leaf: leaf.mean(0), aux), "kl": kl}

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from .. import adjoints
 from ..adaptation import descend
 from ..adjoints import Adjoint, Objective
-from ..distributions import Normal
+from ..distributions import Normal, normal_kl
 from ..losses import checked_loss
 from ..optimizers import learned_rates
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, Model, PyTree, RandomKey, Task
@@ -175,7 +175,8 @@ def leo(
             outputs = predict(meta_params, head, task.query.x, key_predict)
             loss, aux = checked_loss(outer_loss(outputs, task.query), "what loss_fn returns")
             is_present = head.counts > 0
-            kl = _mean_of_classes(_kl_from_standard(distribution), is_present)
+            standard = Normal(jnp.zeros_like(start), jnp.ones_like(start))
+            kl = _mean_of_classes(normal_kl(distribution, standard), is_present)
             distance = _mean_of_classes(jnp.square(jax.lax.stop_gradient(head.codes) - start), is_present)
             correlation = _correlation(meta_params["decoder"])
             terms = kl_weight * kl + encoder_weight * distance + orthogonality_weight * correlation
@@ -264,11 +265,6 @@ def _logits(
 def _mean_of_classes(values: Float[Array, "ways latents"], is_present: Array) -> Float[Array, ""]:
     counted = jnp.where(is_present[:, None], values, 0.0).sum()
     return counted / (values.shape[1] * jnp.maximum(is_present.sum(), 1)).astype(values.dtype)
-
-
-def _kl_from_standard(normal: Normal) -> Float[Array, "ways latents"]:
-    """Return KL(normal ‖ N(0, 1)) of each number, in nats."""
-    return 0.5 * (jnp.square(normal.loc) + jnp.square(normal.scale) - 1.0) - jnp.log(normal.scale)
 
 
 def _correlation(decoder: Float[Array, "latents outputs"]) -> Float[Array, ""]:

@@ -216,12 +216,7 @@ def _masking(masks: _Maps) -> optax.GradientTransformation:
 
     def masked(grads: PyTree, params: PyTree) -> PyTree:
         del params
-        return jax.tree_util.tree_map_with_path(
-            lambda path, grad: (
-                grad * jnp.broadcast_to(masks[_layer(path)], grad.shape) if _layer(path) in masks else grad
-            ),
-            grads,
-        )
+        return jax.tree_util.tree_map_with_path(masked_leaf, grads)
 
     return optax.stateless(masked)
 
