@@ -197,6 +197,12 @@ LEARNERS: dict[str, Entry] = {
         LIKELIHOOD,
         process,
     ),
+    "exact_sinusoid": Entry(
+        learners.exact_sinusoid(noise=0.3, num_frequencies=12, num_kept=12, num_nodes=4),
+        LIKELIHOOD,
+        tasks.sinusoid(num_shots=5, num_queries=4, frequency=(0.5, 2.0), phase=(0.0, 2 * jnp.pi), noise=0.3),
+        has_meta_params=False,
+    ),
     "exact_sinusoid_or_line": Entry(
         learners.exact_sinusoid_or_line(num_nodes=6),
         LIKELIHOOD,
@@ -284,6 +290,8 @@ OF_NUMBERS = (
     "sinusoid_or_line",
     "gaussian_process",
     "gaussian_process_ragged",
+    "mixture",
+    "sawtooth",
 )
 """Samplers of regression tasks."""
 SAMPLERS = {
@@ -297,6 +305,8 @@ SAMPLERS = {
     "gaussian_process_ragged": tasks.gaussian_process(
         kernel, num_shots=(2, 5), num_queries=(1, 4), noise=0.3, max_points=6
     ),
+    "mixture": tasks.mixture(process, tasks.sawtooth(num_shots=5, num_queries=4, noise=0.3)),
+    "sawtooth": tasks.sawtooth(num_shots=(2, 5), num_queries=(1, 4), noise=0.3, max_points=6),
     "few_shot": tasks.few_shot(_images, num_ways=3, num_shots=2, num_queries=2),
     "few_shot_rotated": tasks.few_shot(_images, num_ways=3, num_shots=2, num_queries=2, rotations="per_class"),
     "few_shot_rotations_as_classes": tasks.few_shot(

@@ -86,8 +86,9 @@ def _exact_losses(recorded: list[rows.Row]) -> dict[str, np.ndarray]:
 
 def _table(recorded: list[rows.Row]) -> str:
     exact = _exact_losses(recorded)
+    errors = any("squared_error" in evaluation for row in recorded for evaluation in row.facts["evaluations"])
     names = ["method", "protocol", "inductive", "transductive", *(["above the exact posterior"] if exact else [])]
-    names += ["meta-steps", "training"]
+    names += [*(["squared error"] if errors else []), "meta-steps", "training"]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in recorded:
         facts, train = row.facts, row.facts["train"]
@@ -98,6 +99,9 @@ def _table(recorded: list[rows.Row]) -> str:
                 best = exact.get(evaluation["protocol"])
                 gap = None if best is None else estimate(values["inductive"] - best)  # task by task
                 cells.append("" if gap is None else shown(facts["metric"], gap))
+            if errors:
+                error = evaluation.get("squared_error")
+                cells.append("" if error is None else f"{error['mean']:.3f} ± {error['half_width']:.3f}")
             trained = ["none", "none"] if train is None else _training(facts["recipe"], train)
             lines.append(f"| {' | '.join([facts['title'], evaluation['protocol'], *cells, *trained])} |")
     return "\n".join(lines) + "\n"
