@@ -13,8 +13,8 @@ class Options:
 
     Paper:    Nguyen, Grover, "Transformer Neural Processes", 2022, arXiv:2207.04179 (TNP-D).
     Command:  jmeta train gp_transformer
-    Time:     TIME
-    Expected: EXPECTED
+    Time:     about 4 hours on a CPU core, validation not counted: a recipe for accelerators.
+    Expected: not measured yet; the exact posterior has -1.48 nats.
 
     The defaults are the protocol of TNP: trained on RBF kernels, whose length scale and scale every task draws.
     `--trained-on np_eq` is that of the library neuralprocesses. `jmeta evaluate RUN --baselines` compares with the

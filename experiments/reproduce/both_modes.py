@@ -86,7 +86,7 @@ def draw(path: pathlib.Path, found: list[Panel]) -> None:
             1, len(found), figsize=(3.6 * len(found), 3.4), layout="constrained", sharey=True, squeeze=False
         )
         for axis, panel in zip(axes[0], found, strict=True):
-            axis.pcolormesh(X, Y, np.exp(panel.density), cmap="Greys", vmin=0, vmax=0.5, shading="nearest")
+            axis.pcolormesh(X, Y, np.exp(panel.density), cmap="Greys", vmin=0, vmax=1.0, shading="nearest")
             for i, curve in enumerate(panel.curves):
                 axis.plot(X, curve, color=VALID, linewidth=0.8, alpha=0.7, label=None if i else "PLATIPUS, samples")
             for i, edge in enumerate(panel.band):
