@@ -235,6 +235,12 @@ LEARNERS: dict[str, Entry] = {
         binary_images,
     ),
     "nearest_pixels": Entry(learners.nearest_pixels(height=5, width=4), LIKELIHOOD, binary_images),
+    "exact_sinusoid": Entry(
+        learners.exact_sinusoid(noise=0.3, num_frequencies=12, num_kept=12, num_nodes=4),
+        LIKELIHOOD,
+        tasks.sinusoid(num_shots=5, num_queries=4, frequency=(0.5, 2.0), phase=(0.0, 2 * jnp.pi), noise=0.3),
+        has_meta_params=False,
+    ),
     "exact_sinusoid_or_line": Entry(
         learners.exact_sinusoid_or_line(num_nodes=6),
         LIKELIHOOD,
@@ -340,6 +346,8 @@ OF_NUMBERS = (
     "gaussian_process_ragged",
     "completion",
     "completion_ragged",
+    "mixture",
+    "sawtooth",
 )
 """Samplers of regression tasks."""
 SAMPLERS = {
@@ -355,6 +363,8 @@ SAMPLERS = {
     ),
     "completion": binary_images,
     "completion_ragged": tasks.completion(_images[0], num_shots=(2, 9)),
+    "mixture": tasks.mixture(process, tasks.sawtooth(num_shots=5, num_queries=4, noise=0.3)),
+    "sawtooth": tasks.sawtooth(num_shots=(2, 5), num_queries=(1, 4), noise=0.3, max_points=6),
     "few_shot": tasks.few_shot(_images, num_ways=3, num_shots=2, num_queries=2),
     "few_shot_rotated": tasks.few_shot(_images, num_ways=3, num_shots=2, num_queries=2, rotations="per_class"),
     "few_shot_rotations_as_classes": tasks.few_shot(

@@ -116,17 +116,15 @@ def _variant(words: str, tested: Any) -> dict[str, Any]:
 
 
 def _of_metric(evaluation: dict[str, Any], metric: str) -> dict[str, Any]:
-    """Keep only this metric of an evaluation, the return of each rollout, and the squared error beside a loss."""
+    """Keep this metric, and where there are any, the return of each rollout and the squared error of means."""
     kinds = {kind: evaluation[kind] and evaluation[kind][metric] for kind in ("inductive", "transductive")}
-    names = [name for name in evaluation["inductive"] if name.startswith(OF_ROLLOUT)]
-    by_rollout = [evaluation["inductive"][f"{OF_ROLLOUT}{number + 1}"] for number in range(len(names))]
-    of_mean = evaluation["inductive"].get("squared_error") if metric == "loss" else None
-    return (
-        evaluation
-        | kinds
-        | ({"by_rollout": by_rollout} if by_rollout else {})
-        | ({"squared_error": of_mean} if of_mean else {})
-    )
+    inductive = evaluation["inductive"]
+    names = [name for name in inductive if name.startswith(OF_ROLLOUT)]
+    by_rollout = [inductive[f"{OF_ROLLOUT}{number + 1}"] for number in range(len(names))]
+    others = {"by_rollout": by_rollout} if by_rollout else {}
+    if inductive.keys() >= {"negative_log_likelihood", "squared_error"}:
+        others |= {"squared_error": inductive["squared_error"]}
+    return evaluation | kinds | others
 
 
 def _training(folder: pathlib.Path, num_steps: int) -> dict[str, Any]:

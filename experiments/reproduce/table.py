@@ -99,7 +99,7 @@ def _reference(recorded: list[rows.Row]) -> tuple[str, dict[str, np.ndarray]]:
 
 def _table(recorded: list[rows.Row]) -> str:
     compared_with, losses = _reference(recorded)
-    has_squares = all("squared_error" in each for row in recorded for each in row.facts["evaluations"])
+    has_squares = any("squared_error" in each for row in recorded for each in row.facts["evaluations"])
     names = ["method", "protocol", "inductive", "transductive", *([f"above {compared_with}"] if losses else [])]
     names += [*(["squared error"] if has_squares else []), "meta-steps", "training"]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
@@ -113,7 +113,8 @@ def _table(recorded: list[rows.Row]) -> str:
                 gap = None if best is None else estimate(values["inductive"] - best)  # task by task
                 cells.append("" if gap is None else shown(facts["metric"], gap))
             if has_squares:
-                cells.append("{mean:.4f} ± {half_width:.4f}".format(**evaluation["squared_error"]))
+                error = evaluation.get("squared_error")
+                cells.append("" if error is None else "{mean:.4f} ± {half_width:.4f}".format(**error))
             trained = ["none", "none"] if train is None else _training(facts["recipe"], train)
             lines.append(f"| {' | '.join([facts['title'], evaluation['protocol'], *cells, *trained])} |")
     return "\n".join(lines) + "\n"

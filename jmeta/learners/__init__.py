@@ -17,7 +17,8 @@ from .convolutional_neural_process import convolutional_neural_process
 from .deep_kernel_classifier import deep_kernel_classifier
 from .deep_kernel_transfer import deep_kernel_transfer
 from .ensembled import deep_ensemble, ensembled
-from .exact_gaussian_process import evidence, exact_gaussian_process
+from .exact_gaussian_process import evidence, exact_gaussian_process, exact_joint, exact_posteriors
+from .exact_sinusoid import exact_sinusoid
 from .exact_sinusoid_or_line import exact_sinusoid_or_line
 from .fine_tune import fine_tune
 from .from_scratch import from_scratch
@@ -77,6 +78,9 @@ __all__ = [
     "ensembled",
     "evidence",
     "exact_gaussian_process",
+    "exact_joint",
+    "exact_posteriors",
+    "exact_sinusoid",
     "exact_sinusoid_or_line",
     "fine_tune",
     "first_order_maml",

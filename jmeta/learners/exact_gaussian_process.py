@@ -21,11 +21,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..distributions import Mixture, Normal
-from ..losses import real_examples, without_padding
+from ..losses import num_real, real_examples, without_padding
 from ..tasks.kernels import Kernel
-from ..types import Batch, Learner, PyTree, RandomKey, Task
+from ..tasks.regression_protocols import RegressionProtocol
+from ..types import Aux, Batch, EpisodeFn, Learner, PyTree, RandomKey, Task
 
-__all__ = ["Posterior", "evidence", "exact_gaussian_process"]
+__all__ = ["Posterior", "evidence", "exact_gaussian_process", "exact_joint", "exact_posteriors"]
 
 
 class Posterior(NamedTuple):
@@ -120,6 +121,66 @@ def evidence(kernel: Kernel, *, noise: float, num_nodes: int = 16) -> Callable[[
     """
     condition = _condition(kernel, noise, num_nodes)
     return lambda batch: jax.nn.logsumexp(condition(batch)[2])
+
+
+def exact_joint(kernel: Kernel, *, noise: float, num_nodes: int = 16) -> EpisodeFn:
+    """Build the episode whose loss is that of the exact joint prediction, with which autoregressive ones compare.
+
+    Args:
+      kernel, noise, num_nodes: as for `exact_gaussian_process`.
+
+    Returns:
+      `(meta_params, task, key) -> (loss, aux)`: −log p(query | support), in nats a target; neither meta-parameters nor
+      keys matter. For `evaluation.evaluate_episodes`.
+
+    Example:
+      >>> import jax
+      >>> from jmeta import evaluation, tasks
+      >>> kernel = tasks.kernels.rbf(length_scale=0.5)
+      >>> sample = tasks.gaussian_process(kernel, num_shots=5, num_queries=5, noise=0.1)
+      >>> episode_fn = exact_joint(kernel, noise=0.1)
+      >>> key = jax.random.key(0)
+      >>> result = evaluation.evaluate_episodes(episode_fn, {}, sample, key, protocol="RBF", num_tasks=50)
+      >>> result.inductive["negative_log_likelihood"].mean < 1
+      True
+    """
+    log_density = evidence(kernel, noise=noise, num_nodes=num_nodes)
+
+    def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Array, Aux]:
+        del meta_params, key
+        joined = lambda *leaves: jnp.concatenate(leaves)  # noqa: E731
+        x, y = jax.tree.map(joined, task.support[:2], task.query[:2])
+        both = Batch(x, y, joined(real_examples(task.support), real_examples(task.query)))
+        loss = (log_density(task.support) - log_density(both)) / num_real(task.query, y.dtype)
+        return loss, {"negative_log_likelihood": loss}
+
+    return episode_fn
+
+
+def exact_posteriors(protocol: RegressionProtocol, *, num_nodes: int) -> dict[str, Learner | EpisodeFn]:
+    """Build the baselines of a protocol: the exact posterior of its test tasks, and that under the prior of training.
+
+    The second is what a learner can reach that knows its training tasks alone; it is there where test tasks differ.
+    Neither is there where the protocol has no kernel for it.
+
+    Args:
+      protocol: from `tasks.regression_protocol`; a joint one makes episodes of joint densities.
+      num_nodes: as for `exact_gaussian_process`.
+
+    Example:
+      >>> from jmeta import tasks
+      >>> sorted(exact_posteriors(tasks.regression_protocol("tnp_rbf", tested_on="tnp_matern52"), num_nodes=8))
+      ['exact posterior', 'exact posterior of the training prior']
+    """
+    kernels = {"exact posterior": protocol.tested_kernel}
+    if protocol.trained_kernel is not protocol.tested_kernel:
+        kernels["exact posterior of the training prior"] = protocol.trained_kernel
+    build = exact_joint if protocol.is_joint else exact_gaussian_process
+    return {
+        name: build(kernel, noise=protocol.noise, num_nodes=num_nodes)
+        for name, kernel in kernels.items()
+        if kernel is not None
+    }
 
 
 def _condition(kernel: Kernel, noise: float, num_nodes: int) -> Callable[[Batch], tuple[Array, Array, Array]]:

@@ -108,7 +108,7 @@ class Experiment:
       has_progress: whether tasks carry the fraction of training that is done, as their `progress`.
       training_names: new names for training metrics that testing does not measure, such as a loss that is an objective
         of its own.
-      baselines: learners without meta-parameters, by name, to evaluate on the same tasks.
+      baselines: learners or episode functions without meta-parameters, by name, to evaluate on the same tasks.
 
     Raises:
       ValueError: unless exactly one of `optimizer` and `meta_trainer` is given, or if there is neither a learner nor
@@ -144,7 +144,7 @@ class Experiment:
     meta_trainer: MetaTrainer | None = None
     has_progress: bool = False
     training_names: Mapping[str, str] = field(default_factory=dict)
-    baselines: Mapping[str, Learner] = field(default_factory=dict)
+    baselines: Mapping[str, Learner | EpisodeFn] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.optimizer is None) == (self.meta_trainer is None):

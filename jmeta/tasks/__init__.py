@@ -12,8 +12,11 @@ from .finite import finite
 from .gaussian_blobs import gaussian_blobs
 from .gaussian_process import gaussian_process
 from .host_fed import host_fed
+from .mixture import mixture
 from .ragged import pad_task, ragged
-from .sinusoid import sinusoid
+from .regression_protocols import Process, Region, RegressionProtocol, regression_protocol
+from .sawtooth import sawtooth
+from .sinusoid import finite_sinusoid_source, sinusoid
 from .sinusoid_or_line import sinusoid_or_line, sinusoid_or_line_source
 from .source import HostTasks, Source
 from .supervised import supervised
@@ -25,14 +28,21 @@ __all__ = [
     "few_shot",
     "stacked",
     "finite",
+    "finite_sinusoid_source",
     "gaussian_blobs",
     "gaussian_process",
     "host_fed",
     "kernels",
+    "mixture",
     "pad_task",
     "pixel_at",
     "pixel_positions",
     "ragged",
+    "Process",
+    "Region",
+    "RegressionProtocol",
+    "regression_protocol",
+    "sawtooth",
     "sinusoid",
     "sinusoid_or_line",
     "sinusoid_or_line_source",

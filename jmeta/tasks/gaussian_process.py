@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from ..types import Batch, RandomKey, Task
 from .kernels import Kernel
 
-__all__ = ["Count", "gaussian_process", "count_ends", "first_points"]
+__all__ = ["Count", "Points", "gaussian_process", "check_points", "count_ends", "first_points"]
 
 Count = int | tuple[int, int]
 """A number of points, or the smallest and the largest, from which every task draws its own."""
@@ -60,6 +60,54 @@ def gaussian_process(
     Reference:
       The ranges of the example are those of Nguyen and Grover, "Transformer Neural Processes", 2022, arXiv:2207.04179.
     """
+    points = check_points(num_shots, num_queries, noise, inputs, query_inputs, max_points)
+    return Partial(_GaussianProcess(kernel, points, noise))
+
+
+@dataclass(frozen=True)
+class Points:
+    """How many points the support and the query of a task have, and where; see `gaussian_process`."""
+
+    num_shots: tuple[int, int]
+    num_queries: tuple[int, int]
+    inputs: tuple[float, float]
+    query_inputs: tuple[float, float]
+    max_points: int | None
+
+    def draw_counts(self, key_shots: RandomKey, key_queries: RandomKey) -> tuple[jax.Array, jax.Array]:
+        num_shots = jax.random.randint(key_shots, (), self.num_shots[0], self.num_shots[1] + 1)
+        most = self.num_queries[1]
+        if self.max_points is not None:
+            most = jnp.minimum(most, self.max_points - num_shots)
+        return num_shots, jax.random.randint(key_queries, (), self.num_queries[0], most + 1)
+
+    def draw_inputs(self, key_support: RandomKey, key_query: RandomKey) -> jax.Array:
+        dtype = jnp.result_type(float)
+        support = jax.random.uniform(key_support, (self.num_shots[1], 1), dtype, *self.inputs)
+        query = jax.random.uniform(key_query, (self.num_queries[1], 1), dtype, *self.query_inputs)
+        return jnp.concatenate([support, query])
+
+    def task(self, x: jax.Array, y: jax.Array, num_shots: jax.Array, num_queries: jax.Array) -> Task:
+        """Divide points, drawn by `draw_inputs`, into a task."""
+        most = self.num_shots[1]
+        support = first_points(x[:most], y[:most], num_shots, self.num_shots)
+        return Task(support, first_points(x[most:], y[most:], num_queries, self.num_queries))
+
+
+def check_points(
+    num_shots: Count,
+    num_queries: Count,
+    noise: float,
+    inputs: tuple[float, float],
+    query_inputs: tuple[float, float] | None,
+    max_points: int | None,
+) -> Points:
+    """Return the numbers and places of a task's points, after checking the arguments of `gaussian_process`.
+
+    Example:
+      >>> check_points(5, (1, 10), 0.1, (-2.0, 2.0), None, None).num_queries
+      (1, 10)
+    """
     shots, queries = count_ends("num_shots", num_shots, 0), count_ends("num_queries", num_queries, 1)
     if max_points is not None and max_points < shots[1] + queries[0]:
         raise ValueError(
@@ -72,38 +120,23 @@ def gaussian_process(
     for name, (low, high) in {"inputs": inputs, "query_inputs": query_inputs}.items():
         if not low < high:
             raise ValueError(f"{name}=({low}, {high}) is an empty range; pass (lowest, highest)")
-    return Partial(_GaussianProcess(kernel, shots, queries, noise, inputs, query_inputs, max_points))
+    return Points(shots, queries, inputs, query_inputs, max_points)
 
 
 @dataclass(frozen=True)
 class _GaussianProcess:
     kernel: Kernel
-    num_shots: tuple[int, int]
-    num_queries: tuple[int, int]
+    points: Points
     noise: float
-    inputs: tuple[float, float]
-    query_inputs: tuple[float, float]
-    max_points: int | None
 
     def __call__(self, key: RandomKey) -> Task:
         key_unit, key_shots, key_queries, key_support, key_query, key_y = jax.random.split(key, 6)
-        num_shots, num_queries = self._counts(key_shots, key_queries)
-        dtype = jnp.result_type(float)
-        unit = jax.random.uniform(key_unit, (self.kernel.num_drawn,), dtype)
-        support_x = jax.random.uniform(key_support, (self.num_shots[1], 1), dtype, *self.inputs)
-        query_x = jax.random.uniform(key_query, (self.num_queries[1], 1), dtype, *self.query_inputs)
-        x = jnp.concatenate([support_x, query_x])
-        covariance = self.kernel.gram(unit, x, x) + self.noise**2 * jnp.eye(len(x), dtype=dtype)
-        y = jnp.linalg.cholesky(covariance) @ jax.random.normal(key_y, (len(x), 1), dtype)
-        support = first_points(support_x, y[: len(support_x)], num_shots, self.num_shots)
-        return Task(support, first_points(query_x, y[len(support_x) :], num_queries, self.num_queries))
-
-    def _counts(self, key_shots: RandomKey, key_queries: RandomKey) -> tuple[jax.Array, jax.Array]:
-        num_shots = jax.random.randint(key_shots, (), self.num_shots[0], self.num_shots[1] + 1)
-        most = self.num_queries[1]
-        if self.max_points is not None:
-            most = jnp.minimum(most, self.max_points - num_shots)
-        return num_shots, jax.random.randint(key_queries, (), self.num_queries[0], most + 1)
+        counts = self.points.draw_counts(key_shots, key_queries)
+        x = self.points.draw_inputs(key_support, key_query)
+        unit = jax.random.uniform(key_unit, (self.kernel.num_drawn,), x.dtype)
+        covariance = self.kernel.gram(unit, x, x) + self.noise**2 * jnp.eye(len(x), dtype=x.dtype)
+        y = jnp.linalg.cholesky(covariance) @ jax.random.normal(key_y, (len(x), 1), x.dtype)
+        return self.points.task(x, y, *counts)
 
 
 def first_points(x: jax.Array, y: jax.Array, count: jax.Array, ends: tuple[int, int]) -> Batch:

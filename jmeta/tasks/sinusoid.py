@@ -4,6 +4,9 @@ A task is one wave y = a sin(ω x − φ), usually with ω = 1; a few points of 
 waves are drawn.
 """
 
+import functools
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -12,8 +15,10 @@ from jax.tree_util import Partial
 
 from ..types import Batch, RandomKey, Task
 from .class_arrays import check_positive
+from .finite import finite
+from .source import Source
 
-__all__ = ["sinusoid"]
+__all__ = ["sinusoid", "finite_sinusoid_source"]
 
 
 def sinusoid(
@@ -63,6 +68,48 @@ def sinusoid(
     if not 0 <= noise < float("inf"):
         raise ValueError(f"noise={noise}; expected a standard deviation of at least 0")
     return Partial(_Sinusoid(num_shots, num_queries, amplitude, phase, inputs, frequency, noise))
+
+
+def finite_sinusoid_source(
+    *, num_train_tasks: int, train_shots: int, train_queries: int, num_shots: int, num_queries: int
+) -> Source:
+    """Return the tasks of an experiment on noisy waves of unknown frequency, of which training sees a finite set.
+
+    Tasks of validation and test are new. Amplitudes are in [0.1, 5], frequencies in [0.5, 2], phases on the whole
+    circle, and the noise has a hundredth of the amplitude.
+
+    Args:
+      num_train_tasks: size of the set; a task's support and query are fixed with it.
+
+    Raises:
+      ValueError: if a number is not positive.
+
+    Example:
+      >>> source = finite_sinusoid_source(
+      ...     num_train_tasks=100, train_shots=10, train_queries=10, num_shots=5, num_queries=20)
+      >>> source.describe(1000)
+      'sinusoids of unknown frequency, 5-shot, 20 queries, 1000 tasks'
+
+    Reference:
+      Kim, Yoon, Dia, Kim, Bengio, Ahn, "Bayesian Model-Agnostic Meta-Learning", 2018, arXiv:1806.03836, section 5.1.
+    """
+    draw = functools.partial(sinusoid, frequency=(0.5, 2.0), phase=(0.0, 2 * math.pi), noise=0.01)
+    trained = draw(num_shots=train_shots, num_queries=train_queries)
+    tested = draw(num_shots=num_shots, num_queries=num_queries)
+    name = "sinusoids of unknown frequency"
+    of_set = finite(trained, num_train_tasks, jax.random.key(0))
+
+    def described(num_shots: int, num_queries: int) -> Callable[[int], str]:
+        return lambda num_tasks: f"{name}, {num_shots}-shot, {num_queries} queries, {num_tasks} tasks"
+
+    return Source(
+        meta_train=lambda: of_set,
+        meta_valid=trained,
+        meta_test=tested,
+        name=name,
+        describe=described(num_shots, num_queries),
+        describe_valid=described(train_shots, train_queries),
+    )
 
 
 @dataclass(frozen=True)

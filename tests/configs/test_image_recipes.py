@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jmeta import models, tasks
+from jmeta import Learner, models, tasks
 from jmeta.domains.images import protocols
 from jmeta.domains.images.datasets import ImageClasses, ImageSplits
 from jmeta.runs import Experiment, evaluate, loop, recipes, replay, train
@@ -23,7 +23,7 @@ from jmeta.tasks import HostTasks
 
 from ..slow import slow
 
-KINDS = ("blobs", "folder", "glyphs", "omniglot", "sine_or_line", "sinusoid")
+KINDS = ("blobs", "folder", "glyphs", "gp", "omniglot", "sine_or_line", "sinusoid")
 NAMES = [name for name in recipes.names() if name.startswith(KINDS)]
 GLYPHS = [name for name in NAMES if name.startswith("glyphs")]
 NUM_CLASSES = 24  # of each split
@@ -57,6 +57,8 @@ SMALL = {
     "num_latents": 2,
     "num_bins": 4,
     "num_nodes": 4,
+    "num_kept": 4,
+    "points_per_unit": 4,
 }
 
 
@@ -159,6 +161,9 @@ VARIANTS = [
     ("omniglot_vinyals_meta_opt_net", {}),
     ("omniglot_vinyals_protonet", {"train_ways": 60}),
     ("omniglot_vinyals_r2d2", {}),
+    *((name, {}) for name in NAMES if name.startswith(("gp", "sinusoid_finite"))),
+    ("gp_convolutional", {"trained_on": "np_eq", "region": "beyond"}),
+    ("sinusoid_finite_bayesian_maml", {"num_leader_steps": 1}),
     *((name, {"train_shots": (1, 2)}) for name in NAMES if name.startswith("sine_or_line") or "completion" in name),
     *((f"glyphs_{name}", {}) for name in ("abml", "bayesian_maml", "deep_kernel", "in_context", "llama", "platipus")),
     ("omniglot_vinyals_in_context", {}),
@@ -343,6 +348,27 @@ def test_sinusoids_and_lines_are_judged_beside_the_exact_posterior():
         assert (train.support.x.shape, test.support.x.shape) == ((3, 1), (4, 1))
         assert experiment.test_protocol == "sine or line, 4-shot, 2 queries, 4 tasks"
         assert loop.valid_protocol(experiment).startswith("sine or line, 1 to 3 shots, 4 tasks")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("gp")])
+def test_processes_are_judged_beside_the_posteriors_of_test_and_of_training(name):
+    is_joint = name == "gp_transformer_joint"
+    for tested_on, baselines in (
+        (None, ["exact posterior"]),
+        ("tnp_matern52", ["exact posterior", "exact posterior of the training prior"]),
+    ):
+        recipe, trained = small(name)
+        experiment = evaluate.tested_otherwise(recipe, trained, dataclasses.replace(trained, tested_on=tested_on))
+        assert list(experiment.baselines) == baselines
+        assert ("joint density" in experiment.test_protocol) == is_joint
+        assert isinstance(experiment.tested, Learner) != is_joint
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("sinusoid_finite")])
+def test_finite_sets_of_sinusoids_are_judged_beside_the_exact_posterior(name):
+    experiment = built(name, num_train_tasks=3)
+    assert list(experiment.baselines) == ["exact posterior"]
+    assert len({float(experiment.meta_train(jax.random.key(i)).support.x[0, 0]) for i in range(30)}) == 3
 
 
 @pytest.mark.parametrize("name", ["glyphs_maml", "glyphs_protonet", "folder_protonet"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.reproduce import judge_again, record, robots, rows, scores, table
+from experiments.reproduce import both_modes, judge_again, record, robots, rows, scores, table
 from jmeta import models
 from jmeta.domains.rl import environments, learners, policies
 from jmeta.domains.rl.environments.robots.splits import NUM_STEPS
@@ -241,6 +241,30 @@ def test_robots_are_judged_and_drawn_from_the_kept_rows(tmp_path, monkeypatch):
     with Image.open(tmp_path / "robots.gif") as film, Image.open(tmp_path / "robots.png") as picture:
         assert getattr(film, "n_frames", 1) == NUM_STEPS
         assert picture.width > 800
+
+
+@pytest.mark.slow
+def test_the_most_ambiguous_tasks_are_drawn(tmp_path):
+    """Densities integrate to one over y, but for what lies beyond the picture; samples differ where the curves do."""
+    found = both_modes.panels()
+    for panel in found:
+        assert abs(panel.sinusoid - 0.5) < 0.1
+        mass = np.exp(panel.density).sum(0) * np.diff(both_modes.Y)[0]
+        assert 0.9 < mass[len(mass) // 2] < 1.01
+        assert panel.curves.shape == (20, both_modes.X.size)
+        assert panel.curves[:, -1].std() > 1
+    both_modes.draw(tmp_path / "both.png", found)
+    with Image.open(tmp_path / "both.png") as picture:
+        assert picture.width > 800
+
+
+def test_squared_errors_are_kept_beside_likelihoods():
+    score = {"mean": 1.0}
+    both = {"loss": score, "negative_log_likelihood": score, "squared_error": {"mean": 2.0}}
+    kept = record._of_metric({"inductive": both, "transductive": None}, "loss")
+    assert (kept["inductive"], kept["squared_error"]) == (score, {"mean": 2.0})
+    alone = {name: both[name] for name in ("loss", "squared_error")}
+    assert "squared_error" not in record._of_metric({"inductive": alone, "transductive": None}, "loss")
 
 
 def test_weights_of_another_network_are_refused():

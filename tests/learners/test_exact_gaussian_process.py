@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.stats
 
-from jmeta import Batch, learners
-from jmeta.tasks import gaussian_process, kernels
+from jmeta import Batch, evaluation, learners, losses
+from jmeta.tasks import gaussian_process, kernels, regression_protocol
 
+from ..slow import slow
 from .few_shot_tasks import predict
 
 NOISE = 0.3
@@ -89,3 +91,46 @@ def test_ranks_of_targets_are_uniform(float64):
 
     ranks = jax.jit(jax.vmap(rank))(jax.random.split(jax.random.key(0), 500))
     assert scipy.stats.kstest(np.asarray(ranks), "uniform").pvalue > 1e-3
+
+
+def test_the_joint_loss_is_that_of_targets_one_after_another(float64, key):
+    """With padding in support and query; `learners.log_joint` is the other route."""
+    task = gaussian_process(KERNEL, num_shots=(1, 4), num_queries=(1, 4), noise=NOISE, max_points=5)(key)
+    assert not bool(task.support.mask.all() & task.query.mask.all())
+    loss, aux = learners.exact_joint(KERNEL, noise=NOISE, num_nodes=6)({}, task, key)
+    learner = learners.exact_gaussian_process(KERNEL, noise=NOISE, num_nodes=6)
+    joint = learners.log_joint(learner)({}, task.support, task.query, key)
+    np.testing.assert_allclose(loss, -joint / task.query.mask.sum(), rtol=1e-10)
+    assert aux["negative_log_likelihood"] is loss
+
+
+def test_a_protocol_has_the_posteriors_that_can_be_computed():
+    names = {
+        process: list(learners.exact_posteriors(regression_protocol("tnp_rbf", tested_on=process), num_nodes=2))
+        for process in ("tnp_rbf", "tnp_matern52", "tnp_periodic")
+    }
+    exact, of_training = "exact posterior", "exact posterior of the training prior"
+    assert names == {"tnp_rbf": [exact], "tnp_matern52": [exact, of_training], "tnp_periodic": [of_training]}
+    assert not learners.exact_posteriors(regression_protocol("np_mixture"), num_nodes=2)
+
+
+LIMITS = {"tnp_rbf": (1.479, 1.785), "tnp_matern52": (1.071, 1.361)}
+"""Marginal and joint log densities, in nats a target, computed elsewhere; their standard errors are below."""
+
+
+@pytest.mark.parametrize("case", [("tnp_rbf", 96), *slow(("tnp_rbf", 1000), ("tnp_matern52", 1000))])
+def test_the_limits_of_the_protocol_of_transformer_neural_processes(float64, case):
+    """Hyper-parameters integrated out, within two standard errors."""
+    process, num_tasks = case
+    marginal, joint = LIMITS[process]
+    for is_joint, limit, error in ((False, marginal, 0.008), (True, joint, 0.005)):
+        protocol = regression_protocol(process, is_joint=is_joint)
+        exact = learners.exact_posteriors(protocol, num_nodes=8)["exact posterior"]
+        episode_fn = exact if is_joint else evaluation.evaluation_episode(exact, losses.negative_log_likelihood)
+        arguments = ({}, protocol.source.meta_test, jax.random.key(0))
+        result = evaluation.evaluate_episodes(
+            episode_fn, *arguments, protocol=process, num_tasks=num_tasks, tasks_at_once=4
+        )
+        found = result.inductive["negative_log_likelihood"]
+        print(f"{process}, {'joint' if is_joint else 'marginal'}: {found}")
+        assert abs(-found.mean - limit) < 2 * ((found.half_width / 1.96) ** 2 + error**2) ** 0.5
