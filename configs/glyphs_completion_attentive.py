@@ -15,8 +15,9 @@ class Options:
 
     Paper:    Kim et al., "Attentive Neural Processes", 2019, arXiv:1901.05761, section 4.2.
     Command:  jmeta train glyphs_completion_attentive
-    Time:     TIME
-    Expected: EXPECTED
+    Time:     about an hour on a CPU core, validation not counted.
+    Expected: 0.34 nats on new classes with 5 % of the pixels seen, 0.30 with 10 %, 0.27 with 30 % and 0.27 with
+              50 %, after 600 meta-steps.
 
     A loss is in nats a pixel that is not seen. Images are binary, and each is distorted anew. One model is trained for
     2 to 50 % of the pixels. The process has no latent path.

@@ -15,8 +15,9 @@ class Options:
 
     Paper:    Gordon et al., "Convolutional Conditional Neural Processes", 2020, arXiv:1910.13556, section 5.3.
     Command:  jmeta train glyphs_completion_convolutional
-    Time:     TIME
-    Expected: EXPECTED
+    Time:     about an hour on a CPU core, validation not counted.
+    Expected: 0.28 nats on new classes with 5 % of the pixels seen, 0.23 with 10 %, 0.14 with 30 % and 0.11 with
+              50 %, after 2,000 meta-steps.
 
     A loss is in nats a pixel that is not seen. Images are binary, and each is distorted anew. One model is trained for
     2 to 50 % of the pixels.

@@ -15,8 +15,9 @@ class Options:
 
     Paper:    Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning", 2017, arXiv:1703.03400.
     Command:  jmeta train glyphs_completion_maml
-    Time:     TIME
-    Expected: EXPECTED
+    Time:     about an hour on a CPU core, validation not counted.
+    Expected: 0.33 nats on new classes with 5 % of the pixels seen, 0.29 with 10 %, 0.26 with 30 % and 0.26 with
+              50 %, after 400 meta-steps.
 
     A loss is in nats a pixel that is not seen. Images are binary, and each is distorted anew. One model is trained for
     2 to 50 % of the pixels. The

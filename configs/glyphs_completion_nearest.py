@@ -15,8 +15,9 @@ class Options:
 
     Paper:    none: this is the baseline, which knows no shapes.
     Command:  jmeta train glyphs_completion_nearest
-    Time:     TIME
-    Expected: EXPECTED
+    Time:     about 2 minutes on a CPU core, validation not counted.
+    Expected: 0.30 nats on new classes with 5 % of the pixels seen, 0.26 with 10 %, 0.18 with 30 % and 0.16 with
+              50 %.
 
     A loss is in nats a pixel that is not seen. Images are binary, and each is distorted anew. One model is trained for
     2 to 50 % of the pixels. Trained are a length scale, a smoothing and the mean image.

@@ -352,3 +352,16 @@ def test_returns_of_mdps_grow_with_rollouts():
         means = [each["mean"] for each in rows.read(name).facts["evaluations"][0]["by_rollout"]]
         assert means[0] < 11.5
         assert np.diff(means).min() > -0.2
+
+
+def test_completions_of_images_are_compared_with_the_nearest_pixels_task_by_task():
+    nearest, other = (rows.read(f"glyphs_completion_{name}") for name in ("nearest", "convolutional"))
+    header, _, *lines = table._table([nearest, other]).splitlines()
+    cells = [dict(zip(header.split(" | "), line.split(" | "), strict=True)) for line in lines]
+    assert [each["above the nearest pixels"] for each in cells[:4]] == ["0.000 ± 0.000"] * 4
+    for i, each in enumerate(cells[4:]):
+        gap = other.per_task[f"{i} inductive"] - nearest.per_task[f"{i} inductive"]
+        half = 1.96 * gap.std(ddof=1) / np.sqrt(len(gap))
+        assert each["above the nearest pixels"].startswith(f"{gap.mean():.3f} ± {half:.3f}"[:-1])
+        squares = other.facts["evaluations"][i]["squared_error"]
+        assert each["squared error"] == f"{squares['mean']:.4f} ± {squares['half_width']:.4f}"
