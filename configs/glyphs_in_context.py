@@ -18,8 +18,8 @@ class Options:
     Time:     not measured yet.
     Expected: not measured yet.
 
-    The embedding is trained with the transformer. Its norm has the statistics of the support: accuracy left chance after
-    350 meta-steps. With a norm of groups and twice the rate it was still there after 500.
+    The embedding is trained with the transformer. Its norm has the statistics of the support, and accuracy left chance
+    after 350 meta-steps; with a norm of groups and twice the rate it was still there after 500.
     """
 
     num_ways: int = 5
