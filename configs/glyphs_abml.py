@@ -14,8 +14,8 @@ class Options:
 
     Paper:    Ravi, Beatson, "Amortized Bayesian Meta-Learning", 2019, ICLR.
     Command:  jmeta train glyphs_abml
-    Time:     not measured in full.
-    Expected: RESULTS.md has the result of the part that was trained.
+    Time:     not measured yet.
+    Expected: not measured yet.
 
     Network, inner steps and meta-learning rate are those of `glyphs_maml`. The divergence of 30,000 weights from a
     prior outweighs the few examples of a task, so it has a small weight.

@@ -14,8 +14,8 @@ class Options:
 
     Paper:    Kim, Yoon, Dia, Kim, Bengio, Ahn, "Bayesian Model-Agnostic Meta-Learning", 2018, arXiv:1806.03836.
     Command:  jmeta train glyphs_bayesian_maml
-    Time:     not measured in full.
-    Expected: RESULTS.md has the result of the part that was trained.
+    Time:     not measured yet.
+    Expected: not measured yet.
 
     Network, inner steps and meta-learning rate are those of `glyphs_maml`. A step of SVGD divides by the number of
     particles, so the inner rate is larger. Trained on the loss of the mixture for the query, not on the chaser loss of

@@ -15,8 +15,8 @@ class Options:
     Paper:    Patacchiola, Turner, Crowley, O'Boyle, Storkey, "Bayesian Meta-Learning for the Few-Shot Setting via Deep
               Kernels", 2020, arXiv:1910.05199.
     Command:  jmeta train glyphs_deep_kernel
-    Time:     not measured in full.
-    Expected: RESULTS.md has the result of the part that was trained.
+    Time:     not measured yet.
+    Expected: not measured yet.
 
     Differs from the paper: the processes have Pólya-Gamma variables in place of a regression on labels of ±1, and
     training is on the likelihood of the query.

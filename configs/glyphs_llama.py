@@ -15,8 +15,8 @@ class Options:
     Paper:    Grant, Finn, Levine, Darrell, Griffiths, "Recasting Gradient-Based Meta-Learning as Hierarchical Bayes",
               2018, arXiv:1801.08930.
     Command:  jmeta train glyphs_llama
-    Time:     not measured in full.
-    Expected: RESULTS.md has the result of the part that was trained.
+    Time:     not measured yet.
+    Expected: not measured yet.
 
     The curvature is diagonal, since that of convolutions is no Kronecker product. It is a sum over single examples, so
     the norm is that of groups.

@@ -14,8 +14,8 @@ class Options:
 
     Paper:    Finn, Xu, Levine, "Probabilistic Model-Agnostic Meta-Learning", 2018, arXiv:1806.02817.
     Command:  jmeta train glyphs_platipus
-    Time:     not measured in full.
-    Expected: RESULTS.md has the result of the part that was trained.
+    Time:     not measured yet.
+    Expected: not measured yet.
 
     Network, inner steps and meta-learning rate are those of `glyphs_maml`. The paper trains in two stages, first
     without a divergence; here there is one.

@@ -15,8 +15,8 @@ class Options:
     Paper:    Kirsch, Harrison, Sohl-Dickstein, Metz, "General-Purpose In-Context Learning by Meta-Learning
               Transformers", 2022, arXiv:2212.04458.
     Command:  jmeta train omniglot_vinyals_in_context
-    Time:     not measured in full.
-    Expected: RESULTS.md has the result of the part that was trained.
+    Time:     not measured yet.
+    Expected: not measured yet.
 
     As `glyphs_in_context`: the embedding is trained with the transformer, and its norm has the statistics of the
     support.
