@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..bounds import is_real, is_whole
 from ..distributions import Mixture, Normal
 from ..losses import real_examples, without_padding
 from ..tasks.kernels import Kernel
@@ -124,7 +125,7 @@ def evidence(kernel: Kernel, *, noise: float, num_nodes: int = 16) -> Callable[[
 
 def _condition(kernel: Kernel, noise: float, num_nodes: int) -> Callable[[Batch], tuple[Array, Array, Array]]:
     """Build `batch -> (factors, weights, log p(y, node))`, of all nodes."""
-    if not 0 < noise < float("inf") or num_nodes < 1:
+    if not is_real(noise, above=0) or not is_whole(num_nodes):
         raise ValueError(f"noise={noise} and num_nodes={num_nodes}; expected positive numbers")
     nodes, quadrature = _gauss_legendre(kernel.num_drawn, num_nodes)
 
