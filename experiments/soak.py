@@ -33,7 +33,7 @@ from jmeta.runs import console, evaluate, files
 from jmeta.runs.folder import num_cpus
 from jmeta.runs.launch import EXIT_LOST, EXIT_PREEMPTED
 from jmeta.runs.log import read_metrics
-from jmeta.runs.state import init_state
+from jmeta.runs.state import RunState, init_state
 
 from .watching import Level, Sample, children_of, look_at, seconds_of, wait_until_gone
 
@@ -129,7 +129,8 @@ class Soak:
         before = len(self.lives)
         while self._live(seed, disturbed, is_disturbed=True).status:
             pass
-        expected, found = (outcome(folder / f"seed_{seed}") for folder in (whole, disturbed))
+        like = state_of(whole / f"seed_{seed}")
+        expected, found = (outcome(folder / f"seed_{seed}", like) for folder in (whole, disturbed))
         differing = [name for name in expected if expected[name] != found[name]]
         disturbances = [life.done_to_it for life in self.lives[before:] if life.status]
         run = {
@@ -245,18 +246,28 @@ class Soak:
         files.replace_text(self.options.record, json.dumps(content) + "\n")
 
 
-def outcome(folder: pathlib.Path) -> dict[str, Any]:
-    """Return the outcome of a run without times: digests of its state and best parameters, metrics, checkpoints."""
-    recipe, options, best = evaluate.load_run(folder)
-    like = init_state(recipe.build(options), options.training.seed)
-    restored = checkpoints.restore(folder / "checkpoints", like)
+def state_of(folder: pathlib.Path) -> RunState:
+    """Return the state that a run begins with: all states of the run have its shapes."""
+    recipe, options = evaluate.recipe_of(folder, None)
+    return init_state(recipe.build(options), options.training.seed)
+
+
+def outcome(folder: pathlib.Path, like: RunState) -> dict[str, Any]:
+    """Return the outcome of a run without times: digests of its state and best parameters, metrics, checkpoints.
+
+    Args:
+      folder: folder of one seed's run.
+      like: as `state_of` returns it.
+    """
+    restored, best = (checkpoints.restore(folder / "checkpoints", like, best=best) for best in (False, True))
     assert restored is not None
+    assert best is not None
     step, state = restored
     metrics = [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(folder)]
     return {
         "step": step,
         "state": _digest(state._replace(key=jax.random.key_data(state.key))),
-        "best parameters": _digest(best),
+        "best parameters": _digest(best[1].best_meta_params),
         "metrics": metrics,
         "checkpoints": checkpoints.steps(folder / "checkpoints"),
     }

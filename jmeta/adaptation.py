@@ -4,13 +4,13 @@ Optimisation-based learners run one inside `adapt`, and a researcher composes th
 is differentiated is an argument (see `jmeta.adjoints`), not another loop.
 """
 
-import numbers
 from typing import Any
 
 import optax
 
 from . import adjoints
 from .adjoints import Adjoint, InnerLoop, MakeOptimizer, Objective
+from .bounds import is_whole
 from .losses import checked_loss
 from .types import Aux, PyTree, RandomKey
 
@@ -53,7 +53,7 @@ def descend(
       >>> float(params)
       0.75
     """
-    if not isinstance(num_steps, numbers.Integral) or num_steps < 0:
+    if not is_whole(num_steps, least=0):
         raise ValueError(f"num_steps={num_steps}; expected an integer of at least 0 (0 leaves the model unchanged)")
     make_optimizer = optimizer if callable(optimizer) else lambda _: optimizer
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from .bounds import is_whole
 from .distributions import Distribution, Mixture, Normal, is_binary
 from .losses import checked_loss, cross_entropy, masked_mean, negative_log_likelihood, squared_error, without_padding
 from .types import Aux, Batch, LossFn, PyTree
@@ -95,7 +96,7 @@ def reliability(logits: Float[Array, "examples ways"], batch: Batch, *, num_bins
       >>> diagram.counts.tolist(), diagram.correct.tolist()
       ([0.0, 0.0, 0.0, 2.0, 0.0], [0.0, 0.0, 0.0, 1.0, 0.0])
     """
-    if num_bins < 1:
+    if not is_whole(num_bins):
         raise ValueError(f"num_bins={num_bins}; expected at least one bin")
     cross_entropy(logits, batch)  # raises if the labels do not go with the logits
     logits, labels, _ = without_padding(Batch(logits, batch.y, batch.mask))

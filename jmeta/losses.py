@@ -67,7 +67,8 @@ def without_padding(batch: Batch) -> Batch:
     still in the gradient.
 
     Raises:
-      ValueError: at trace time, if the mask is not one bool for each example.
+      ValueError: at trace time, if inputs and targets are not of equally many examples, or the mask is not one bool for
+        each.
 
     Example:
       >>> import jax.numpy as jnp, jmeta
@@ -75,6 +76,7 @@ def without_padding(batch: Batch) -> Batch:
       >>> without_padding(batch).x.tolist(), without_padding(batch).y.tolist()
       ([1.0, 0.0], [2, 0])
     """
+    _check_examples(batch)
     return batch._replace(x=_blank(batch.mask, batch.x), y=_blank(batch.mask, batch.y))
 
 
@@ -88,6 +90,15 @@ def _blank(mask: Any, tree: PyTree) -> PyTree:
         return jnp.where(mask.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, jnp.zeros_like(leaf))
 
     return jax.tree.map(blank, tree)
+
+
+def _check_examples(batch: Batch) -> None:
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves((batch.x, batch.y))]
+    if len({shape[:1] for shape in shapes}) > 1 or () in shapes:
+        raise ValueError(
+            f"a batch has arrays of shapes {', '.join(map(str, shapes))} as x and y; pass arrays with the examples on "
+            "their first axis, as many targets as inputs"
+        )
 
 
 def _check_mask(mask: Any, expected: tuple[int, ...]) -> None:

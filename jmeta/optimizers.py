@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.extend.core import Literal
 
+from .bounds import is_real
 from .types import PyTree
 
 __all__ = ["safe_at_zero", "learned_rates", "learned_curvature", "identity_curvature"]
@@ -45,7 +46,7 @@ def safe_at_zero(
       >>> float(gradient(0.5, optax.adam(0.1))), float(gradient(0.5, safe_at_zero(optax.adam(0.1))))
       (nan, 1.0)
     """
-    if not smallest > 0:
+    if not is_real(smallest, above=0):
         raise ValueError(f"smallest={smallest}; expected a positive number")
     optimizer = optax.with_extra_args_support(optimizer)
 

@@ -406,3 +406,14 @@ def test_a_part_of_a_damaged_checkpoint_is_that_of_the_one_before(tmp_path):
     with pytest.warns(RuntimeWarning, match="is damaged and is passed over"):
         step, part = checkpoints.restore_part(tmp_path, {"w": jnp.zeros(3)})
     assert (step, part["w"].tolist()) == (1, [1, 1, 1])
+
+
+def test_a_score_that_was_damaged_costs_the_best_nothing(tmp_path):
+    """A manifest whose digest is wrong says nothing, else the next save would delete the best in its favour."""
+    for step, score in [(1, 0.1), (2, 0.5)]:
+        checkpoints.save(tmp_path, step, jnp.array(step), score=score)
+    manifest = tmp_path / "step_00000001" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"score": 0.1', '"score": 0.9'))
+    checkpoints.save(tmp_path, 3, jnp.array(3), score=0.2, keep_last=1)
+    assert checkpoints.steps(tmp_path) == [2, 3]
+    assert checkpoints.restore(tmp_path, jnp.array(0), best=True)[0] == 2

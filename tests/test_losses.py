@@ -126,3 +126,9 @@ def test_a_label_out_of_range_makes_the_loss_not_a_number(label):
         loss, aux = loss_fn(jnp.array([[1.0, 0.0, 0.0], [0.0, 0.0, 2.0]]), batch)
         assert np.isnan(loss)
         assert float(aux["accuracy"]) == 0.5
+
+
+@pytest.mark.parametrize("y", [jnp.zeros(3), jnp.zeros(())])
+def test_a_batch_of_other_numbers_of_inputs_and_targets_is_refused(y):
+    with pytest.raises(ValueError, match=r"arrays of shapes \(2, 1\), .* as many targets as inputs"):
+        losses.without_padding(Batch(jnp.zeros((2, 1)), y))

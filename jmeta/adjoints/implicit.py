@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 from jax.scipy.sparse.linalg import cg
 
+from ..bounds import is_real, is_whole
 from ..types import Aux, PyTree, RandomKey
 from .inner_loop import Adjoint, InnerLoop, MakeOptimizer, Objective, inner_gradient, scanned_loop
 from .perturbed import Partition, as_values, is_zero, partition
@@ -44,8 +45,8 @@ def conjugate_gradient(*, num_steps: int = 20, damping: float = 0.0) -> Solver:
     Raises:
       ValueError: if a number is out of its range.
     """
-    _check_positive(num_steps=num_steps)
-    if damping < 0:
+    _check_num_steps(num_steps)
+    if not is_real(damping, least=0):
         raise ValueError(f"damping={damping}; expected at least 0")
 
     def solve(matvec: MatVec, right_hand_side: PyTree) -> PyTree:
@@ -68,7 +69,8 @@ def neumann_series(*, num_steps: int = 20, step_size: float) -> Solver:
     Raises:
       ValueError: if a number is not positive.
     """
-    _check_positive(num_steps=num_steps, step_size=step_size)
+    _check_num_steps(num_steps)
+    _check_positive(step_size=step_size)
 
     def solve(matvec: MatVec, right_hand_side: PyTree) -> PyTree:
         def add_term(_: Any, solution: PyTree) -> PyTree:
@@ -258,7 +260,12 @@ def _certificate(
     }
 
 
+def _check_num_steps(num_steps: int) -> None:
+    if not is_whole(num_steps):
+        raise ValueError(f"num_steps={num_steps}; expected an integer of at least 1")
+
+
 def _check_positive(**numbers: float | int) -> None:
     for name, number in numbers.items():
-        if not number > 0:
+        if not is_real(number, above=0):
             raise ValueError(f"{name}={number}; expected a positive number")

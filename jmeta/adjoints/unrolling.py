@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from ..bounds import is_whole
 from .inner_loop import (
     Adjoint,
     InnerLoop,
@@ -91,7 +92,7 @@ def truncated(num_steps: int) -> Adjoint:
       Shaban, Cheng, Hatch, Boots, "Truncated Back-propagation for Bilevel Optimization", 2019, arXiv:1810.10667,
       section 3. Differs from the paper, which cuts earlier steps off: there the gradient of an initialisation is 0.
     """
-    if num_steps < 0:
+    if not is_whole(num_steps, least=0):
         raise ValueError(f"num_steps={num_steps}; expected the number of last steps, at least 0")
     num_exact = num_steps
 
@@ -136,8 +137,7 @@ def rematerialized(policy: Any = None, *, block_size: int | str = 1) -> Adjoint:
 
 def check_block_size(block_size: int | str) -> None:
     """Raise `ValueError` unless it is a positive number or `"sqrt"`."""
-    is_number = isinstance(block_size, int) and not isinstance(block_size, bool) and block_size > 0
-    if block_size != "sqrt" and not is_number:
+    if block_size != "sqrt" and not is_whole(block_size):
         raise ValueError(f"block_size={block_size!r}; expected a positive number of steps, or 'sqrt'")
 
 

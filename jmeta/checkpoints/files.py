@@ -165,12 +165,12 @@ def prune(folder: pathlib.Path, keep_last: int, newest: int) -> None:
 
 
 def best_step(folder: pathlib.Path, up_to: int | None = None) -> int | None:
-    """Return the first step with the highest score, from the manifests alone."""
+    """Return the first step with the highest score, from the manifests alone, each of which has a digest of its own."""
     scores = {}
     for step in steps(folder):
         if up_to is None or step <= up_to:
             with contextlib.suppress(DamagedCheckpointError):
-                score = _load(folder / step_name(step)).get("score")
+                score = _undamaged(_load(folder / step_name(step))).get("score")
                 if _is_score(score) and score is not None:
                     scores[step] = score
     return max(scores, key=lambda step: (scores[step], -step)) if scores else None
@@ -212,12 +212,7 @@ def read_manifest(path: pathlib.Path, name: str | None = None) -> dict[str, Any]
       ValueError: if it is of another format.
       DamagedCheckpointError: if it is anything else.
     """
-    manifest = _load(path)
-    stated = manifest.pop("sha256", None)
-    with _readable(MANIFEST):
-        found = guarded.digest(manifest)
-    if stated != found:
-        raise DamagedCheckpointError(f"its {MANIFEST} does not have the SHA-256 that it states")
+    manifest = _undamaged(_load(path))
     if manifest.get("format", 1) != FORMAT:
         raise ValueError(
             f"{path} is of format {manifest.get('format', 1)!r}, and this version of jmeta reads format {FORMAT}; "
@@ -250,6 +245,16 @@ def _load(path: pathlib.Path) -> dict[str, Any]:
             return guarded.read_json(path / MANIFEST)
         except (FileNotFoundError, NotADirectoryError):
             raise DamagedCheckpointError(f"its {MANIFEST} is missing") from None
+
+
+def _undamaged(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest without its digest, which must be right."""
+    stated = manifest.pop("sha256", None)
+    with _readable(MANIFEST):
+        found = guarded.digest(manifest)
+    if stated != found:
+        raise DamagedCheckpointError(f"its {MANIFEST} does not have the SHA-256 that it states")
+    return manifest
 
 
 @contextlib.contextmanager

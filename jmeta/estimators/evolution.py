@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
+from ..bounds import is_real, is_whole
 from ..types import Aux, EpisodeFn, GradFn, PyTree, RandomKey
 
 __all__ = ["evolution_strategies", "check_pairs"]
@@ -45,9 +46,9 @@ def evolution_strategies(
     Reference:
       Salimans et al., 2017, arXiv:1703.03864, section 2 and 2.1.
     """
-    at_once = num_pairs if pairs_at_once is None else pairs_at_once
     check_pairs(num_pairs, sigma)
-    if at_once < 1 or num_pairs % at_once:
+    at_once = num_pairs if pairs_at_once is None else pairs_at_once
+    if not is_whole(at_once) or num_pairs % at_once:
         raise ValueError(f"pairs_at_once={pairs_at_once}; expected a positive divisor of num_pairs={num_pairs}")
 
     def grad_fn(meta_params: PyTree, task: PyTree, key: RandomKey) -> tuple[tuple[Array, Aux], PyTree]:
@@ -78,5 +79,5 @@ def evolution_strategies(
 
 def check_pairs(num_pairs: int, sigma: float) -> None:
     """Raise `ValueError` unless both are positive."""
-    if num_pairs < 1 or not sigma > 0:
+    if not is_whole(num_pairs) or not is_real(sigma, above=0):
         raise ValueError(f"num_pairs={num_pairs} and sigma={sigma}; expected positive numbers")

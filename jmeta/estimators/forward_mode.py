@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from ..bounds import is_whole
 from ..types import Aux, EpisodeFn, GradFn, PyTree, RandomKey
 
 __all__ = ["forward_mode"]
@@ -40,7 +41,7 @@ def forward_mode(episode_fn: EpisodeFn, *, directions_at_once: int | None = None
       >>> float(loss), float(gradient)
       (4.0, 4.0)
     """
-    if directions_at_once is not None and directions_at_once < 1:
+    if directions_at_once is not None and not is_whole(directions_at_once):
         raise ValueError(f"directions_at_once={directions_at_once}; expected at least 1")
 
     def grad_fn(meta_params: PyTree, task: PyTree, key: RandomKey) -> tuple[tuple[jax.Array, Aux], PyTree]:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
+from ..bounds import is_whole
 from ..types import Aux, PyTree, RandomKey
 from .evolution import check_pairs
 
@@ -95,7 +96,7 @@ def persistent_evolution_strategies(
       Vicol, Metz, Sohl-Dickstein, 2021, arXiv:2112.13835, algorithm 2.
     """
     check_pairs(num_pairs, sigma)
-    if num_unrolls < 1:
+    if not is_whole(num_unrolls):
         raise ValueError(f"num_unrolls={num_unrolls}; an inner loop has at least one unroll")
 
     def init(meta_params: PyTree, task: PyTree, key: RandomKey) -> ParticlesState:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..bounds import is_whole
 from ..types import Aux, EpisodeFn, GradFn, PyTree, RandomKey
 
 __all__ = ["magic_box", "score_function"]
@@ -66,7 +67,7 @@ def score_function(episode_fn: EpisodeFn, *, num_samples: int = 1) -> GradFn:
       Foerster et al., "DiCE", 2018, arXiv:1802.05098; the baseline is that of Kool, van Hoof, Welling, "Buy 4 REINFORCE
       Samples, Get a Baseline for Free!", 2019.
     """
-    if num_samples < 1:
+    if not is_whole(num_samples):
         raise ValueError(f"num_samples={num_samples}; expected at least 1")
 
     def surrogate(meta_params: PyTree, task: PyTree, key: RandomKey) -> tuple[Array, tuple[Array, Aux]]:

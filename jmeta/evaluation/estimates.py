@@ -110,7 +110,8 @@ def proportion_interval(
 
     mean, variance, tail = values.mean(), values.var(ddof=1) / values.size, (1 - level) / 2
     answers = mean * (1 - mean) / variance if variance > 0 else float(values.size)
-    answers *= (ndtri(1 - tail) / _student_t(values.size, level)) ** 2
+    students = _student_t(values.size, level)
+    answers *= (ndtri(1 - tail) / students) ** 2 if students > 0 else 1.0  # both are 0 at the smallest levels
     right, wrong = answers * mean, answers * (1 - mean)
     low = betaincinv(right, wrong + 1, tail) if right > 0 else 0.0
     high = betaincinv(right + 1, wrong, 1 - tail) if wrong > 0 else 1.0

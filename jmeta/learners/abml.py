@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 from .. import adjoints
 from ..adaptation import descend
 from ..adjoints import Adjoint
+from ..bounds import is_real, is_whole
 from ..losses import checked_loss, num_real
 from ..models import but_statistics
 from ..params import merge, partition
@@ -199,7 +200,7 @@ def negative_elbo(
       (0.9189, 0.0)
     """
     _check_samples(num_samples=num_samples)
-    if not 0 <= kl_weight < math.inf:
+    if not is_real(kl_weight, least=0):
         raise ValueError(f"kl_weight={kl_weight}; expected a number of at least 0")
     loss_on_batch = support_loss(model, likelihood(loss_fn))
 
@@ -243,14 +244,14 @@ def _log_hyperprior(prior: NormalParams, shape: float, rate: float) -> Float[Arr
 
 def _check_samples(**numbers: int) -> None:
     for name, number in numbers.items():
-        if number < 1:
+        if not is_whole(number):
             raise ValueError(f"{name}={number}; expected at least one network")
 
 
 def _check_numbers(initial_scale: float, hyperprior_weight: float, precision_prior: tuple[float, float]) -> None:
-    if not 0 < initial_scale < math.inf:
+    if not is_real(initial_scale, above=0):
         raise ValueError(f"initial_scale={initial_scale}; expected a positive standard deviation")
-    if not 0 <= hyperprior_weight < math.inf:
+    if not is_real(hyperprior_weight, least=0):
         raise ValueError(f"hyperprior_weight={hyperprior_weight}; expected a number of at least 0")
-    if len(precision_prior) != 2 or not all(0 < number < math.inf for number in precision_prior):
+    if len(precision_prior) != 2 or not all(is_real(number, above=0) for number in precision_prior):
         raise ValueError(f"precision_prior={precision_prior}; expected a positive shape and a positive rate")

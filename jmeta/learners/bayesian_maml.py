@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 from .. import adjoints
 from ..adaptation import descend
 from ..adjoints import Adjoint, InnerLoop
+from ..bounds import is_real, is_whole
 from ..losses import checked_loss, num_real, real_examples
 from ..models import but_statistics
 from ..params import merge, partition
@@ -159,6 +160,9 @@ def svgd(*, temperature: float | Array = 1.0) -> optax.GradientTransformation:
     Returns:
       A transformation of trees whose leaves have the particles on their first axis. Its `update` needs the parameters.
 
+    Raises:
+      ValueError: if `temperature` is a number that is not positive.
+
     Example:
       >>> import jax.numpy as jnp, optax
       >>> move = optax.chain(svgd(), optax.sgd(0.5))
@@ -171,6 +175,8 @@ def svgd(*, temperature: float | Array = 1.0) -> optax.GradientTransformation:
       Liu and Wang, "Stein Variational Gradient Descent: A General Purpose Bayesian Inference Algorithm", 2016,
       arXiv:1608.04471, algorithm 1, eq. 8.
     """
+    if not is_real(temperature, above=0):
+        raise ValueError(f"temperature={temperature}; expected a positive number")
 
     def directions(grads: PyTree, particles: PyTree) -> PyTree:
         num_particles = jax.tree.leaves(particles)[0].shape[0]
@@ -191,14 +197,14 @@ def svgd(*, temperature: float | Array = 1.0) -> optax.GradientTransformation:
 
 
 def _check_numbers(num_particles: int, num_leader_steps: int | None, prior_precision: float) -> None:
-    if num_particles < 1:
+    if not is_whole(num_particles):
         raise ValueError(f"num_particles={num_particles}; expected at least one particle")
-    if num_leader_steps is not None and num_leader_steps < 1:
+    if num_leader_steps is not None and not is_whole(num_leader_steps):
         raise ValueError(
             f"num_leader_steps={num_leader_steps}; expected at least 1, or the leader is the chaser itself and nothing "
             "is learned; pass None to train on the query loss"
         )
-    if not 0 <= prior_precision < float("inf"):
+    if not is_real(prior_precision, least=0):
         raise ValueError(f"prior_precision={prior_precision}; expected at least 0, where 0 is a flat prior")
 
 

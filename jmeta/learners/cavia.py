@@ -20,6 +20,8 @@ from jaxtyping import Array, Float, Shaped
 from .. import adjoints
 from ..adaptation import descend
 from ..adjoints import Adjoint
+from ..bounds import is_whole
+from ..models.inputs import check_array
 from ..support import support_loss, with_support_statistics
 from ..types import Aux, Batch, Learner, LossFn, Model, PyTree, RandomKey, Task
 
@@ -65,7 +67,7 @@ def cavia(
       Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson, "Fast Context Adaptation via Meta-Learning", 2019,
       arXiv:1810.03642, eq. 3-5.
     """
-    if num_context < 1:
+    if not is_whole(num_context):
         raise ValueError(f"num_context={num_context}; a context to adapt has at least one number")
     loss_on_support = support_loss(model, loss_fn)
 
@@ -94,11 +96,13 @@ def cavia(
         return model.apply(params, _append(x, adapted.context), key)
 
     def _no_context(x: Shaped[Array, "examples ..."]) -> Float[Array, " num_context"]:
+        check_array(x)
         return jnp.zeros(num_context, x.dtype)
 
     return Learner(init, adapt, predict)
 
 
 def _append(x: Shaped[Array, "examples ..."], context: Shaped[Array, " num_context"]) -> Shaped[Array, "examples ..."]:
+    check_array(x)
     tiled = jnp.broadcast_to(jax.lax.expand_dims(context, tuple(range(x.ndim - 1))), (*x.shape[:-1], context.shape[0]))
     return jnp.concatenate([x, tiled], axis=-1)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
+from ..bounds import is_whole
 from ..support import apply_to_support
 from ..types import Batch, Model, PyTree, RandomKey
 
@@ -17,7 +18,7 @@ __all__ = ["check_num_ways", "embed_support", "embed", "one_hot_labels", "class_
 
 def check_num_ways(num_ways: int) -> None:
     """Raise `ValueError` if `num_ways` is not positive."""
-    if num_ways < 1:
+    if not is_whole(num_ways):
         raise ValueError(f"num_ways={num_ways}; expected the number of classes of a task, at least 1")
 
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..bounds import is_real
 from ..losses import real_examples
 from ..tasks.class_arrays import check_positive
 from ..types import Batch, Learner, Model, PyTree, RandomKey, Task
@@ -69,7 +70,7 @@ def convolutional_neural_process(
     """
     check_no_statistics(network=network, decoder=decoder)
     check_positive({"num_grid": num_grid})
-    if num_grid < 2 or not -math.inf < inputs[0] < inputs[1] < math.inf:
+    if num_grid < 2 or not (is_real(inputs[0]) and is_real(inputs[1], above=inputs[0])):
         raise ValueError(f"inputs={inputs} and num_grid={num_grid}; expected (lowest, highest) and at least 2 points")
     log_step = math.log((inputs[1] - inputs[0]) / (num_grid - 1))
 

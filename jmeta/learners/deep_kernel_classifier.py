@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..bounds import is_whole
 from ..tasks import kernels
 from ..tasks.kernels import Kernel
 from ..types import Batch, Learner, Model, PyTree, RandomKey, Task
@@ -111,7 +112,9 @@ def deep_kernel_classifier(
     """
     check_num_ways(num_ways)
     initial = {"length_scale": initial_length_scale, "scale": initial_scale}
-    deep_kernels.check_positive(num_steps=num_steps, **{f"initial_{name}": number for name, number in initial.items()})
+    if not is_whole(num_steps):
+        raise ValueError(f"num_steps={num_steps}; expected an integer of at least 1")
+    deep_kernels.check_positive(**{f"initial_{name}": number for name, number in initial.items()})
     covariance = deep_kernels.deep_kernel(kernel, 0.0)
 
     def init(key: RandomKey, task: Task) -> PyTree:

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..bounds import is_real
 from ..distributions import Normal
 from ..losses import real_examples, without_padding
 from ..tasks.kernels import Kernel
@@ -106,7 +107,7 @@ class ConditionedKernel(NamedTuple):
 def check_positive(**numbers: float | int) -> None:
     """Raise `ValueError` unless every number is positive and finite."""
     for name, number in numbers.items():
-        if not 0 < number < float("inf"):
+        if not is_real(number, above=0):
             raise ValueError(f"{name}={number}; expected a positive number")
 
 
@@ -121,7 +122,7 @@ def deep_kernel(base: Kernel, jitter: float) -> DeepKernel:
             f"the kernel draws {base.num_drawn} hyper-parameters for every task; pass numbers, not ranges, such as "
             "kernels.matern52(length_scale=1.0): its scales are learned, or adapted"
         )
-    if not 0 <= jitter < float("inf"):
+    if not is_real(jitter, least=0):
         raise ValueError(f"jitter={jitter}; expected a number of at least 0, such as 1e-4")
     return DeepKernel(base, jitter)
 

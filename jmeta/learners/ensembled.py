@@ -13,6 +13,7 @@ of adaptation alone, since they share their meta-parameters.
 
 import jax
 
+from ..bounds import is_whole
 from ..distributions import mix
 from ..episodes import episode as episode_of
 from ..types import Aux, Batch, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
@@ -53,7 +54,7 @@ def ensembled(learner: Learner, *, num_samples: int) -> Learner:
       Lakshminarayanan, Pritzel, Blundell, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles",
       2017, arXiv:1612.01474, section 2.4.
     """
-    if num_samples < 1:
+    if not is_whole(num_samples):
         raise ValueError(f"num_samples={num_samples}; expected the number of adapted states, at least 1")
 
     def adapt(meta_params: PyTree, support: Batch, key: RandomKey) -> PyTree:
@@ -99,7 +100,7 @@ def deep_ensemble(learner: Learner, *, num_members: int) -> Learner:
       Lakshminarayanan, Pritzel, Blundell, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles",
       2017, arXiv:1612.01474, section 2.4.
     """
-    if num_members < 1:
+    if not is_whole(num_members):
         raise ValueError(f"num_members={num_members}; expected the number of members, at least 1")
 
     def init(key: RandomKey, task: Task) -> PyTree:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..bounds import is_real, is_whole
 from ..distributions import Mixture, Normal
 from ..losses import num_real, real_examples, without_padding
 from ..tasks.kernels import Kernel
@@ -185,7 +186,7 @@ def exact_posteriors(protocol: RegressionProtocol, *, num_nodes: int) -> dict[st
 
 def _condition(kernel: Kernel, noise: float, num_nodes: int) -> Callable[[Batch], tuple[Array, Array, Array]]:
     """Build `batch -> (factors, weights, log p(y, node))`, of all nodes."""
-    if not 0 < noise < float("inf") or num_nodes < 1:
+    if not is_real(noise, above=0) or not is_whole(num_nodes):
         raise ValueError(f"noise={noise} and num_nodes={num_nodes}; expected positive numbers")
     nodes, quadrature = _gauss_legendre(kernel.num_drawn, num_nodes)
 

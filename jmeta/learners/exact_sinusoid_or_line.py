@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..bounds import is_real, is_whole
 from ..distributions import Mixture, Normal
 from ..losses import without_padding
 from ..tasks.sinusoid_or_line import LINES, SINUSOIDS
@@ -70,7 +71,7 @@ def exact_sinusoid_or_line(*, noise: float = 0.3, num_nodes: int = 32) -> Learne
     Reference:
       The tasks are those of Finn, Xu, Levine, "Probabilistic Model-Agnostic Meta-Learning", 2018, arXiv:1806.02817.
     """
-    if not 0 < noise < float("inf") or num_nodes < 1:
+    if not is_real(noise, above=0) or not is_whole(num_nodes):
         raise ValueError(f"noise={noise} and num_nodes={num_nodes}; expected positive numbers")
     points, weights = np.polynomial.legendre.leggauss(num_nodes)
 

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Shaped
 
 from .. import adjoints
 from ..adaptation import descend
+from ..bounds import is_real, is_whole
 from ..losses import checked_loss, cross_entropy
 from ..models import but_statistics
 from ..params import merge, partition
@@ -155,9 +156,9 @@ def fine_tune(
 def _make_head(head: str, num_outputs: int, scale: float) -> Model:
     if head not in _HEADS:
         raise ValueError(f"head={head!r}; expected one of {', '.join(map(repr, _HEADS))}")
-    if num_outputs < 1:
+    if not is_whole(num_outputs):
         raise ValueError(f"num_classes={num_outputs}; expected the number of classes to pre-train on, at least 1")
-    if not scale > 0:
+    if not is_real(scale, above=0):
         raise ValueError(f"scale={scale}; expected a positive number, such as 10")
     return _linear_head(num_outputs) if head == "linear" else _cosine_head(num_outputs, scale)
 

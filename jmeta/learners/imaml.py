@@ -19,6 +19,7 @@ import optax
 from .. import adjoints
 from ..adaptation import descend
 from ..adjoints import Adjoint
+from ..bounds import is_real
 from ..losses import checked_loss
 from ..models import but_statistics
 from ..params import merge, partition
@@ -109,7 +110,7 @@ def _adaptation(
     adjoint: Adjoint,
     is_adapted: Callable[[str], bool],
 ) -> Callable[[PyTree, Batch, RandomKey], tuple[PyTree, Aux]]:
-    if not regularization > 0:
+    if not is_real(regularization, above=0):
         raise ValueError(f"regularization={regularization}; expected a positive weight of the tie to the start")
     loss_on_support = support_loss(model, loss_fn)
 

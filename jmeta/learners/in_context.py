@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .. import distributions
+from ..bounds import is_whole
 from ..losses import real_examples
 from ..models.dense import dense, init_dense
 from ..models.set_transformer import SetMemory, SetTransformer
@@ -95,7 +96,7 @@ def in_context(
       >>> logits.shape, bool((logits[:, 3:] == -jax.numpy.inf).all())
       ((12, 10), True)
     """
-    if max_ways < 1 or num_assignments < 1:
+    if not is_whole(max_ways) or not is_whole(num_assignments):
         raise ValueError(f"max_ways={max_ways} and num_assignments={num_assignments}; expected at least 1 of each")
     if labels not in ("learned", "equiangular"):
         raise ValueError(f"labels={labels!r}; expected 'learned' or 'equiangular'")

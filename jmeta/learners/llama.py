@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from .. import adjoints
 from ..adjoints import Adjoint
+from ..bounds import is_real, is_whole
 from ..distributions import Normal
 from ..losses import checked_loss, real_examples, without_padding
 from ..models import but_statistics
@@ -172,9 +173,9 @@ def llama(
     Reference:
       Grant et al., 2018, arXiv:1801.08930, algorithm 2, subroutine 4.
     """
-    if not 0 <= log_det_weight < float("inf"):
+    if not is_real(log_det_weight, least=0):
         raise ValueError(f"log_det_weight={log_det_weight}; expected at least 0, where 0 is MAML")
-    if num_samples is not None and num_samples < 1:
+    if num_samples is not None and not is_whole(num_samples):
         raise ValueError(f"num_samples={num_samples}; expected at least 1, or None to predict with the point estimate")
     point = maml(model, loss_fn, inner_optimizer, num_steps=num_steps, adjoint=adjoint, is_adapted=is_adapted)
     precision_of = laplace_precision(model, curvature=curvature, prior_precision=prior_precision, is_adapted=is_adapted)
@@ -238,7 +239,7 @@ def laplace_precision(
       >>> precision.values["params"]["head"]["bias"].tolist()  # three examples of precision 4, and the prior
       [13.0]
     """
-    if not 0 < prior_precision < float("inf"):
+    if not is_real(prior_precision, above=0):
         raise ValueError(f"prior_precision={prior_precision}; expected a positive number, or Λ may have no inverse")
     if curvature not in ("diagonal", "kronecker"):
         raise ValueError(f"curvature={curvature!r}; expected 'diagonal' or 'kronecker'")

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from .. import adjoints
 from ..adaptation import descend
 from ..adjoints import Adjoint
+from ..bounds import is_real, is_whole
 from ..losses import checked_loss
 from ..models import is_norm, is_statistic
 from ..params import merge, partition
@@ -87,8 +88,8 @@ def maml_plus_plus(
       The `aux` of its training episode is that of the last step.
 
     Raises:
-      ValueError: if `num_steps` is negative or `annealed_until` is not positive; from its `episode`, if `num_steps` is
-        0, and at trace time if tasks have no `progress`; at trace time if no parameter is adapted.
+      ValueError: if `num_steps` is negative, or `initial_lr` or `annealed_until` is not positive; from its `episode`,
+        if `num_steps` is 0, and at trace time if tasks have no `progress`; at trace time if no parameter is adapted.
 
     Example:
       >>> import jax, jmeta, jax.numpy as jnp
@@ -102,8 +103,11 @@ def maml_plus_plus(
     Reference:
       Antoniou, Edwards, Storkey, "How to train your MAML", 2019, arXiv:1810.09502, section 4.
     """
-    if not annealed_until > 0:
-        raise ValueError(f"annealed_until={annealed_until}; expected a positive share of training, such as 0.1")
+    if not is_whole(num_steps, least=0):
+        raise ValueError(f"num_steps={num_steps}; expected an integer of at least 0 (0 leaves the model unchanged)")
+    if not is_real(initial_lr, above=0):
+        raise ValueError(f"initial_lr={initial_lr}; expected a positive rate, such as 0.1")
+    _check_annealed_until(annealed_until)
     steps = _inner_steps(model, loss_fn, adjoint, is_adapted)
 
     def init(key: RandomKey, task: Task) -> PyTree:
@@ -196,6 +200,16 @@ def per_step_norms(params: PyTree, *, num_steps: int) -> tuple[PyTree, PyTree]:
     return shared, jax.tree.map(lambda leaf: jnp.repeat(leaf[None], max(num_steps, 1), 0), norms)
 
 
+def _check_annealed_until(annealed_until: float) -> None:
+    if not is_real(annealed_until, above=0):
+        raise ValueError(f"annealed_until={annealed_until}; expected a positive share of training, such as 0.1")
+
+
+def _check_has_steps(num_steps: int) -> None:
+    if not is_whole(num_steps):
+        raise ValueError(f"num_steps={num_steps}; the multi-step loss needs at least one inner step")
+
+
 def at_step(stacked: PyTree, step: Int[Array, ""] | int) -> PyTree:
     """Take the rows of one step from a tree whose leaves have the steps on their first axis; the last row repeats.
 
@@ -230,8 +244,8 @@ def multi_step_loss(
       the last step.
 
     Raises:
-      ValueError: from the returned function, if `num_steps` is less than 1, and at trace time if tasks have no
-        `progress`.
+      ValueError: if `annealed_until` is not positive; from the returned function, if `num_steps` is less than 1, and at
+        trace time if tasks have no `progress`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jmeta
@@ -251,10 +265,10 @@ def multi_step_loss(
       Antoniou, Edwards, Storkey, "How to train your MAML", 2019, arXiv:1810.09502, section 4, "multi-step loss
       optimization".
     """
+    _check_annealed_until(annealed_until)
 
     def episode(loss_fn: LossFn) -> EpisodeFn:
-        if num_steps < 1:
-            raise ValueError(f"num_steps={num_steps}; the multi-step loss needs at least one inner step")
+        _check_has_steps(num_steps)
 
         def episode_fn(meta_params: PyTree, task: Task, key: RandomKey) -> tuple[Array, Aux]:
             if task.progress is None:
@@ -294,6 +308,9 @@ def multi_step_weights(
       num_steps: N, at least 1.
       annealed_until: fraction of training after which only the last step counts, above 0.
 
+    Raises:
+      ValueError: if `num_steps` or `annealed_until` is not positive.
+
     Example:
       >>> import jax.numpy as jnp
       >>> multi_step_weights(jnp.array(0.05), num_steps=2, annealed_until=0.1).tolist()
@@ -303,6 +320,8 @@ def multi_step_weights(
       Antoniou, Edwards, Storkey, "How to train your MAML", 2019, arXiv:1810.09502, section 4; its code,
       github.com/AntreasAntoniou/HowToTrainYourMAMLPytorch, `get_per_step_loss_importance_vector`.
     """
+    _check_has_steps(num_steps)
+    _check_annealed_until(annealed_until)
     share = progress / annealed_until
     of_others = jnp.where(share < 1, jnp.maximum(1 - share, 0.03), 0.0) / num_steps
     return jnp.full(num_steps, of_others).at[-1].set(1 - (num_steps - 1) * of_others)

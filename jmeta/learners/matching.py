@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from ..bounds import is_real, is_whole
 from ..types import Batch, Learner, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, directions, embed, embed_support, exclude_absent, one_hot_labels
 
@@ -89,9 +90,9 @@ def matching(
       arXiv:1606.04080, eq. 1-6, appendix A.
     """
     check_num_ways(num_ways)
-    if num_process_steps < 1:
+    if not is_whole(num_process_steps):
         raise ValueError(f"num_process_steps={num_process_steps}; expected at least 1 (full_context=False has none)")
-    if not initial_scale > 0:
+    if not is_real(initial_scale, above=0):
         raise ValueError(f"initial_scale={initial_scale}; expected a positive number, such as 10")
 
     def init(key: RandomKey, task: Task) -> PyTree:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from .. import adjoints
 from ..adaptation import descend
 from ..adjoints import Adjoint
+from ..bounds import is_real
 from ..models import but_statistics
 from ..optimizers import learned_rates
 from ..params import merge, partition
@@ -52,7 +53,7 @@ def meta_sgd(
       parameters that are not adapted), whose adapted state is parameters of `model`.
 
     Raises:
-      ValueError: if `num_steps` is negative; at trace time if no parameter is adapted.
+      ValueError: if `num_steps` is negative, or `initial_lr` not positive; at trace time if no parameter is adapted.
 
     Example:
       >>> from jmeta import learners, losses, models
@@ -61,6 +62,8 @@ def meta_sgd(
     Reference:
       Li, Zhou, Chen, Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017, arXiv:1707.09835, eq. 1.
     """
+    if not is_real(initial_lr, above=0):
+        raise ValueError(f"initial_lr={initial_lr}; expected a positive rate, such as 0.01")
     loss_on_support = support_loss(model, loss_fn)
 
     def objective(params: PyTree, context: _Context, step: Any, key: RandomKey) -> tuple[Any, Aux]:

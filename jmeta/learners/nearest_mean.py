@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..models.inputs import check_array
 from ..types import Batch, Learner, PyTree, RandomKey, Task
 from .comparison import check_num_ways, class_means, exclude_absent, one_hot_labels
 
@@ -70,12 +71,19 @@ def nearest_mean(*, num_ways: int) -> Learner:
         meta_params: PyTree, adapted: ClassMeans, x: PyTree, key: RandomKey | None
     ) -> Float[Array, "examples ways"]:
         del meta_params, key
-        differences = _flatten(x)[:, None, :] - adapted.means[None, :, :]
+        pixels = _flatten(x)
+        if pixels.shape[1] != adapted.means.shape[1]:
+            raise ValueError(
+                f"inputs have {pixels.shape[1]} numbers, but those of the support have {adapted.means.shape[1]}; pass "
+                "inputs of one shape"
+            )
+        differences = pixels[:, None, :] - adapted.means[None, :, :]
         return exclude_absent(-jnp.square(differences).sum(-1), adapted.counts)
 
     return Learner(init, adapt, predict)
 
 
 def _flatten(x: PyTree) -> Float[Array, "examples pixels"]:
+    check_array(x)
     x = jnp.asarray(x)
     return x.reshape(x.shape[0], math.prod(x.shape[1:])).astype(jnp.promote_types(x.dtype, jnp.float32))

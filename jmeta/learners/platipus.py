@@ -11,7 +11,6 @@ logarithms, so the rates cannot become negative; q sees the query alone, as in a
 gradient on the support; losses are averages over examples, so the divergence is divided by the number of queries.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ import optax
 from .. import adjoints
 from ..adaptation import descend
 from ..adjoints import Adjoint
+from ..bounds import is_real, is_whole
 from ..losses import checked_loss, num_real
 from ..models import but_statistics
 from ..optimizers import learned_rates
@@ -152,12 +152,12 @@ def _objective(model: Model, loss_fn: LossFn) -> adjoints.Objective:
 
 
 def _check(num_samples: int, initial_scale: float, initial_lr: float, kl_weight: float) -> None:
-    if num_samples < 1:
+    if not is_whole(num_samples):
         raise ValueError(f"num_samples={num_samples}; expected at least one network to predict with")
-    if not (0 < initial_scale < math.inf and 0 < initial_lr < math.inf):
+    if not (is_real(initial_scale, above=0) and is_real(initial_lr, above=0)):
         raise ValueError(
             f"initial_scale={initial_scale} and initial_lr={initial_lr}; expected positive numbers, whose logarithms "
             "are learned"
         )
-    if not 0 <= kl_weight < math.inf:
+    if not is_real(kl_weight, least=0):
         raise ValueError(f"kl_weight={kl_weight}; expected a number of at least 0")

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..bounds import is_real
 from ..types import Batch, Learner, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, class_means, directions, embed, embed_support, exclude_absent, one_hot_labels
 
@@ -79,7 +80,7 @@ def protonet(model: Model, *, num_ways: int, distance: str = "euclidean", initia
     check_num_ways(num_ways)
     if distance not in _DISTANCES:
         raise ValueError(f"distance={distance!r}; expected one of {', '.join(map(repr, _DISTANCES))}")
-    if not initial_scale > 0:
+    if not is_real(initial_scale, above=0):
         raise ValueError(f"initial_scale={initial_scale}; expected a positive number, such as 10")
 
     def init(key: RandomKey, task: Task) -> PyTree:

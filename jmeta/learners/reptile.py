@@ -22,6 +22,7 @@ import optax
 
 from .. import adjoints
 from ..adaptation import descend
+from ..bounds import is_whole
 from ..losses import checked_loss, real_examples
 from ..models import but_statistics
 from ..params import merge, partition, path_name
@@ -90,7 +91,7 @@ def reptile(
     Reference:
       Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018, arXiv:1803.02999, algorithm 2.
     """
-    if batch_size is not None and batch_size < 1:
+    if batch_size is not None and not is_whole(batch_size):
         raise ValueError(f"batch_size={batch_size}; a minibatch has at least one example")
     inner_optimizer = adjoints.checked_optimizer(inner_optimizer, "an inner optimizer")
     loss_on_support = support_loss(model, loss_fn)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..bounds import is_real
 from ..types import Batch, Learner, Model, PyTree, RandomKey, Task
 from .comparison import check_num_ways, embed, embed_support, exclude_absent, one_hot_labels
 
@@ -68,8 +69,10 @@ def ridge(model: Model, *, num_ways: int, initial_lambda: float = 1.0, initial_a
       arXiv:1805.08136, section 3.2.
     """
     check_num_ways(num_ways)
-    if not initial_lambda > 0:
+    if not is_real(initial_lambda, above=0):
         raise ValueError(f"initial_lambda={initial_lambda}; expected a positive penalty, or the system may be singular")
+    if not is_real(initial_alpha, above=0):
+        raise ValueError(f"initial_alpha={initial_alpha}; expected a positive factor of the logits, such as 10")
 
     def init(key: RandomKey, task: Task) -> PyTree:
         params = model.init(key, task.support.x)

@@ -14,6 +14,7 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
+from ..bounds import is_whole
 from ..chunks import chunk_of, map_chunks
 from ..types import Model
 from .norms import Norm, as_model, check_policy
@@ -74,12 +75,12 @@ def conv4(
       The context: Perez, Strub, de Vries, Dumoulin, Courville, "FiLM: Visual Reasoning with a General Conditioning
       Layer", 2018, arXiv:1709.07871, eq. 2, as Zintgraf et al., 2019, arXiv:1810.03642, use it for images.
     """
-    for name, number in (("num_outputs", num_outputs), ("num_filters", num_filters)):
-        if number is not None and number < 1:
+    for name, number in (("num_outputs", 1 if num_outputs is None else num_outputs), ("num_filters", num_filters)):
+        if not is_whole(number):
             raise ValueError(f"{name}={number}; expected a positive number")
     if pooling not in ("max", "strided"):
         raise ValueError(f"pooling={pooling!r}; expected 'max' or 'strided'")
-    if num_context < 0:
+    if not is_whole(num_context, least=0):
         raise ValueError(f"num_context={num_context}; expected the number of context channels, 0 for none")
     check_policy(norm)
     network = _Conv4(num_outputs, num_filters, norm, pooling, convolution(conv), num_context, dtype)

@@ -12,6 +12,7 @@ import jax
 from flax import linen as nn
 
 from ..types import Model, PyTree, RandomKey
+from .inputs import of_init
 from .states import exact_averages
 
 __all__ = ["from_linen"]
@@ -77,8 +78,9 @@ def from_linen(
     def run(params: PyTree, stats: PyTree, x: PyTree, key: RandomKey | None, arguments: dict[str, Any]) -> Any:
         variables = {"params": params["params"], **stats}
         if key is not None:
-            return module.apply(variables, x, rngs=_streams(rngs, key), mutable=stored, **arguments)
-        with nn.intercept_methods(_without_dropout):
+            with of_init(x):
+                return module.apply(variables, x, rngs=_streams(rngs, key), mutable=stored, **arguments)
+        with of_init(x), nn.intercept_methods(_without_dropout):
             return module.apply(variables, x, mutable=stored, **arguments)
 
     def apply(params: PyTree, x: PyTree, key: RandomKey | None) -> PyTree:

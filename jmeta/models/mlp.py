@@ -10,7 +10,9 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Shaped
 
+from ..bounds import is_real, is_whole
 from ..types import Model, PyTree, RandomKey
+from .inputs import check_array, of_init
 
 __all__ = ["mlp"]
 
@@ -42,18 +44,21 @@ def mlp(
       >>> model.apply(params, jnp.zeros((5, 1)), None).shape
       (5, 1)
     """
-    if not features or any(width < 1 for width in features):
+    if not features or not all(map(is_whole, features)):
         raise ValueError(f"features={list(features)}; expected the width of at least one layer, all positive")
-    if not 0 <= dropout_rate < 1:
+    if not is_real(dropout_rate, least=0) or dropout_rate >= 1:
         raise ValueError(f"dropout_rate={dropout_rate}; expected a share of units in [0, 1)")
     network = _MLP(tuple(features), activation, dropout_rate)
 
     def init(key: RandomKey, x: Shaped[Array, "examples ..."]) -> PyTree:
+        check_array(x)
         return network.init(key, x, deterministic=True)
 
     def apply(params: PyTree, x: Shaped[Array, "examples ..."], key: RandomKey | None) -> Array:
+        check_array(x)
         rngs = None if key is None else {"dropout": key}
-        return network.apply(params, x, deterministic=key is None, rngs=rngs)  # pyright: ignore[reportReturnType]
+        with of_init(x):
+            return network.apply(params, x, deterministic=key is None, rngs=rngs)  # pyright: ignore[reportReturnType]
 
     return Model(init, apply)
 

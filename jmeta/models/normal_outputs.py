@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..bounds import is_real
 from ..distributions import Normal
 from ..types import Model, PyTree, RandomKey
 
@@ -34,9 +35,9 @@ def normal_outputs(model: Model, *, scale: float | None = None, min_scale: float
       >>> model.apply(params, jnp.zeros((5, 1)), None).scale.shape
       (5, 1)
     """
-    if scale is not None and not 0 < scale < float("inf"):
+    if scale is not None and not is_real(scale, above=0):
         raise ValueError(f"scale={scale}; expected a positive standard deviation, or None to predict it")
-    if not 0 <= min_scale < float("inf"):
+    if not is_real(min_scale, least=0):
         raise ValueError(f"min_scale={min_scale}; expected at least 0")
 
     def distribution(outputs: Float[Array, "examples numbers"]) -> Normal:

@@ -27,6 +27,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ..types import Model, PyTree, RandomKey
+from .inputs import check_array, of_init
 
 __all__ = [
     "POLICIES",
@@ -185,15 +186,20 @@ def as_model(network: nn.Module, *, stores_statistics: bool) -> Model:
     """Build the model of one of our networks, which is called as `network(x, deterministic=..., calibrating=...)`."""
 
     def init(key: RandomKey, x: PyTree) -> PyTree:
+        check_array(x)
         return network.init(key, x, deterministic=True, calibrating=False)
 
     def apply(params: PyTree, x: PyTree, key: RandomKey | None) -> Any:
-        return network.apply(params, x, deterministic=key is None, calibrating=False, rngs=_dropout(key))
+        check_array(x)
+        with of_init(x):
+            return network.apply(params, x, deterministic=key is None, calibrating=False, rngs=_dropout(key))
 
     def calibrate(params: PyTree, x: PyTree, key: RandomKey | None) -> tuple[Any, PyTree]:
-        outputs, stored = network.apply(
-            params, x, deterministic=key is None, calibrating=True, rngs=_dropout(key), mutable=["stats"]
-        )
+        check_array(x)
+        with of_init(x):
+            outputs, stored = network.apply(
+                params, x, deterministic=key is None, calibrating=True, rngs=_dropout(key), mutable=["stats"]
+            )
         return outputs, {**params, **stored}
 
     return Model(init, apply, calibrate if stores_statistics else None)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..bounds import is_whole
 from ..tasks.class_arrays import check_positive
 from ..types import PyTree, RandomKey, SequenceModel
 
@@ -128,7 +129,7 @@ def lstm(width: int, *, max_span: int | None = None) -> SequenceModel:
 
 
 def _check_span(max_span: int | None) -> None:
-    if max_span is not None and max_span < 2:
+    if max_span is not None and not is_whole(max_span, least=2):
         raise ValueError(f"max_span={max_span}; expected at least 2 steps, or None")
 
 

@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from ..bounds import is_real, is_whole
 from ..types import Model
 from .conv4 import check_images, head
 from .norms import Norm, as_model, check_policy
@@ -65,9 +66,9 @@ def resnet12(
       section 4.1; Ghiasi, Lin, Le, "DropBlock: A regularization method for convolutional networks", 2018,
       arXiv:1810.12890, algorithm 1. Differs: the same rate in all blocks, constant over training.
     """
-    if not widths or min(widths) < 1 or (num_outputs is not None and num_outputs < 1):
+    if not widths or not all(map(is_whole, [*widths, 1 if num_outputs is None else num_outputs])):
         raise ValueError(f"num_outputs={num_outputs}, widths={tuple(widths)}; expected positive numbers")
-    if not 0 <= dropout_rate < 1 or drop_size < 1:
+    if not is_real(dropout_rate, least=0) or dropout_rate >= 1 or not is_whole(drop_size):
         raise ValueError(
             f"dropout_rate={dropout_rate}, drop_size={drop_size}; expected a share in [0, 1) and a positive side"
         )

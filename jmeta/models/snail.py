@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ..bounds import is_whole
 from ..tasks.class_arrays import check_positive
 from ..types import PyTree, RandomKey, SequenceModel
 from .attention import attend
@@ -77,7 +78,7 @@ def snail(
     """
     numbers = {"width": width, "num_blocks": num_blocks, "num_filters": num_filters, "key_width": key_width}
     check_positive({**numbers, "value_width": value_width})
-    if max_steps < 2:
+    if not is_whole(max_steps, least=2):
         raise ValueError(f"max_steps={max_steps}; expected at least 2, since convolutions and attention look back")
     dilations = [2**i for i in range(math.ceil(math.log2(max_steps)))]
     added = len(dilations) * num_filters + value_width  # by one block

@@ -109,7 +109,7 @@ def in_file(name: str) -> Recipe:
         raise ValueError(f"there is no recipe file {name}; expected the path of a Python file, such as ./mine.py")
     try:
         module = _run(path)
-    except Exception as error:  # a user's code may raise anything
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
         said = str(error).partition("\n")[0]
         raise ValueError(f"{path}{_line(error, path)} raises {type(error).__name__}: {said}") from error
     return from_module(module, path)

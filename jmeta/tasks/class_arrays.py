@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
+from ..bounds import is_whole
 from ..types import PyTree, RandomKey
 
 __all__ = [
@@ -118,8 +119,10 @@ def rotate(
 def sampled_dtype(dtype: Any) -> np.dtype:
     """Return the dtype in which examples are sampled: floating point at least float32, other dtypes unchanged.
 
-    float64 stays so under `jax_enable_x64`, and is float32 otherwise, as everywhere in JAX.
+    float64 stays so under `jax_enable_x64`, and is float32 otherwise, as everywhere in JAX. The order of bytes becomes
+    the machine's.
     """
+    dtype = _in_native_order(dtype)
     is_floating = jnp.issubdtype(dtype, jnp.floating)
     return jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, jnp.float32) if is_floating else dtype)
 
@@ -130,6 +133,7 @@ def is_scaled(dtype: Any, shape: tuple[int, ...], scale: bool | None) -> bool:
     Raises:
       ValueError: if `scale` is `None` and they might or might not be pixels.
     """
+    dtype = _in_native_order(dtype)
     if scale is None and dtype == np.uint8 and len(shape) != 3:
         raise ValueError(
             f"examples are uint8 of shape {shape}, which may be pixels in 0..255, or bits or numbers; pass scale=True "
@@ -144,6 +148,11 @@ def is_scaled(dtype: Any, shape: tuple[int, ...], scale: bool | None) -> bool:
     if scale and not jnp.issubdtype(dtype, jnp.unsignedinteger):
         raise ValueError(f"scale=True, but examples have dtype {dtype}; it divides unsigned integers by their largest")
     return dtype in (np.uint8, np.uint16) and len(shape) == 3 if scale is None else scale
+
+
+def _in_native_order(dtype: Any) -> np.dtype:
+    """Return a dtype with the machine's order of bytes, as JAX needs it; files of other machines have another."""
+    return np.dtype(dtype).newbyteorder("=")
 
 
 def finish(x: Shaped[Array, "n *shape"], scale: bool | None, augment: Augment | None, key: RandomKey) -> Array:
@@ -182,6 +191,7 @@ def as_class_arrays(
     Raises:
       ValueError: if shapes, sizes or dtypes are wrong.
     """
+    data = jax.tree.map(lambda leaf: leaf.astype(_in_native_order(leaf.dtype), copy=False), data)
     if isinstance(data, ClassArrays):
         if class_sizes is not None:
             raise ValueError("class_sizes are given twice: ClassArrays have their own; leave them out")
@@ -226,7 +236,7 @@ def _check_leaves(x: PyTree, lead: tuple[int, ...], expected: str, scale: bool |
 
 def check_values(leaf: Any, shape: tuple[int, ...], scale: bool | None) -> None:
     """Refuse a leaf that JAX cannot hold unchanged, and one that needs `scale`."""
-    dtype = leaf.dtype
+    dtype = _in_native_order(leaf.dtype)
     kinds = (jnp.floating, jnp.integer, jnp.bool_)
     if not any(jnp.issubdtype(dtype, kind) for kind in kinds):
         raise ValueError(f"images have dtype {dtype}; pass numbers: floating point, integers or bool")
@@ -278,7 +288,7 @@ def check_rotations(x: PyTree, rotations: str, known: tuple[str, ...]) -> None:
 def check_positive(numbers: Mapping[str, Any]) -> None:
     """Refuse numbers below 1 and types other than integers, by name."""
     for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int | np.integer):
+        if not is_whole(number, least=-(2**63)):
             raise ValueError(f"{name}={number!r}; expected an integer of at least 1")
         if number < 1:
             raise ValueError(f"{name}={number}; expected at least 1")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from ..bounds import is_real
 from ..types import Batch, RandomKey, Task
 from .class_arrays import check_positive
 
@@ -45,8 +46,8 @@ def gaussian_blobs(
     check_positive(
         {"num_ways": num_ways, "num_shots": num_shots, "num_queries": num_queries, "num_features": num_features}
     )
-    if spread < 0:
-        raise ValueError(f"spread={spread} is negative; it is a standard deviation")
+    if not is_real(spread, least=0):
+        raise ValueError(f"spread={spread}; expected a standard deviation, at least 0")
     return Partial(_GaussianBlobs(num_ways, num_shots, num_queries, num_features, spread))
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from ..bounds import is_real, is_whole
 from ..types import Batch, RandomKey, Task
 from .kernels import Kernel
 
@@ -114,7 +115,7 @@ def check_points(
             f"max_points={max_points} is less than the {shots[1]} support points and {queries[0]} query points that a "
             "task may have; pass more, or lower num_shots"
         )
-    if not 0 < noise < float("inf"):
+    if not is_real(noise, above=0):
         raise ValueError(f"noise={noise}; expected a positive standard deviation")
     query_inputs = inputs if query_inputs is None else query_inputs
     for name, (low, high) in {"inputs": inputs, "query_inputs": query_inputs}.items():
@@ -165,7 +166,7 @@ def count_ends(name: str, count: Count, least: int) -> tuple[int, int]:
       ((5, 5), (1, 10))
     """
     low, high = count if isinstance(count, tuple) else (count, count)
-    if not least <= low <= high:
+    if not (is_whole(low, least=least) and is_whole(high, least=low)):
         raise ValueError(
             f"{name}={count}; expected a number of points, at least {least}, or a range (low, high) of them"
         )

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..bounds import is_real
+
 __all__ = ["Kernel", "Range", "rbf", "matern52", "periodic", "add", "multiply"]
 
 Range = float | tuple[float, float]
@@ -154,7 +156,7 @@ def _kernel(gram: Callable[..., Array], **ranges: Range) -> Kernel:
     """Build a kernel from a covariance function of named hyper-parameters, which come first, and two sets of inputs."""
     for name, ends in ranges.items():
         low, high = ends if isinstance(ends, tuple) else (ends, ends)
-        if not 0 < low <= high < float("inf"):
+        if not (is_real(low, above=0) and is_real(high, least=low)):
             raise ValueError(f"{name}={ends}; expected a positive number, or a range (low, high) of positive numbers")
     drawn = [name for name, ends in ranges.items() if isinstance(ends, tuple)]
 

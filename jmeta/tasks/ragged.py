@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Shaped
 
+from ..bounds import is_whole
 from ..types import Batch, PyTree, RandomKey, Task
 from .class_arrays import check_positive
 from .few_shot import as_partial
@@ -31,7 +33,7 @@ def pad_task(task: Task, *, num_support: int, num_query: int) -> Task:
       The task with its examples first, then padding, and both masks set.
 
     Raises:
-      ValueError: if the task has more examples than these.
+      ValueError: if a number is not positive, or the task has more examples than these.
 
     Example:
       >>> import jax.numpy as jnp, jmeta
@@ -132,10 +134,13 @@ def _keep(batch: Batch, kept: Bool[Array, "examples"]) -> Batch:
 
 def _pad_batch(batch: Batch, total: int, name: str) -> Batch:
     present = jax.tree.leaves(batch.y)[0].shape[0]
+    if not is_whole(total):
+        raise ValueError(f"{name}={total}; expected an integer of at least 1")
     if present > total:
         raise ValueError(f"{name}={total}, but the task has {present} such examples; pass at least {present}")
 
-    def pad(leaf: Shaped[Array, "examples ..."]) -> PyTree:
+    def pad(leaf: Shaped[Array | np.ndarray, "examples ..."]) -> PyTree:
+        leaf = jnp.asarray(leaf)  # NumPy's int64 would ask for zeros that JAX does not have
         return jnp.concatenate([leaf, jnp.zeros((total - present, *leaf.shape[1:]), leaf.dtype)])
 
     mask = jnp.ones(present, bool) if batch.mask is None else batch.mask

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from ..bounds import is_real
 from ..types import Batch, RandomKey, Task
 from .class_arrays import check_positive
 from .finite import finite
@@ -63,9 +64,9 @@ def sinusoid(
     check_positive({"num_shots": num_shots, "num_queries": num_queries})
     ranges = {"amplitude": amplitude, "phase": phase, "inputs": inputs, "frequency": frequency}
     for name, (low, high) in ranges.items():
-        if not low <= high:
+        if not (is_real(low) and is_real(high, least=low)):
             raise ValueError(f"{name}=({low}, {high}) is an empty range; pass (lowest, highest)")
-    if not 0 <= noise < float("inf"):
+    if not is_real(noise, least=0):
         raise ValueError(f"noise={noise}; expected a standard deviation of at least 0")
     return Partial(_Sinusoid(num_shots, num_queries, amplitude, phase, inputs, frequency, noise))
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from ..bounds import is_real
 from ..types import Batch, RandomKey, Task
 from .class_arrays import check_positive
 from .gaussian_process import Count, count_ends, first_points
@@ -52,9 +53,9 @@ def sinusoid_or_line(
     """
     shots = count_ends("num_shots", num_shots, 1)
     check_positive({"num_queries": num_queries})
-    if not 0 <= noise < float("inf"):
+    if not is_real(noise, least=0):
         raise ValueError(f"noise={noise}; expected a standard deviation of at least 0")
-    if not inputs[0] < inputs[1]:
+    if not (is_real(inputs[0]) and is_real(inputs[1], above=inputs[0])):
         raise ValueError(f"inputs={inputs} is an empty range; pass (lowest, highest)")
     return Partial(_SinusoidOrLine(shots, num_queries, noise, inputs))
 

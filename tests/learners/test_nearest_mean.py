@@ -55,5 +55,9 @@ def test_has_nothing_to_train(key):
 def test_mistakes_are_refused(key):
     with pytest.raises(ValueError, match="num_ways=-1; expected"):
         nearest_mean(num_ways=-1)
+    learner = nearest_mean(num_ways=2)
+    adapted = learner.adapt({}, Batch(jnp.zeros((2, 3)), jnp.arange(2)), key)
+    with pytest.raises(ValueError, match="inputs have 4 numbers, but those of the support have 3"):
+        learner.predict({}, adapted, jnp.zeros((1, 4)), None)
     with pytest.raises(ValueError, match="not one-hot rows"):
         nearest_mean(num_ways=2).adapt({}, Batch(jnp.zeros((2, 1)), jnp.eye(2)), key)

@@ -1,5 +1,7 @@
 """The multilayer perceptron against its formula."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,3 +34,18 @@ def test_dropout_only_with_a_key(key):
 def test_static_mistakes(features, dropout_rate):
     with pytest.raises(ValueError, match="expected"):
         models.mlp(features, dropout_rate=dropout_rate)
+
+
+def test_inputs_that_do_not_go_with_the_parameters_are_refused(key):
+    model = models.mlp([3, 2])
+    params = model.init(key, jnp.zeros((5, 4)))
+    for x, message in (
+        (
+            jnp.zeros((5, 3)),
+            r"inputs of shape \(5, 3\) do not go with the network's parameters",
+        ),
+        ({"a": jnp.zeros((5, 4))}, "takes one array of inputs .* but got a dict"),
+        (jnp.zeros(()), "but got a single number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            inspect.unwrap(model.apply)(params, x, None)

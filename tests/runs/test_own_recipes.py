@@ -108,6 +108,7 @@ NO_RECIPES = {
     "no build": (TEXT.replace("def build(", "def make("), "is no recipe: expected a dataclass"),
     "an import": ("import jmeta\n\nimport nowhere\n", "broken.py:3 raises ModuleNotFoundError: No module named 'now"),
     "an exception": ("def f():\n    return {}['a']\n\nf()\n", "broken.py:2 raises KeyError: 'a'"),
+    "an exit": ("import sys\n\nsys.exit(3)\n", "broken.py:3 raises SystemExit: 3"),
     "syntax": ("a = (\n", "broken.py:1 raises SyntaxError: "),
     "no default": (
         TEXT.replace("    inner_lr: float = 0.01", "    inner_lr: float"),

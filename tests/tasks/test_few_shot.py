@@ -350,3 +350,12 @@ def test_numbers_that_are_no_integers_are_refused_at_once(number):
 def test_sizes_that_are_no_numbers_of_examples_are_refused(sizes):
     with pytest.raises(ValueError, match="expected for each class its number of examples"):
         few_shot(numbered(), **GOOD, class_sizes=sizes)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">i4", ">u2"])
+def test_numbers_of_another_order_of_bytes_are_the_same_numbers(key, dtype):
+    """As a file of another machine holds them."""
+    data = np.arange(6 * 4 * 4).reshape(6, 4, 2, 2, 1)
+    scale = None if dtype == ">u2" else False
+    sample, swapped = (few_shot(data.astype(each), **GOOD, scale=scale) for each in (dtype[1:], dtype))
+    chex.assert_trees_all_equal(sample(key), swapped(key))

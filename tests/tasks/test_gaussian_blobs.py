@@ -34,5 +34,5 @@ def test_determined_by_the_key():
 def test_mistakes_are_refused():
     with pytest.raises(ValueError, match="num_features=0"):
         gaussian_blobs(num_ways=2, num_shots=1, num_queries=1, num_features=0)
-    with pytest.raises(ValueError, match=r"spread=-1.0 is negative"):
+    with pytest.raises(ValueError, match=r"spread=-1.0; expected a standard deviation"):
         gaussian_blobs(num_ways=2, num_shots=1, num_queries=1, spread=-1.0)

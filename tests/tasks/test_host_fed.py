@@ -125,3 +125,11 @@ def test_mistakes_are_refused():
         stream(num_tasks=0)
     with pytest.raises(ValueError, match="46 labels for 45 examples"):
         host_fed(IMAGES[:-1], LABELS, num_ways=2, num_shots=1, num_queries=1, num_tasks=1, seed=0)
+
+
+def test_numbers_of_another_order_of_bytes_are_the_same_numbers():
+    data, labels = np.arange(60, dtype=np.float32), np.arange(60) % 10
+    numbers = {"num_ways": 5, "num_shots": 1, "num_queries": 2, "num_tasks": 2, "seed": 0, "num_threads": 0}
+    one, other = (next(iter(host_fed(each, labels, **numbers))) for each in (data, data.astype(">f4")))
+    assert other.support.x.dtype == np.float32
+    np.testing.assert_array_equal(one.support.x, other.support.x)

@@ -87,3 +87,11 @@ def test_regression_is_refused_with_what_to_do():
 
     with pytest.raises(ValueError, match="support's y has type dict"):
         ragged(of_dictionaries, num_ways=2)(jax.random.key(0))
+
+
+def test_labels_of_numpy_are_padded_and_odd_sizes_refused():
+    batch = Batch(np.ones((2, 1), np.float32), np.arange(2))
+    padded = pad_task(Task(batch, batch), num_support=3, num_query=2)  # a warning would be an error
+    assert padded.support.y.tolist() == [0, 1, 0]
+    with pytest.raises(ValueError, match="num_query=True; expected an integer of at least 1"):
+        pad_task(Task(batch, batch), num_support=3, num_query=True)

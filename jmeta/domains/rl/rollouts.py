@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jmeta.bounds import is_whole
 from jmeta.types import Aux, EpisodeFn, PyTree, RandomKey
 
 from .environments.spaces import shaped_action
@@ -84,7 +85,7 @@ def run_episode(
       >>> run(params, sample(jax.random.key(1)), jax.random.key(2)).reward.shape
       (10,)
     """
-    if num_steps < 1:
+    if not is_whole(num_steps):
         raise ValueError(f"num_steps={num_steps}; an episode has at least one step")
 
     def run(params: PyTree, env_params: PyTree, key: RandomKey) -> Trajectory:

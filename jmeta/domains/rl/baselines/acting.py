@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
+from jmeta.bounds import is_real
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import PyTree, RandomKey
 
@@ -119,10 +120,10 @@ def mixed_with_uniform(logits: Float[Array, "actions"], epsilon: Scalar) -> Floa
 
 
 def check_range(name: str, number: Scalar, low: float, high: float) -> None:
-    """Refuse a number that is not in [low, high]; one in an array, which may be traced, is let through.
+    """Refuse a number that is not finite and in [low, high]; a traced one is let through.
 
     Example:
       >>> check_range("epsilon", 0.1, 0.0, 1.0)
     """
-    if isinstance(number, float | int) and not low <= number <= high:
+    if not is_real(number, least=low, most=high):
         raise ValueError(f"{name}={number}; expected a number in [{low}, {high}]")

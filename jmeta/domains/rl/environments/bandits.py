@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
+from jmeta.bounds import is_real
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
@@ -82,7 +83,7 @@ def gaussian_bandit(num_arms: int, *, spread: float = 1.0, noise: float = 1.0) -
       (3,)
     """
     check_positive({"num_arms": num_arms})
-    if spread < 0 or noise < 0:
+    if not (is_real(spread, least=0) and is_real(noise, least=0)):
         raise ValueError(f"spread={spread} and noise={noise} are standard deviations; pass numbers of at least 0")
 
     def pull(key: RandomKey, mean: Float[Array, ""]) -> Float[Array, ""]:

@@ -15,6 +15,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
+from jmeta.bounds import is_whole
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
@@ -91,7 +92,7 @@ def meta_maze(
       authors' code: the fraction of time passed is not observed; every policy sees the previous action and reward.
     """
     check_positive({"num_steps": num_steps})
-    if size < 3 or size % 2 == 0:
+    if not is_whole(size, least=3) or size % 2 == 0:
         raise ValueError(f"size={size}; expected an odd number of at least 3, so that the maze has a centre")
     walls = jnp.asarray(_walls(size))
     centre = jnp.full((2,), size // 2, jnp.int32)

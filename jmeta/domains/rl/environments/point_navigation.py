@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
+from jmeta.bounds import is_real
 from jmeta.tasks.class_arrays import check_positive
 from jmeta.types import RandomKey
 
@@ -91,9 +92,9 @@ def point_navigation(
       section 5.3, "2D Navigation".
     """
     check_positive({"num_steps": num_steps})
-    if half_width <= 0:
+    if not is_real(half_width, above=0):
         raise ValueError(f"half_width={half_width} is half the side of a square; pass a positive number")
-    if goal_radius < 0:
+    if not is_real(goal_radius, least=0):
         raise ValueError(f"goal_radius={goal_radius} is a distance; pass a number of at least 0")
 
     def reward_and_end(squared: Float[Array, ""]) -> tuple[Float[Array, ""], Bool[Array, ""]]:
@@ -136,7 +137,7 @@ def sparse_point_navigation(*, goal_radius: float = 0.2, num_steps: int = 20) ->
       Variables", 2019, arXiv:1903.08254, section 6.3; horizon and rewards of the authors' code.
     """
     check_positive({"num_steps": num_steps})
-    if goal_radius <= 0:
+    if not is_real(goal_radius, above=0):
         raise ValueError(f"goal_radius={goal_radius} is the distance with a reward; pass a positive number")
 
     def reward_and_end(squared: Float[Array, ""]) -> tuple[Float[Array, ""], Bool[Array, ""]]:

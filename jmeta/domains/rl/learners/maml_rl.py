@@ -19,6 +19,7 @@ import optax
 from jmeta import adjoints
 from jmeta.adaptation import descend
 from jmeta.adjoints import Adjoint, InnerLoop
+from jmeta.bounds import is_real, is_whole
 from jmeta.episodes import plain_episode
 from jmeta.losses import checked_loss, masked_mean
 from jmeta.types import Aux, Batch, EpisodeFn, Learner, LossFn, PyTree, RandomKey, Task
@@ -97,7 +98,7 @@ def maml_rl(
       Finn et al., 2017, arXiv:1703.03400, algorithm 3; Rothfuss et al., 2019, arXiv:1810.06784, eq. 14-15 (KL estimated
       from actions here); Stadie et al., 2018, arXiv:1803.01118, section 3.1.
     """
-    if kl_weight < 0 or exploration_weight < 0:
+    if not (is_real(kl_weight, least=0) and is_real(exploration_weight, least=0)):
         raise ValueError(f"kl_weight={kl_weight} and exploration_weight={exploration_weight}; expected at least 0")
     has_terms = bool(kl_weight or exploration_weight)
     if has_terms and roll_out is not None:
@@ -182,7 +183,7 @@ def collect_adaptation(
     """
     value_and_grad = jax.value_and_grad(_loss_of(policy, surrogate), has_aux=True)
     optimizer = adjoints.checked_optimizer(inner_optimizer, "an inner optimizer")
-    if num_steps < 0:
+    if not is_whole(num_steps, least=0):
         raise ValueError(f"num_steps={num_steps}; expected at least 0")
 
     def collect(meta_params: PyTree, env_params: PyTree, key: RandomKey) -> Task:

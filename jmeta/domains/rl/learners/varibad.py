@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jmeta.bounds import is_real
 from jmeta.losses import checked_loss, masked_mean
 from jmeta.models.dense import dense, init_dense
 from jmeta.tasks.class_arrays import check_positive
@@ -105,7 +106,7 @@ def task_inference(
       ((7, 3), (3,))
     """
     check_positive({"num_latents": num_latents, "num_elbo_terms": 1 if num_elbo_terms is None else num_elbo_terms})
-    if kl_weight < 0:
+    if not is_real(kl_weight, least=0):
         raise ValueError(f"kl_weight={kl_weight}; expected a number of at least 0")
     observation_space = environment.observation_space(environment.default_params)
     action_space = flat_action_space(environment.action_space(environment.default_params), environment.name)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jmeta.bounds import is_real
 from jmeta.losses import checked_loss
 from jmeta.types import Aux, Batch, EpisodeFn, LossFn, PyTree, RandomKey, Task
 
@@ -156,9 +157,9 @@ def acting_episode(
 
 def _check(discount: float, gae_lambda: float, reward_scale: float) -> None:
     for name, number in {"discount": discount, "gae_lambda": gae_lambda}.items():
-        if not 0 <= number <= 1:
+        if not is_real(number, least=0, most=1):
             raise ValueError(f"{name}={number}; expected a number in [0, 1]")
-    if not reward_scale > 0:
+    if not is_real(reward_scale, above=0):
         raise ValueError(f"reward_scale={reward_scale}; expected a positive number")
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jmeta.bounds import is_real
 from jmeta.losses import masked_mean
 from jmeta.types import Aux, Batch, EpisodeFn, LossFn, PyTree, RandomKey, Task
 
@@ -24,6 +25,9 @@ def a2c_loss(*, value_weight: float = 0.5, entropy_weight: float = 0.0) -> LossF
       `(outputs, batch) -> (loss, aux)` for batches whose `y` is an `Acted`; `aux` has the mean `reward` of a step,
       the `value_loss` and the `entropy`.
 
+    Raises:
+      ValueError: if a weight is negative.
+
     Example:
       >>> import jax.numpy as jnp, jmeta
       >>> from jmeta.domains.rl.policies import Categorical, PolicyOutput
@@ -38,6 +42,7 @@ def a2c_loss(*, value_weight: float = 0.5, entropy_weight: float = 0.0) -> LossF
     Reference:
       Mnih et al., "Asynchronous Methods for Deep Reinforcement Learning", 2016, arXiv:1602.01783, section 4.
     """
+    _check_weights(value_weight, entropy_weight)
 
     def loss_fn(outputs: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:
         acted: Acted = batch.y
@@ -83,8 +88,10 @@ def ppo_loss(
       eq. 7 and 9.
     """
     for name, number in {"clip": clip, "value_clip": 1.0 if value_clip is None else value_clip}.items():
-        if not number > 0:
+        if not is_real(number, above=0):
             raise ValueError(f"{name}={number}; expected a positive number")
+
+    _check_weights(value_weight, entropy_weight)
 
     def loss_fn(outputs: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:
         acted: Acted = batch.y
@@ -129,6 +136,12 @@ def with_fading_entropy(episode_fn: EpisodeFn, weight: float) -> EpisodeFn:
         return loss - weight * (1 - task.progress) * aux["entropy"], aux
 
     return fading
+
+
+def _check_weights(value_weight: float, entropy_weight: float) -> None:
+    for name, number in {"value_weight": value_weight, "entropy_weight": entropy_weight}.items():
+        if not is_real(number, least=0):
+            raise ValueError(f"{name}={number}; expected a number of at least 0")
 
 
 def _with_value_and_entropy(

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jmeta.bounds import is_real, is_whole
 from jmeta.types import Batch, PyTree, RandomKey
 
 from ..environments.spaces import as_vector
@@ -74,9 +75,9 @@ def roll_out(
       (30,)
     """
     for name, number in {"discount": discount, "gae_lambda": gae_lambda}.items():
-        if not 0 <= number <= 1:
+        if not is_real(number, least=0, most=1):
             raise ValueError(f"{name}={number}; expected a number in [0, 1]")
-    if num_rollouts < 1:
+    if not is_whole(num_rollouts):
         raise ValueError(f"num_rollouts={num_rollouts}; expected at least 1")
     if bootstraps and discount == 1:
         raise ValueError("bootstraps=True with discount=1: a sum of rewards for ever has no bound; pass discount < 1")

@@ -17,6 +17,7 @@ Rothfuss, Lee, Clavera, Asfour, Abbeel, "ProMP: Proximal Meta-Policy Search", 20
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jmeta.bounds import is_whole
 from jmeta.estimators import magic_box
 from jmeta.losses import masked_mean
 from jmeta.types import Aux, Batch, LossFn
@@ -86,7 +87,7 @@ def dice(*, num_steps: int) -> LossFn:
       >>> float(loss), float(aux["reward"])
       (0.0, 1.0)
     """
-    if num_steps < 1:
+    if not is_whole(num_steps):
         raise ValueError(f"num_steps={num_steps}; expected the number of steps of a rollout, at least 1")
 
     def loss_fn(outputs: PolicyOutput, batch: Batch) -> tuple[Array, Aux]:

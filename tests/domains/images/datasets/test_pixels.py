@@ -1,6 +1,5 @@
 """Image files as pixels: each kind against its rule, and 3,000 damaged files against decoders that are not Pillow."""
 
-import io
 import itertools
 import os
 import struct
@@ -11,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.attack.damage import DECODERS, expected, mutated, originals, with_right_checksums
 from jmeta.decoding import UnreadableError
 from jmeta.domains.images.datasets.pixels import MAX_PIXELS, Conversion, read_picture
-
-from . import decoders
 
 GREY = Conversion(num_channels=1)
 RAMP = (np.arange(64) * 1000).astype(np.uint16).reshape(8, 8)
@@ -203,81 +201,12 @@ def test_what_is_no_file_is_said(tmp_path):
         read_picture(tmp_path / "page.png", GREY)  # which Pillow would have another program execute
 
 
-def encoded(array, kind, mode=None, **options):
-    file = io.BytesIO()
-    image = Image.fromarray(array)
-    (image if mode is None else image.convert(mode)).save(file, kind, **options)
-    return file.getvalue()
-
-
-def originals():
-    """One small file of each kind, by name."""
-    rng = np.random.default_rng(0)
-    grey, colours, clear = (rng.integers(0, 256, (12, 10, *more), np.uint8) for more in ((), (3,), (4,)))
-    deep = rng.integers(0, 65536, (12, 10)).astype(np.uint16)
-    files = {f"png_{mode}": encoded(clear, "PNG", mode) for mode in ("1", "L", "LA", "RGB", "RGBA")}
-    files["png_palette"] = encoded(colours, "PNG", "P", transparency=3)
-    files["png_16"], files["pgm_16"] = encoded(deep, "PNG"), encoded(deep, "PPM")
-    files["png_colour"] = encoded(colours, "PNG", transparency=tuple(map(int, colours[0, 0])))
-    files |= {"pgm": encoded(grey, "PPM"), "ppm": encoded(colours, "PPM"), "bmp": encoded(colours, "BMP")}
-    files |= {"bmp_8": encoded(grey, "BMP"), "gif": encoded(grey, "GIF"), "jpeg": encoded(colours, "JPEG")}
-    files |= {"jpeg_2": encoded(colours, "JPEG", progressive=True), "webp": encoded(clear, "WEBP", lossless=True)}
-    files |= {f"tiff_{c}": encoded(colours, "TIFF", compression=c) for c in ("raw", "tiff_lzw", "packbits", "jpeg")}
-    files |= {"tiff_16": encoded(deep, "TIFF"), "jp2": encoded(colours, "JPEG2000"), "avif": encoded(colours, "AVIF")}
-    return files
-
-
-def mutated(content, rng):
-    """One to three changes: bits, bytes, cuts, insertions, extreme numbers, blocks copied and blanked."""
-    kind = rng.integers(8)
-    for _ in range(rng.integers(1, 4)):
-        i, j = rng.integers(len(content), size=2) if content else (0, 0)
-        n, extreme = int(rng.integers(1, 17)), [b"\0\0\0\0", b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0\0\xff\xff"]
-        content = (
-            lambda: content[:i] + bytes([content[i] ^ (1 << n % 8)] if content else []) + content[i + 1 :],
-            lambda: content[:i] + rng.bytes(1) + content[i + 1 :],
-            lambda: content[:i],
-            lambda: content[:i] + content[i + n :],
-            lambda: content[:i] + rng.bytes(n) + content[i:],
-            lambda: content[:i] + extreme[n % 4] + content[i + 4 :],
-            lambda: content[:i] + content[j : j + n] + content[i + n :],
-            lambda: content[:i] + bytes(n) + content[i + n :],
-        )[kind]()
-    return content
-
-
-def with_right_checksums(content):
-    """A PNG whose chunks say that they are whole: damage that only their content gives away."""
-    out, at = content[:8], 8
-    while at + 12 <= len(content):
-        length = int.from_bytes(content[at : at + 4], "big")
-        body = content[at + 4 : at + 8 + length]
-        out += content[at : at + 4] + body + struct.pack(">I", zlib.crc32(body))
-        at += 12 + length
-    return out
-
-
-def expected(decode, content):
-    """RGB on white by another decoder, or `None` if that does not know this kind."""
-    try:
-        values, largest, alpha = decode(content)
-    except NotImplementedError:
-        return None
-    scaled = values >> 8 if largest == 65535 else np.round(values * (255 / largest))
-    scaled = scaled[..., None].repeat(3, -1) if scaled.ndim == 2 else scaled
-    share = 1 if alpha is None else alpha[..., None] / largest
-    return scaled * share + 255 * (1 - share)
-
-
-DECODERS = {"png": decoders.png, "pgm": decoders.pnm, "ppm": decoders.pnm, "bmp": decoders.bmp}
-
-
 def test_the_decoders_agree_on_whole_files(tmp_path):
     for name, content in originals().items():
         (tmp_path / "file").write_bytes(content)
         pixels = read_picture(tmp_path / "file", Conversion()).pixels
-        if decode := DECODERS.get(name[:3]):
-            assert abs(pixels - expected(decode, content)).max() <= 1, name
+        if name[:3] in DECODERS:
+            assert abs(pixels - expected(name, content)).max() <= 1, name
 
 
 def test_three_thousand_damaged_files_are_one_line_or_the_right_picture(tmp_path):
@@ -299,7 +228,7 @@ def test_three_thousand_damaged_files_are_one_line_or_the_right_picture(tmp_path
             assert str(path) in said
             assert "\n" not in said
             continue
-        right = expected(DECODERS[name[:3]], content) if name[:3] in DECODERS else None
+        right = expected(name, content)
         if right is not None:
             num_compared += 1
             assert pixels.shape == right.shape, (name, content)
