@@ -109,7 +109,7 @@ def _table(recorded: list[rows.Row]) -> str:
             values = {kind: row.per_task.get(f"{i} {kind}") for kind in ("inductive", "transductive")}
             cells = ["same" if value is None else shown(facts["metric"], estimate(value)) for value in values.values()]
             if losses:
-                best = losses.get(evaluation["protocol"])
+                best = losses.get(re.sub(r", \d+ inner steps?$", "", evaluation["protocol"]))
                 gap = None if best is None else estimate(values["inductive"] - best)  # task by task
                 cells.append("" if gap is None else shown(facts["metric"], gap))
             if has_squares:
