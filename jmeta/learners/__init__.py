@@ -45,6 +45,7 @@ from .protonet import protonet
 from .relation import relation, relation_loss
 from .reptile import reptile
 from .ridge import ridge
+from .standardized import Columns, StandardizedState, standardized
 from .transformer_neural_process import transformer_neural_process
 
 __all__ = [
@@ -97,6 +98,9 @@ __all__ = [
     "relation_loss",
     "reptile",
     "ridge",
+    "Columns",
+    "StandardizedState",
+    "standardized",
     "sample_jointly",
     "svgd",
     "transformer_neural_process",

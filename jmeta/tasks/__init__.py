@@ -4,7 +4,7 @@
 do not fit on the device.
 """
 
-from . import kernels
+from . import kernels, mechanisms
 from .class_arrays import ClassArrays, group_by_class
 from .few_shot import few_shot, stacked
 from .finite import finite
@@ -16,6 +16,7 @@ from .sinusoid import sinusoid
 from .sinusoid_or_line import sinusoid_or_line, sinusoid_or_line_source
 from .source import HostTasks, Source
 from .supervised import supervised
+from .tables import tables
 
 __all__ = [
     "ClassArrays",
@@ -27,6 +28,7 @@ __all__ = [
     "gaussian_process",
     "host_fed",
     "kernels",
+    "mechanisms",
     "pad_task",
     "ragged",
     "sinusoid",
@@ -35,4 +37,5 @@ __all__ = [
     "HostTasks",
     "Source",
     "supervised",
+    "tables",
 ]

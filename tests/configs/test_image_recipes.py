@@ -23,7 +23,7 @@ from jmeta.tasks import HostTasks
 
 from ..slow import slow
 
-KINDS = ("blobs", "folder", "glyphs", "omniglot", "sine_or_line", "sinusoid")
+KINDS = ("blobs", "folder", "glyphs", "omniglot", "sine_or_line", "sinusoid", "tabular_prior")
 NAMES = [name for name in recipes.names() if name.startswith(KINDS)]
 GLYPHS = [name for name in NAMES if name.startswith("glyphs")]
 NUM_CLASSES = 24  # of each split
@@ -55,6 +55,9 @@ SMALL = {
     "num_latents": 2,
     "num_bins": 4,
     "num_nodes": 4,
+    "train_support": (4, 8),
+    "num_support": 8,
+    "num_orders": 2,
 }
 
 
@@ -150,6 +153,7 @@ VARIANTS = [
     ("omniglot_vinyals_matching", {}),
     ("omniglot_vinyals_protonet", {"train_ways": 60}),
     ("omniglot_vinyals_r2d2", {}),
+    ("tabular_prior_fitted", {"num_features": (2, 4), "num_ways": (2, 3)}),
     *((name, {"train_shots": (1, 2)}) for name in NAMES if name.startswith("sine_or_line")),
 ]
 
