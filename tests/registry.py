@@ -317,12 +317,14 @@ SAMPLERS = {
         tasks.ClassArrays(np.arange(90.0)[:, None], np.arange(2, 14)), num_ways=3, num_shots=1, num_queries=1
     ),
     "ragged": tasks.ragged(blobs, num_ways=WAYS),
-    "tables": tasks.tables(
-        [tasks.mechanisms.causal_network(num_layers=2, width=6), tasks.mechanisms.random_functions(num_waves=8)],
-        num_support=(4, 12),
-        num_queries=5,
-        num_features=(2, FEATURES),
-        num_ways=(2, WAYS),
+    "tables": jax.jit(  # else each of its many operations is compiled apart
+        tasks.tables(
+            [tasks.mechanisms.causal_network(num_layers=2, width=6), tasks.mechanisms.random_functions(num_waves=8)],
+            num_support=(4, 12),
+            num_queries=5,
+            num_features=(2, FEATURES),
+            num_ways=(2, WAYS),
+        )
     ),
 }
 
