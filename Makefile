@@ -1,7 +1,7 @@
 # The two commands of the README, and what maintainers run beside them.
 #   make run    install into .venv, meta-train two learners, evaluate them, leave a run folder
 #   make test   install what tests need, run all tests but the slow ones
-#   make test-extra  with PyTorch, the tests that compare with it, and those that read the real data sets in JMETA_DATA
+#   make test-extra  with PyTorch and scikit-learn, the tests that compare with them, and those that read the real data sets in JMETA_DATA
 #   make test-all    slow tests, too: long learning, kills of whole jobs, every row of the results, scaling
 #   make lint   ruff, import-linter and pyright
 # PYTHON=/path/to/python3.13 uses another interpreter, in an environment of its own.

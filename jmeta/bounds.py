@@ -7,8 +7,8 @@ expected.
 import math
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 __all__ = ["is_whole", "is_real"]
 
@@ -38,7 +38,7 @@ def is_real(number: Any, *, least: Bound = -math.inf, above: Bound = -math.inf, 
       >>> [is_real(number, above=0) for number in (3, 0.5, 0, math.nan, math.inf, "3", None)]
       [True, True, False, False, False, False, False]
     """
-    if isinstance(number, jax.core.Tracer):
+    if isinstance(number, Tracer):
         return True
     if isinstance(number, str | bytes) or np.ndim(number):
         return False
@@ -46,4 +46,4 @@ def is_real(number: Any, *, least: Bound = -math.inf, above: Bound = -math.inf, 
         value = float(number)
     except (TypeError, ValueError, OverflowError):
         return False
-    return math.isfinite(value) and above < value and least <= value <= most
+    return math.isfinite(value) and bool(above < value and least <= value <= most)

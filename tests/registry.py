@@ -271,6 +271,7 @@ LEARNERS: dict[str, Entry] = {
         depends_on_order=True,
     ),
     "deep_ensemble": Entry(learners.deep_ensemble(learners.maml(network, CLASSIFY, INNER, num_steps=1), num_members=2)),
+    "standardized": Entry(learners.standardized(learners.protonet(embedding, num_ways=WAYS))),
     "in_context": Entry(learners.in_context(embedding, transformer, max_ways=WAYS + 2, num_assignments=2)),
     "in_context_equiangular": Entry(learners.in_context(embedding, transformer, max_ways=WAYS, labels="equiangular")),
     "transformer_neural_process": Entry(
@@ -384,6 +385,15 @@ SAMPLERS = {
         tasks.ClassArrays(np.arange(90.0)[:, None], np.arange(2, 14)), num_ways=3, num_shots=1, num_queries=1
     ),
     "ragged": tasks.ragged(blobs, num_ways=WAYS),
+    "tables": jax.jit(  # else each of its many operations is compiled apart
+        tasks.tables(
+            [tasks.mechanisms.causal_network(num_layers=2, width=6), tasks.mechanisms.random_functions(num_waves=8)],
+            num_support=(4, 12),
+            num_queries=5,
+            num_features=(2, FEATURES),
+            num_ways=(2, WAYS),
+        )
+    ),
 }
 
 ADJOINTS = {

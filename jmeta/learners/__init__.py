@@ -51,6 +51,7 @@ from .protonet import protonet
 from .relation import relation, relation_loss
 from .reptile import reptile
 from .ridge import ridge
+from .standardized import Columns, StandardizedState, standardized
 from .t_nets import mt_net, t_net
 from .transformer_neural_process import transformer_neural_process
 
@@ -115,6 +116,9 @@ __all__ = [
     "relation_loss",
     "reptile",
     "ridge",
+    "Columns",
+    "StandardizedState",
+    "standardized",
     "sample_jointly",
     "svgd",
     "t_net",

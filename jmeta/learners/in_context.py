@@ -18,7 +18,8 @@ Meta-Learning", 2023, arXiv:2310.10971, section 4.
 Differences from the papers: queries do not see each other, nor are they in the support's sequence (Kirsch et al. use a
 causal order, Fifty et al. one sequence for each query); label embeddings, learned or fixed, read out the prediction,
 too; inputs have no random projection. For numbers instead of classes, a prior-fitted network is
-`transformer_neural_process` with bins.
+`transformer_neural_process` with bins; for classes of the rows of a table, it is this one, `standardized` and trained
+on `tasks.tables`.
 """
 
 import math

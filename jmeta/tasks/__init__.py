@@ -4,7 +4,7 @@
 do not fit on the device.
 """
 
-from . import kernels
+from . import kernels, mechanisms
 from .class_arrays import ClassArrays, group_by_class
 from .completion import completion, pixel_at, pixel_positions
 from .few_shot import few_shot, stacked
@@ -20,6 +20,7 @@ from .sinusoid import finite_sinusoid_source, sinusoid
 from .sinusoid_or_line import sinusoid_or_line, sinusoid_or_line_source
 from .source import HostTasks, Source
 from .supervised import supervised
+from .tables import tables
 
 __all__ = [
     "ClassArrays",
@@ -33,6 +34,7 @@ __all__ = [
     "gaussian_process",
     "host_fed",
     "kernels",
+    "mechanisms",
     "mixture",
     "pad_task",
     "pixel_at",
@@ -49,4 +51,5 @@ __all__ = [
     "HostTasks",
     "Source",
     "supervised",
+    "tables",
 ]

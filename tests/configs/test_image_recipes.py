@@ -23,7 +23,7 @@ from jmeta.tasks import HostTasks
 
 from ..slow import slow
 
-KINDS = ("blobs", "folder", "glyphs", "gp", "omniglot", "sine_or_line", "sinusoid")
+KINDS = ("blobs", "folder", "glyphs", "gp", "omniglot", "sine_or_line", "sinusoid", "tabular_prior")
 NAMES = [name for name in recipes.names() if name.startswith(KINDS)]
 GLYPHS = [name for name in NAMES if name.startswith("glyphs")]
 NUM_CLASSES = 24  # of each split
@@ -59,6 +59,9 @@ SMALL = {
     "num_nodes": 4,
     "num_kept": 4,
     "points_per_unit": 4,
+    "train_support": (4, 8),
+    "num_support": 8,
+    "num_orders": 2,
 }
 
 
@@ -161,6 +164,7 @@ VARIANTS = [
     ("omniglot_vinyals_meta_opt_net", {}),
     ("omniglot_vinyals_protonet", {"train_ways": 60}),
     ("omniglot_vinyals_r2d2", {}),
+    ("tabular_prior_fitted", {"num_features": (2, 4), "num_ways": (2, 3)}),
     *((name, {}) for name in NAMES if name.startswith(("gp", "sinusoid_finite"))),
     ("gp_convolutional", {"trained_on": "np_eq", "region": "beyond"}),
     ("sinusoid_finite_bayesian_maml", {"num_leader_steps": 1}),
