@@ -40,7 +40,7 @@ def _small(rng: np.random.Generator) -> Any:
 
 
 def _is_count(number: Any) -> bool:
-    return isinstance(number, int | np.integer) and not isinstance(number, bool) and number >= 1
+    return isinstance(number, int | np.integer) and not isinstance(number, bool) and bool(number >= 1)
 
 
 def _few_shot(rng: np.random.Generator, folder: pathlib.Path) -> Outcome:
@@ -147,16 +147,14 @@ def _grouped(rng: np.random.Generator, folder: pathlib.Path) -> Outcome:
 def _padded(rng: np.random.Generator, folder: pathlib.Path) -> Outcome:
     del folder
     sizes = [int(n) for n in rng.integers(0, 5, 2)]
-    made = [
-        Batch(
-            rng.normal(size=(n, 2)).astype("f4"), np.arange(n), None if rng.integers(2) else rng.integers(0, 2, n) > 0
-        )
-        for n in sizes
-    ]
+    masks: list[Any] = [None if rng.integers(2) else rng.integers(0, 2, n) > 0 for n in sizes]
+    support, query = (
+        Batch(rng.normal(size=(n, 2)).astype("f4"), np.arange(n), mask) for n, mask in zip(sizes, masks, strict=True)
+    )
     asked = {"num_support": _small(rng), "num_query": _small(rng)}
 
     def is_right(task: Any) -> bool:
-        for batch, old, total in zip((task.support, task.query), made, asked.values(), strict=True):
+        for batch, old, total in zip((task.support, task.query), (support, query), asked.values(), strict=True):
             n = len(old.y)
             mask = np.ones(n, bool) if old.mask is None else old.mask
             if len(batch.y) != total or not np.array_equal(batch.mask, np.r_[mask, np.zeros(total - n, bool)]):
@@ -169,7 +167,7 @@ def _padded(rng: np.random.Generator, folder: pathlib.Path) -> Outcome:
     fits = are_whole and all(total >= n for total, n in zip(asked.values(), sizes, strict=True))
     huge = max(asked.values()) > 100
     return judge(
-        lambda: None if huge else tasks.pad_task(Task(*made), **asked),
+        lambda: None if huge else tasks.pad_task(Task(support, query), **asked),
         what=f"pad_task {sizes} to {asked}",
         is_right=lambda task: huge or is_right(task),
         must="either" if huge else "accept" if fits else "refuse",
@@ -226,7 +224,8 @@ def _archive(rng: np.random.Generator, folder: pathlib.Path) -> Outcome:
     """An .npz file, mostly damaged, against the arrays that were written."""
     arrays = {f"a{i}": _array(rng, (int(rng.integers(0, 4)), 3)) for i in range(int(rng.integers(0, 4)))}
     file = io.BytesIO()
-    (np.savez if rng.integers(2) else np.savez_compressed)(file, **arrays)
+    save: Any = np.savez if rng.integers(2) else np.savez_compressed
+    save(file, **arrays)
     whole = file.getvalue()
     content = whole if rng.integers(4) == 0 else mutated(whole, rng)
 
@@ -266,7 +265,8 @@ def _omniglot(rng: np.random.Generator, folder: pathlib.Path) -> Outcome:
         arrays[name] = arrays[name][: int(rng.integers(0, len(arrays[name])))]
     elif change == 3:
         arrays[name] = _array(rng, _SHAPES[rng.integers(len(_SHAPES))])
-    np.savez(folder / omniglot.FILE_NAME, **arrays)
+    save: Any = np.savez
+    save(folder / omniglot.FILE_NAME, **arrays)
     return judge(
         lambda: omniglot.load(folder, source="file"),
         what=f"omniglot: {name} changed ({change})",

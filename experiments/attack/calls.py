@@ -47,7 +47,8 @@ class _Kind(NamedTuple):
             return self.or_none
         if self.is_whole and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
             return False
-        return math.isfinite(value) and self.low <= value <= self.high and not (self.is_open and value == self.low)
+        is_within = self.low <= value <= self.high and not (self.is_open and value == self.low)
+        return math.isfinite(value) and bool(is_within)
 
 
 _COUNT, _FROM_ZERO = _Kind(1), _Kind(0)

@@ -77,15 +77,15 @@ def _tree(rng: np.random.Generator, folder: pathlib.Path) -> Outcome:
     layout = rng.integers(4)
     splits = [[""], ["meta_train", "meta_valid", "meta_test"], ["train", "val", "test"], [""]][layout]
     names = [str(name) for name in rng.permutation(np.array(_NAMES, object))]
-    known = [name for name, pixels in _WHOLE.items() if pixels is not None]
+    whole = {name: pixels for name, pixels in _WHOLE.items() if pixels is not None}
     right: dict[str, list[np.ndarray]] = {}
     for i in range(int(rng.integers(3, 7))):
         place = root / splits[i % len(splits)] / names[i] / ("images" if layout == 3 else "")
         place.mkdir(parents=True)
-        chosen = sorted(rng.choice(known, int(rng.integers(1, 4))))
+        chosen = sorted(rng.choice(list(whole), int(rng.integers(1, 4))))
         for j, kind in enumerate(chosen):
             (place / f"{j}.png").write_bytes(_FILES[kind])
-        right[names[i]] = [_WHOLE[kind] for kind in chosen]
+        right[names[i]] = [whole[kind] for kind in chosen]
     is_harmed = rng.integers(2) and _harm(root, rng)
     numbers: dict[str, Any] = {"min_images": int(rng.integers(1, 3)), "seed": int(rng.integers(9))}
 
