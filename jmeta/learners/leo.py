@@ -9,11 +9,11 @@ Meta-training descends L(w; query) + β KL(q(z) ‖ N(0, 1)) + γ ‖z′ − z�
 encoder should predict, and C the correlations of the decoder's rows, which should be orthogonal.
 
 Reference: Rusu, Rao, Sygnowski, Vinyals, Pascanu, Osindero, Hadsell, "Meta-Learning with Latent Embedding
-Optimization", 2019, arXiv:1807.05960, algorithm 1, eq. 1-7; the authors' code for what the paper leaves open. As there,
-meta-training draws codes and weights, adaptation takes their means, learned rates have an entry for each latent and
-each feature, and the terms of the loss are means over entries. Differs from them: the embedding may be learned with the
-rest; an inner loss is a mean over examples, not a sum; scales are softplus functions, 1 at the start; the divergence is
-in closed form; a penalty on the size of parameters is left to the optimizer, and dropout to the embedding.
+Optimization", 2019, arXiv:1807.05960, section 2, algorithm 1; the authors' code for what the paper leaves open. As
+there, meta-training draws codes and weights, adaptation takes their means, learned rates have an entry for each latent
+and each feature, and the terms of the loss are means over entries. Differs from them: the embedding may be learned with
+the rest; an inner loss is a mean over examples, not a sum; scales are softplus functions, 1 at the start; the
+divergence is in closed form; a penalty on the size of parameters is left to the optimizer, dropout to the embedding.
 """
 
 import math

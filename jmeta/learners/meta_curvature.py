@@ -2,11 +2,10 @@
 
 An inner step is φₜ₊₁ = φₜ − α M(∇L(φₜ; support)). M multiplies the gradient of each layer by one matrix for its
 outputs, one for its inputs and one for its filter: it mixes the entries of a gradient, where Meta-SGD only scales them.
-The matrices start at the identity, which is MAML, and are meta-learned with the initialisation.
+The matrices start at the identity, which is MAML, and are meta-learned with the initialisation; all steps share them.
 
-Reference: Park, Oliva, "Meta-Curvature", 2019, arXiv:1902.03356, section 3, algorithm 1. Differs from the paper:
-several steps share the matrices; parameters of one axis, such as biases, have a factor for each entry; any optax
-transformation may take the step.
+Reference: Park, Oliva, "Meta-Curvature", 2019, arXiv:1902.03356, section 3. Parameters of one axis, such as biases,
+have a factor for each entry. Differs from the paper: any optax transformation may take the step.
 """
 
 from collections.abc import Callable
@@ -69,7 +68,7 @@ def meta_curvature(
       (40, 40)
 
     Reference:
-      Park, Oliva, "Meta-Curvature", 2019, arXiv:1902.03356, section 3, algorithm 1.
+      Park, Oliva, "Meta-Curvature", 2019, arXiv:1902.03356, section 3.
     """
     inner_optimizer = adjoints.checked_optimizer(inner_optimizer, "an inner optimizer")
     loss_on_support = support_loss(model, loss_fn)

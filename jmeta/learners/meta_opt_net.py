@@ -11,7 +11,7 @@ are at no bound. For ℓ = ‖xₙ W − Yₙ‖² the head is ridge regression,
 learned.
 
 Reference: Lee, Maji, Ravichandran, Soatto, "Meta-Learning with Differentiable Convex Optimization", 2019,
-arXiv:1904.03758, eq. 4-8. Differs from the paper: projected gradients in place of an interior-point method; no label
+arXiv:1904.03758, section 3. Differs from the paper: projected gradients in place of an interior-point method; no label
 smoothing, which belongs to the loss.
 """
 
