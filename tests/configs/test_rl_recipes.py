@@ -16,7 +16,7 @@ from jmeta.runs import evaluate, loop, options, recipes, state, train
 from jmeta.runs.diagnosis import examine_step
 from jmeta.runs.main import run as command
 
-RECIPES = [name for name in recipes.names() if name.startswith(("bandit", "navigation", "robot", "tabular"))]
+RECIPES = [name for name in recipes.names() if name.startswith(("bandit", "navigation", "robot", "tabular_mdp"))]
 BANDIT = {"num_arms": 2, "num_pulls": 4, "num_epochs": 1}
 GRU = {"width": 4, "num_epochs": 1}
 ROLLOUTS = {"num_rollouts": 2, "horizon": 5, "hidden": (4,)}

@@ -24,14 +24,14 @@ def attacked(tmp_path, *words, timeout=600):
 
 
 def test_a_short_attack_finds_nothing(tmp_path):
-    record = attacked(tmp_path, "--seconds", 500, "--cases", 40, "--seed", 7)
+    record = attacked(tmp_path, "--seconds", 500, "--cases", 12, "--seed", 7)
     rows = record["attacks"]["rows"]
     assert [row["surface"] for row in rows] == SURFACES
     for row in rows:
-        assert row["inputs"] == 40
-        assert row.get("right", 0) + row.get("refused", 0) + row.get("wrong type", 0) == 40
-        assert row.get("right", 0) > 2
-        assert row.get("refused", 0) > 2
+        assert row["inputs"] == 12
+        assert row.get("right", 0) + row.get("refused", 0) + row.get("wrong type", 0) == 12
+        assert row.get("right", 0) > 0
+        assert row.get("refused", 0) > 0
     assert record["attacks"]["findings"] == []
 
 
