@@ -91,7 +91,7 @@ def ours(name: str) -> Recipe:
     """
     if name not in names():
         close = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names())}"
+        hint = f"did you mean {' or '.join(close)}?" if close else "`jmeta recipes` lists those there are"
         is_file = name.isidentifier() and pathlib.Path(f"{name}.py").is_file()
         own = f"; a file of your own is named by its path, ./{name}.py" if is_file else ""
         raise ValueError(f"there is no recipe {files.short(name)!r}; {hint}{own}")

@@ -62,7 +62,7 @@ def test_a_file_is_run_once_and_a_file_of_the_same_name_is_another(tmp_path):
 def test_a_name_that_is_nearly_one_is_suggested():
     with pytest.raises(ValueError, match="there is no recipe 'glyph_maml'; did you mean glyphs_maml"):
         recipes.load("glyph_maml")
-    with pytest.raises(ValueError, match="there is no recipe 'zzz'; there are bandit_rl2"):
+    with pytest.raises(ValueError, match="there is no recipe 'zzz'; `jmeta recipes` lists those there are"):
         recipes.load("zzz")
     with pytest.raises(ValueError, match="expected the path of a Python file"):
         recipes.in_file("glyphs_maml")
