@@ -421,7 +421,31 @@ def loss_and_terms_of_codes(meta_params, task, key):
     return loss + 1e-3 * kl + 0.2 * distance + 1e-3 * ((rows @ rows.T - jnp.eye(3)) ** 2).mean()
 
 
+def loss_of_prototypes(meta_params, task, key):
+    """Sets and rejections are made of logits, which are trained as ever."""
+    del key
+    support, query = (embedding.apply(meta_params["params"], batch.x, None) for batch in (task.support, task.query))
+    members = jax.nn.one_hot(task.support.y, 3)
+    prototypes = members.T @ support / members.sum(0)[:, None]
+    squares = jnp.square(query[:, None] - prototypes[None]).sum(-1)
+    return cross_entropy(-squares, task.query.y)
+
+
+def loss_after_a_step_on_all_of_the_support(meta_params, task, key):
+    """Nothing is held out of the support in training."""
+    del key
+
+    def loss(params, batch):
+        return -normal_network.apply(params, batch.x, None).log_prob(batch.y).mean()
+
+    grads = jax.grad(loss)(meta_params, task.support)
+    return loss(jax.tree.map(lambda leaf, grad: leaf - 0.1 * grad, meta_params, grads), task.query)
+
+
 OBJECTIVE_GRADIENTS = {
+    "conformal": jax.grad(loss_of_prototypes),
+    "rejecting": jax.grad(loss_of_prototypes),
+    "split_conformal": jax.grad(loss_after_a_step_on_all_of_the_support),
     "leo": jax.grad(loss_and_terms_of_codes),
     "platipus": jax.grad(query_loss_and_divergence("platipus", 0.1)),
     "abml": jax.grad(bound_of_support_and_query("abml", 0.01, 2, 0.1)),

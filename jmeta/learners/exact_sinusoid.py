@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ..distributions import Mixture, Normal
@@ -132,8 +133,8 @@ def exact_sinusoid(
 
             return jax.vmap(of_phase)(phase + scale * _MARGIN * steps)
 
-        steps = jnp.asarray((2 * jnp.arange(num_nodes) + 1) / num_nodes - 1, y.dtype)  # middles of [-1, 1]
-        cells = jnp.asarray((jnp.arange(num_frequencies) + 0.5) / num_frequencies, y.dtype)
+        steps = jnp.asarray((2 * np.arange(num_nodes) + 1) / num_nodes - 1, y.dtype)  # middles of [-1, 1]
+        cells = jnp.asarray((np.arange(num_frequencies) + 0.5) / num_frequencies, y.dtype)
         frequencies = frequency[0] + (frequency[1] - frequency[0]) * cells
         log_probs, phases, scales = jax.vmap(approximate)(frequencies)
         kept = jax.lax.top_k(log_probs, num_kept)[1]

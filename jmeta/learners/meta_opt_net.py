@@ -127,7 +127,7 @@ def _solve_dual(
     """Return the dual variables A and their residual, by Nesterov's method, restarted whenever it turns uphill."""
     upper, totals = error_weight * one_hot, error_weight * one_hot.sum(1)
     is_present = ((one_hot.sum(0) > 0) | (one_hot.sum() == 0))[None]  # padding alone keeps all classes
-    step_size = 1.0 / _or_one(jnp.abs(gram).sum(1).max())  # at most 1 over the largest eigenvalue
+    step_size = 1.0 / _or_one(jnp.abs(gram).sum(1).max(initial=0.0))  # at most 1 over the largest eigenvalue
 
     def descended(dual: Float[Array, "examples ways"]) -> Float[Array, "examples ways"]:
         slope = jnp.matmul(gram, dual, precision="highest") - one_hot
@@ -144,7 +144,7 @@ def _solve_dual(
 
     start = jnp.zeros_like(one_hot)
     (dual, _, _), _ = jax.lax.scan(step, (start, start, jnp.ones((), gram.dtype)), None, length=num_steps)
-    return dual, jnp.abs(descended(dual) - dual).max() / error_weight
+    return dual, jnp.abs(descended(dual) - dual).max(initial=0.0) / error_weight
 
 
 def _onto_simplices(
@@ -178,7 +178,7 @@ def _with_derivative(
         free = jnp.where(is_free, change, 0.0)
         return jnp.where(is_free, free - free.sum(1, keepdims=True) / count, 0.0)
 
-    scale = jax.lax.stop_gradient(_or_one(jnp.diagonal(gram).max()))
+    scale = jax.lax.stop_gradient(_or_one(jnp.diagonal(gram).max(initial=0.0)))
     damping = 10.0 * jnp.finfo(gram.dtype).eps  # embeddings of fewer features than examples have a singular K
 
     def matvec(change: Float[Array, "examples ways"]) -> Float[Array, "examples ways"]:

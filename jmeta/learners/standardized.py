@@ -108,8 +108,8 @@ def _describe(support: Batch, key: RandomKey) -> Columns:
     _check(x)
     is_real = real_examples(support)[:, None]
     count = jnp.maximum(is_real.sum(), 1).astype(x.dtype)
-    start = jnp.where(is_real, x, jnp.inf).min(0)
-    extent = jnp.where(is_real, x, -jnp.inf).max(0) - start
+    start = jnp.where(is_real, x, jnp.inf).min(0, initial=jnp.inf)
+    extent = jnp.where(is_real, x, -jnp.inf).max(0, initial=-jnp.inf) - start
     varies = jnp.isfinite(extent) & (extent > 0)
     start, extent = jnp.where(jnp.isfinite(start), start, 0.0), jnp.where(varies, extent, 1.0)
     within = jnp.where(is_real, (x - start[None]) / extent[None], 0.0)

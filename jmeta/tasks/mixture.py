@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from ..types import PyTree, RandomKey
@@ -42,8 +43,10 @@ def mixture(*samples: Callable[[RandomKey], PyTree]) -> Partial:
 
 
 def _one_of(samples: tuple[Partial, ...], key: RandomKey) -> PyTree:
-    key_choice, key_task = jax.random.split(key)
-    return jax.lax.switch(jax.random.randint(key_choice, (), 0, len(samples)), samples, key_task)
+    key_choice, *keys = jax.random.split(key, 1 + len(samples))
+    chosen = jax.random.randint(key_choice, (), 0, len(samples))
+    drawn = [sample(key) for sample, key in zip(samples, keys, strict=True)]  # under vmap a switch draws all, too
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves)[chosen], *drawn)
 
 
 def _described(shapes: PyTree) -> str:

@@ -157,7 +157,7 @@ def test_mistakes_are_refused():
     with pytest.raises(ValueError, match="num_ways=0; expected"):
         learners.deep_kernel_classifier(identity(), num_ways=0)
     for name, number in {"num_steps": 0, "initial_scale": -1.0}.items():
-        with pytest.raises(ValueError, match=f"{name}={number}; expected a positive number"):
+        with pytest.raises(ValueError, match=f"{name}={number}; expected"):
             learners.deep_kernel_classifier(identity(), num_ways=2, **{name: number})
     with pytest.raises(ValueError, match="the kernel draws 1 hyper-parameters"):
         learners.deep_kernel_classifier(identity(), num_ways=2, kernel=kernels.rbf(length_scale=(0.1, 0.6)))
